@@ -1,0 +1,162 @@
+"""The nouns that every other module speaks of, and the seams between them.
+
+A *draft* is what a drafter guesses. One *evaluation* of the target checks it. The tokens that come out of that
+evaluation are a *block*: the accepted part of the draft, then one token of the target's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Row = npt.NDArray[np.float32]
+"""Logits after one token, shape (n_vocab,): a view that the next evaluation overwrites."""
+
+ROOT = -1
+"""The parent of a draft's first nodes: the last token that is certain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A guess at the next tokens, as a tree in which every parent stands before its children.
+
+    A chain is the usual case: node i follows node i - 1. `probabilities[i]` is the drafter's own estimate that the
+    target says node i, given that it said the parent of i. `evidence[i]` names the kind of guess (the length of an
+    n-gram match, say): the policy learns how often each kind is right. `drafter` names who guessed.
+    """
+
+    tokens: tuple[int, ...] = ()
+    parents: tuple[int, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    evidence: tuple[Hashable, ...] = ()
+    drafter: str = "none"
+
+    @classmethod
+    def chain(
+        cls, tokens: Sequence[int], probabilities: Sequence[float], evidence: Sequence[Hashable], drafter: str
+    ) -> Draft:
+        """A draft without branches; the three sequences have one entry a token."""
+        parents = range(ROOT, len(tokens) - 1)
+        return cls(tuple(tokens), tuple(parents), tuple(probabilities), tuple(evidence), drafter)
+
+    @property
+    def is_chain(self) -> bool:
+        return all(parent == node - 1 for node, parent in enumerate(self.parents))
+
+    def first(self, size: int) -> Draft:
+        """The first `size` nodes: still a tree, since parents stand before their children."""
+        if size >= len(self.tokens):
+            return self
+        return Draft(
+            self.tokens[:size], self.parents[:size], self.probabilities[:size], self.evidence[:size], self.drafter
+        )
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+NOTHING = Draft()
+"""The draft of plain decoding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one evaluation settled.
+
+    `accepted` are the nodes of the draft that the target said, from the root down. `emitted` are the tokens of the
+    block: those of `accepted` and, unless the answer ended inside the draft, one token of the target's own.
+    """
+
+    accepted: tuple[int, ...]
+    emitted: tuple[int, ...]
+
+
+class Drafter(Protocol):
+    """Guesses what the target will say next. Implement these three to bring your own."""
+
+    @property
+    def name(self) -> str:
+        """A short name for statistics: `suffix`, say."""
+        ...
+
+    def propose(self, tokens: Sequence[int], limit: int) -> Draft:
+        """At most `limit` nodes that may follow `tokens` (prompt and answer so far, never empty). Empty is a fine answer.
+
+        `tokens` usually extends what the last call saw, and sometimes not (another conversation, a step back).
+        """
+        ...
+
+    def observe(self, draft: Draft, verdict: Verdict) -> None:
+        """Learn what became of `draft`. It may be shorter than the one proposed: the policy cuts."""
+        ...
+
+
+class Context(Protocol):
+    """A model with a KV cache, seen as a prefix cache of one token list."""
+
+    @property
+    def n_ctx(self) -> int:
+        """The number of tokens that fit."""
+        ...
+
+    @property
+    def max_rows(self) -> int:
+        """The largest number of rows that one evaluation can return."""
+        ...
+
+    def cached(self, tokens: Sequence[int]) -> int:
+        """How many leading entries of `tokens` need no evaluation."""
+        ...
+
+    def prefill(
+        self, tokens: Sequence[int], proceed: Callable[[int, int], bool] = lambda done, total: True
+    ) -> Row | None:
+        """Bring the KV cache to `tokens` in chunks and return the logits after the last one.
+
+        `proceed(done, total)` is asked before every chunk; when it says no, the result is None and the cache holds
+        the tokens done so far.
+        """
+        ...
+
+    def evaluate(self, tokens: Sequence[int], draft: Draft) -> Sequence[Row]:
+        """Logits after the last of `tokens` (row 0) and after every node i of `draft` (row i + 1), in one evaluation."""
+        ...
+
+
+class Sampler(Protocol):
+    """Chooses tokens, one after the other. It only ever moves forward."""
+
+    def choose(self, row: Row) -> int:
+        """The token at the next position, given its logits."""
+        ...
+
+
+class Vocabulary(Protocol):
+    """Token ids and their bytes."""
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token as they appear in text; empty for control tokens."""
+        ...
+
+    def is_end(self, token: int) -> bool:
+        """Whether this token ends an answer."""
+        ...
+
+
+def common_prefix(left: Sequence[Any], right: Sequence[Any]) -> int:
+    """The number of leading entries that two lists share."""
+    shorter = min(len(left), len(right))
+    if left[:shorter] == right[:shorter]:
+        return shorter
+    low, high = 0, shorter  # left[:low] == right[:low], and left[:high] != right[:high]
+    while high - low > 1:
+        middle = (low + high) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
