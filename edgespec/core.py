@@ -14,10 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 Row = npt.NDArray[np.float32]
-"""Logits after one token, shape (n_vocab,): a view that the next evaluation overwrites."""
+"""Logits after one token, shape (n_vocab,), or after several, a row each: the next evaluation overwrites them."""
 
 ROOT = -1
 """The parent of a draft's first nodes: the last token that is certain."""
+
+
+MAX_ROWS = 64
+"""The most rows that one evaluation returns, and so the longest draft plus one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,18 @@ class Verdict:
     emitted: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token's log-probability in nats, of the model itself: before temperature, filters and grammar.
+
+    `top` are the likeliest tokens as (id, log-probability), as many as were asked for.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
 class Drafter(Protocol):
     """Guesses what the target will say next. Implement these three to bring your own."""
 
@@ -84,7 +100,7 @@ class Drafter(Protocol):
         ...
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
-        """At most `limit` nodes that may follow `tokens` (prompt and answer so far, never empty). Empty is a fine answer.
+        """At most `limit` nodes that may follow `tokens` (prompt and answer so far, never empty); none is fine too.
 
         `tokens` usually extends what the last call saw, and sometimes not (another conversation, a step back).
         """
@@ -122,8 +138,15 @@ class Context(Protocol):
         """
         ...
 
-    def evaluate(self, tokens: Sequence[int], draft: Draft) -> Sequence[Row]:
-        """Logits after the last of `tokens` (row 0) and after every node i of `draft` (row i + 1), in one evaluation."""
+    def evaluate(self, tokens: Sequence[int], draft: Draft) -> Row:
+        """Logits after the last of `tokens` (row 0) and every node i of `draft` (row i + 1), in one evaluation.
+
+        Shape (1 + len(draft), n_vocab).
+        """
+        ...
+
+    def shift(self, keep: int, drop: int) -> None:
+        """Forget `drop` tokens after the first `keep` and move the rest up, without evaluating them again."""
         ...
 
 
@@ -132,6 +155,11 @@ class Sampler(Protocol):
 
     def choose(self, row: Row) -> int:
         """The token at the next position, given its logits."""
+        ...
+
+    @property
+    def logprobs(self) -> Sequence[TokenLogprob]:
+        """One entry for every token chosen, where they were asked for."""
         ...
 
 

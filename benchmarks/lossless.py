@@ -1,0 +1,103 @@
+"""Is drafted text the plain text, on a real model? Greedy and seeded; every parting with its position and margin.
+
+python benchmarks/lossless.py --prompts FILE.jsonl --per-subtask 10 -n 96 --json benchmarks/results/lossless.json
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from common import read_prompts, save, subtask
+
+from edgespec import Engine, SamplingParams, load
+from edgespec.drafters import make_drafters
+from edgespec.lossless import parting, rounding_noise
+from edgespec.policy import AdaptivePolicy, FixedPolicy, Policy
+
+
+def policies(engine: Engine, names: str) -> dict[str, Policy]:
+    """The policies by name; `suffix:8` always drafts up to 8 tokens, `suffix` drafts where it pays."""
+    made: dict[str, Policy] = {}
+    assert isinstance(engine.policy, AdaptivePolicy)
+    for name in names.split(","):
+        drafter, _, size = name.partition(":")
+        drafters = make_drafters(drafter)
+        made[name] = FixedPolicy(drafters[0], int(size)) if size else AdaptivePolicy(drafters, engine.policy.cost)
+    return made
+
+
+def answer(engine: Engine, policy: Policy, tokens: list[int], sampling: SamplingParams, count: int) -> Any:
+    """One answer from an empty cache, so that every answer's prompt is split alike."""
+    engine.policy = policy
+    engine.context.forget()
+    session = engine.session(list(tokens), sampling=sampling, max_tokens=count)
+    for _ in session.stream():
+        pass
+    return session
+
+
+@click.command()
+@click.option("-m", "--model", help="Default: the small built-in model.")
+@click.option("--prompts", type=click.Path(path_type=Path), required=True)
+@click.option("--per-subtask", type=int, default=10, show_default=True)
+@click.option("-n", "count", type=int, default=96, show_default=True)
+@click.option("--drafters", default="anpd,suffix,suffix:8", show_default=True)
+@click.option("--temps", default="0,0.8", show_default=True)
+@click.option("--seed", type=int, default=7, show_default=True)
+@click.option("--json", "out", type=click.Path(path_type=Path))
+def main(model: str | None, prompts: Path, per_subtask: int, count: int, drafters: str, temps: str, seed: int, out: Path | None) -> None:  # fmt: skip # noqa: E501
+    """Compare drafted answers with plain ones, token for token."""
+    rows: list[dict[str, Any]] = []
+    with load(model, drafter="none", n_ctx=4096) as engine:
+        compared = policies(engine, drafters)
+        asked = read_prompts(prompts, per_subtask)
+        noise = dict.fromkeys((2, 4, 8, 16), 0.0)
+        begun = time.monotonic()
+        for number, prompt in enumerate(asked):
+            tokens = engine.tokenize(engine.model.render([{"role": "user", "content": prompt["turns"][0]}]))[-3900:]
+            for temp in map(float, temps.split(",")):
+                sampling = SamplingParams(temperature=temp, seed=seed)
+                plain = answer(engine, AdaptivePolicy((), engine.policy.cost), tokens, sampling, count)  # type: ignore[attr-defined]
+                if temp == 0.0 and number % 10 == 0:
+                    whole = tokens + plain.emitted
+                    noise = {n: max(seen, rounding_noise(engine.context, whole, n)) for n, seen in noise.items()}
+                for name, policy in compared.items():
+                    drafted = answer(engine, policy, tokens, sampling, count)
+                    part = parting(engine.context, tokens, plain.emitted, drafted.emitted, sampling)
+                    rows.append(
+                        {
+                            "question_id": prompt["question_id"], "subtask": subtask(prompt["category"]),
+                            "temperature": temp, "drafter": name, "tokens": len(plain.emitted),
+                            "drafted": drafted.tally.drafted, "accepted": drafted.tally.accepted,
+                            "blocks": drafted.tally.blocks, "equal": part is None,
+                            "parting": dataclasses.asdict(part) if part else None,
+                        }
+                    )  # fmt: skip
+            left = (time.monotonic() - begun) / (number + 1) * (len(asked) - number - 1)
+            print(f"{number + 1}/{len(asked)}, {left / 60:.0f} min left", end="\r", file=sys.stderr, flush=True)
+        path = engine.model.path
+    print(file=sys.stderr)
+    report(rows, noise)
+    save(out, "drafted answers against plain ones", [path], {"rounding_noise": noise, "answers": rows})
+
+
+def report(rows: list[dict[str, Any]], noise: dict[int, float]) -> None:
+    """A line for every drafter and temperature, and one for every parting."""
+    print("largest logit difference between widths 1 and n:", ", ".join(f"{n}: {v:.4f}" for n, v in noise.items()))
+    for temp, name in sorted({(row["temperature"], row["drafter"]) for row in rows}):
+        group = [row for row in rows if (row["temperature"], row["drafter"]) == (temp, name)]
+        drafted, accepted = (sum(row[key] for row in group) for key in ("drafted", "accepted"))
+        equal = sum(row["equal"] for row in group)
+        print(f"temperature {temp}, {name}: {equal} of {len(group)} equal; {drafted} drafted, {accepted} accepted")
+    for row in rows:
+        if row["parting"]:
+            print(f"  {row['subtask']} {row['question_id']}, {row['drafter']}, {row['temperature']}: {row['parting']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""llama.cpp, through the low-level API of llama-cpp-python. The only package here that imports `llama_cpp`."""
+
+from edgespec.backend.context import LlamaContext
+from edgespec.backend.model import LlamaModel, LlamaVocabulary, Message
+from edgespec.backend.native import build_name
+from edgespec.backend.sampler import LlamaSampler, schema_to_grammar
+
+__all__ = [
+    "LlamaContext",
+    "LlamaModel",
+    "LlamaSampler",
+    "LlamaVocabulary",
+    "Message",
+    "build_name",
+    "schema_to_grammar",
+]

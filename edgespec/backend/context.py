@@ -1,0 +1,236 @@
+"""A KV cache and the evaluations that fill it: a prefix cache of one token list.
+
+Every call names the whole token list. What the cache shares with it is kept, what differs is taken back, the rest is
+evaluated. How much of the cache is true is never remembered across calls but read from llama.cpp each time
+(`llama_memory_seq_pos_max`), so an exception or an interrupt at any moment needs no clean-up.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import llama_cpp
+import numpy as np
+
+from edgespec.backend import native
+from edgespec.backend.model import LlamaModel
+from edgespec.core import MAX_ROWS, Draft, Row, common_prefix
+from edgespec.errors import ContextOverflow, EvaluationError, InvalidRequest, UnsupportedModel
+
+CHUNK = 128
+"""Tokens of a prefill evaluated at once: the wait for a cancellation. Borders lie at multiples of it, so that a prompt
+is split alike whatever drafts it."""
+
+_SEQUENCE = 0
+KV_TYPES = {
+    "f32": llama_cpp.GGML_TYPE_F32,
+    "f16": llama_cpp.GGML_TYPE_F16,
+    "q8_0": llama_cpp.GGML_TYPE_Q8_0,
+    "q5_1": llama_cpp.GGML_TYPE_Q5_1,
+    "q5_0": llama_cpp.GGML_TYPE_Q5_0,
+    "q4_1": llama_cpp.GGML_TYPE_Q4_1,
+    "q4_0": llama_cpp.GGML_TYPE_Q4_0,
+}
+FLASH_ATTENTION = {
+    "auto": llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    "on": llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "off": llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+
+
+class _Batch:
+    """One llama_batch for the life of a context; numpy writes straight into its arrays."""
+
+    def __init__(self, capacity: int) -> None:
+        self._struct = llama_cpp.llama_batch_init(capacity, 0, 1)
+        self._release = weakref.finalize(self, llama_cpp.llama_batch_free, self._struct)
+        self._tokens = np.ctypeslib.as_array(self._struct.token, (capacity,))
+        self._positions = np.ctypeslib.as_array(self._struct.pos, (capacity,))
+        self._outputs = np.ctypeslib.as_array(self._struct.logits, (capacity,))
+        np.ctypeslib.as_array(self._struct.n_seq_id, (capacity,))[:] = 1
+        for entry in range(capacity):
+            self._struct.seq_id[entry][0] = _SEQUENCE
+        self._count_up = np.arange(capacity, dtype=np.int32)
+
+    def fill(self, tokens: Sequence[int], position: int, rows: int) -> Any:
+        """The batch of `tokens` from `position` on, the last `rows` of them with logits."""
+        count = len(tokens)
+        self._struct.n_tokens = count
+        self._tokens[:count] = tokens
+        np.add(self._count_up[:count], position, out=self._positions[:count])
+        self._outputs[: count - rows] = 0
+        self._outputs[count - rows : count] = 1
+        return self._struct
+
+    def close(self) -> None:
+        self._release()
+
+
+class LlamaContext:
+    """The KV cache of a model, n_ctx tokens long, for one sequence. Implements `core.Context`.
+
+    Not for two threads at once; `proceed` of `prefill` is how another thread stops it.
+    """
+
+    def __init__(
+        self,
+        model: LlamaModel,
+        *,
+        n_ctx: int,
+        threads: int,
+        kv_type: str = "f16",
+        flash_attention: str = "auto",
+    ) -> None:
+        for value, known, what in (
+            (kv_type, KV_TYPES, "KV cache type"),
+            (flash_attention, FLASH_ATTENTION, "flash attention"),
+        ):
+            if value not in known:
+                raise InvalidRequest(f"{what} {value!r} is unknown: choose one of {', '.join(known)}")
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = n_ctx
+        params.n_batch = params.n_ubatch = max(CHUNK, MAX_ROWS)
+        params.n_outputs_max = MAX_ROWS
+        params.n_seq_max = 1
+        params.n_threads = params.n_threads_batch = threads
+        params.type_k = params.type_v = KV_TYPES[kv_type]
+        params.flash_attn_type = FLASH_ATTENTION[flash_attention]
+        params.no_perf = True
+        native.forget_errors()
+        pointer = llama_cpp.llama_init_from_model(model.pointer, params)
+        if not pointer:
+            reason = native.last_error() or "no reason given"
+            raise UnsupportedModel(
+                f"{model.path}: no context of {n_ctx} tokens can be made ({reason}); try a smaller --ctx"
+            )
+        self._model = model  # outlives the context
+        self._pointer = pointer
+        self._batch = _Batch(int(llama_cpp.llama_n_batch(pointer)))
+        self._release = weakref.finalize(self, llama_cpp.llama_free, pointer)
+        self._memory = llama_cpp.llama_get_memory(pointer)
+        self._tokens: list[int] = []  # the cache holds these or, after an interrupt, fewer of them
+        self._logits_address = 0
+        self._logits: Row = np.empty((0, 0), np.float32)
+        self.n_ctx = int(llama_cpp.llama_n_ctx(pointer))
+        self.threads = threads
+
+    @property
+    def max_rows(self) -> int:
+        """The largest number of rows that one evaluation can return."""
+        return MAX_ROWS
+
+    def close(self) -> None:
+        """Free the cache."""
+        self._release()
+        self._batch.close()
+
+    def cached(self, tokens: Sequence[int]) -> int:
+        """How many leading entries of `tokens` need no evaluation."""
+        return common_prefix(self._true_tokens(), tokens)
+
+    def prefill(
+        self, tokens: Sequence[int], proceed: Callable[[int, int], bool] = lambda done, total: True
+    ) -> Row | None:
+        """Bring the cache to `tokens` (not empty) in chunks; the logits after the last, shape (n_vocab,).
+
+        `proceed(done, total)` is asked before every chunk; on no, the result is None and the cache holds what is done.
+        Raises ContextOverflow when they do not fit, EvaluationError when llama.cpp fails.
+        """
+        if not tokens:
+            raise InvalidRequest("there is nothing to evaluate: the prompt has no tokens")
+        total = len(tokens)
+        done = self._rewind(tokens, total - 1)  # the last token is evaluated in any case, for its logits
+        while done < total:
+            if not proceed(done, total):
+                return None
+            end = min(total, (done // CHUNK + 1) * CHUNK)
+            self._decode(tokens[done:end], done, rows=int(end == total))
+            done = end
+        row: Row = self._rows(1)[0]
+        return row
+
+    def evaluate(self, tokens: Sequence[int], draft: Draft) -> Row:
+        """Logits after the last of `tokens` and after every node of `draft` (a chain), shape (1 + len(draft), n_vocab).
+
+        The rows are a view that the next evaluation overwrites. Normally one token besides the draft is new; where
+        more are, those before the last are prefilled. Errors as for `prefill`.
+        """
+        if not draft.is_chain:
+            raise InvalidRequest(f"{draft.drafter} drafted a tree with branches: this context evaluates chains")
+        if len(draft) >= MAX_ROWS:
+            raise InvalidRequest(f"a draft of {len(draft)} tokens: one evaluation checks at most {MAX_ROWS - 1}")
+        certain = len(tokens) - 1
+        done = self._rewind(tokens, certain)
+        if done < certain:
+            self.prefill(tokens[:certain])
+        self._decode([tokens[certain], *draft.tokens], certain, rows=1 + len(draft))
+        return self._rows(1 + len(draft))
+
+    def shift(self, keep: int, drop: int) -> None:
+        """Forget `drop` tokens after the first `keep` and move the rest up, without evaluating them again.
+
+        What stays was computed with the dropped tokens in view. Raises UnsupportedModel where llama.cpp cannot.
+        """
+        held = len(self._true_tokens())
+        if keep < 0 or drop < 1 or keep + drop > held:
+            raise InvalidRequest(f"cannot drop {drop} tokens after {keep}: the cache holds {held}")
+        if not llama_cpp.llama_memory_can_shift(self._memory):
+            raise UnsupportedModel(
+                f"{self._model.path.name} cannot shift its context: start a new one or enlarge --ctx"
+            )
+        tail = self._tokens[keep + drop :]
+        del self._tokens[keep:]  # an interrupt from here on loses the tail, never the truth
+        llama_cpp.llama_memory_seq_rm(self._memory, _SEQUENCE, keep, keep + drop)
+        llama_cpp.llama_memory_seq_add(self._memory, _SEQUENCE, keep + drop, -1, -drop)
+        self._tokens += tail
+
+    def forget(self) -> None:
+        """Empty the cache: what comes next is evaluated from its first token on."""
+        self._tokens.clear()
+        llama_cpp.llama_memory_clear(self._memory, False)
+
+    def _true_tokens(self) -> list[int]:
+        """The tokens the cache really holds."""
+        held = int(llama_cpp.llama_memory_seq_pos_max(self._memory, _SEQUENCE)) + 1
+        if held < len(self._tokens):
+            del self._tokens[held:]
+        return self._tokens
+
+    def _rewind(self, tokens: Sequence[int], most: int) -> int:
+        """Take back all that differs from tokens[:most]; the number of tokens that stay."""
+        if len(tokens) > self.n_ctx:
+            raise ContextOverflow(f"{len(tokens)} tokens do not fit into a context of {self.n_ctx}: enlarge --ctx")
+        stay = min(self.cached(tokens), most)
+        del self._tokens[stay:]
+        if not llama_cpp.llama_memory_seq_rm(self._memory, _SEQUENCE, stay, -1):
+            self._tokens.clear()  # a recurrent state cannot go back: begin again
+            llama_cpp.llama_memory_clear(self._memory, False)
+            return 0
+        return stay
+
+    def _decode(self, tokens: Sequence[int], position: int, rows: int) -> None:
+        if position + len(tokens) > self.n_ctx:
+            raise ContextOverflow(
+                f"{position + len(tokens)} tokens do not fit into a context of {self.n_ctx}: enlarge --ctx"
+            )
+        self._tokens += tokens
+        native.forget_errors()
+        status = llama_cpp.llama_decode(self._pointer, self._batch.fill(tokens, position, rows))
+        if status:
+            raise EvaluationError(
+                f"llama.cpp could not evaluate {len(tokens)} tokens at position {position} "
+                f"(status {status}: {native.last_error() or 'no reason given'})"
+            )
+
+    def _rows(self, count: int) -> Row:
+        """The logits of the last evaluation, without a copy. Waits for a GPU that is still at work."""
+        pointer = llama_cpp.llama_get_logits(self._pointer)
+        address = ctypes.addressof(pointer.contents)
+        if address != self._logits_address:
+            size = self._model.vocabulary.size
+            self._logits = np.ctypeslib.as_array(pointer, (MAX_ROWS, size))  # rows past `count` are never read
+            self._logits_address = address
+        return self._logits[:count]

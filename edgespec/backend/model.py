@@ -1,0 +1,165 @@
+"""A GGUF model in memory: its weights, its vocabulary, its chat template."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import llama_cpp
+from llama_cpp import llama_chat_format
+
+from edgespec.backend import native
+from edgespec.errors import InvalidRequest, MalformedModel, UnsupportedModel
+
+Message = Mapping[str, str]
+"""One turn of a conversation: `role` (system, user, assistant) and `content`."""
+
+_VALUE_BYTES = 1 << 16
+
+
+class LlamaVocabulary:
+    """Token ids, their bytes, and text to ids."""
+
+    def __init__(self, model: LlamaModel) -> None:
+        self._model = model  # the vocabulary lives in the model's memory
+        self._pointer = llama_cpp.llama_model_get_vocab(model.pointer)
+        self._pieces: dict[int, bytes] = {}
+        self._ends: dict[int, bool] = {}
+        self._buffer = ctypes.create_string_buffer(256)
+        self.size = int(llama_cpp.llama_vocab_n_tokens(self._pointer))
+
+    @property
+    def pointer(self) -> object:
+        """llama.cpp's vocabulary."""
+        return self._pointer
+
+    def tokenize(self, text: str, *, start: bool = False) -> list[int]:
+        """The ids of `text`, special tokens recognised by their text. `start` adds what the model wants first (BOS)."""
+        data = text.encode()
+        size = len(data) + 8
+        while True:
+            buffer = (llama_cpp.llama_token * size)()
+            count = llama_cpp.llama_tokenize(self._pointer, data, len(data), buffer, size, start, True)
+            if count >= 0:
+                return list(buffer[:count])
+            size = -count
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token as they appear in text; empty for control tokens."""
+        known = self._pieces.get(token)
+        if known is None:
+            known = self._pieces[token] = self._read_piece(token, special=False)
+        return known
+
+    def special_piece(self, token: int) -> str:
+        """The text of a token, a control token's own text included: `<|im_end|>`, say."""
+        return self._read_piece(token, special=True).decode(errors="replace")
+
+    def is_end(self, token: int) -> bool:
+        """Whether this token ends an answer."""
+        known = self._ends.get(token)
+        if known is None:
+            known = self._ends[token] = bool(llama_cpp.llama_vocab_is_eog(self._pointer, token))
+        return known
+
+    def special_text(self, kind: str) -> str:
+        """The text of the `bos` or `eos` token; empty where the model has none."""
+        token = {"bos": llama_cpp.llama_vocab_bos, "eos": llama_cpp.llama_vocab_eos}[kind](self._pointer)
+        return self.special_piece(token) if token >= 0 else ""
+
+    @property
+    def adds_start(self) -> bool:
+        """Whether the model wants its BOS token before a text."""
+        return bool(llama_cpp.llama_vocab_get_add_bos(self._pointer))
+
+    def _read_piece(self, token: int, *, special: bool) -> bytes:
+        if not 0 <= token < self.size:
+            raise InvalidRequest(f"token {token} is not in the vocabulary of {self.size}")
+        count = llama_cpp.llama_token_to_piece(self._pointer, token, self._buffer, len(self._buffer), 0, special)
+        if count < 0:
+            self._buffer = ctypes.create_string_buffer(-count)
+            return self._read_piece(token, special=special)
+        return self._buffer.raw[:count]
+
+
+class LlamaModel:
+    """The weights of a GGUF file.
+
+    `gpu_layers`: how many layers go to the GPU (all when negative; none without a GPU build). The file is mapped into
+    memory, not read. Raises MalformedModel when llama.cpp refuses the file, UnsupportedModel when it cannot generate.
+    """
+
+    def __init__(self, path: Path, *, gpu_layers: int = -1) -> None:
+        native.initialise()
+        native.forget_errors()
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+        params.load_mode = llama_cpp.LLAMA_LOAD_MODE_MMAP
+        pointer = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        if not pointer:
+            raise MalformedModel(f"{path}: llama.cpp cannot load it ({native.last_error() or 'no reason given'})")
+        self.path = path
+        self.pointer = pointer
+        self._release = weakref.finalize(self, llama_cpp.llama_model_free, pointer)
+        if not llama_cpp.llama_model_has_decoder(pointer) or llama_cpp.llama_model_has_encoder(pointer):
+            self._release()
+            raise UnsupportedModel(f"{path}: not a decoder-only model; edgespec generates text with those")
+        self.vocabulary = LlamaVocabulary(self)
+        self._formatter: llama_chat_format.Jinja2ChatFormatter | None = None
+
+    def close(self) -> None:
+        """Free the weights. Contexts on them must be closed before."""
+        self._release()
+
+    @property
+    def n_ctx_train(self) -> int:
+        """The context length the model was trained for, in tokens."""
+        return int(llama_cpp.llama_model_n_ctx_train(self.pointer))
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of all tensors."""
+        return int(llama_cpp.llama_model_size(self.pointer))
+
+    @property
+    def can_rewind(self) -> bool:
+        """Whether tokens can be taken back: not where the memory is a recurrent state."""
+        return not (
+            llama_cpp.llama_model_is_recurrent(self.pointer)
+            or llama_cpp.llama_model_is_hybrid(self.pointer)
+            or llama_cpp.llama_model_is_diffusion(self.pointer)
+        )
+
+    def metadata(self, key: str) -> str | None:
+        """A value of the file's metadata as text."""
+        buffer = ctypes.create_string_buffer(_VALUE_BYTES)
+        count = llama_cpp.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
+        return buffer.value.decode(errors="replace") if count >= 0 else None
+
+    @property
+    def name(self) -> str:
+        """What the file calls itself, else the file's name."""
+        return self.metadata("general.name") or self.path.stem
+
+    @property
+    def chat_template(self) -> str | None:
+        """The model's own Jinja template."""
+        template = llama_cpp.llama_model_chat_template(self.pointer, None)
+        return template.decode(errors="replace") if template else None
+
+    def render(self, messages: Sequence[Message], *, reply: bool = True) -> str:
+        """The conversation as one text, by the model's own chat template; `reply` opens the assistant's turn."""
+        if self._formatter is None:
+            template = self.chat_template
+            if template is None:
+                raise UnsupportedModel(f"{self.path.name} has no chat template: give a raw prompt (--raw)")
+            self._formatter = llama_chat_format.Jinja2ChatFormatter(
+                template, self.vocabulary.special_text("eos"), self.vocabulary.special_text("bos")
+            )
+        self._formatter.add_generation_prompt = reply
+        try:
+            return str(self._formatter(messages=[dict(message) for message in messages]).prompt)
+        except Exception as error:  # a template is a program of the model's author: it may raise anything
+            raise InvalidRequest(f"the chat template of {self.path.name} refuses this conversation: {error}") from error

@@ -1,0 +1,66 @@
+"""llama.cpp as a library in this process: its log, its build."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from functools import lru_cache
+
+import llama_cpp
+
+_log = logging.getLogger("edgespec.llama_cpp")
+_LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}  # ggml.h: debug, info, warn, error
+_CONTINUED = 5
+
+
+class _LogCollector:
+    """Joins the pieces that llama.cpp logs into lines. The last error line is the reason behind a failed call."""
+
+    def __init__(self) -> None:
+        self.last_error = ""
+        self._line = ""
+        self._level = logging.DEBUG
+
+    def receive(self, level: int, text: bytes, _user_data: object) -> None:
+        if level != _CONTINUED:
+            self._flush()
+            self._level = _LEVELS.get(level, logging.DEBUG)
+        self._line += text.decode(errors="replace")
+        if self._line.endswith("\n"):
+            self._flush()
+
+    def _flush(self) -> None:
+        line, self._line = self._line.strip(), ""
+        if not line:
+            return
+        if self._level >= logging.ERROR:
+            self.last_error = line
+        _log.log(self._level, "%s", line)
+
+
+_collector = _LogCollector()
+_callback = llama_cpp.llama_log_callback(_collector.receive)  # kept here: llama.cpp holds only its address
+
+
+@lru_cache(maxsize=1)
+def initialise() -> None:
+    """Start llama.cpp once a process, with its log going to `logging` ("edgespec.llama_cpp")."""
+    logging.getLogger("edgespec").addHandler(logging.NullHandler())
+    llama_cpp.llama_log_set(_callback, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+
+
+def forget_errors() -> None:
+    """Start a call whose failure `last_error` shall explain."""
+    _collector.last_error = ""
+
+
+def last_error() -> str:
+    """What llama.cpp logged as its last error since `forget_errors`, or nothing."""
+    return _collector.last_error
+
+
+def build_name() -> str:
+    """The build of llama.cpp in use, as far as its speed depends on it: version and CPU features."""
+    initialise()
+    return f"llama-cpp-python {llama_cpp.__version__}; {llama_cpp.llama_print_system_info().decode().strip(' |')}"

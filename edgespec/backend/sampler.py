@@ -1,0 +1,249 @@
+"""The target's choice at a row of logits: llama.cpp's samplers, then the keyed draw of `edgespec.sampling`."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+from llama_cpp import llama_grammar
+
+from edgespec.backend import native
+from edgespec.backend.model import LlamaVocabulary
+from edgespec.core import Row, TokenLogprob
+from edgespec.errors import GrammarError, InvalidRequest
+from edgespec.sampling import SamplingParams, draw, draw_any, log_probabilities
+
+_DRY_BREAKERS = (b"\n", b":", b'"', b"*")
+_FAR_BACK = 1 << 20
+"""More tokens than any context holds; llama.cpp reserves memory for this many in the dry sampler."""
+_TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+
+
+def schema_to_grammar(schema: str) -> str:
+    """The GBNF grammar of a JSON schema. Raises GrammarError with the reason."""
+    try:
+        return str(llama_grammar.json_schema_to_gbnf(schema))
+    except json.JSONDecodeError as error:
+        raise GrammarError(f"the JSON schema is not JSON: {error}") from error
+    except Exception as error:  # the converter raises what it meets: KeyError, AssertionError, TypeError
+        raise GrammarError(f"the JSON schema cannot become a grammar: {type(error).__name__}: {error}") from error
+
+
+class _Candidates:
+    """Token ids and logits in one array that llama.cpp's samplers and numpy both see."""
+
+    def __init__(self, size: int) -> None:
+        self._data = np.zeros(size, _TOKEN_DATA)
+        self._ids = np.arange(size, dtype=np.int32)
+        self._array = llama_cpp.llama_token_data_array(
+            data=self._data.ctypes.data_as(llama_cpp.llama_token_data_p), size=size, selected=-1, sorted=False
+        )
+
+    def fill(self, row: Row) -> None:
+        """Every token with its logit."""
+        self.fill_some(self._ids, row)
+
+    def fill_some(self, ids: Any, logits: Any) -> None:
+        """These tokens with these logits."""
+        size = len(ids)
+        self._data["id"][:size] = ids
+        self._data["logit"][:size] = logits
+        self._array.size, self._array.selected, self._array.sorted = size, -1, False
+
+    def apply(self, sampler: Any) -> None:
+        llama_cpp.llama_sampler_apply(sampler, ctypes.byref(self._array))
+
+    @property
+    def left(self) -> npt.NDArray[Any]:
+        """The candidates that no filter has removed."""
+        return self._data[: self._array.size]
+
+    @property
+    def possible(self) -> npt.NDArray[Any]:
+        """The candidates that are left and not ruled out."""
+        left = self.left
+        return left[left["logit"] > -np.inf]
+
+
+class LlamaSampler:
+    """Implements `core.Sampler` for one answer. The token depends on the row, the parameters, and the tokens before.
+
+    `history` are the prompt's tokens, which penalties look back at; `position` is the absolute position of the first
+    token to choose, which keys the noise. Raises GrammarError for a grammar that does not parse.
+    """
+
+    def __init__(
+        self,
+        vocabulary: LlamaVocabulary,
+        params: SamplingParams,
+        *,
+        history: Sequence[int] = (),
+        position: int = 0,
+    ) -> None:
+        unknown = [token for token in params.logit_bias if token >= vocabulary.size]
+        if unknown:
+            raise InvalidRequest(f"logit bias for token {unknown[0]}: the vocabulary has {vocabulary.size} tokens")
+        self._vocabulary = vocabulary
+        self._params = params
+        self._position = position
+        self._reweigh = self._chain(_reweighing(vocabulary, params))
+        self._filter = self._chain(_filters(params))
+        self._grammar = self._make_grammar()
+        self._candidates = _Candidates(vocabulary.size) if params.reweighs or params.filters or self._grammar else None
+        self._touched: set[int] = set(params.logit_bias)
+        self.logprobs: list[TokenLogprob] = []
+        for token in history if params.reweighs else ():
+            self._remember(token)
+
+    def choose(self, row: Row) -> int:
+        """The token at the next position, given its logits of shape (n_vocab,)."""
+        weighed = self._reweighed(row)
+        token = self._pick(weighed)
+        if self._grammar is not None:
+            if not self._grammar_allows(token):
+                token = self._pick_by_grammar(weighed)
+            llama_cpp.llama_sampler_accept(self._grammar, token)
+        if self._params.reweighs:
+            self._remember(token)
+        if self._params.logprobs is not None:
+            self.logprobs.append(_logprob(row, token, self._params.logprobs))
+        self._position += 1
+        return token
+
+    def _remember(self, token: int) -> None:
+        self._touched.add(token)
+        llama_cpp.llama_sampler_accept(self._reweigh, token)
+
+    def _reweighed(self, row: Row) -> Row:
+        """The row after bias and penalties.
+
+        These change only tokens that occurred before, or have a bias: llama.cpp's samplers see those alone, because on
+        a whole vocabulary they cost a hash look-up for every entry.
+        """
+        if self._candidates is None or not self._params.reweighs:
+            return row
+        ids = np.fromiter(self._touched, np.int32, len(self._touched))
+        self._candidates.fill_some(ids, row[ids])
+        self._candidates.apply(self._reweigh)
+        weighed: Row = row.copy()
+        weighed[self._candidates.left["id"]] = self._candidates.left["logit"]
+        return weighed
+
+    def _pick(self, row: Row) -> int:
+        params = self._params
+        if self._candidates is not None and params.filters:
+            self._candidates.fill(row)
+            return self._draw(self._candidates)
+        if params.temperature == 0.0:
+            return int(row.argmax())
+        return draw_any(row, params.temperature, params.seed, self._position)
+
+    def _pick_by_grammar(self, row: Row) -> int:
+        """The choice among the tokens that the grammar allows: slow, since it asks about the whole vocabulary."""
+        assert self._candidates is not None
+        self._candidates.fill(row)
+        self._candidates.apply(self._grammar)
+        possible = self._candidates.possible.copy()
+        if not len(possible):
+            raise GrammarError("the grammar allows no token of this vocabulary here: it asks for text that has none")
+        self._candidates.fill_some(possible["id"], possible["logit"])
+        return self._draw(self._candidates)
+
+    def _draw(self, candidates: _Candidates) -> int:
+        candidates.apply(self._filter)
+        possible = candidates.possible
+        ids, logits = possible["id"], possible["logit"]
+        if self._params.temperature == 0.0:
+            return int(ids[np.flatnonzero(logits == logits.max())].min())
+        return draw(ids, logits, self._params.seed, self._position)
+
+    def _grammar_allows(self, token: int) -> bool:
+        assert self._candidates is not None
+        self._candidates.fill_some([token], [0.0])
+        self._candidates.apply(self._grammar)
+        return len(self._candidates.possible) == 1
+
+    def _chain(self, samplers: list[Any]) -> Any:
+        chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+        weakref.finalize(self, llama_cpp.llama_sampler_free, chain)  # frees its members too
+        for sampler in samplers:
+            llama_cpp.llama_sampler_chain_add(chain, sampler)
+        return chain
+
+    def _make_grammar(self) -> Any:
+        if self._params.grammar is None:
+            return None
+        if not self._params.grammar.strip():  # llama.cpp would take it as no grammar at all
+            raise GrammarError("the grammar is empty: it needs a rule named root")
+        native.forget_errors()
+        grammar = llama_cpp.llama_sampler_init_grammar(self._vocabulary.pointer, self._params.grammar.encode(), b"root")
+        if not grammar:
+            reason = native.last_error() or "it does not parse, or has no rule named root"
+            raise GrammarError(f"the grammar cannot be used: {reason}")
+        weakref.finalize(self, llama_cpp.llama_sampler_free, grammar)
+        return grammar
+
+
+def _reweighing(vocabulary: LlamaVocabulary, params: SamplingParams) -> list[Any]:
+    """llama.cpp's samplers that change logits, in its own order, only those asked for."""
+    samplers = []
+    if params.logit_bias:
+        biases = (llama_cpp.llama_logit_bias * len(params.logit_bias))(*params.logit_bias.items())
+        samplers.append(llama_cpp.llama_sampler_init_logit_bias(vocabulary.size, len(biases), biases))
+    if params.repeat_penalty != 1.0 or params.presence_penalty or params.frequency_penalty:
+        samplers.append(
+            llama_cpp.llama_sampler_init_penalties(
+                vocabulary.size,
+                _everything_if_negative(params.penalty_last_n),
+                params.repeat_penalty,
+                params.frequency_penalty,
+                params.presence_penalty,
+            )
+        )
+    if params.dry_multiplier:
+        breakers = (ctypes.c_char_p * len(_DRY_BREAKERS))(*_DRY_BREAKERS)
+        samplers.append(
+            llama_cpp.llama_sampler_init_dry(
+                vocabulary.pointer,
+                params.dry_multiplier,
+                params.dry_base,
+                params.dry_allowed_length,
+                _everything_if_negative(params.dry_penalty_last_n),
+                breakers,
+                len(breakers),
+            )
+        )
+    return samplers
+
+
+def _filters(params: SamplingParams) -> list[Any]:
+    """llama.cpp's samplers that remove candidates, in its own order, then temperature; none that selects by itself."""
+    samplers = []
+    if params.top_k > 0:
+        samplers.append(llama_cpp.llama_sampler_init_top_k(params.top_k))
+    if params.typical_p < 1.0:
+        samplers.append(llama_cpp.llama_sampler_init_typical(params.typical_p, 1))
+    if params.top_p < 1.0:
+        samplers.append(llama_cpp.llama_sampler_init_top_p(params.top_p, 1))
+    if params.min_p > 0.0:
+        samplers.append(llama_cpp.llama_sampler_init_min_p(params.min_p, 1))
+    if params.temperature > 0.0:
+        samplers.append(llama_cpp.llama_sampler_init_temp(params.temperature))
+    return samplers
+
+
+def _everything_if_negative(last_n: int) -> int:
+    return _FAR_BACK if last_n < 0 else last_n
+
+
+def _logprob(row: Row, token: int, count: int) -> TokenLogprob:
+    values = log_probabilities(row)
+    top = np.argpartition(values, -count)[-count:] if count else np.empty(0, np.int64)
+    top = top[np.argsort(-values[top], kind="stable")]
+    return TokenLogprob(token, float(values[token]), tuple((int(i), float(values[i])) for i in top))

@@ -1,0 +1,57 @@
+"""The command line: each command parses, makes one library call, and prints."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import click
+
+from edgespec import EdgespecError, __version__
+from edgespec.cli.chat import chat
+from edgespec.cli.generate import generate
+
+
+class _OneLine(click.ClickException):
+    """An error the user can act on: one line on stderr, exit status 1."""
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"edgespec: {self.message}", err=True, file=file)
+
+
+class _Commands(click.Group):
+    """Turns what edgespec raises on purpose into one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EdgespecError as error:
+            raise _OneLine(str(error)) from error
+        except UnicodeDecodeError as error:
+            raise _OneLine(f"the input is not UTF-8 text: {error}") from error
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, "-V", "--version")
+@click.option("-v", "--verbose", count=True, help="Log what happens to stderr; twice, llama.cpp's log too.")
+def main(verbose: int) -> None:
+    """Answers from a GGUF model, faster, without changing a word."""
+    _log_to_stderr(verbose)
+
+
+def _log_to_stderr(verbose: int) -> None:
+    """Warnings of edgespec's own, and more on request. llama.cpp's log stays off the terminal unless asked for."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("edgespec: %(message)s"))
+    if verbose < 2:
+        handler.addFilter(lambda record: not record.name.startswith("edgespec.llama_cpp"))
+    logger = logging.getLogger("edgespec")
+    logger.addHandler(handler)
+    logger.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
+
+
+main.add_command(generate)
+main.add_command(chat)

@@ -1,0 +1,120 @@
+"""`edgespec generate`: answer a prompt, or a file of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgespec import Engine, SamplingParams, Session
+from edgespec.cli.interrupt import cancelled_by_ctrl_c
+from edgespec.cli.options import model_options, open_engine, read_text, sampling_of, sampling_options
+from edgespec.cli.report import PromptProgress, as_json, print_stats
+from edgespec.errors import InvalidRequest
+
+
+@click.command()
+@model_options
+@click.option("-p", "--prompt", metavar="TEXT", help="The prompt.")
+@click.option("-f", "--file", type=click.Path(path_type=Path), metavar="FILE", help="Read the prompt from a file.")
+@click.option(
+    "--prompts",
+    type=click.Path(path_type=Path),
+    metavar="FILE.jsonl",
+    help="Answer many prompts (Spec-Bench's form), one JSON object a turn.",
+)
+@click.option("--raw", is_flag=True, help="Feed the prompt as it is, without the chat template.")
+@sampling_options
+@click.option("--logprobs", type=int, metavar="N", help="Log-probabilities with N alternatives, in --json.")
+@click.option("--stats", is_flag=True, help="Say on stderr how it went.")
+@click.option("--json", "as_object", is_flag=True, help="Print one JSON object instead of the text.")
+def generate(**options: Any) -> None:  # fmt: skip
+    """Answer a prompt: from -p, -f, --prompts, or standard input."""
+    sampling = sampling_of(options, logprobs=options["logprobs"])
+    conversations = list(_conversations(options))
+    with open_engine(options) as engine:
+        for conversation in conversations:
+            _answer(engine, conversation, sampling, options)
+
+
+def _conversations(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What to answer: objects with `turns`, and with whatever else the prompt file tells of them."""
+    given = [name for name in ("prompt", "file", "prompts") if options[name] is not None]
+    if len(given) > 1:
+        raise click.UsageError(f"--{given[0]} and --{given[1]} exclude each other")
+    if options["prompts"] is not None:
+        if options["raw"]:
+            raise click.UsageError("--prompts holds conversations: they need the chat template, so not --raw")
+        yield from read_prompts(options["prompts"])
+    elif options["prompt"] is not None:
+        yield {"turns": [options["prompt"]]}
+    elif options["file"] is not None:
+        yield {"turns": [read_text(options["file"])]}
+    elif sys.stdin.isatty():
+        raise click.UsageError("no prompt: give -p TEXT, -f FILE, --prompts FILE.jsonl, or pipe one in")
+    else:
+        yield {"turns": [sys.stdin.buffer.read().decode("utf-8")]}
+
+
+def read_prompts(path: Path) -> Iterator[dict[str, Any]]:
+    """The conversations of a JSON-lines file in Spec-Bench's form: {"question_id", "category", "turns": [...]}."""
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            prompt = json.loads(line)
+        except ValueError as error:
+            raise InvalidRequest(f"{path}, line {number}: not JSON ({error})") from error
+        turns = prompt.get("turns") if isinstance(prompt, dict) else None
+        if not (isinstance(turns, list) and turns and all(isinstance(turn, str) for turn in turns)):
+            raise InvalidRequest(f'{path}, line {number}: it must be an object with "turns", a list of texts')
+        yield prompt
+
+
+def _answer(engine: Engine, conversation: dict[str, Any], sampling: SamplingParams, options: dict[str, Any]) -> None:
+    """Answer every turn of one conversation."""
+    as_lines = options["prompts"] is not None
+    chat = engine.chat(options["system"]) if as_lines else None
+    for turn, text in enumerate(conversation["turns"]):
+        progress = PromptProgress()
+        arguments: dict[str, Any] = {
+            "sampling": sampling,
+            "max_tokens": options["max_tokens"],
+            "stop": options["stop"],
+            "overflow": "shift" if options["context_shift"] else "stop",
+            "on_prefill": progress,
+        }
+        if chat is not None:
+            session = chat.stream(text, **arguments)
+        else:
+            session = engine.stream(text, system=options["system"], raw=options["raw"], **arguments)
+        _run(session, progress, silent=as_lines or options["as_object"])
+        if as_lines or options["as_object"]:
+            result = as_json(session, engine.model.path.name, engine.drafter_name, sampling)
+            if as_lines:
+                result = {**_told(conversation), "turn": turn, **result}
+            click.echo(json.dumps(result, ensure_ascii=False))
+        if options["stats"]:
+            print_stats(session, sampling.seed)
+        if session.finish_reason == "cancelled":
+            sys.exit(130)
+
+
+def _told(conversation: dict[str, Any]) -> dict[str, Any]:
+    """What the prompt file says of a conversation, to tell the answers apart."""
+    return {key: conversation[key] for key in ("question_id", "category") if key in conversation}
+
+
+def _run(session: Session, progress: PromptProgress, *, silent: bool) -> None:
+    """Make the answer, printing it as it comes unless `silent`."""
+    with cancelled_by_ctrl_c(session):
+        for block in session.stream():
+            progress.clear()
+            if not silent:
+                click.echo(block.text, nl=False)
+    if not silent:
+        click.echo()

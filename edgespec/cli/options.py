@@ -1,0 +1,126 @@
+"""The options that commands share, and what they turn into."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from edgespec import Engine, SamplingParams, load
+from edgespec.backend import schema_to_grammar
+from edgespec.errors import InvalidRequest
+from edgespec.sampling import random_seed
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_MODEL = (
+    click.option("-m", "--model", metavar="MODEL", help="A .gguf file or an alias. Default: the small built-in model."),
+    click.option("-d", "--drafter", default="auto", show_default=True, metavar="DRAFTER",
+                 help="auto, none, anpd, suffix, or several joined by +."),
+    click.option("--ctx", type=int, metavar="N", help="Context in tokens. Default: the model's, at most 8192."),
+    click.option("--threads", type=int, metavar="N", help="CPU threads. Default: the fast physical cores."),
+    click.option("--gpu-layers", type=int, default=-1, metavar="N", help="Layers on the GPU. Default: all it can."),
+    click.option("--exact", is_flag=True,
+                 help="Guarantee the bits of single-token decoding, not only the text. So far by drafting nothing."),
+)  # fmt: skip
+
+_SAMPLING = (
+    click.option("-n", "--max-tokens", type=int, default=512, show_default=True, metavar="N",
+                 help="The most tokens to answer with."),
+    click.option("--seed", type=int, metavar="N", help="Seed of the draw. Default: random, and reported."),
+    click.option("--system", metavar="TEXT", help="System prompt."),
+    click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. Repeatable."),
+    click.option("--temp", type=float, default=0.0, show_default=True, metavar="F", help="Temperature; 0 is greedy."),
+    click.option("--top-k", type=int, default=0, metavar="N", help="Keep the N likeliest tokens; 0: all."),
+    click.option("--top-p", type=float, default=1.0, metavar="F", help="Keep the likeliest of this mass; 1: all."),
+    click.option("--min-p", type=float, default=0.0, metavar="F", help="Drop what is rarer than F of the best."),
+    click.option("--typical", type=float, default=1.0, metavar="F", help="Locally typical mass; 1: all."),
+    click.option("--repeat-penalty", type=float, default=1.0, metavar="F", help="1 is none."),
+    click.option("--repeat-last-n", type=int, default=64, metavar="N", help="Tokens penalties look at; -1: all."),
+    click.option("--presence-penalty", type=float, default=0.0, metavar="F"),
+    click.option("--frequency-penalty", type=float, default=0.0, metavar="F"),
+    click.option("--dry-multiplier", type=float, default=0.0, metavar="F", help="Strength of the dry sampler; 0: off."),
+    click.option("--dry-base", type=float, default=1.75, metavar="F"),
+    click.option("--dry-allowed-length", type=int, default=2, metavar="N"),
+    click.option("--logit-bias", multiple=True, metavar="ID=F", help="Add F to a token's logit. Repeatable."),
+    click.option("--grammar", type=click.Path(path_type=Path), metavar="FILE", help="Answer by this GBNF grammar."),
+    click.option("--json-schema", type=click.Path(path_type=Path), metavar="FILE", help="Answer by this JSON schema."),
+    click.option("--context-shift", is_flag=True,
+                 help="When the context is full, drop its oldest tokens but the system prompt, and go on."),
+)  # fmt: skip
+
+
+def _with(options: tuple[Callable[[Any], Any], ...], command: Command) -> Command:
+    return functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)
+
+
+def model_options(command: Command) -> Command:
+    """What `open_engine` takes."""
+    return _with(_MODEL, command)
+
+
+def sampling_options(command: Command) -> Command:
+    """What `sampling_of` takes, and what goes with it."""
+    return _with(_SAMPLING, command)
+
+
+def open_engine(options: dict[str, Any]) -> Engine:
+    """The engine that the options ask for."""
+    return load(
+        options["model"],
+        drafter="none" if options["exact"] else options["drafter"],
+        n_ctx=options["ctx"],
+        threads=options["threads"],
+        gpu_layers=options["gpu_layers"],
+    )
+
+
+def sampling_of(options: dict[str, Any], logprobs: int | None = None) -> SamplingParams:
+    """How the options want tokens to be chosen."""
+    return SamplingParams(
+        temperature=options["temp"],
+        top_k=options["top_k"],
+        top_p=options["top_p"],
+        min_p=options["min_p"],
+        typical_p=options["typical"],
+        repeat_penalty=options["repeat_penalty"],
+        penalty_last_n=options["repeat_last_n"],
+        presence_penalty=options["presence_penalty"],
+        frequency_penalty=options["frequency_penalty"],
+        dry_multiplier=options["dry_multiplier"],
+        dry_base=options["dry_base"],
+        dry_allowed_length=options["dry_allowed_length"],
+        logit_bias=dict(map(_bias, options["logit_bias"])),
+        grammar=_grammar(options["grammar"], options["json_schema"]),
+        seed=random_seed() if options["seed"] is None else options["seed"],
+        logprobs=logprobs,
+    )
+
+
+def read_text(path: Path) -> str:
+    """A file's text, or one line saying why not."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequest(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{path} is not UTF-8 text: {error}") from error
+
+
+def _bias(text: str) -> tuple[int, float]:
+    token, _, bias = text.partition("=")
+    try:
+        return int(token), float(bias)
+    except ValueError as error:
+        raise InvalidRequest(f"logit bias {text!r}: write ID=NUMBER, like 42=-5") from error
+
+
+def _grammar(grammar: Path | None, schema: Path | None) -> str | None:
+    if grammar is not None and schema is not None:
+        raise click.UsageError("--grammar and --json-schema exclude each other")
+    if schema is not None:
+        return schema_to_grammar(read_text(schema))
+    return None if grammar is None else read_text(grammar)

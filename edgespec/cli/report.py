@@ -1,0 +1,89 @@
+"""Numbers for people (stderr) and for scripts (JSON)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from edgespec import SamplingParams, Session
+
+
+def as_json(session: Session, model: str, drafter: str, sampling: SamplingParams) -> dict[str, Any]:
+    """One answer as the contract names it; times in milliseconds."""
+    tally = session.tally
+    answer: dict[str, Any] = {
+        "text": session.text,
+        "tokens": session.emitted,
+        "finish_reason": session.finish_reason,
+        "prompt_tokens": tally.prompt_tokens,
+        "cached_tokens": tally.cached_tokens,
+        "model": model,
+        "drafter": drafter,
+        "seed": sampling.seed,
+        "timings": {
+            "prompt_ms": 1e3 * tally.prompt_seconds,
+            "ttft_ms": 1e3 * tally.first_token_seconds,
+            "predicted_n": tally.tokens,
+            "predicted_ms": 1e3 * tally.decode_seconds,
+            "predicted_per_second": tally.tokens_per_second,
+            "draft_n": tally.drafted,
+            "draft_n_accepted": tally.accepted,
+            "blocks": tally.blocks,
+            "mean_block_length": tally.mean_block_length,
+        },
+    }
+    if sampling.logprobs is not None:
+        answer["logprobs"] = [
+            {"token": entry.token, "logprob": entry.logprob, "top": [list(pair) for pair in entry.top]}
+            for entry in session.logprobs
+        ]
+    return answer
+
+
+def stats_lines(session: Session, seed: int) -> Iterator[str]:
+    """What happened, a few short lines."""
+    tally = session.tally
+    yield (
+        f"{tally.tokens} tokens at {tally.tokens_per_second:.1f} tokens/s, first token after "
+        f"{1e3 * tally.first_token_seconds:.0f} ms ({tally.prompt_tokens} prompt tokens, {tally.cached_tokens} "
+        f"cached), ended by {session.finish_reason}, seed {seed}"
+    )
+    yield (
+        f"{tally.blocks} evaluations, {tally.mean_block_length:.2f} tokens each; outside them "
+        f"{1e3 * (tally.planning_seconds + tally.sampling_seconds) / max(1, tally.blocks):.2f} ms each"
+    )
+    for name, drafter in tally.drafters.items():
+        yield (
+            f"{name}: {drafter.accepted} of {drafter.drafted} drafted tokens accepted ({drafter.acceptance:.0%}) "
+            f"in {drafter.drafts} drafts"
+        )
+    if not tally.drafters:
+        yield "nothing was drafted"
+
+
+def print_stats(session: Session, seed: int) -> None:
+    """The same on stderr."""
+    for line in stats_lines(session, seed):
+        click.secho(line, err=True, dim=True)
+
+
+class PromptProgress:
+    """While a long prompt is read, says how far, on a terminal only; erased when the answer begins."""
+
+    def __init__(self) -> None:
+        self._shown = False
+        self._wanted = sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._wanted and (self._shown or total - done > 256):
+            click.echo(f"\rreading the prompt: {done} of {total} tokens", nl=False, err=True)
+            self._shown = True
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._shown:
+            click.echo("\r\x1b[K", nl=False, err=True)
+            self._shown = False

@@ -1,0 +1,143 @@
+"""T(n): the time of one evaluation of n tokens, which decides what a draft may cost.
+
+The curve differs from machine to machine, is not smooth and not even monotonic. It is kept as a ratio to T(1), starts
+from a prior, and is corrected by the evaluations of the run itself; nothing is ever evaluated only to be measured.
+A prompt's evaluation gives the first correction, before the first token is out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+_PRIOR_SLOPE = 0.45
+"""Cost of one more token in units of T(1), before anything is known: between a memory-bound F16 model's 0.15 and a
+compute-bound Q4_K's 0.5 on two AVX2 cores, nearer the side on which drafting too much hurts."""
+
+_LEAST_WEIGHT = 0.1
+"""An estimate forgets: a new evaluation counts at least this much, so a throttled phone is followed within tens."""
+
+_CLIP = math.log(1.6)
+"""One evaluation moves an estimate as if it were off by this factor at most: another process may have had the core."""
+
+_TRUSTED_AFTER = 3
+_STORED_COUNT = 6
+"""What a curve from an earlier run is worth, in evaluations."""
+
+PROMPT_CHUNK = 128
+"""Evaluations of more tokens than this are taken as several of this size: T is a straight line out there."""
+
+
+@dataclass(slots=True)
+class _Estimate:
+    value: float
+    """For n = 1 log seconds, else log T(n)/T(1)."""
+    count: int = 1
+
+    def update(self, observed: float) -> None:
+        if self.count >= _TRUSTED_AFTER:
+            observed = min(max(observed, self.value - _CLIP), self.value + _CLIP)
+        self.count += 1
+        self.value += (observed - self.value) * max(1.0 / self.count, _LEAST_WEIGHT)
+
+
+class CostCurve:
+    """T(n) in seconds for n from 1 to `rows`, as known so far."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self._sizes = np.arange(1, rows + 1)
+        self._log_prior = np.log(1.0 + _PRIOR_SLOPE * (self._sizes - 1))
+        self._single: _Estimate | None = None
+        self._ratios: dict[int, _Estimate] = {}
+        self._waiting: dict[int, float] = {}  # seconds seen before T(1) was
+        self._ratio_table: list[float] | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether T(1) has been seen: before that there are no seconds, only the prior's ratios."""
+        return self._single is not None
+
+    @property
+    def single(self) -> float:
+        """T(1) in seconds; 1.0 while it is not known."""
+        return math.exp(self._single.value) if self._single else 1.0
+
+    def ratio(self, n: int) -> float:
+        """T(n)/T(1), for n from 1 to `rows`."""
+        return self.ratios()[n - 1]
+
+    def ratios(self) -> list[float]:
+        """T(n)/T(1) for n = 1 .. rows."""
+        if self._ratio_table is None:
+            self._ratio_table = self._interpolated()
+        return self._ratio_table
+
+    def observe(self, n: int, seconds: float) -> None:
+        """Learn that an evaluation of n tokens took `seconds`."""
+        if n > PROMPT_CHUNK:
+            n, seconds = PROMPT_CHUNK, seconds * PROMPT_CHUNK / n
+        if n == 1:
+            self._observe_single(seconds)
+        elif self._single is None:
+            self._waiting[n] = seconds
+        else:
+            self._observe_ratio(n, math.log(seconds) - self._single.value)
+
+    def observed(self, n: int) -> int:
+        """How many evaluations of n tokens the estimate rests on."""
+        estimate = self._single if n == 1 else self._ratios.get(n)
+        return estimate.count if estimate else 0
+
+    def _observe_single(self, seconds: float) -> None:
+        if self._single is not None:
+            self._single.update(math.log(seconds))
+            return
+        self._single = _Estimate(math.log(seconds))
+        for n, waited in self._waiting.items():
+            self._observe_ratio(n, math.log(waited) - self._single.value)
+        self._waiting.clear()
+
+    def _observe_ratio(self, n: int, log_ratio: float) -> None:
+        estimate = self._ratios.get(n)
+        if estimate is None:
+            self._ratios[n] = _Estimate(log_ratio)
+        else:
+            estimate.update(log_ratio)
+        self._ratio_table = None
+
+    def _interpolated(self) -> list[float]:
+        """The prior, bent to what was observed: corrections between observed sizes are interpolated over log n."""
+        known = [(1, 0.0)] + [
+            (n, estimate.value - math.log(1.0 + _PRIOR_SLOPE * (n - 1))) for n, estimate in sorted(self._ratios.items())
+        ]
+        at, correction = zip(*known, strict=True)
+        bent = self._log_prior + np.interp(np.log(self._sizes), np.log(at), correction)
+        ratios: list[float] = np.exp(bent).tolist()
+        return ratios
+
+    def as_json(self) -> dict[str, Any]:
+        """What a later run can start from."""
+        return {
+            "single_seconds": self.single if self.known else None,
+            "ratios": {str(n): [math.exp(e.value), e.count] for n, e in sorted(self._ratios.items())},
+        }
+
+    def restore(self, stored: Mapping[str, Any]) -> None:
+        """Start from what an earlier run left, believed less than it was then. Raises ValueError on nonsense."""
+        single = stored["single_seconds"]
+        ratios = {int(n): (float(ratio), int(count)) for n, (ratio, count) in stored["ratios"].items()}
+        if (single is not None and not 0 < float(single) < math.inf) or not all(
+            n > 1 and 0 < ratio < math.inf and count > 0 for n, (ratio, count) in ratios.items()
+        ):
+            raise ValueError("a stored cost curve with values out of range")
+        if single is not None:
+            self._single = _Estimate(math.log(float(single)), 1)
+        self._ratios = {
+            n: _Estimate(math.log(ratio), min(count, _STORED_COUNT)) for n, (ratio, count) in ratios.items()
+        }
+        self._ratio_table = None

@@ -1,0 +1,147 @@
+"""ANPD: drafts from n-gram tables of several levels that adapt to the conversation (arXiv 2404.08698, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from sys import getsizeof
+
+from edgespec.core import NOTHING, Draft, Verdict
+from edgespec.drafters.history import MAX_TOKENS, Agreement, History, agreement
+from edgespec.errors import InvalidRequest
+
+_BITS = 32
+"""A context is one integer, the latest token in its lowest bits: half the size of a tuple, and never two alike."""
+
+_PRIOR: dict[Agreement, tuple[float, ...]] = {
+    "once": (0.25, 0.52, 0.61, 0.85),
+    "split": (0.14, 0.17, 0.18, 0.22),
+    "majority": (0.33, 0.42, 0.42, 0.46),
+    "unanimous": (0.55, 0.74, 0.80, 0.95),
+}
+"""How often guesses of levels 2, 3, 4, and 5 or more are right, measured as for the suffix drafter."""
+
+
+class _Followers:
+    """What followed a context that occurred more than once."""
+
+    __slots__ = ("best", "best_count", "counts", "total")
+
+    def __init__(self, token: int) -> None:
+        self.best = token  # the most frequent; of equals, the latest
+        self.best_count = self.total = 1
+        self.counts = {token: 1}
+
+    def add(self, token: int) -> None:
+        count = self.counts[token] = self.counts.get(token, 0) + 1
+        self.total += 1
+        if count >= self.best_count:
+            self.best, self.best_count = token, count
+
+
+class _Level:
+    """What followed every context of `size` tokens: a token where there is one occurrence, else `_Followers`."""
+
+    __slots__ = ("mask", "size", "table")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.mask = (1 << size * _BITS) - 1
+        self.table: dict[int, int | _Followers] = {}
+
+    def add(self, context: int, token: int) -> None:
+        key = context & self.mask
+        known = self.table.get(key)
+        if known is None:
+            self.table[key] = token
+            return
+        if isinstance(known, int):
+            known = self.table[key] = _Followers(known)
+        known.add(token)
+
+    @property
+    def memory_bytes(self) -> int:
+        several = [known for known in self.table.values() if isinstance(known, _Followers)]
+        own = getsizeof(self.table) + len(self.table) * getsizeof(self.mask)
+        return own + sum(getsizeof(known) + getsizeof(known.counts) for known in several)
+
+
+class Anpd:
+    """The adaptive n-gram drafter: level i maps the last i - 1 tokens to counts of the next one, i from 2 to `n`.
+
+    Every guess comes from the highest level that knows the context, and is what followed it most often; of equally
+    frequent ones, the latest. Up to `k` guesses make a draft: each extends the context of the next without being
+    counted. Prompt and answer are counted once; the authors' code counts the prompt twice. At most `max_tokens` are
+    remembered, then the older half is forgotten.
+    """
+
+    __slots__ = ("_context", "_filled", "_history", "_k", "_levels", "_n")
+
+    def __init__(self, n: int = 5, k: int = 6, max_tokens: int = MAX_TOKENS) -> None:
+        if n < 2 or k < 1:
+            raise InvalidRequest(f"n is {n} and k is {k}: choose n-grams of at least 2 tokens and drafts of at least 1")
+        self._n = n
+        self._k = k
+        self._history = History(max_tokens, overlap=n - 1)
+        self._forget()
+
+    @property
+    def name(self) -> str:
+        return "anpd"
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes held, by a walk over the tables; small integers and tokens, which others hold too, are not counted."""
+        return self._history.memory_bytes + sum(level.memory_bytes for level in self._levels)
+
+    def propose(self, tokens: Sequence[int], limit: int) -> Draft:
+        """A chain of at most `limit` and `k` tokens; the evidence is (n-gram level, agreement)."""
+        self._catch_up(tokens)
+        guesses: list[int] = []
+        probabilities: list[float] = []
+        evidence: list[tuple[int, Agreement]] = []
+        context, filled = self._context, self._filled
+        for _ in range(min(limit, self._k)):
+            hit = self._look_up(context, filled)
+            if hit is None:
+                break
+            token, level, agreed = hit
+            guesses.append(token)
+            probabilities.append(_PRIOR[agreed][min(level - 2, 3)])
+            evidence.append((level, agreed))
+            context = (context << _BITS | token) & self._levels[0].mask
+            filled += 1
+        return Draft.chain(guesses, probabilities, evidence, self.name) if guesses else NOTHING
+
+    def observe(self, draft: Draft, verdict: Verdict) -> None:
+        """Nothing: accepted tokens arrive with the next call of `propose`."""
+
+    def _look_up(self, context: int, filled: int) -> tuple[int, int, Agreement] | None:
+        """The guess after `context`, of whose tokens the last `filled` are known, its level and its support."""
+        for level in self._levels:
+            if level.size > filled:
+                continue
+            known = level.table.get(context & level.mask)
+            if known is None:
+                continue
+            if isinstance(known, int):
+                return known, level.size + 1, agreement(1, 1)
+            return known.best, level.size + 1, agreement(known.best_count, known.total)
+        return None
+
+    def _catch_up(self, tokens: Sequence[int]) -> None:
+        news = self._history.news(tokens)
+        if news.restart:
+            self._forget()
+        for token in news.tokens:
+            if token < 0:  # a break
+                self._context = self._filled = 0
+                continue
+            for level in self._levels:
+                if level.size <= self._filled:
+                    level.add(self._context, token)
+            self._context = (self._context << _BITS | token) & self._levels[0].mask
+            self._filled += 1
+
+    def _forget(self) -> None:
+        self._levels = [_Level(size) for size in range(self._n - 1, 0, -1)]
+        self._context = self._filled = 0

@@ -1,0 +1,235 @@
+"""The composition root: owns a target, its KV cache and its drafters, and builds sessions on them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from edgespec import catalogue, machine, store
+from edgespec.backend import LlamaContext, LlamaModel, LlamaSampler, Message, build_name
+from edgespec.chat import Chat
+from edgespec.core import MAX_ROWS, common_prefix
+from edgespec.cost import CostCurve
+from edgespec.drafters import make_drafters
+from edgespec.errors import InvalidRequest
+from edgespec.policy import AdaptivePolicy, Policy
+from edgespec.sampling import SamplingParams
+from edgespec.session import Overflow, Session
+from edgespec.vetting import vet
+
+_log = logging.getLogger("edgespec")
+
+DEFAULT_CONTEXT = 8192
+"""Tokens; a model that was trained for fewer gets fewer."""
+
+GREEDY = SamplingParams()
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    drafter: str = "auto",
+    n_ctx: int | None = None,
+    threads: int | None = None,
+    gpu_layers: int = -1,
+    kv_type: str = "f16",
+    flash_attention: str = "auto",
+    cache_dir: Path | None = None,
+) -> Engine:
+    """Load a target and be ready to answer.
+
+    `model`: a path to a .gguf or an alias; None is the small default model. `drafter`: `auto`, `none`, `anpd`,
+    `suffix`, or several joined by `+`. `n_ctx`: tokens of prompt and answer together (default: the smaller of the
+    model's own and 8192). `threads`: default, the physical fast cores. `gpu_layers`: default, all of them where there
+    is a GPU. `kv_type` (f16, q8_0, ...) and `flash_attention` (auto, on, off) are llama.cpp's. `cache_dir`: where
+    measured costs are kept (default: the user's cache directory).
+
+    Raises ModelError (no such file, malformed, unsupported) and InvalidRequest. A file never seen before is first
+    loaded in a child process, which doubles that one start.
+    """
+    cache = cache_dir or machine.cache_directory()
+    drafters = make_drafters(drafter)
+    threads = machine.default_threads() if threads is None else threads
+    if not 1 <= threads <= 1024:
+        raise InvalidRequest(f"{threads} threads: it must be from 1 to 1024")
+    path = catalogue.resolve(model, cache_dir=cache)
+    header = vet(path, cache_dir=cache)
+    target = LlamaModel(path, gpu_layers=gpu_layers)
+    length = min(target.n_ctx_train, DEFAULT_CONTEXT) if n_ctx is None else n_ctx
+    if not 8 <= length <= 1 << 22:
+        raise InvalidRequest(f"a context of {length} tokens: it must be from 8 to {1 << 22}")
+    context = LlamaContext(target, n_ctx=length, threads=threads, kv_type=kv_type, flash_attention=flash_attention)
+    if drafters and not target.can_rewind:
+        _log.warning("%s cannot take tokens back (recurrent memory): decoding without drafts", target.name)
+        drafters, drafter = (), "none"
+    settings = (machine.cpu_name(), build_name(), header.fingerprint, threads, gpu_layers, kv_type, flash_attention)
+    key = hashlib.sha256(repr(settings).encode()).hexdigest()[:24]
+    policy = AdaptivePolicy(drafters, _stored_cost(cache / "costs" / f"{key}.json"))
+    return Engine(target, context, policy, drafter_name=drafter, cost_file=cache / "costs" / f"{key}.json")
+
+
+class Engine:
+    """A loaded target with its KV cache and drafters. Use it as a context manager, or call `close()`.
+
+    Sessions and chats on one engine take turns on its KV cache: each is right whatever the others do, and the one that
+    speaks twice in a row finds its tokens still cached.
+    """
+
+    def __init__(
+        self,
+        model: LlamaModel,
+        context: LlamaContext,
+        policy: Policy,
+        *,
+        drafter_name: str,
+        cost_file: Path | None = None,
+    ) -> None:
+        self.model = model
+        self.context = context
+        self.policy = policy
+        self.drafter_name = drafter_name
+        self._lock = threading.RLock()
+        cost = policy.cost if isinstance(policy, AdaptivePolicy) else None
+        self._save = weakref.finalize(self, _save_cost, cost, cost_file)
+
+    def stream(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        sampling: SamplingParams = GREEDY,
+        max_tokens: int = 512,
+        stop: Sequence[str] = (),
+        system: str | None = None,
+        raw: bool = False,
+        overflow: Overflow = "stop",
+        on_prefill: Callable[[int, int], None] | None = None,
+    ) -> Session:
+        """An answer to be iterated: `for block in engine.stream("...").stream(): print(block.text)`.
+
+        `prompt`: a user's message, or a conversation of {"role", "content"}; rendered by the model's chat template.
+        `raw`: feed the text as it is. `system`: put before. `stop`: strings that end the answer and are not shown.
+        `max_tokens`: the most tokens to emit. `overflow`: `stop` ends the answer when the context is full, `shift`
+        drops its oldest tokens but the system prompt. `on_prefill(done, total)`: called before every chunk of the
+        prompt.
+        Raises InvalidRequest, ContextOverflow.
+        """
+        if raw:
+            if not isinstance(prompt, str) or system is not None:
+                raise InvalidRequest("a raw prompt is one text, without a system prompt")
+            text = prompt
+        else:
+            text = self.model.render(conversation(prompt, system))
+        tokens = self.tokenize(text)
+        keep = self.system_length(tokens, system) if overflow == "shift" else 0
+        return self.session(
+            tokens, sampling=sampling, max_tokens=max_tokens, stop=stop, overflow=overflow, keep=keep,
+            on_prefill=on_prefill,
+        )  # fmt: skip
+
+    def generate(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        sampling: SamplingParams = GREEDY,
+        max_tokens: int = 512,
+        stop: Sequence[str] = (),
+        system: str | None = None,
+        raw: bool = False,
+        overflow: Overflow = "stop",
+    ) -> Session:
+        """The finished answer: `.text`, `.emitted` (ids), `.finish_reason`, `.tally`. Arguments as for `stream`."""
+        session = self.stream(
+            prompt, sampling=sampling, max_tokens=max_tokens, stop=stop, system=system, raw=raw, overflow=overflow
+        )
+        for _ in session.stream():
+            pass
+        return session
+
+    def chat(self, system: str | None = None) -> Chat:
+        """A conversation that keeps its tokens, so that each turn evaluates only what is new."""
+        return Chat(self, system)
+
+    def tokenize(self, text: str) -> list[int]:
+        """The ids of a whole prompt, begun as the model wants it."""
+        vocabulary = self.model.vocabulary
+        bos = vocabulary.special_text("bos")
+        start = vocabulary.adds_start and not (bos and text.startswith(bos))
+        return vocabulary.tokenize(text, start=start)
+
+    def system_length(self, tokens: Sequence[int], system: str | None) -> int:
+        """How many leading tokens a shift of the context spares: those of the system prompt."""
+        try:
+            head = self.model.render(conversation([], system), reply=False)
+        except InvalidRequest:  # a template that wants a user's turn
+            return 0
+        return common_prefix(self.tokenize(head), list(tokens))
+
+    def session(
+        self,
+        tokens: list[int],
+        *,
+        sampling: SamplingParams = GREEDY,
+        max_tokens: int = 512,
+        stop: Sequence[str] = (),
+        overflow: Overflow = "stop",
+        keep: int = 0,
+        skipped: int = 0,
+        on_prefill: Callable[[int, int], None] | None = None,
+    ) -> Session:
+        """An answer to prompt ids; the list grows with the emitted ones. `skipped` tokens were dropped before them."""
+        sampler = LlamaSampler(self.model.vocabulary, sampling, history=tokens, position=len(tokens) + skipped)
+        return Session(
+            self.context,
+            self.model.vocabulary,
+            sampler,
+            self.policy,
+            tokens,
+            max_tokens=max_tokens,
+            stops=tuple(stop),
+            overflow=overflow,
+            keep=keep,
+            on_prefill=on_prefill,
+            lock=self._lock,
+        )
+
+    def close(self) -> None:
+        """Remember what was measured, and free the memory."""
+        self._save()
+        self.context.close()
+        self.model.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def conversation(prompt: str | Sequence[Message], system: str | None) -> list[Message]:
+    """Messages for the chat template."""
+    messages: list[Message] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    return messages if system is None else [{"role": "system", "content": system}, *messages]
+
+
+def _stored_cost(path: Path) -> CostCurve:
+    cost = CostCurve(MAX_ROWS)
+    stored = store.read_json(path)
+    if stored is not None:
+        try:
+            cost.restore(stored)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            _log.warning("%s is left aside: %s", path, error)
+            cost = CostCurve(MAX_ROWS)
+    return cost
+
+
+def _save_cost(cost: CostCurve | None, path: Path | None) -> None:
+    if cost is not None and path is not None and cost.known:
+        store.remember(path, cost.as_json())

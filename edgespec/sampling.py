@@ -1,0 +1,189 @@
+"""What to sample, and the draw itself: a pure function of logits, parameters, seed and position.
+
+A running random stream would make the text depend on how many tokens each evaluation settled. Here the noise of a token
+is a hash of (seed, position, token id), and the draw is Gumbel-max: the token at a position is the argmax of
+log p(token) + g(seed, position, token), which is distributed as p (Gumbel 1954; Maddison et al., "A* Sampling", 2014).
+So a seed gives one text, whatever was drafted; and a drafter that adds the same noise to its own logits is coupled to
+the target. Temperature 0 is the case g = 0.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+
+from edgespec.errors import InvalidRequest
+
+Ids = npt.NDArray[np.integer]
+Floats = npt.NDArray[np.floating]
+
+REACH = -math.log(-math.log1p(-(2.0**-33)))
+"""No noise is above this (22.9): a hash has 32 bits, and the largest uniform number drawn from one is 1 - 2**-33."""
+
+_NO_BIAS: Mapping[int, float] = MappingProxyType({})
+
+
+def random_seed() -> int:
+    """A seed nobody chose: 32 bits, short enough to be read aloud."""
+    return secrets.randbits(32)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are chosen. The defaults choose the most likely token and filter nothing.
+
+    Names and meanings are llama.cpp's. `seed` is 64 bits unsigned, and random
+    unless given. `grammar` is GBNF text. `logprobs` asks for that many
+    alternatives with each token (0: only the token's own; None: none). The order is llama.cpp's: logit bias,
+    penalties, dry, top-k, typical, top-p, min-p, temperature, and the draw.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    penalty_last_n: int = 64
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    logit_bias: Mapping[int, float] = field(default_factory=lambda: _NO_BIAS)
+    grammar: str | None = None
+    seed: int = field(default_factory=random_seed)
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, low, high, meaning in _BOUNDS:
+            value = getattr(self, name)
+            if not (isinstance(value, (int, float)) and low <= value <= high):  # NaN fails this too
+                raise InvalidRequest(f"{name} is {value}: it must be from {low:g} to {high:g} ({meaning})")
+        if not 0 <= self.seed < 2**64:
+            raise InvalidRequest(f"seed is {self.seed}: it must be from 0 to 2**64 - 1")
+        for token, bias in self.logit_bias.items():
+            if token < 0 or math.isnan(bias):
+                raise InvalidRequest(f"logit bias {token}={bias}: give a token id and a number")
+        if self.logprobs is not None and not 0 <= self.logprobs <= 1000:
+            raise InvalidRequest(f"logprobs is {self.logprobs}: it must be from 0 to 1000")
+
+    @property
+    def reweighs(self) -> bool:
+        """Whether the logits depend on the tokens before, or on a bias."""
+        return bool(
+            self.logit_bias
+            or self.repeat_penalty != 1.0
+            or self.presence_penalty
+            or self.frequency_penalty
+            or self.dry_multiplier
+        )
+
+    @property
+    def filters(self) -> bool:
+        """Whether candidates are removed before the draw."""
+        return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0 or self.typical_p < 1.0
+
+
+_BOUNDS: tuple[tuple[str, float, float, str], ...] = (
+    ("temperature", 0.0, 100.0, "0 takes the most likely token"),
+    ("top_k", 0, 2**31 - 1, "0 keeps all"),
+    ("top_p", 0.0, 1.0, "1 keeps all"),
+    ("min_p", 0.0, 1.0, "0 keeps all"),
+    ("typical_p", 0.0, 1.0, "1 keeps all"),
+    ("repeat_penalty", 0.01, 100.0, "1 is none"),
+    ("presence_penalty", -100.0, 100.0, "0 is none"),
+    ("frequency_penalty", -100.0, 100.0, "0 is none"),
+    ("penalty_last_n", -1, 2**31 - 1, "tokens looked back at; -1 is the whole context"),
+    ("dry_multiplier", 0.0, 100.0, "0 is off"),
+    ("dry_base", 1.0, 100.0, "growth of the penalty with the length of the repetition"),
+    ("dry_allowed_length", 1, 2**31 - 1, "tokens that may repeat freely"),
+    ("dry_penalty_last_n", -1, 2**31 - 1, "tokens looked back at; -1 is the whole context"),
+)
+
+assert {name for name, *_ in _BOUNDS} <= {parameter.name for parameter in fields(SamplingParams)}
+
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MASK = 2**64 - 1
+_NEAR = 8.0
+"""Candidates within this many nats of the winner get their noise outright; the others must first show a high hash."""
+
+
+def _mixed(value: int) -> int:
+    """SplitMix64's finalizer (Steele, Lea and Flood 2014) on one integer."""
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
+
+
+def _hashes(seed: int, position: int, ids: Ids) -> npt.NDArray[np.uint32]:
+    """32 random bits an id: a 64-bit key of seed and position, injected twice into a 32-bit integer hash.
+
+    32 bits because numpy multiplies those with vector instructions, and a row may have 262,144 of them.
+    """
+    key = _mixed((_mixed((seed + _GOLDEN) & _MASK) + (position + 1) * _GOLDEN) & _MASK)
+    bits = ids.astype(np.uint32)
+    bits ^= np.uint32(key & 0xFFFFFFFF)
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        bits ^= bits >> np.uint32(shift)
+        bits *= np.uint32(factor)
+    bits ^= np.uint32(key >> 32)
+    for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
+        bits ^= bits >> np.uint32(shift)
+        bits *= np.uint32(factor)
+    bits ^= bits >> np.uint32(15)
+    return bits
+
+
+def _gumbel_of(hashes: npt.NDArray[np.uint32]) -> npt.NDArray[np.float64]:
+    return np.asarray(-np.log(-np.log((hashes.astype(np.float64) + 0.5) * 2.0**-32)))
+
+
+def gumbel(seed: int, position: int, ids: Ids) -> npt.NDArray[np.float64]:
+    """Standard Gumbel noise, shape of `ids`, keyed by (seed, position, id): equal keys, equal noise, everywhere."""
+    return _gumbel_of(_hashes(seed, position, ids))
+
+
+def draw(ids: Ids, logits: Floats, seed: int, position: int) -> int:
+    """The token drawn from softmax(logits) over `ids` (both of shape (n,), n >= 1); ties go to the lowest id."""
+    scores = logits + gumbel(seed, position, ids)
+    best = np.flatnonzero(scores == scores.max())
+    return int(ids[best].min())
+
+
+def draw_any(row: npt.NDArray[np.float32], temperature: float, seed: int, position: int) -> int:
+    """What `draw` gives for a whole vocabulary, row of shape (n_vocab,), computing only the noise that can matter.
+
+    Whoever wins scores at least what some candidate surely scores. A token `gap` nats below that needs noise above
+    `gap`, which none gets beyond `REACH`, and few beyond `_NEAR`: those few are told by their hash alone.
+    """
+    peak = float(row.max())
+    leaders = np.flatnonzero(row > peak - 4.0 * temperature)
+    sure = float((row[leaders] / temperature + gumbel(seed, position, leaders)).max())
+    within = np.flatnonzero(row > (sure - REACH) * temperature - _SLACK)
+    hashes = _hashes(seed, position, within)
+    threshold = np.uint32(math.floor(math.exp(-math.exp(-_NEAR)) * 2.0**32) - 1)
+    near = row[within] > (sure - _NEAR) * temperature - _SLACK
+    possible = np.flatnonzero(near | (hashes >= threshold))
+    ids = within[possible]
+    scores = row[ids] / temperature + _gumbel_of(hashes[possible])
+    return int(ids[np.flatnonzero(scores == scores.max())].min())
+
+
+_SLACK = 1e-3
+"""Float32 rounding of a logit, generously: the candidates may be a few too many, never one too few."""
+
+
+def log_probabilities(row: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """log softmax of a row, shape (n_vocab,), in nats."""
+    logits = row.astype(np.float64)
+    logits -= logits.max()
+    return np.asarray(logits - np.log(np.exp(logits).sum()))

@@ -1,0 +1,214 @@
+"""One answer: the loop over blocks.
+
+plan -> evaluate -> verify -> settle -> text. Everything that decides what is said is in the sampler; everything that
+decides how fast is in the policy; neither knows the other.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+from edgespec.core import NOTHING, Context, Draft, Sampler, TokenLogprob, Verdict, Vocabulary
+from edgespec.errors import ContextOverflow, InvalidRequest
+from edgespec.policy import Policy
+from edgespec.tally import Tally
+from edgespec.text import AnswerText
+from edgespec.verify import verify
+
+FinishReason = Literal["stop", "length", "cancelled"]
+"""`stop`: the model ended or a stop string came; `length`: the budget or the context is used up; `cancelled`."""
+
+Overflow = Literal["stop", "shift"]
+"""What happens when the context is full: the answer ends (`length`), or the oldest tokens are dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What one evaluation added to an answer.
+
+    The first `accepted` of `tokens` were drafted by `drafter`, which guessed `drafted` of them. `text` is what can be
+    shown by now: a partial UTF-8 character or the beginning of a stop string waits for the next block.
+    """
+
+    tokens: tuple[int, ...]
+    text: str
+    drafted: int = 0
+    accepted: int = 0
+    drafter: str = "none"
+    finish_reason: FinishReason | None = None
+
+
+class Session:
+    """One answer of a target, made block by block: iterate over `stream()`, or call `step()` until `finished`.
+
+    `tokens` (the prompt's ids, not empty) grows in place with the emitted ones, so the caller's list is the
+    conversation. `keep` is how many leading tokens a shift of the context spares. `lock` is held during each step, so
+    sessions that share a context take turns. Not for two threads, but for `cancel`.
+    """
+
+    def __init__(
+        self,
+        target: Context,
+        vocabulary: Vocabulary,
+        sampler: Sampler,
+        policy: Policy,
+        tokens: list[int],
+        *,
+        max_tokens: int,
+        stops: tuple[str, ...] = (),
+        overflow: Overflow = "stop",
+        keep: int = 0,
+        on_prefill: Callable[[int, int], None] | None = None,
+        lock: AbstractContextManager[object] | None = None,
+    ) -> None:
+        if not tokens:
+            raise InvalidRequest("the prompt is empty: give the model something to answer")
+        if max_tokens < 1:
+            raise InvalidRequest(f"{max_tokens} tokens to generate: it must be at least 1")
+        if len(tokens) >= target.n_ctx:
+            raise ContextOverflow(
+                f"the prompt has {len(tokens)} tokens and the context holds {target.n_ctx}, the answer included: "
+                "shorten it or enlarge the context (--ctx)"
+            )
+        self._target = target
+        self._vocabulary = vocabulary
+        self._sampler = sampler
+        self._policy = policy
+        self._tokens = tokens
+        self._prompt_length = len(tokens)
+        self._max_tokens = max_tokens
+        self._overflow = overflow
+        self._keep = keep
+        self._on_prefill = on_prefill
+        self._lock = lock or nullcontext()
+        self._cancelled = threading.Event()
+        self._started = 0.0
+        self._text = AnswerText(vocabulary, stops)
+        self.emitted: list[int] = []
+        self.tally = Tally(prompt_tokens=len(tokens))
+        self.finish_reason: FinishReason | None = None
+
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        return self._text.text
+
+    @property
+    def logprobs(self) -> Sequence[TokenLogprob]:
+        """One entry for every token of `emitted`, where the sampling asked for them."""
+        return self._sampler.logprobs[: len(self.emitted)]  # a stop string may have cut the last block
+
+    @property
+    def finished(self) -> bool:
+        return self.finish_reason is not None
+
+    def whole_tokens(self) -> tuple[int, str]:
+        """How many of `emitted`, from the first, are in `text` in full, and their text: an end token is not."""
+        return self._text.whole_tokens()
+
+    def cancel(self) -> None:
+        """End the answer after the evaluation in progress. May be called from any thread."""
+        self._cancelled.set()
+
+    def stream(self) -> Iterator[Block]:
+        """The blocks of the answer. An exception, KeyboardInterrupt too, leaves a true context and the text so far."""
+        while not self.finished:
+            try:
+                block = self.step()
+            except BaseException:
+                self.finish_reason = "cancelled"
+                raise
+            if block.tokens or block.text or block.finish_reason:
+                yield block
+
+    def step(self) -> Block:
+        """The next block: the first comes from the prompt's evaluation, each further one from one evaluation more."""
+        if self.finished:
+            raise InvalidRequest("the answer is finished")
+        with self._lock:
+            if not self._started:
+                return self._first()
+            if self._cancelled.is_set():
+                return self._finish("cancelled")
+            if not self._make_room():
+                return self._finish("length")
+            return self._next()
+
+    def _first(self) -> Block:
+        self._started = time.perf_counter()
+        self.tally.cached_tokens = min(self._target.cached(self._tokens), len(self._tokens) - 1)
+        row = self._target.prefill(self._tokens, self._proceed)
+        if row is None:
+            return self._finish("cancelled")
+        elapsed = self.tally.prompt_seconds = time.perf_counter() - self._started
+        self._policy.prefilled(len(self._tokens) - self.tally.cached_tokens, elapsed)
+        block = self._emit(NOTHING, Verdict((), (self._sampler.choose(row),)))
+        self.tally.tokens += len(block.tokens)
+        self.tally.first_token_seconds = time.perf_counter() - self._started
+        return block
+
+    def _next(self) -> Block:
+        begun = time.perf_counter()
+        budget = self._max_tokens - len(self.emitted)
+        room = min(budget - 1, self._target.n_ctx - len(self._tokens), self._target.max_rows - 1)
+        draft = self._policy.plan(self._tokens, room)
+        planned = time.perf_counter()
+        rows = self._target.evaluate(self._tokens, draft)
+        evaluated = time.perf_counter()
+        choose: Callable[[int], int] = lambda row: self._sampler.choose(rows[row])  # noqa: E731
+        verdict = verify(draft, choose, self._vocabulary.is_end, budget)
+        chosen = time.perf_counter()
+        self._policy.settle(draft, verdict, evaluated - planned)
+        block = self._emit(draft, verdict)
+        self.tally.count(draft, verdict, emitted=len(block.tokens))
+        ended = time.perf_counter()
+        self.tally.planning_seconds += planned - begun + ended - chosen
+        self.tally.sampling_seconds += chosen - evaluated
+        self.tally.decode_seconds = ended - self._started - self.tally.first_token_seconds
+        return block
+
+    def _emit(self, draft: Draft, verdict: Verdict) -> Block:
+        """Append what was emitted, up to an end token or the end of a stop string."""
+        shown = ""
+        kept = 0
+        for token in verdict.emitted:
+            piece, stopped = self._text.push(token)
+            shown += piece
+            kept += 1
+            if stopped or self._vocabulary.is_end(token):
+                self.finish_reason = "stop"
+                break
+        emitted = verdict.emitted[:kept]
+        self._tokens += emitted
+        self.emitted += emitted
+        if self.finish_reason is None and len(self.emitted) >= self._max_tokens:
+            self.finish_reason = "length"
+        if self.finish_reason is not None:
+            shown += self._text.finish()
+        return Block(emitted, shown, len(draft), min(kept, len(verdict.accepted)), draft.drafter, self.finish_reason)
+
+    def _finish(self, reason: FinishReason) -> Block:
+        self.finish_reason = reason
+        return Block((), self._text.finish(), finish_reason=reason)
+
+    def _proceed(self, done: int, total: int) -> bool:
+        if self._on_prefill is not None:
+            self._on_prefill(done, total)
+        return not self._cancelled.is_set()
+
+    def _make_room(self) -> bool:
+        """Whether the last token fits into the context, after a shift if that was asked for."""
+        if len(self._tokens) <= self._target.n_ctx:
+            return True
+        drop = (self._target.n_ctx - self._keep) // 2
+        if self._overflow != "shift" or drop < 1:
+            return False
+        self._target.shift(self._keep, drop)
+        del self._tokens[self._keep : self._keep + drop]
+        self.tally.dropped_tokens += drop
+        return True

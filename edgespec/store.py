@@ -1,0 +1,46 @@
+"""Small JSON files that survive a crash: written whole under another name, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+_log = logging.getLogger("edgespec.store")
+
+
+def read_json(path: Path) -> Any:
+    """What `path` holds, or None where there is no such file or it is not JSON (a log line tells)."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        _log.warning("%s is left aside: %s", path, error)
+        return None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Put `value` into `path`, at once or not at all. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(value, file, separators=(",", ":"))
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            Path(temporary).unlink()
+        raise
+
+
+def remember(path: Path, value: Any) -> None:
+    """`write_json` for what can be found out again: where the disk refuses, a log line is enough."""
+    try:
+        write_json(path, value)
+    except OSError as error:
+        _log.warning("%s cannot be written: %s", path, error)

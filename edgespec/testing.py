@@ -1,0 +1,109 @@
+"""Fakes for tests, of edgespec and of what is built on it: no weights, no files, microseconds a token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from edgespec.core import MAX_ROWS, Draft, Row, TokenLogprob, Verdict, common_prefix
+from edgespec.errors import ContextOverflow, InvalidRequest
+from edgespec.sampling import draw_any
+
+
+class TableModel:
+    """A target whose logits depend on the last `order` tokens only, by a seeded table. `Context` and `Vocabulary`.
+
+    It evaluates like the real one (a prefix cache that forgets rejected drafts) and records the width of every
+    evaluation in `widths`. Token 0 ends an answer; the others are the bytes `alphabet` repeats.
+    """
+
+    def __init__(
+        self, n_vocab: int = 32, *, n_ctx: int = 4096, order: int = 2, seed: int = 0, alphabet: bytes = b"abcdefgh ?"
+    ) -> None:
+        self.n_ctx = n_ctx
+        self.max_rows = MAX_ROWS
+        self.widths: list[int] = []
+        self._n_vocab = n_vocab
+        self._order = order
+        self._seed = seed
+        self._alphabet = alphabet
+        self._held: list[int] = []
+        self._rows: dict[tuple[int, ...], Row] = {}
+
+    def cached(self, tokens: Sequence[int]) -> int:
+        return common_prefix(self._held, list(tokens))
+
+    def prefill(
+        self, tokens: Sequence[int], proceed: Callable[[int, int], bool] = lambda done, total: True
+    ) -> Row | None:
+        if not proceed(self.cached(tokens), len(tokens)):
+            return None
+        row: Row = self._decode(tokens, 1)[0]
+        return row
+
+    def evaluate(self, tokens: Sequence[int], draft: Draft) -> Row:
+        if not draft.is_chain:
+            raise InvalidRequest("this fake evaluates chains")
+        return self._decode([*tokens, *draft.tokens], 1 + len(draft))
+
+    def shift(self, keep: int, drop: int) -> None:
+        del self._held[keep : keep + drop]
+
+    def piece(self, token: int) -> bytes:
+        if self.is_end(token):
+            return b""
+        place = token % len(self._alphabet)
+        return self._alphabet[place : place + 1]
+
+    def is_end(self, token: int) -> bool:
+        return token == 0
+
+    def row(self, tokens: Sequence[int]) -> Row:
+        """The logits after `tokens`, shape (n_vocab,)."""
+        key = tuple(tokens[-self._order :])
+        known = self._rows.get(key)
+        if known is None:
+            noise = np.random.default_rng([self._seed, *key]).standard_normal(self._n_vocab)
+            known = self._rows[key] = (3.0 * noise).astype(np.float32)
+        return known
+
+    def _decode(self, tokens: Sequence[int], rows: int) -> Row:
+        if len(tokens) > self.n_ctx:
+            raise ContextOverflow(f"{len(tokens)} tokens do not fit into {self.n_ctx}")
+        self.widths.append(len(tokens) - min(self.cached(tokens), len(tokens) - rows))
+        self._held = list(tokens)
+        ends = range(len(tokens) - rows + 1, len(tokens) + 1)
+        return np.stack([self.row(tokens[:end]) for end in ends])
+
+
+class KeyedSampler:
+    """The library's own draw, without a filter: temperature 0 is greedy."""
+
+    def __init__(self, seed: int = 0, temperature: float = 0.0, position: int = 0) -> None:
+        self.logprobs: Sequence[TokenLogprob] = ()
+        self._seed = seed
+        self._temperature = temperature
+        self._position = position
+
+    def choose(self, row: Row) -> int:
+        self._position += 1
+        if self._temperature == 0.0:
+            return int(row.argmax())
+        return draw_any(row, self._temperature, self._seed, self._position - 1)
+
+
+class ScriptedDrafter:
+    """Drafts what `guess(tokens, limit)` says, with probability 1, and remembers what became of it in `verdicts`."""
+
+    def __init__(self, guess: Callable[[Sequence[int], int], Sequence[int]], name: str = "scripted") -> None:
+        self.name = name
+        self.verdicts: list[tuple[Draft, Verdict]] = []
+        self._guess = guess
+
+    def propose(self, tokens: Sequence[int], limit: int) -> Draft:
+        guessed = list(self._guess(tokens, limit))[:limit]
+        return Draft.chain(guessed, [1.0] * len(guessed), ["scripted"] * len(guessed), self.name)
+
+    def observe(self, draft: Draft, verdict: Verdict) -> None:
+        self.verdicts.append((draft, verdict))

@@ -1,0 +1,148 @@
+"""From tokens to the text a person sees, and from a conversation's text back to the tokens already known.
+
+A token is some bytes: a character may be spread over several tokens, and a stop string over several more. The classes
+here release text as early as it is certain, and never take any of it back.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+from edgespec.core import Vocabulary
+from edgespec.errors import InvalidRequest
+
+
+class Detokenizer:
+    """Turns tokens into text, one at a time; bytes that are no UTF-8 become U+FFFD."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    @property
+    def at_border(self) -> bool:
+        """Whether no character is held back half finished."""
+        return not self._decoder.getstate()[0]
+
+    def push(self, token: int) -> str:
+        """The characters that `token` completes."""
+        return self._decoder.decode(self._vocabulary.piece(token))
+
+    def flush(self) -> str:
+        """What was held back: U+FFFD for a character that never became whole, else nothing."""
+        return self._decoder.decode(b"", final=True)
+
+
+class StopStrings:
+    """Lets text pass up to the first stop string that it completes.
+
+    "First" is where a reader of one character after the other would stop, so the result does not depend on how the
+    text was cut into pushes: the stop string completed first counts, and of several completed by the same character
+    the one that began first.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        """Raises InvalidRequest for an empty stop string: it would end every answer before it began."""
+        if "" in stops:
+            raise InvalidRequest("empty stop string: every text contains it; leave it out")
+        self._stops = tuple(stops)
+        self._held = ""
+        self._stopped = False
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """The text that is safe to show, and whether a stop string was completed, now or before.
+
+        The stop string itself and all that follows it are dropped. A tail that may still become a stop string is held
+        back until it does or does not.
+        """
+        if self._stopped:
+            return "", True
+        text = self._held + text
+        ends = [(begin + len(stop), begin) for stop in self._stops if (begin := text.find(stop)) >= 0]
+        if ends:
+            self._held, self._stopped = "", True
+            return text[: min(ends)[1]], True
+        shown = len(text) - max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[shown:]
+        return text[:shown], False
+
+    def flush(self) -> str:
+        """What was held back, now that no more text comes."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """The length of the longest proper prefix of `stop` that `text` ends in."""
+    longest = min(len(stop) - 1, len(text))
+    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)
+
+
+class AnswerText:
+    """The text of one answer as its tokens arrive. A token that ends the answer contributes none."""
+
+    def __init__(self, vocabulary: Vocabulary, stops: Sequence[str] = ()) -> None:
+        self._vocabulary = vocabulary
+        self._detokenizer = Detokenizer(vocabulary)
+        self._stops = StopStrings(stops)
+        self._released: list[str] = []
+        self._decoded = 0  # characters, shown or not
+        self._ends: list[int | None] = []  # for every token with text: _decoded after it, None inside a character
+
+    @property
+    def text(self) -> str:
+        """Everything released so far."""
+        return "".join(self._released)
+
+    def push(self, token: int) -> tuple[str, bool]:
+        """The text that is safe to show after `token`, and whether a stop string was completed, now or before."""
+        if self._vocabulary.is_end(token):
+            return "", False
+        decoded = self._detokenizer.push(token)
+        self._decoded += len(decoded)
+        self._ends.append(self._decoded if self._detokenizer.at_border else None)
+        return self._release(decoded)
+
+    def finish(self) -> str:
+        """What was held back; call it once, after the last token."""
+        shown, _ = self._release(self._detokenizer.flush())
+        rest = self._stops.flush()
+        self._released.append(rest)
+        return shown + rest
+
+    def whole_tokens(self) -> tuple[int, str]:
+        """How many tokens, from the first, are released in full, and their text.
+
+        All of the answer, unless it was cut at a stop string that began inside a token, or within a character.
+        """
+        text = self.text
+        for count in range(len(self._ends), 0, -1):
+            end = self._ends[count - 1]
+            if end is not None and end <= len(text):
+                return count, text[:end]
+        return 0, ""
+
+    def _release(self, decoded: str) -> tuple[str, bool]:
+        shown, stopped = self._stops.push(decoded)
+        self._released.append(shown)
+        return shown, stopped
+
+
+def continuation(known: str, rendered: str) -> str | None:
+    """What is left to tokenize of a conversation, or None when its template rewrote what came before.
+
+    `known` is the exact text of ids at hand: the prompt as it was rendered for the last answer, then the text of the
+    answer's `AnswerText.whole_tokens()`. `rendered` is the conversation as the template renders it now. The ids of
+    `rendered` are then the known ids followed by those of the result, tokenized with special tokens recognised and
+    nothing put in front.
+
+    The token that ended the answer is not part of `known`, whether there was one or not: the template writes its own,
+    which then stands at the beginning of the result and gets the same id. So an answer that ended by itself, was cut
+    at a stop string or ran out of length are one case, and an end token other than the template's is replaced by it.
+
+    None is no loss but of the exact ids: tokenize all of `rendered`, and the context reuses what the ids share. It
+    happens when a template strips the whitespace around an answer, drops its reasoning, or when an earlier turn or the
+    system message changed.
+    """
+    return rendered[len(known) :] if rendered.startswith(known) else None

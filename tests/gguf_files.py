@@ -1,0 +1,174 @@
+"""GGUF files for tests: a tiny model that stock llama.cpp loads, and files as malformed as a test wants them."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gguf
+import numpy as np
+
+N_EMBD, N_HEAD, N_HEAD_KV, N_FF, N_BLOCKS = 32, 4, 2, 64, 2
+_HEAD = N_EMBD // N_HEAD
+_CONTROL, _BYTE, _NORMAL, _UNKNOWN = 3, 6, 1, 2
+
+
+def tiny_llama(path: Path, *, n_vocab: int = 320, seed: int = 0, **overrides: Any) -> Path:
+    """Write a llama model of two blocks with random weights to `path`, some 200 KB, and return `path`.
+
+    Its SentencePiece vocabulary is <unk>, <s>, </s>, the 256 bytes, then the words w259, w260 and so on, cut at
+    `n_vocab`: with 259 tokens or more it tokenizes every text. `overrides` are GGUF keys (`**{"llama.block_count":
+    3}`): they replace what the file would say, None leaves the key out.
+    """
+    metadata: dict[str, Any] = {
+        "general.architecture": "llama",
+        "general.name": "tiny",
+        "llama.block_count": N_BLOCKS,
+        "llama.context_length": 512,
+        "llama.embedding_length": N_EMBD,
+        "llama.feed_forward_length": N_FF,
+        "llama.attention.head_count": N_HEAD,
+        "llama.attention.head_count_kv": N_HEAD_KV,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.rope.dimension_count": _HEAD,
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": _tokens(n_vocab),
+        "tokenizer.ggml.scores": [-float(token) for token in range(n_vocab)],
+        "tokenizer.ggml.token_type": [_UNKNOWN, _CONTROL, _CONTROL, *[_BYTE] * 256, *[_NORMAL] * n_vocab][:n_vocab],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.add_bos_token": False,
+    } | overrides
+    writer = gguf.GGUFWriter(path, str(metadata.pop("general.architecture")))
+    for key, value in metadata.items():
+        if value is not None:
+            _add(writer, key, value)
+    random = np.random.default_rng(seed)
+    for name, shape in _shapes(n_vocab):
+        scale = 0 if name.endswith("norm.weight") else shape[-1] ** -0.5
+        weights = random.standard_normal(shape) * scale + (not scale)
+        writer.add_tensor(name, weights.astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _tokens(n_vocab: int) -> list[str]:
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    return [*tokens, *(f"▁w{token}" for token in range(len(tokens), n_vocab))][:n_vocab]
+
+
+def _shapes(n_vocab: int) -> Iterable[tuple[str, tuple[int, ...]]]:
+    """Names and shapes, in numpy's order: rows first."""
+    yield "token_embd.weight", (n_vocab, N_EMBD)
+    for block in range(N_BLOCKS):
+        for name, shape in {
+            "attn_norm": (N_EMBD,),
+            "attn_q": (N_EMBD, N_EMBD),
+            "attn_k": (N_HEAD_KV * _HEAD, N_EMBD),
+            "attn_v": (N_HEAD_KV * _HEAD, N_EMBD),
+            "attn_output": (N_EMBD, N_EMBD),
+            "ffn_norm": (N_EMBD,),
+            "ffn_gate": (N_FF, N_EMBD),
+            "ffn_up": (N_FF, N_EMBD),
+            "ffn_down": (N_EMBD, N_FF),
+        }.items():
+            yield f"blk.{block}.{name}.weight", shape
+    yield "output_norm.weight", (N_EMBD,)
+    yield "output.weight", (n_vocab, N_EMBD)
+
+
+def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    adders: dict[type, Callable[[str, Any], None]] = {
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        str: writer.add_string,
+        list: writer.add_array,
+    }
+    adders[type(value)](key, value)
+
+
+class Raw(NamedTuple):
+    """A metadata value as bytes: whatever `type` says."""
+
+    type: int
+    payload: bytes
+
+
+class RawTensor(NamedTuple):
+    """A tensor's description, and the bytes that its data takes in the file."""
+
+    name: str = "token_embd.weight"
+    shape: Sequence[int] = (32, 4)
+    type: int = 0
+    offset: int = 0
+    dimensions: int | None = None
+
+
+def string(text: str | bytes) -> bytes:
+    """A string as GGUF writes it."""
+    data = text if isinstance(text, bytes) else text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def u32(value: int) -> Raw:
+    """A 32-bit number."""
+    return Raw(4, struct.pack("<I", value))
+
+
+def text(value: str) -> Raw:
+    """A string value."""
+    return Raw(8, string(value))
+
+
+def strings(*values: str) -> Raw:
+    """An array of strings."""
+    return Raw(9, struct.pack("<IQ", 8, len(values)) + b"".join(map(string, values)))
+
+
+SOUND: tuple[tuple[str, Raw], ...] = (
+    ("general.architecture", text("llama")),
+    ("llama.block_count", u32(1)),
+    ("llama.context_length", u32(64)),
+    ("llama.embedding_length", u32(32)),
+    ("llama.attention.head_count", u32(4)),
+    ("tokenizer.ggml.model", text("llama")),
+    ("tokenizer.ggml.tokens", strings("a", "b", "c", "d")),
+)
+"""The least metadata that makes sense, for the tensors of `TENSORS`."""
+
+TENSORS = (RawTensor(), RawTensor("blk.0.attn_q.weight", (32, 32), 0, 512))
+
+
+def encode(
+    values: Iterable[tuple[str | bytes, Raw]] = SOUND,
+    tensors: Iterable[RawTensor] = TENSORS,
+    *,
+    version: int = 3,
+    n_tensors: int | None = None,
+    n_values: int | None = None,
+    alignment: int = 32,
+    data: int = 512 + 4096,
+) -> bytes:
+    """A GGUF file with these parts and `data` zero bytes of tensor data. The two counts may lie."""
+    values, tensors = list(values), list(tensors)
+    header = b"GGUF" + struct.pack(
+        "<IQQ", version, len(tensors) if n_tensors is None else n_tensors, len(values) if n_values is None else n_values
+    )
+    for key, value in values:
+        header += string(key) + struct.pack("<I", value.type) + value.payload
+    for name, shape, kind, offset, dimensions in tensors:
+        header += string(name) + struct.pack("<I", len(shape) if dimensions is None else dimensions)
+        header += struct.pack(f"<{len(shape)}QIQ", *shape, kind, offset)
+    return header + bytes(-len(header) % alignment + data)
+
+
+def changed(key: str, value: Raw | None, base: Iterable[tuple[str, Raw]] = SOUND) -> list[tuple[str, Raw]]:
+    """The metadata of `base` with `key` replaced, added, or (None) left out."""
+    rest = [(name, old) for name, old in base if name != key]
+    return rest if value is None else [*rest, (key, value)]

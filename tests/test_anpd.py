@@ -1,0 +1,189 @@
+"""ANPD against a naive version of itself, and what both drafters that read the conversation promise."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgespec.drafters.anpd import Anpd
+from edgespec.drafters.history import History, agreement
+from edgespec.drafters.suffix import Suffix
+from edgespec.errors import InvalidRequest
+
+TEXTS = st.integers(0, 4).flatmap(lambda size: st.lists(st.integers(0, size), min_size=1, max_size=60))
+BOTH = pytest.mark.parametrize("kind", [Anpd, Suffix])
+
+
+def ids(text: str) -> list[int]:
+    return [ord(letter) for letter in text]
+
+
+def letters(tokens: tuple[int, ...]) -> str:
+    return "".join(map(chr, tokens))
+
+
+def naive_guess(text: list[int], context: list[int], n: int) -> tuple[int, tuple[int, str]] | None:
+    """Section 3 of the paper, read aloud: the highest level that knows the context, counted from scratch."""
+    for size in range(min(n - 1, len(context)), 0, -1):
+        places = [end for end in range(size, len(text)) if text[end - size : end] == context[-size:]]
+        if places:
+            counts = Counter(text[end] for end in places)
+            latest = {text[end]: end for end in places}
+            best = max(counts, key=lambda token: (counts[token], latest[token]))
+            return best, (size + 1, agreement(counts[best], len(places)))
+    return None
+
+
+def naive_draft(text: list[int], n: int, k: int) -> list[tuple[int, tuple[int, str]]]:
+    context = list(text)
+    guesses: list[tuple[int, tuple[int, str]]] = []
+    while len(guesses) < k and (guess := naive_guess(text, context, n)):
+        guesses.append(guess)
+        context.append(guess[0])
+    return guesses
+
+
+@pytest.mark.parametrize(
+    ("text", "draft", "evidence"),
+    [
+        ("a", "", []),
+        ("abcd", "", []),
+        ("abca", "bca", [(2, "once"), (3, "once"), (4, "once")]),
+        ("axbxcx", "cxc", [(2, "split"), (3, "once"), (2, "split")]),  # of b and c, the later
+        ("xaxaxbx", "axb", [(2, "majority"), (3, "unanimous"), (4, "split")]),  # xax was followed by a, then by b
+        ("zabyabxcab", "xca", [(3, "split"), (4, "once"), (4, "once")]),
+        ("aaaa", "aaa", [(4, "once"), (4, "once"), (4, "once")]),
+    ],
+)
+def test_small_texts(text: str, draft: str, evidence: list[tuple[int, str]]) -> None:
+    found = Anpd(n=4, k=3).propose(ids(text), 8)
+    assert letters(found.tokens) == draft
+    assert list(found.evidence) == evidence
+
+
+@given(TEXTS, st.integers(2, 6), st.integers(1, 8), st.integers(0, 10))
+def test_equals_the_naive_version(text: list[int], n: int, k: int, limit: int) -> None:
+    draft = Anpd(n, k).propose(text, limit)
+    assert list(zip(draft.tokens, draft.evidence, strict=True)) == naive_draft(text, n, min(k, limit))
+
+
+@given(TEXTS, st.lists(st.integers(1, 60)))
+def test_accepted_tokens_update_every_level_once(text: list[int], cuts: list[int]) -> None:
+    drafter = Anpd()
+    for cut in sorted(cuts):
+        drafter.propose(text[:cut], 6)
+    draft = drafter.propose(text, 6)
+    assert list(zip(draft.tokens, draft.evidence, strict=True)) == naive_draft(text, 5, 6)
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 6), (5, 0)])
+def test_refuses_sizes_that_make_no_draft(n: int, k: int) -> None:
+    with pytest.raises(InvalidRequest, match="at least"):
+        Anpd(n, k)
+
+
+# --- what both drafters promise ---
+
+
+@BOTH
+@settings(max_examples=50)
+@given(data=st.data())
+def test_any_sequence_of_conversations_is_harmless(kind: type[Anpd] | type[Suffix], data: st.DataObject) -> None:
+    drafter, twin = kind(max_tokens=64), kind(max_tokens=64)
+    tokens = [0]
+    told = {0}
+    piece = st.lists(st.integers(0, 5), min_size=1, max_size=40)
+    for _ in range(data.draw(st.integers(1, 12))):
+        match data.draw(st.sampled_from(["extend", "back", "other"])):
+            case "extend":
+                tokens = tokens + data.draw(piece)
+            case "back":
+                tokens = tokens[: data.draw(st.integers(1, len(tokens)))]
+            case _:
+                tokens = data.draw(piece)
+        told.update(tokens)
+        limit = data.draw(st.integers(-1, 9))
+        draft = drafter.propose(tokens, limit)
+        assert len(draft) <= max(limit, 0)
+        assert told.issuperset(draft.tokens)
+        assert all(0.0 < chance <= 1.0 for chance in draft.probabilities)
+        assert len(draft.tokens) == len(draft.evidence) == len(draft.probabilities)
+        assert draft == twin.propose(tuple(tokens), limit)
+
+
+@BOTH
+def test_another_conversation_starts_without_a_context(kind: type[Anpd] | type[Suffix]) -> None:
+    drafter = kind()
+    drafter.propose(ids("abcabc"), 4)
+    assert drafter.propose(ids("zb"), 1).tokens == (ord("c"),)  # statistics stay
+    assert drafter.propose(ids("q"), 4).tokens == ()
+
+
+@BOTH
+def test_a_prompt_of_equal_length_and_ending_is_read(kind: type[Anpd] | type[Suffix]) -> None:
+    ending = list(range(1000, 1040))
+    drafter = kind()
+    drafter.propose([1, 2, 3, 4, 5, 6, *ending], 4)
+    drafter.propose([7, 8, 9, 10, 11, 12, *ending], 4)
+    assert drafter.propose([7, 8, 9, 10, 11, 12, *ending, 9], 2).tokens == (10, 11)
+
+
+@BOTH
+def test_memory_stays_bounded(kind: type[Anpd] | type[Suffix]) -> None:
+    draw = random.Random(1)
+    drafter = kind(max_tokens=1000)
+    tokens: list[int] = []
+    most = 0
+    for _ in range(200):
+        tokens.extend(draw.choices(range(300, 340), k=1000))
+        drafter.propose(tokens, 8)
+        most = max(most, drafter.memory_bytes)
+    assert most < 1000 * 600
+    assert drafter.propose(tokens, 8).tokens != ()
+
+
+@BOTH
+def test_forgets_the_older_half(kind: type[Anpd] | type[Suffix]) -> None:
+    drafter = kind(max_tokens=100)
+    tokens = [1, 2, *range(100, 190)]
+    drafter.propose(tokens, 4)
+    assert drafter.propose([*tokens, 1], 1).tokens == (2,)
+    tokens += range(200, 240)
+    drafter.propose(tokens, 4)
+    assert drafter.propose([*tokens, 1], 1).tokens == ()
+    assert drafter.propose([*tokens, 230], 1).tokens == (231,)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "news"),
+    [
+        ([1, 2, 3], [1, 2, 3], []),
+        ([1, 2, 3], [1, 2, 3, 4, 5], [4, 5]),
+        ([1, 2, 3], [1, 2], [-1, 1, 2]),  # a step back: what is shared is the context, at most `overlap` of it
+        ([1, 2, 3, 4], [1, 2, 3, 9], [-1, 2, 3, 9]),
+        ([1, 2, 3], [7, 8], [-1, 7, 8]),
+    ],
+)
+def test_history_yields_what_is_new(first: list[int], second: list[int], news: list[int]) -> None:
+    history = History(overlap=2)
+    assert history.news(first) == (first, False)
+    assert history.news(second) == (news, False)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(1, 70), min_size=1, max_size=8), st.integers(4, 40))
+def test_history_restarts_with_the_most_recent_half(sizes: list[int], bound: int) -> None:
+    history = History(max_tokens=bound)
+    tokens: list[int] = []
+    read: list[int] = []
+    for size in sizes:
+        tokens = tokens + list(range(len(tokens), len(tokens) + size))
+        news = history.news(tokens)
+        read = list(news.tokens) if news.restart else read + list(news.tokens)
+        assert len(read) <= bound
+        assert read == tokens[len(tokens) - len(read) :]
+        assert len(read) >= min(len(tokens), bound // 2)

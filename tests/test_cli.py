@@ -1,0 +1,209 @@
+"""The command line as a person and as a script meet it: real processes, real model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from edgespec.cli import main
+
+pytestmark = pytest.mark.model
+
+COMMAND = [sys.executable, "-m", "edgespec"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """One cache for the module: the model's trial load happens once."""
+    return str(tmp_path_factory.mktemp("cli-cache"))
+
+
+@pytest.fixture
+def run(cache, smollm2):
+    def run(*arguments, stdin="", command="generate"):
+        return subprocess.run(
+            [*COMMAND, command, "--ctx", "1024", *arguments], input=stdin, capture_output=True, text=True, timeout=300,
+            env={**os.environ, "XDG_CACHE_HOME": cache}, check=False,
+        )  # fmt: skip
+
+    return run
+
+
+def test_streams_text_to_stdout_and_stats_to_stderr(run):
+    result = run("-p", "Count from 1 to 20.", "-n", "24", "--stats")
+    assert result.returncode == 0
+    assert result.stdout.strip()
+    assert "tokens/s" in result.stderr and "first token" in result.stderr
+    assert "llama" not in result.stderr
+
+
+def test_json_is_the_contract(run):
+    result = run("-p", "Count from 1 to 20.", "-n", "24", "--seed", "5", "--temp", "0.7", "--logprobs", "2", "--json")
+    answer = json.loads(result.stdout)
+    assert set(answer) >= {
+        "text", "tokens", "finish_reason", "prompt_tokens", "cached_tokens", "model", "drafter", "seed", "timings"
+    }  # fmt: skip
+    assert set(answer["timings"]) == {
+        "prompt_ms", "ttft_ms", "predicted_n", "predicted_ms", "predicted_per_second", "draft_n", "draft_n_accepted",
+        "blocks", "mean_block_length",
+    }  # fmt: skip
+    assert answer["seed"] == 5 and answer["timings"]["predicted_n"] == len(answer["tokens"]) == len(answer["logprobs"])
+    same = json.loads(run("-p", "Count from 1 to 20.", "-n", "24", "--seed", "5", "--temp", "0.7", "--json", "-d", "none").stdout)  # fmt: skip # noqa: E501
+    assert same["text"] == answer["text"]
+
+
+def test_a_prompt_comes_from_stdin_a_file_or_many(run, tmp_path):
+    file = tmp_path / "prompt.txt"
+    file.write_text("Say hello.")
+    many = tmp_path / "many.jsonl"
+    many.write_text(
+        json.dumps({"question_id": 7, "category": "qa", "turns": ["Say hello.", "Again."]}) + "\n\n"
+        + json.dumps({"turns": ["Say goodbye."]}) + "\n"
+    )  # fmt: skip
+    piped, read = run("-n", "8", stdin="Say hello."), run("-n", "8", "-f", str(file))
+    assert piped.stdout == read.stdout != ""
+    lines = [json.loads(line) for line in run("-n", "8", "--prompts", str(many)).stdout.splitlines()]
+    assert [(line.get("question_id"), line["turn"]) for line in lines] == [(7, 0), (7, 1), (None, 0)]
+    assert lines[0]["text"] == piped.stdout.rstrip("\n")
+    assert lines[1]["cached_tokens"] > 0
+
+
+def test_a_grammar_and_a_schema_rule_the_answer(run, tmp_path):
+    grammar = tmp_path / "yes.gbnf"
+    grammar.write_text('root ::= "yes" | "no"')
+    assert run("-p", "Is water wet?", "--grammar", str(grammar)).stdout.strip() in {"yes", "no"}
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}')
+    assert isinstance(json.loads(run("-p", "A number?", "--json-schema", str(schema)).stdout)["n"], int)
+
+
+def test_raw_prompts_go_without_the_template(run):
+    assert run("--raw", "-p", "1, 2, 3, 4, 5, 6, 7, 8,", "-n", "6").stdout.startswith(" 9, 10")
+
+
+BAD = [
+    (["-m", "/no/such.gguf", "-p", "x"], "no such file"),
+    (["-m", "no-such-alias", "-p", "x"], "no-such-alias"),
+    (["-m", "{junk}", "-p", "x"], "not a GGUF"),
+    (["-d", "psychic", "-p", "x"], "psychic"),
+    (["-p", "x", "--temp", "-1"], "temperature"),
+    (["-p", "x", "--top-p", "7"], "top_p"),
+    (["-p", "x", "-n", "0"], "at least 1"),
+    (["-p", "x", "--logit-bias", "a=b"], "ID=NUMBER"),
+    (["-p", "x", "--logit-bias", "99999999=1"], "vocabulary"),
+    (["-p", "x", "--seed", "-3"], "seed"),
+    (["-p", "x", "--threads", "0"], "threads"),
+    (["-p", "x", "--grammar", "/no/such.gbnf"], "cannot read"),
+    (["-p", "x", "--grammar", "{junk}"], "grammar"),
+    (["-p", "x", "--json-schema", "{junk}"], "schema"),
+    (["-f", "/no/such.txt"], "cannot read"),
+    (["--prompts", "{junk}"], "line 1"),
+    (["-p", "word " * 3000], "context"),
+    (["--raw", "-p", ""], "empty"),
+    (["-p", "x", "--stop", ""], "stop string"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD, ids=[said + " " + args[0] for args, said in BAD])
+def test_bad_input_gets_one_clear_line_and_status_1(arguments, said, cache, smollm2, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    junk = tmp_path / "junk"
+    junk.write_text("nothing of the kind")
+    arguments = [argument.replace("{junk}", str(junk)) for argument in arguments]
+    result = CliRunner().invoke(main, ["generate", "--ctx", "1024", *arguments])
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("edgespec: ") and said in line
+
+
+@pytest.mark.parametrize(
+    "arguments", [["-p", "x", "--no-such"], ["-p", "x", "-f", "y"], ["-p", "x", "--grammar", "a", "--json-schema", "b"],
+                  ["--prompts", "x", "--raw"], ["-n", "many", "-p", "x"]],
+)  # fmt: skip
+def test_wrong_usage_is_status_2(arguments):
+    assert CliRunner().invoke(main, ["generate", *arguments]).exit_code == 2
+
+
+def test_ctrl_c_ends_an_answer_with_what_there_is(cache, smollm2):
+    process = subprocess.Popen(
+        [*COMMAND, "generate", "--ctx", "1024", "-n", "900", "-p", "Count to one thousand, one number a line."],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "XDG_CACHE_HOME": cache},
+    )  # fmt: skip
+    first = process.stdout.read(10)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert first and out.endswith(b"\n")
+    assert b"Traceback" not in err
+
+
+def test_a_piped_chat_remembers(run):
+    result = run(
+        "-n", "12", "--stats", stdin="My name is Ada.\nWhat is my name?\n/nonsense\n/exit\nnot said\n", command="chat"
+    )
+    assert result.returncode == 0
+    assert "no command /nonsense" in result.stderr
+    cached = [line for line in result.stderr.splitlines() if "cached)" in line]
+    assert len(cached) == 2 and "0 cached" in cached[0] and " 0 cached" not in cached[1]
+
+
+class Terminal:
+    """A program in a pseudo-terminal."""
+
+    def __init__(self, command, env):
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execvpe(command[0], command, env)
+        self.screen = ""
+
+    def type(self, text):
+        os.write(self.fd, text.encode())
+
+    def wait_for(self, text, seconds=120):
+        end = time.monotonic() + seconds
+        while text not in self.screen:
+            assert time.monotonic() < end, f"{text!r} did not come: {self.screen!r}"
+            if select.select([self.fd], [], [], 0.2)[0]:
+                self.screen += os.read(self.fd, 65536).decode(errors="replace")
+
+    def status(self, seconds=60):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if select.select([self.fd], [], [], 0.1)[0]:
+                with contextlib.suppress(OSError):  # the terminal goes with the program
+                    self.screen += os.read(self.fd, 65536).decode(errors="replace")
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+        raise AssertionError(f"still running: {self.screen!r}")
+
+
+def test_a_chat_in_a_terminal_survives_ctrl_c(cache, smollm2):
+    env = {**os.environ, "XDG_CACHE_HOME": cache, "TERM": "xterm-256color"}
+    terminal = Terminal([*COMMAND, "chat", "--ctx", "1024", "-n", "900"], env)
+    terminal.wait_for("> ")
+    terminal.type("Count to one thousand, one number a line.\r")
+    terminal.wait_for("3")
+    terminal.type("\x03")
+    terminal.wait_for("[stopped]")
+    terminal.type("/exit\r")
+    assert terminal.status() == 0
+    assert "Traceback" not in terminal.screen
+
+
+def test_ctrl_d_leaves_a_chat(cache, smollm2):
+    terminal = Terminal([*COMMAND, "chat", "--ctx", "256"], {**os.environ, "XDG_CACHE_HOME": cache, "TERM": "xterm"})
+    terminal.wait_for("> ")
+    terminal.type("\x04")
+    assert terminal.status() == 0

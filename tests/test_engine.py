@@ -1,0 +1,202 @@
+"""The engine on SmolLM2, as a program would use it: drafted text is plain text, chats keep their tokens."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+import edgespec
+from edgespec import SamplingParams
+from edgespec.drafters import make_drafters
+from edgespec.engine import conversation
+from edgespec.errors import ContextOverflow, InvalidRequest, ModelNotFound, UnknownDrafter
+from edgespec.lossless import parting, rounding_noise
+from edgespec.policy import FixedPolicy
+
+pytestmark = pytest.mark.model
+
+PROMPTS = [
+    "Write the numbers from 1 to 40, separated by commas.",
+    "Repeat this line five times: the quick brown fox jumps over the lazy dog.",
+    "Explain in two sentences why the sky is blue.",
+]
+
+
+@pytest.fixture(scope="module")
+def engine(smollm2, tmp_path_factory):
+    with edgespec.load(smollm2, n_ctx=1024, cache_dir=tmp_path_factory.mktemp("cache")) as engine:
+        yield engine
+
+
+@pytest.fixture
+def eager(engine):
+    """The engine with a policy that always drafts, so that verification has much to do."""
+    before = engine.policy
+    engine.policy = FixedPolicy(make_drafters("suffix")[0], 8)
+    yield engine
+    engine.policy = before
+
+
+def answer(engine, prompt, sampling, count=64):
+    engine.context.forget()
+    return engine.generate(prompt, sampling=sampling, max_tokens=count)
+
+
+@pytest.mark.parametrize(
+    "sampling", [SamplingParams(), SamplingParams(temperature=0.8, seed=11)], ids=["greedy", "seeded"]
+)
+def test_drafted_text_is_plain_text(engine, eager, sampling):
+    drafted = [answer(eager, prompt, sampling) for prompt in PROMPTS]
+    assert sum(session.tally.accepted for session in drafted) > 20, "the prompts must give something to draft"
+    tokens = engine.tokenize(engine.model.render(conversation(PROMPTS[0], None)))
+    noise = rounding_noise(engine.context, tokens + drafted[0].emitted, 8)
+    with edgespec.load(engine.model.path, drafter="none", n_ctx=1024) as plain_engine:
+        for prompt, session in zip(PROMPTS, drafted, strict=True):
+            plain = answer(plain_engine, prompt, sampling)
+            tokens = engine.tokenize(engine.model.render(conversation(prompt, None)))
+            part = parting(plain_engine.context, tokens, plain.emitted, session.emitted, sampling)
+            assert part is None or part.margin <= 2 * noise, part
+
+
+def test_every_filter_gives_the_same_text_with_drafts(engine, eager):
+    sampling = SamplingParams(
+        temperature=0.9, top_k=40, top_p=0.95, min_p=0.02, typical_p=0.98, repeat_penalty=1.1, presence_penalty=0.1,
+        frequency_penalty=0.1, dry_multiplier=0.5, logit_bias={42: 1.0}, seed=3, logprobs=2,
+    )  # fmt: skip
+    drafted = answer(eager, PROMPTS[1], sampling, 40)
+    eager.policy = FixedPolicy(make_drafters("anpd")[0], 0)
+    plain = answer(eager, PROMPTS[1], sampling, 40)
+    assert drafted.emitted == plain.emitted
+    assert [entry.token for entry in drafted.logprobs] == drafted.emitted
+    for left, right in zip(drafted.logprobs, plain.logprobs, strict=True):
+        assert left.logprob == pytest.approx(right.logprob, abs=0.3)
+
+
+def test_blocks_join_to_the_answer(engine):
+    session = engine.stream(PROMPTS[0], max_tokens=50)
+    blocks = list(session.stream())
+    assert "".join(block.text for block in blocks) == session.text
+    assert [token for block in blocks for token in block.tokens] == session.emitted
+    assert blocks[-1].finish_reason == session.finish_reason == "length"
+    assert session.tally.tokens == len(session.emitted) == 50
+    assert session.tally.prompt_seconds <= session.tally.first_token_seconds
+
+
+def test_stop_strings_end_the_answer_before_them(engine):
+    whole = engine.generate(PROMPTS[0], max_tokens=60).text
+    stop = whole[20:24]
+    cut = engine.generate(PROMPTS[0], max_tokens=60, stop=[stop])
+    assert cut.text == whole[: whole.index(stop)]
+    assert cut.finish_reason == "stop"
+
+
+def test_a_chat_evaluates_only_what_is_new(engine):
+    chat = engine.chat("You are terse.")
+    engine.context.forget()
+    seen = 0
+    for turn in ("Name a river.", "Name another one.", "And a third, please."):
+        session = chat.stream(turn, max_tokens=24)
+        for _ in session.stream():
+            pass
+        assert session.tally.cached_tokens >= seen - 1, "the last token said was never evaluated; all others were"
+        seen = session.tally.prompt_tokens + len(session.emitted)
+    assert [message["role"] for message in chat.messages] == ["system", *["user", "assistant"] * 3]
+    assert chat.rewritten == 0
+
+
+def test_a_chat_goes_on_after_a_cancelled_and_a_cut_answer(engine):
+    chat = engine.chat()
+    session = chat.stream(PROMPTS[0], max_tokens=60)
+    for number, _ in enumerate(session.stream()):
+        if number == 3:
+            session.cancel()
+    assert session.finish_reason == "cancelled" and session.text
+    session = chat.stream(PROMPTS[0], max_tokens=60, stop=["7"])
+    for _ in session.stream():
+        pass
+    assert "7" not in chat.messages[-1]["content"]
+    again = chat.stream("Go on.", max_tokens=8)
+    for _ in again.stream():
+        pass
+    assert again.emitted
+    rendered = engine.model.render(chat.messages[:-1])
+    with edgespec.load(engine.model.path, drafter="none", n_ctx=1024) as fresh:
+        assert fresh.session(fresh.tokenize(rendered), max_tokens=1).step().tokens == tuple(again.emitted[:1])
+
+
+def test_a_full_chat_is_an_error_or_shifts(smollm2, tmp_path):
+    with edgespec.load(smollm2, n_ctx=256, cache_dir=tmp_path) as engine:
+        chat = engine.chat("Be brief.")
+        with pytest.raises(ContextOverflow, match="--ctx"):
+            for _ in range(12):
+                for _ in chat.stream("Tell me something about the sea.", max_tokens=40).stream():
+                    pass
+        shifting = engine.chat("Be brief.")
+        for _ in range(8):
+            session = shifting.stream("Tell me something about the sea.", max_tokens=40, overflow="shift")
+            for _ in session.stream():
+                pass
+            assert session.emitted and session.tally.prompt_tokens < 256
+        with pytest.raises(ContextOverflow, match="even without"):
+            shifting.stream("word " * 300, overflow="shift")
+
+
+def test_two_chats_on_one_engine_take_turns_in_threads(engine):
+    alone = [engine.generate(prompt, max_tokens=30).emitted for prompt in PROMPTS]
+    results: dict[int, list[int]] = {}
+
+    def run(number: int) -> None:
+        results[number] = engine.generate(PROMPTS[number], max_tokens=30).emitted
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    tokens = [engine.tokenize(engine.model.render(conversation(prompt, None))) for prompt in PROMPTS]
+    for number, emitted in results.items():  # each turn evicts the other's prompt, which is then split differently
+        part = parting(engine.context, tokens[number], alone[number], emitted, SamplingParams())
+        assert part is None or part.margin < 1.0, part
+
+
+def test_costs_are_kept_for_the_next_run(smollm2, tmp_path):
+    with edgespec.load(smollm2, n_ctx=512, cache_dir=tmp_path) as engine:
+        engine.generate(PROMPTS[0], max_tokens=20)
+        measured = engine.policy.cost.single
+    with edgespec.load(smollm2, n_ctx=512, cache_dir=tmp_path) as engine:
+        assert engine.policy.cost.single == pytest.approx(measured)
+    (stored,) = (tmp_path / "costs").iterdir()
+    stored.write_text("{")
+    with edgespec.load(smollm2, n_ctx=512, cache_dir=tmp_path) as engine:
+        assert not engine.policy.cost.known
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"model": "/no/such.gguf"}, ModelNotFound),
+        ({"model": "no-such-alias"}, ModelNotFound),
+        ({"drafter": "psychic"}, UnknownDrafter),
+        ({"threads": 0}, InvalidRequest),
+        ({"n_ctx": 3}, InvalidRequest),
+        ({"kv_type": "q3"}, InvalidRequest),
+        ({"flash_attention": "maybe"}, InvalidRequest),
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_refused_by_name(arguments, error, smollm2, tmp_path):
+    with pytest.raises(error):
+        edgespec.load(**{"model": smollm2, "cache_dir": tmp_path, **arguments})
+
+
+def test_bad_requests_leave_the_engine_usable(engine):
+    with pytest.raises(ContextOverflow, match="1024"):
+        engine.generate("word " * 2000)
+    with pytest.raises(InvalidRequest):
+        engine.generate("", raw=True)
+    with pytest.raises(InvalidRequest, match="raw"):
+        engine.generate("x", raw=True, system="y")
+    with pytest.raises(InvalidRequest, match="template"):
+        engine.generate([{"role": "nobody", "text": "x"}])
+    assert engine.generate("Hello", max_tokens=3).emitted

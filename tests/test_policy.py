@@ -1,0 +1,175 @@
+"""The cost curve and the decisions made on it."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgespec.core import NOTHING, ROOT, Draft, Verdict
+from edgespec.cost import CostCurve
+from edgespec.policy import Acceptance, AdaptivePolicy, judged
+from edgespec.testing import ScriptedDrafter
+
+
+def chain(tokens, probability=0.8, drafter="scripted"):
+    return Draft.chain(tokens, [probability] * len(tokens), ["kind"] * len(tokens), drafter)
+
+
+def curve(ratio, sizes=range(2, 33)) -> CostCurve:
+    cost = CostCurve(64)
+    for _ in range(5):
+        cost.observe(1, 0.01)
+        for n in sizes:
+            cost.observe(n, 0.01 * ratio(n))
+    return cost
+
+
+def flat(n):
+    return 1.0 + 0.02 * (n - 1)
+
+
+def steep(n):
+    return 1.0 + 0.9 * (n - 1)
+
+
+def test_judged_walks_the_emitted_path_of_a_tree():
+    tree = Draft((1, 5, 7, 8), (ROOT, ROOT, 1, 0), (0.5,) * 4, ("x",) * 4, "t")
+    assert list(judged(tree, (5, 7, 9))) == [(0, False), (1, True), (2, True)]
+    assert list(judged(tree, (5,))) == [(0, False), (1, True)]
+    assert list(judged(tree, (4, 4))) == [(0, False), (1, False)]
+
+
+def test_acceptance_moves_from_the_drafters_estimate_to_what_happens():
+    acceptance = Acceptance()
+    assert acceptance.estimate("scripted", "kind", 0.8) == 0.8
+    for _ in range(100):
+        acceptance.observe(chain([1]), [2])
+    assert acceptance.estimate("scripted", "kind", 0.8) < 0.1
+    for _ in range(100):
+        acceptance.observe(chain([1]), [1])
+    assert acceptance.estimate("scripted", "kind", 0.8) > 0.8
+
+
+def test_nothing_is_learned_of_what_was_not_judged():
+    acceptance = Acceptance()
+    acceptance.observe(Draft.chain([1, 2, 3], [0.5] * 3, ["a", "b", "c"], "t"), [1, 9, 9])
+    assert acceptance.estimate("t", "a", 0.5) > 0.5 > acceptance.estimate("t", "b", 0.5)
+    assert acceptance.estimate("t", "c", 0.5) == 0.5
+
+
+def plan_after(cost: CostCurve, emit, probability=0.8, blocks=200, size=16) -> list[int]:
+    """The sizes planned, block by block, when a drafter offers `size` tokens and `emit()` tells how many are right."""
+    drafter = ScriptedDrafter(lambda tokens, limit: [1] * min(size, limit))
+    policy = AdaptivePolicy([drafter], cost)
+    sizes = []
+    for _ in range(blocks):
+        draft = policy.plan([1], 60)
+        sizes.append(len(draft))
+        right = min(emit(), len(draft))
+        emitted = (1,) * right + (2,)
+        policy.settle(draft, Verdict(tuple(range(right)), emitted), cost.single * cost.ratio(1 + len(draft)))
+    return sizes
+
+
+def test_good_drafts_on_a_flat_curve_are_drafted_long():
+    assert min(plan_after(curve(flat), lambda: 16)[5:]) >= 15
+
+
+def test_bad_drafts_on_a_steep_curve_are_left_alone():
+    sizes = plan_after(curve(steep), lambda: 0, probability=0.9)
+    assert sum(sizes[20:]) <= 2
+
+
+def test_good_drafts_on_a_steep_curve_do_not_pay_either():
+    assert sum(plan_after(curve(float), lambda: 16)[20:]) <= 2
+
+
+def test_a_drafter_that_got_better_is_noticed_without_drafting():
+    drafter = ScriptedDrafter(lambda tokens, limit: [1] * 4)
+    policy = AdaptivePolicy([drafter], curve(lambda n: 1.0 + 0.2 * (n - 1)))
+    for _ in range(100):
+        policy.plan([1], 60)
+        policy.settle(NOTHING, Verdict((), (2,)), 0.01)
+    assert policy.plan([1], 60) == NOTHING
+    for _ in range(50):
+        policy.plan([1], 60)
+        policy.settle(NOTHING, Verdict((), (1,)), 0.01)
+    assert len(policy.plan([1], 60)) > 0
+
+
+def test_dips_in_the_curve_are_used():
+    cost = curve(lambda n: {5: 4.9, 6: 1.2}.get(n, 1.0 + 0.9 * (n - 1)))
+    assert set(plan_after(cost, lambda: 16)[5:]) == {5}, "6 rows are cheaper than 5: the draft has 5 tokens"
+
+
+def test_probing_costs_at_most_its_share():
+    cost = curve(steep)
+    spent = plain = 0.0
+    drafter = ScriptedDrafter(lambda tokens, limit: [1] * 8)
+    policy = AdaptivePolicy([drafter], cost)
+    rng = random.Random(1)
+    for _ in range(3000):
+        draft = policy.plan([1], 60)
+        right = next((i for i in range(len(draft)) if rng.random() > 0.6), len(draft))
+        seconds = 0.01 * steep(1 + len(draft)) if draft.tokens else 0.01
+        policy.settle(draft, Verdict(tuple(range(right)), (1,) * right + (2,)), seconds)
+        spent += seconds
+        plain += 0.01 * (right + 1)
+    assert spent <= plain * 1.015
+
+
+@given(st.dictionaries(st.integers(2, 64), st.floats(1.0, 60.0), max_size=12), st.floats(1e-4, 10.0))
+def test_a_curve_passes_through_what_was_observed(ratios, single):
+    cost = CostCurve(64)
+    cost.observe(1, single)
+    for n, ratio in ratios.items():
+        cost.observe(n, single * ratio)
+    assert cost.ratio(1) == 1.0
+    for n, ratio in ratios.items():
+        assert cost.ratio(n) == pytest.approx(ratio)
+    again = CostCurve(64)
+    again.restore(cost.as_json())
+    assert again.ratios() == pytest.approx(cost.ratios())
+    assert again.single == pytest.approx(single)
+
+
+def test_a_prompt_bends_the_prior_before_the_first_draft():
+    memory_bound, compute_bound = CostCurve(64), CostCurve(64)
+    memory_bound.observe(100, 1.6)
+    compute_bound.observe(100, 5.0)
+    for cost in (memory_bound, compute_bound):
+        assert not cost.known
+        cost.observe(1, 0.1)
+    assert memory_bound.ratio(8) < CostCurve(64).ratio(8) < compute_bound.ratio(8)
+
+
+def test_one_slow_evaluation_does_not_turn_the_curve():
+    cost = curve(flat)
+    cost.observe(4, 10.0)
+    assert cost.ratio(4) < 1.2 * flat(4)
+
+
+def test_the_curve_follows_a_machine_that_throttles():
+    cost = curve(flat)
+    for _ in range(40):
+        cost.observe(1, 0.02)
+        cost.observe(4, 0.02 * steep(4))
+    assert cost.single == pytest.approx(0.02, rel=0.1)
+    assert cost.ratio(4) == pytest.approx(steep(4), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {}, [], {"single_seconds": -1, "ratios": {}}, {"single_seconds": 0.1, "ratios": {"x": [1, 1]}},
+        {"single_seconds": 0.1, "ratios": {"2": [math.inf, 1]}}, {"single_seconds": 0.1, "ratios": {"2": 5}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_spoilt_store_is_refused(stored):
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        CostCurve(64).restore(stored)

@@ -1,0 +1,155 @@
+"""The loop over blocks, on fakes: whatever is drafted, the answer is the plain one."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgespec.cost import CostCurve
+from edgespec.drafters import make_drafters
+from edgespec.errors import ContextOverflow, InvalidRequest
+from edgespec.policy import AdaptivePolicy, FixedPolicy, Policy
+from edgespec.session import Session
+from edgespec.testing import KeyedSampler, ScriptedDrafter, TableModel
+
+
+def nothing() -> Policy:
+    return AdaptivePolicy((), CostCurve(64))
+
+
+def answer(model: TableModel, policy: Policy, prompt: list[int], *, seed=0, temperature=0.0, **options) -> Session:
+    options = {"max_tokens": 60, **options}
+    sampler = KeyedSampler(seed, temperature, len(prompt))
+    session = Session(model, model, sampler, policy, list(prompt), **options)
+    for _ in session.stream():
+        pass
+    return session
+
+
+prompts = st.lists(st.integers(1, 31), min_size=1, max_size=20)
+
+
+@settings(deadline=None)
+@given(
+    prompt=prompts,
+    table=st.integers(0, 20),
+    temperature=st.sampled_from([0.0, 0.7, 2.0]),
+    size=st.integers(1, 30),
+    drafter=st.sampled_from(["anpd", "suffix"]),
+    stop=st.sampled_from([(), ("ab",), ("h ", "c?")]),
+)
+def test_drafted_answers_equal_plain_ones(prompt, table, temperature, size, drafter, stop):
+    model = TableModel(seed=table, order=1)  # order 1 repeats itself soon, so that drafts are accepted
+    plain = answer(model, nothing(), prompt, temperature=temperature, seed=table, stops=stop)
+    for policy in (
+        FixedPolicy(make_drafters(drafter)[0], size),
+        AdaptivePolicy(make_drafters(drafter), CostCurve(64)),
+        AdaptivePolicy(make_drafters("anpd+suffix"), CostCurve(64)),
+    ):
+        drafted = answer(model, policy, prompt, temperature=temperature, seed=table, stops=stop)
+        assert drafted.emitted == plain.emitted
+        assert (drafted.text, drafted.finish_reason) == (plain.text, plain.finish_reason)
+
+
+@settings(deadline=None)
+@given(prompt=prompts, data=st.data())
+def test_arbitrary_drafts_change_nothing(prompt, data):
+    model = TableModel()
+    plain = answer(model, nothing(), prompt)
+    guess = ScriptedDrafter(lambda tokens, limit: data.draw(st.lists(st.integers(0, 31), max_size=limit)))
+    assert answer(model, FixedPolicy(guess, 5), prompt).emitted == plain.emitted
+
+
+def test_a_drafter_that_knows_the_answer_saves_evaluations():
+    model = TableModel(order=3, seed=4)
+    prompt = [3, 1, 4]
+    plain = answer(model, nothing(), prompt, max_tokens=41)
+    assert plain.tally.tokens == 41 and plain.tally.blocks == 40
+    whole = prompt + plain.emitted
+    oracle = ScriptedDrafter(lambda tokens, limit: whole[len(tokens) :])
+    drafted = answer(model, FixedPolicy(oracle, 3), prompt, max_tokens=41)
+    assert drafted.emitted == plain.emitted
+    assert drafted.tally.blocks == 10
+    assert drafted.tally.mean_block_length == 4.0
+    assert drafted.tally.of("scripted").acceptance == 1.0
+    assert drafted.tally.of("scripted").acceptance_by_depth == [1.0, 1.0, 1.0]
+
+
+def test_drafts_stay_within_budget_and_context():
+    model = TableModel(n_ctx=24, order=3, seed=5)
+    everything = ScriptedDrafter(lambda tokens, limit: [1] * limit)
+    session = answer(model, FixedPolicy(everything, 63), [1, 2, 3], max_tokens=500)
+    assert session.finish_reason == "length"
+    assert (
+        session.emitted == answer(TableModel(n_ctx=24, order=3, seed=5), nothing(), [1, 2, 3], max_tokens=500).emitted
+    )
+    assert 3 + len(session.emitted) == 25, "the last token needs no place: it is not evaluated"
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_a_shift_keeps_the_head_and_says_the_same_with_drafts(size):
+    def run(policy: Policy) -> Session:
+        return answer(
+            TableModel(n_ctx=30, order=2, seed=9), policy, [5, 6, 7, 8], max_tokens=200, overflow="shift", keep=3,
+            temperature=1.0,
+        )  # fmt: skip
+
+    plain = run(nothing())
+    assert plain.tally.dropped_tokens > 0
+    drafted = run(FixedPolicy(make_drafters("suffix")[0], size))
+    assert (drafted.emitted, drafted.finish_reason) == (plain.emitted, plain.finish_reason)
+
+
+def test_cancel_from_another_thread_ends_the_answer():
+    model = TableModel(order=3, seed=4)
+    session = Session(model, model, KeyedSampler(), nothing(), [1], max_tokens=10_000)
+    blocks = session.stream()
+    next(blocks)
+    thread = threading.Thread(target=session.cancel)
+    thread.start()
+    thread.join()
+    assert [block.finish_reason for block in blocks][-1] == "cancelled"
+    assert session.finish_reason == "cancelled"
+
+
+def test_cancel_during_the_prompt():
+    model = TableModel()
+    session = Session(
+        model, model, KeyedSampler(), nothing(), [1, 2], max_tokens=5, on_prefill=lambda *_: session.cancel()
+    )
+    assert [block.finish_reason for block in session.stream()] == ["cancelled"]
+    assert session.emitted == []
+
+
+def test_an_exception_leaves_the_answer_so_far():
+    model = TableModel(order=3, seed=4)
+
+    def fail(tokens, limit):
+        if len(tokens) > 6:
+            raise KeyboardInterrupt
+        return []
+
+    session = Session(model, model, KeyedSampler(), FixedPolicy(ScriptedDrafter(fail), 4), [1], max_tokens=50)
+    with pytest.raises(KeyboardInterrupt):
+        for _ in session.stream():
+            pass
+    assert session.finish_reason == "cancelled"
+    assert session.emitted == answer(TableModel(order=3, seed=4), nothing(), [1]).emitted[:6]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "error"),
+    [
+        ([], {}, InvalidRequest),
+        ([1], {"max_tokens": 0}, InvalidRequest),
+        ([1] * 50, {}, ContextOverflow),
+        ([1], {"stops": ("",)}, InvalidRequest),
+    ],
+)
+def test_bad_requests(prompt, options, error):
+    model = TableModel(n_ctx=50)
+    with pytest.raises(error):
+        Session(model, model, KeyedSampler(), nothing(), prompt, **{"max_tokens": 5, **options})
