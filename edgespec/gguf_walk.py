@@ -108,9 +108,8 @@ def walk(path: Path) -> Part:
         version, n_tensors, n_values = reader.preamble()
         values = reader.values(n_values)
         tensors = reader.tensors(n_tensors)
-        end = reader.position
-        with memoryview(data) as view, view[:end] as header:
-            return Part(path, version, values, tensors, len(data), modified, end, zlib.crc32(header))
+        with memoryview(data) as view, view[: reader.position] as header:
+            return Part(path, version, values, tensors, len(data), modified, len(header), zlib.crc32(header))
 
 
 def _map(path: Path) -> tuple[mmap.mmap, int]:

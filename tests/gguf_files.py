@@ -16,11 +16,11 @@ _CONTROL, _BYTE, _NORMAL, _UNKNOWN = 3, 6, 1, 2
 
 
 def tiny_llama(path: Path, *, n_vocab: int = 320, seed: int = 0, **overrides: Any) -> Path:
-    """Write a llama model of two blocks with random weights to `path`, some 200 KB, and return `path`.
+    """Write a llama model of two blocks with random weights to `path`, some 160 KB, and return `path`.
 
     Its SentencePiece vocabulary is <unk>, <s>, </s>, the 256 bytes, then the words w259, w260 and so on, cut at
-    `n_vocab`: with 259 tokens or more it tokenizes every text. `overrides` are GGUF keys (`**{"llama.block_count":
-    3}`): they replace what the file would say, None leaves the key out.
+    `n_vocab`: with fewer than 259 tokens, llama.cpp dies of texts whose bytes are missing. `overrides` are GGUF keys
+    (`**{"llama.block_count": 3}`): they replace what the file would say, None leaves the key out.
     """
     metadata: dict[str, Any] = {
         "general.architecture": "llama",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
+import re
 import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -165,14 +169,15 @@ class Terminal:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.execvpe(command[0], command, env)
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         self.screen = ""
 
     def type(self, text):
         os.write(self.fd, text.encode())
 
-    def wait_for(self, text, seconds=120):
+    def wait_for(self, text, seconds=40):
         end = time.monotonic() + seconds
-        while text not in self.screen:
+        while not re.search(text, self.screen, re.DOTALL):
             assert time.monotonic() < end, f"{text!r} did not come: {self.screen!r}"
             if select.select([self.fd], [], [], 0.2)[0]:
                 self.screen += os.read(self.fd, 65536).decode(errors="replace")
@@ -192,11 +197,11 @@ class Terminal:
 def test_a_chat_in_a_terminal_survives_ctrl_c(cache, smollm2):
     env = {**os.environ, "XDG_CACHE_HOME": cache, "TERM": "xterm-256color"}
     terminal = Terminal([*COMMAND, "chat", "--ctx", "1024", "-n", "900"], env)
-    terminal.wait_for("> ")
+    terminal.wait_for(r"leaves\..*>")
     terminal.type("Count to one thousand, one number a line.\r")
-    terminal.wait_for("3")
+    terminal.wait_for(r"\?2004l\W*\w\w")  # line editing has ended, and an answer has begun
     terminal.type("\x03")
-    terminal.wait_for("[stopped]")
+    terminal.wait_for(r"\[stopped\]")
     terminal.type("/exit\r")
     assert terminal.status() == 0
     assert "Traceback" not in terminal.screen
@@ -204,6 +209,6 @@ def test_a_chat_in_a_terminal_survives_ctrl_c(cache, smollm2):
 
 def test_ctrl_d_leaves_a_chat(cache, smollm2):
     terminal = Terminal([*COMMAND, "chat", "--ctx", "256"], {**os.environ, "XDG_CACHE_HOME": cache, "TERM": "xterm"})
-    terminal.wait_for("> ")
+    terminal.wait_for(r"leaves\..*>")
     terminal.type("\x04")
     assert terminal.status() == 0

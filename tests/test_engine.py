@@ -109,7 +109,7 @@ def test_a_chat_goes_on_after_a_cancelled_and_a_cut_answer(engine):
     chat = engine.chat()
     session = chat.stream(PROMPTS[0], max_tokens=60)
     for number, _ in enumerate(session.stream()):
-        if number == 3:
+        if number == 0:
             session.cancel()
     assert session.finish_reason == "cancelled" and session.text
     session = chat.stream(PROMPTS[0], max_tokens=60, stop=["7"])

@@ -196,6 +196,16 @@ def test_llama_cpp_dies_of_a_token_that_appears_twice(tmp_path: Path, cache: Pat
         vet(model, cache_dir=cache)
 
 
+def test_llama_cpp_dies_of_a_text_with_a_byte_that_has_no_token(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(MalformedModel, match=r"\(signal 6, .*unordered_map::at"):
+        vet(tiny_llama(tmp_path / "bytes.gguf", n_vocab=258), cache_dir=cache)
+
+
+def test_llama_cpp_loads_a_model_without_tokens(tmp_path: Path, cache: Path) -> None:
+    values: dict[str, Any] = {"tokenizer.ggml.model": "no_vocab", "tokenizer.ggml.tokens": None, "llama.vocab_size": 5}
+    assert vet(tiny_llama(tmp_path / "trimmed.gguf", n_vocab=5, **values), cache_dir=cache).n_vocab == 5
+
+
 def test_llama_cpp_refuses_a_missing_tensor(tmp_path: Path, cache: Path) -> None:
     model = tiny_llama(tmp_path / "wide.gguf", **{"llama.feed_forward_length": 96})
     with pytest.raises(MalformedModel, match=r"wide\.gguf: llama\.cpp refuses it: .*wrong shape"):

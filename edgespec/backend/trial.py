@@ -16,7 +16,7 @@ _N_CTX = 64
 
 
 def load_once(path: str) -> None:
-    """Load the model at `path` on the CPU and evaluate one token.
+    """Load the model at `path` on the CPU, evaluate one token, and tokenize every byte there is.
 
     Raises MalformedModel or UnsupportedModel with llama.cpp's own reason. Some malformed files end the process
     instead, so call this in a process of its own: `edgespec.vetting` does.
@@ -30,7 +30,7 @@ def load_once(path: str) -> None:
 
     llama_cpp.llama_log_set(collect, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
-    failed = _evaluate_one_token(path)
+    failed = _failed_call(path)
     llama_cpp.llama_log_set(llama_cpp.llama_log_callback(0), ctypes.c_void_p(0))
     if failed:
         # The first error is the cause, the later ones say which callers gave up.
@@ -40,7 +40,7 @@ def load_once(path: str) -> None:
         raise malformed(Path(path), f"llama.cpp refuses it: {reason}")
 
 
-def _evaluate_one_token(path: str) -> str:
+def _failed_call(path: str) -> str:
     """The name of the call that failed, or nothing."""
     params = llama_cpp.llama_model_default_params()
     params.n_gpu_layers = 0
@@ -49,7 +49,7 @@ def _evaluate_one_token(path: str) -> str:
     if not model:
         return "llama_model_load_from_file"
     try:
-        return _decode(model)
+        return _decode(model) or _tokenize(model)
     finally:
         llama_cpp.llama_model_free(model)
 
@@ -67,3 +67,14 @@ def _decode(model: object) -> str:
         return f"llama_decode ({status})" if status else ""
     finally:
         llama_cpp.llama_free(context)
+
+
+def _tokenize(model: object) -> str:
+    """A SentencePiece vocabulary that lacks a byte ends the process at the first text that needs it."""
+    vocabulary = llama_cpp.llama_model_get_vocab(model)
+    if llama_cpp.llama_vocab_type(vocabulary) == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
+        return ""
+    text = bytes(range(256))
+    tokens = (llama_cpp.llama_token * (4 * len(text)))()
+    count = llama_cpp.llama_tokenize(vocabulary, text, len(text), tokens, len(tokens), False, False)
+    return f"llama_tokenize ({count})" if count < 0 else ""
