@@ -3,7 +3,8 @@
     python benchmarks/eight.py -m MODEL.gguf --prompts FILE.jsonl --server PATH --json benchmarks/results/NAME.json
 
 Every round answers a prompt once with each configuration, in alternating order, with the prompt already in the KV
-cache: the speed is of the tokens after the first, by each program's own clock. Ratios are taken within a round.
+cache: the speed is of the tokens after the first, by each program's own clock. Ratios are taken within a round. Drafters
+and acceptance estimates are new for every answer, so that none profits from having seen it before.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import click
 from common import read_prompts, save, summary
 
 from edgespec import Engine, load
+from edgespec.drafters import make_drafters
 from edgespec.policy import AdaptivePolicy, Policy
 
 Answer = tuple[float, list[int]]
@@ -91,10 +93,10 @@ def main(model: str, prompts: Path, server: Path | None, count: int, rounds: int
     with contextlib.ExitStack() as stack:
         engine = stack.enter_context(load(model, n_ctx=2048))
         assert isinstance(engine.policy, AdaptivePolicy)
-        auto, plain = engine.policy, AdaptivePolicy((), engine.policy.cost)
+        cost = engine.policy.cost
         ask: dict[str, Callable[[list[int]], Answer]] = {
-            "plain": lambda tokens: ask_engine(engine, plain, tokens, count),
-            "auto": lambda tokens: ask_engine(engine, auto, tokens, count),
+            "plain": lambda tokens: ask_engine(engine, AdaptivePolicy((), cost), tokens, count),
+            "auto": lambda tokens: ask_engine(engine, AdaptivePolicy(make_drafters("auto"), cost), tokens, count),
         }
         if server:
             address = stack.enter_context(

@@ -21,20 +21,30 @@ from edgespec.cost import CostCurve
 MAX_DRAFT = 48
 """No draft is longer: beyond, even perfect drafts gain little on the curves measured, and a wrong one costs much."""
 
-_PRIOR_STRENGTH = 4.0
+_PRIOR_STRENGTH = 6.0
 """How many observations the drafter's own estimate is worth."""
 
 _MEMORY = 64.0
 """Observations of a kind of guess that are remembered; older ones fade."""
 
-_MARGIN = 1.03
+_MARGIN = 1.2
 """A draft must promise at least this speed-up: estimates are noisy, and the best of many is flattered by it."""
 
-_PROBE_SHARE = 0.005
-"""Share of evaluation time that may be spent on sizes that look slow and might not be."""
+_STAKE = 1.0
+"""What drafting may lose before it has gained anything, in units of T(1)."""
+
+_INTEREST = 0.005
+"""What every plain evaluation adds to that: so drafting is tried again, in a long text, after it was given up."""
+
+_MOST_ACCOUNT = 15.0
+"""Gains beyond this are kept: a text that stops repeating itself may take back no more of them."""
+
+_PROBE_SHARE = 0.001
+"""Share of evaluation time that may be lost by trying sizes that look slow and might not be: T(n) is only learned from
+evaluations of n, and an estimate may be of a busy moment."""
 
 _PROBE_HOPE = 0.75
-"""A probed size is taken to cost this share of its estimate, at best."""
+"""A size that is tried so may cost this share of its estimate, at best."""
 
 
 def judged(draft: Draft, emitted: Sequence[int]) -> Iterator[tuple[int, bool]]:
@@ -109,14 +119,19 @@ class FixedPolicy:
 
 
 class AdaptivePolicy:
-    """Chooses drafter and size for the most expected tokens per second. `drafters` may be empty: plain decoding."""
+    """Chooses drafter and size for the most expected tokens per second. `drafters` may be empty: plain decoding.
+
+    `account` is the time, in units of T(1), that drafting has gained over plain decoding and may lose again; the
+    estimates may be wrong, but what they can lose is bounded by it.
+    """
 
     def __init__(self, drafters: Sequence[Drafter], cost: CostCurve) -> None:
         self.cost = cost
         self.acceptance = Acceptance()
+        self.account = _STAKE
+        self._probe_allowance = 0.0
         self._drafters = {drafter.name: drafter for drafter in drafters}
         self._proposals: list[Draft] = []
-        self._allowance = 0.0  # seconds
 
     def plan(self, tokens: Sequence[int], room: int) -> Draft:
         limit = min(room, MAX_DRAFT, self.cost.rows - 1)
@@ -124,24 +139,28 @@ class AdaptivePolicy:
         if limit <= 0:
             return NOTHING
         best, best_gain = NOTHING, _MARGIN
-        probe, probe_gain = NOTHING, _MARGIN
+        probe, probe_gain, probe_loss = NOTHING, _MARGIN, 0.0
         for drafter in self._drafters.values():
             proposal = drafter.propose(tokens, limit)
             if not proposal.tokens:
                 continue
             self._proposals.append(proposal)
-            for size, gain, hoped in self._gains(proposal):
-                if gain > best_gain:
+            for size, gain, hoped, loss in self._prospects(proposal):
+                if gain > best_gain and loss <= self.account:
                     best, best_gain = proposal.first(size), gain
-                if hoped > probe_gain:
-                    probe, probe_gain = proposal.first(size), hoped
+                if hoped > probe_gain and loss <= self._probe_allowance:
+                    probe, probe_gain, probe_loss = proposal.first(size), hoped, loss
         if best.tokens or not probe.tokens:
             return best
-        return probe if self._affords(probe) else NOTHING
+        self._probe_allowance -= probe_loss
+        return probe
 
     def settle(self, draft: Draft, verdict: Verdict, seconds: float) -> None:
-        self.cost.observe(1 + len(draft), seconds)
-        self._allowance += _PROBE_SHARE * seconds
+        size = 1 + len(draft)
+        self.cost.observe(size, seconds)
+        gained = len(verdict.emitted) - self.cost.ratio(size) if draft.tokens else _INTEREST
+        self.account = min(self.account + gained, _MOST_ACCOUNT)
+        self._probe_allowance = min(self._probe_allowance + _PROBE_SHARE * self.cost.ratio(size), 1.0)
         for proposal in self._proposals:
             self.acceptance.observe(proposal, verdict.emitted)
         self._proposals = []
@@ -152,26 +171,36 @@ class AdaptivePolicy:
         if count > 1:
             self.cost.observe(count, seconds)
 
-    def _gains(self, proposal: Draft) -> Iterator[tuple[int, float, float]]:
-        """For every size: the expected speed-up over plain decoding, and the one to hope for if the size is cheaper."""
+    def _prospects(self, proposal: Draft) -> Iterator[tuple[int, float, float, float]]:
+        """For every size: the expected speed-up, the one to hope for, and the expected loss in units of T(1)."""
         ratios = self.cost.ratios()
         chances: list[float] = []
+        depths: list[int] = []
+        reach: list[float] = [1.0]  # reach[m]: the chance that more than m tokens are emitted
         expected = 1.0
         for node, parent in enumerate(proposal.parents):
-            reach = 1.0 if parent == ROOT else chances[parent]
-            chance = reach * self.acceptance.estimate(
-                proposal.drafter, proposal.evidence[node], proposal.probabilities[node]
-            )
+            chance = self.acceptance.estimate(proposal.drafter, proposal.evidence[node], proposal.probabilities[node])
+            depth = 1
+            if parent != ROOT:
+                chance *= chances[parent]
+                depth += depths[parent]
             chances.append(chance)
+            depths.append(depth)
+            if depth == len(reach):
+                reach.append(0.0)
+            reach[depth] += chance
             expected += chance
             ratio = ratios[node + 1]
-            yield node + 1, expected / ratio, expected / max(1.0, ratio * _PROBE_HOPE)
+            yield node + 1, expected / ratio, expected / max(1.0, ratio * _PROBE_HOPE), _shortfall(ratio, reach)
 
-    def _affords(self, probe: Draft) -> bool:
-        """Whether the allowance covers what this draft is expected to lose; if so, it is taken from it."""
-        size, gain, _ = list(self._gains(probe))[-1]
-        loss = self.cost.single * self.cost.ratio(size + 1) * max(0.0, 1.0 - gain)
-        if not self.cost.known or loss > self._allowance:
-            return False
-        self._allowance -= loss
-        return True
+
+def _shortfall(ratio: float, reach: Sequence[float]) -> float:
+    """The expected amount by which a block falls short of the `ratio` tokens that plain decoding makes in its time.
+
+    E[max(0, ratio - length)] = ratio - E[min(ratio, length)], and E[min(ratio, length)] adds up P(length > m).
+    """
+    whole = int(ratio)
+    covered = sum(reach[:whole])
+    if whole < len(reach):
+        covered += (ratio - whole) * reach[whole]
+    return ratio - covered
