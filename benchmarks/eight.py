@@ -3,8 +3,8 @@
     python benchmarks/eight.py -m MODEL.gguf --prompts FILE.jsonl --server PATH --json benchmarks/results/NAME.json
 
 Every round answers a prompt once with each configuration, in alternating order, with the prompt already in the KV
-cache: the speed is of the tokens after the first, by each program's own clock. Ratios are taken within a round. Drafters
-and acceptance estimates are new for every answer, so that none profits from having seen it before.
+cache: the speed is of the tokens after the first, by each program's own clock. Ratios are taken within a round.
+Drafters and acceptance estimates are new for every answer, so that none profits from having seen it before.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def answer(engine: Engine, policy: Policy, tokens: list[int], sampling: Sampling
 @click.option("--prompts", type=click.Path(path_type=Path), required=True)
 @click.option("--per-subtask", type=int, default=10, show_default=True)
 @click.option("-n", "count", type=int, default=96, show_default=True)
-@click.option("--drafters", default="anpd,suffix,suffix:8", show_default=True)
+@click.option("--drafters", default="anpd:6,suffix:8", show_default=True)
 @click.option("--temps", default="0,0.8", show_default=True)
 @click.option("--seed", type=int, default=7, show_default=True)
 @click.option("--json", "out", type=click.Path(path_type=Path))
@@ -62,7 +62,7 @@ def main(model: str | None, prompts: Path, per_subtask: int, count: int, drafter
             tokens = engine.tokenize(engine.model.render([{"role": "user", "content": prompt["turns"][0]}]))[-3900:]
             for temp in map(float, temps.split(",")):
                 sampling = SamplingParams(temperature=temp, seed=seed)
-                plain = answer(engine, AdaptivePolicy((), engine.policy.cost), tokens, sampling, count)  # type: ignore[attr-defined]
+                plain = answer(engine, FixedPolicy(make_drafters("anpd")[0], 0), tokens, sampling, count)
                 if temp == 0.0 and number % 10 == 0:
                     whole = tokens + plain.emitted
                     noise = {n: max(seen, rounding_noise(engine.context, whole, n)) for n, seen in noise.items()}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -90,7 +89,10 @@ def _last_line(text: str) -> str:
 
 def main(path: str) -> int:
     """Try `path` in this process; the exit status."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # an abort is expected here: leave no dump behind
+    if os.name == "posix":
+        import resource  # noqa: PLC0415
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # an abort is expected here: leave no dump behind
     try:
         load_once(path)
     except ModelError as error:
