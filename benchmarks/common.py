@@ -59,7 +59,7 @@ def summary(ratios: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def save(path: Path | None, what: str, models: Iterable[Path], result: dict[str, Any]) -> None:
+def save(path: Path | None, what: str, models: Iterable[Path], result: dict[str, Any], *, quiet: bool = False) -> None:
     """Write a result file, or nothing when no path was given."""
     if path is None:
         return
@@ -75,4 +75,5 @@ def save(path: Path | None, what: str, models: Iterable[Path], result: dict[str,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**origin, **result}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"written: {path}")
+    if not quiet:
+        print(f"written: {path}")

@@ -6,8 +6,10 @@ python benchmarks/lossless.py --prompts FILE.jsonl --per-subtask 10 -n 96 --json
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from edgespec import Engine, SamplingParams, load
 from edgespec.drafters import make_drafters
 from edgespec.lossless import parting, rounding_noise
 from edgespec.policy import AdaptivePolicy, FixedPolicy, Policy
+
+WHAT = "drafted answers against plain ones"
 
 
 def policies(engine: Engine, names: str) -> dict[str, Policy]:
@@ -51,12 +55,15 @@ def answer(engine: Engine, policy: Policy, tokens: list[int], sampling: Sampling
 @click.option("--seed", type=int, default=7, show_default=True)
 @click.option("--json", "out", type=click.Path(path_type=Path))
 def main(model: str | None, prompts: Path, per_subtask: int, count: int, drafters: str, temps: str, seed: int, out: Path | None) -> None:  # fmt: skip # noqa: E501
-    """Compare drafted answers with plain ones, token for token."""
-    rows: list[dict[str, Any]] = []
+    """Compare drafted answers with plain ones, token for token. A result file begun is gone on with."""
+    begun_before = json.loads(out.read_text(encoding="utf-8")) if out and out.exists() else {}
+    rows: list[dict[str, Any]] = begun_before.get("answers", [])
+    done = {row["question_id"] for row in rows}
     with load(model, drafter="none", n_ctx=4096) as engine:
         compared = policies(engine, drafters)
         asked = read_prompts(prompts, per_subtask)
-        noise = dict.fromkeys((2, 4, 8, 16), 0.0)
+        asked = [prompt for prompt in interleaved(asked) if prompt["question_id"] not in done]
+        noise = {n: begun_before.get("rounding_noise", {}).get(str(n), 0.0) for n in (2, 4, 8, 16)}
         begun = time.monotonic()
         for number, prompt in enumerate(asked):
             tokens = engine.tokenize(engine.model.render([{"role": "user", "content": prompt["turns"][0]}]))[-3900:]
@@ -78,12 +85,21 @@ def main(model: str | None, prompts: Path, per_subtask: int, count: int, drafter
                             "parting": dataclasses.asdict(part) if part else None,
                         }
                     )  # fmt: skip
+            save(out, WHAT, [engine.model.path], {"rounding_noise": noise, "answers": rows}, quiet=True)
             left = (time.monotonic() - begun) / (number + 1) * (len(asked) - number - 1)
             print(f"{number + 1}/{len(asked)}, {left / 60:.0f} min left", end="\r", file=sys.stderr, flush=True)
-        path = engine.model.path
     print(file=sys.stderr)
     report(rows, noise)
-    save(out, "drafted answers against plain ones", [path], {"rounding_noise": noise, "answers": rows})
+
+
+def interleaved(prompts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One prompt of each subtask after the other, so that a run that was stopped early still shows all of them."""
+    seen: Counter[str] = Counter()
+    ranked = []
+    for prompt in prompts:
+        seen[subtask(prompt["category"])] += 1
+        ranked.append((seen[subtask(prompt["category"])], prompt))
+    return [prompt for _, prompt in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def report(rows: list[dict[str, Any]], noise: dict[int, float]) -> None:
