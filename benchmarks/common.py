@@ -66,7 +66,7 @@ def save(path: Path | None, what: str, models: Iterable[Path], result: dict[str,
     origin = {
         "what": what,
         "command": shlex.join(
-            ["python", *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv)]
+            ["python", *(Path(word).name if word.startswith(("/", "..")) else word for word in sys.argv)]
         ),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "machine": {"cpu": cpu_name(), "cores": default_threads(), "system": platform.platform()},

@@ -80,7 +80,7 @@ def test_any_walk_over_prefixes_leaves_a_true_cache(make_context, text):
     context, fresh = make_context(), make_context()
     rng = random.Random(3)
     tokens = list(text[:150])
-    for _ in range(25):
+    for _ in range(14):
         keep = rng.randrange(len(tokens))
         tokens = tokens[:keep] + [rng.choice(text) for _ in range(rng.randrange(1, 150))]
         tokens = tokens[-700:]
@@ -113,7 +113,7 @@ def test_interrupts_at_random_moments_leave_a_true_cache(make_context, text):
 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        for _ in range(40):
+        for _ in range(24):
             length = rng.randrange(5, 500)
             try:
                 signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0005, 0.25))
@@ -130,7 +130,7 @@ def test_interrupts_at_random_moments_leave_a_true_cache(make_context, text):
             assert difference(row, fresh.prefill(probe)) < NOISE
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert interrupted > 10, "the test must interrupt to mean anything"
+    assert interrupted > 6, "the test must interrupt to mean anything"
 
 
 def test_a_prefill_stops_between_chunks_when_told_to(make_context, text):

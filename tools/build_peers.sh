@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds llama-server and llama-bench, which the benchmarks compare edgespec with, into .peers/.
 # They come from the llama.cpp source inside the llama-cpp-python that .venv holds, with the same native code, so that
-# both run the same kernels. CMAKE_ARGS is respected, as it is by llama-cpp-python.
+# both run the same kernels. CMAKE_ARGS is respected, as it is by llama-cpp-python. The last line is the server's path.
 set -eu
 cd "$(dirname "$0")/.."
 # shellcheck source=tools/_env.sh

@@ -27,10 +27,10 @@ set_up ""
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
 
-say "A text that repeats, where drafting pays:"
-answer "Write the numbers from 1 to 60, separated by commas."
+say "A text that repeats itself, as so small a model soon does: here drafting pays."
+answer "Write out all five verses of the song Old MacDonald Had a Farm."
 say ""
-say "A text that does not, where edgespec drafts little or nothing:"
+say "A text that does not: here edgespec drafts little or nothing."
 answer "Tell me in a few sentences why the sea is salty."
 say ""
 say "Next: .venv/bin/edgespec chat, or .venv/bin/edgespec --help"
