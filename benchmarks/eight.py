@@ -119,17 +119,18 @@ def measure(prompt: dict[str, Any], tokens: list[int], ask: dict[str, Callable[[
     for one in ask.values():
         one(tokens)  # warm-up: the prompt goes into each cache
     speeds: dict[str, list[float]] = {name: [] for name in ask}
-    answers: dict[str, list[int]] = {}
+    answers: dict[str, list[list[int]]] = {name: [] for name in ask}
     for turn in range(rounds):
         for name in list(ask) if turn % 2 == 0 else list(reversed(ask)):
-            speed, answers[name] = ask[name](tokens)
+            speed, answer = ask[name](tokens)
+            answers[name].append(answer)
             speeds[name].append(speed)
     ratios = {
         f"auto/{name}": summary([a / b for a, b in zip(speeds["auto"], speeds[name], strict=True)])
         for name in ask
         if name != "auto"
     }
-    same = {name: answers[name] == answers["plain"] for name in ask}
+    same = {name: all(answer == answers["plain"][0] for answer in answers[name]) for name in ask}
     medians = {name: round(statistics.median(values), 2) for name, values in speeds.items()}
     print(prompt["category"], medians, {k: (round(v["median"], 3), [round(x, 3) for x in v["interval"]]) for k, v in ratios.items()}, same, flush=True)  # fmt: skip # noqa: E501
     return {
