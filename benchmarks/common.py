@@ -17,6 +17,7 @@ import numpy as np
 import edgespec
 from edgespec.backend import build_name
 from edgespec.machine import cpu_name, default_threads
+from edgespec.store import replacing
 
 MULTI_TURN = {"writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"}
 
@@ -73,7 +74,7 @@ def save(path: Path | None, what: str, models: Iterable[Path], result: dict[str,
         "versions": {"edgespec": edgespec.__version__, "llama.cpp": build_name(), "python": platform.python_version()},
         "models": [{"file": model.name, "bytes": model.stat().st_size} for model in models],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**origin, **result}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps({**origin, **result}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if not quiet:
         print(f"written: {path}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -111,6 +111,41 @@ class Drafter(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What drafting costs, in seconds: up to the first guess (reading what is new included), and for each one more."""
+
+    start: float
+    guess: float
+
+
+@dataclass(frozen=True, slots=True)
+class Coupling:
+    """The noise of the target's next draw, for drafters that draw alike: temperature 0 is greedy.
+
+    `position` is that of the next token, which keys the noise together with `seed`.
+    """
+
+    temperature: float = 0.0
+    seed: int = 0
+    position: int = 0
+
+
+@runtime_checkable
+class PricedDrafter(Drafter, Protocol):
+    """A drafter whose guesses cost time worth deciding about: a model."""
+
+    def price(self, tokens: Sequence[int], target_seconds: float) -> Price:
+        """What drafting after `tokens` would cost; `target_seconds` is an evaluation of one token by the target."""
+        ...
+
+    def draft(
+        self, tokens: Sequence[int], limit: int, coupling: Coupling, go_on: Callable[[float, Hashable], bool]
+    ) -> Draft:
+        """A chain of at most `limit` tokens; after each, `go_on(probability, evidence)` says whether to guess more."""
+        ...
+
+
 class Context(Protocol):
     """A model with a KV cache, seen as a prefix cache of one token list."""
 
@@ -155,6 +190,11 @@ class Sampler(Protocol):
 
     def choose(self, row: Row) -> int:
         """The token at the next position, given its logits."""
+        ...
+
+    @property
+    def coupling(self) -> Coupling:
+        """The noise of the next draw."""
         ...
 
     @property

@@ -13,10 +13,12 @@ from types import TracebackType
 from edgespec import catalogue, machine, store
 from edgespec.backend import LlamaContext, LlamaModel, LlamaSampler, Message, build_name
 from edgespec.chat import Chat
-from edgespec.core import MAX_ROWS, common_prefix
+from edgespec.core import MAX_ROWS, Drafter, common_prefix
 from edgespec.cost import CostCurve
-from edgespec.drafters import make_drafters
+from edgespec.drafters import KNOWN, make_drafter, names_of
+from edgespec.drafters.model import ModelDrafter
 from edgespec.errors import InvalidRequest
+from edgespec.pairing import open_drafter
 from edgespec.policy import AdaptivePolicy, Policy
 from edgespec.sampling import SamplingParams
 from edgespec.session import Overflow, Session
@@ -44,16 +46,18 @@ def load(
     """Load a target and be ready to answer.
 
     `model`: a path to a .gguf or an alias; None is the small default model. `drafter`: `auto`, `none`, `anpd`,
-    `suffix`, or several joined by `+`. `n_ctx`: tokens of prompt and answer together (default: the smaller of the
-    model's own and 8192). `threads`: default, the physical fast cores. `gpu_layers`: default, all of them where there
-    is a GPU. `kv_type` (f16, q8_0, ...) and `flash_attention` (auto, on, off) are llama.cpp's. `cache_dir`: where
-    measured costs are kept (default: the user's cache directory).
+    `suffix`, a drafter model (a .gguf, plain or trimmed, or an alias), or several joined by `+`. `n_ctx`: tokens of
+    prompt and answer together (default: the smaller of the model's own and 8192). `threads`: default, the physical
+    fast cores. `gpu_layers`: default, all of them where there is a GPU. `kv_type` (f16, q8_0, ...) and
+    `flash_attention` (auto, on, off) are llama.cpp's. `cache_dir`: where measured costs are kept (default: the user's
+    cache directory).
 
     Raises ModelError (no such file, malformed, unsupported) and InvalidRequest. A file never seen before is first
     loaded in a child process, which doubles that one start.
     """
     cache = cache_dir or machine.cache_directory()
-    drafters = make_drafters(drafter)
+    names = names_of(drafter)
+    drafters = [make_drafter(name) for name in names if not _is_model(name)]
     threads = machine.default_threads() if threads is None else threads
     if not 1 <= threads <= 1024:
         raise InvalidRequest(f"{threads} threads: it must be from 1 to 1024")
@@ -64,13 +68,22 @@ def load(
     if not 8 <= length <= 1 << 22:
         raise InvalidRequest(f"a context of {length} tokens: it must be from 8 to {1 << 22}")
     context = LlamaContext(target, n_ctx=length, threads=threads, kv_type=kv_type, flash_attention=flash_attention)
-    if drafters and not target.can_rewind:
+    if names and not target.can_rewind:
         _log.warning("%s cannot take tokens back (recurrent memory): decoding without drafts", target.name)
-        drafters, drafter = (), "none"
+        names, drafters, drafter = (), [], "none"
+    drafters += [
+        open_drafter(
+            catalogue.resolve(name, cache_dir=cache), target,
+            n_ctx=length, threads=threads, gpu_layers=gpu_layers, cache_dir=cache,
+        )
+        for name in names if _is_model(name)
+    ]  # fmt: skip
     settings = (machine.cpu_name(), build_name(), header.fingerprint, threads, gpu_layers, kv_type, flash_attention)
     key = hashlib.sha256(repr(settings).encode()).hexdigest()[:24]
     policy = AdaptivePolicy(drafters, _stored_cost(cache / "costs" / f"{key}.json"))
-    return Engine(target, context, policy, drafter_name=drafter, cost_file=cache / "costs" / f"{key}.json")
+    return Engine(
+        target, context, policy, drafters=drafters, drafter_name=drafter, cost_file=cache / "costs" / f"{key}.json"
+    )
 
 
 class Engine:
@@ -86,12 +99,14 @@ class Engine:
         context: LlamaContext,
         policy: Policy,
         *,
+        drafters: Sequence[Drafter] = (),
         drafter_name: str,
         cost_file: Path | None = None,
     ) -> None:
         self.model = model
         self.context = context
         self.policy = policy
+        self.drafters = tuple(drafters)
         self.drafter_name = drafter_name
         self._lock = threading.RLock()
         cost = policy.cost if isinstance(policy, AdaptivePolicy) else None
@@ -156,10 +171,7 @@ class Engine:
 
     def tokenize(self, text: str) -> list[int]:
         """The ids of a whole prompt, begun as the model wants it."""
-        vocabulary = self.model.vocabulary
-        bos = vocabulary.special_text("bos")
-        start = vocabulary.adds_start and not (bos and text.startswith(bos))
-        return vocabulary.tokenize(text, start=start)
+        return self.model.vocabulary.tokenize_prompt(text)
 
     def system_length(self, tokens: Sequence[int], system: str | None) -> int:
         """How many leading tokens a shift of the context spares: those of the system prompt."""
@@ -200,6 +212,9 @@ class Engine:
     def close(self) -> None:
         """Remember what was measured, and free the memory."""
         self._save()
+        for drafter in self.drafters:
+            if isinstance(drafter, ModelDrafter):
+                drafter.close()
         self.context.close()
         self.model.close()
 
@@ -210,6 +225,11 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _is_model(name: str) -> bool:
+    """Whether the name of a drafter is that of a model."""
+    return name not in KNOWN and (name.endswith(".gguf") or name in catalogue.MODELS or Path(name).is_file())
 
 
 def conversation(prompt: str | Sequence[Message], system: str | None) -> list[Message]:

@@ -4,12 +4,14 @@
     ├── ModelError            a model file cannot be used
     │   ├── ModelNotFound     no such file, alias or installed default
     │   ├── MalformedModel    not a GGUF, truncated, corrupted, or refused by llama.cpp
-    │   └── UnsupportedModel  a sound file that cannot generate text here (an embedding model, say)
+    │   ├── UnsupportedModel  a sound file that cannot generate text here (an embedding model, say)
+    │   └── ProofFailed       a trimmed model whose logits are not the full one's
     ├── InvalidRequest        an argument out of range, or a combination that makes no sense
     │   ├── GrammarError      a grammar or JSON schema that cannot be used
     │   └── UnknownDrafter    a drafter name nobody answers to
     ├── ContextOverflow       prompt and answer do not fit into the context
-    └── EvaluationError       llama.cpp could not evaluate a batch
+    ├── EvaluationError       llama.cpp could not evaluate a batch
+    └── OutputError           a file cannot be written
 
 The message of each is one line for the person at the terminal: the value, the reason, the remedy.
 """
@@ -37,6 +39,10 @@ class UnsupportedModel(ModelError):
     """The file is sound, and edgespec cannot generate text with it."""
 
 
+class ProofFailed(ModelError):
+    """A trimmed model does not say what the full one says."""
+
+
 class InvalidRequest(EdgespecError, ValueError):
     """An argument is out of range."""
 
@@ -55,3 +61,7 @@ class ContextOverflow(EdgespecError):
 
 class EvaluationError(EdgespecError):
     """llama.cpp could not evaluate a batch."""
+
+
+class OutputError(EdgespecError):
+    """A file cannot be written."""

@@ -85,11 +85,15 @@ class Tensor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One file, a whole model or one shard of it: `size` and `header_size` in bytes, `modified` in ns."""
+    """One file, a whole model or one shard of it: `size` and `header_size` in bytes, `modified` in ns.
+
+    `spans` says where each entry of the metadata begins and ends, key and type included.
+    """
 
     path: Path
     version: int
     values: dict[str, Value]
+    spans: dict[str, tuple[int, int]]
     tensors: list[Tensor]
     size: int
     modified: int
@@ -109,7 +113,8 @@ def walk(path: Path) -> Part:
         values = reader.values(n_values)
         tensors = reader.tensors(n_tensors)
         with memoryview(data) as view, view[: reader.position] as header:
-            return Part(path, version, values, tensors, len(data), modified, len(header), zlib.crc32(header))
+            crc = zlib.crc32(header)
+        return Part(path, version, values, reader.spans, tensors, len(data), modified, reader.position, crc)
 
 
 def _map(path: Path) -> tuple[mmap.mmap, int]:
@@ -134,6 +139,7 @@ class _Reader:
 
     def __init__(self, path: Path, data: mmap.mmap) -> None:
         self.position = 0
+        self.spans: dict[str, tuple[int, int]] = {}
         self._path, self._data, self._size = path, data, len(data)
 
     def _refuse(self, reason: str, remedy: str = AGAIN) -> NoReturn:
@@ -183,10 +189,12 @@ class _Reader:
         """The metadata: scalars as they are, arrays as their type and length."""
         found: dict[str, Value] = {}
         for _ in range(count):
+            start = self.position
             key = self._string(_MAX_KEY)
             if not key or key in found:
                 self._refuse(f"has the key {key!r} twice" if key else "has a key without a name")
             found[key] = self._value(key)
+            self.spans[key] = (start, self.position)
         return found
 
     def _value(self, key: str) -> Value:

@@ -155,8 +155,8 @@ class Session:
     def _next(self) -> Block:
         begun = time.perf_counter()
         budget = self._max_tokens - len(self.emitted)
-        room = min(budget - 1, self._target.n_ctx - len(self._tokens), self._target.max_rows - 1)
-        draft = self._policy.plan(self._tokens, room)
+        room = min(budget - 1, self._target.n_ctx - len(self._tokens))
+        draft = self._policy.plan(self._tokens, room, self._sampler.coupling).first(self._target.max_rows - 1)
         planned = time.perf_counter()
         rows = self._target.evaluate(self._tokens, draft)
         evaluated = time.perf_counter()

@@ -1,12 +1,12 @@
-"""Small JSON files that survive a crash: written whole under another name, then renamed."""
+"""Files that survive a crash: written whole under another name, then renamed."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import logging
-import os
-import tempfile
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,24 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Put `value` into `path`, at once or not at all. Raises OSError."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; it becomes `path` when all went well, and vanishes when not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(value, file, separators=(",", ":"))
-        Path(temporary).replace(path)
+        yield temporary
+        temporary.replace(path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
-            Path(temporary).unlink()
+            temporary.unlink()
         raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Put `value` into `path`, at once or not at all. Raises OSError."""
+    with replacing(path) as temporary, temporary.open("x", encoding="utf-8") as file:
+        json.dump(value, file, separators=(",", ":"))
 
 
 def remember(path: Path, value: Any) -> None:

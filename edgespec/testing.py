@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from edgespec.core import MAX_ROWS, Draft, Row, TokenLogprob, Verdict, common_prefix
+from edgespec.core import MAX_ROWS, Coupling, Draft, Row, TokenLogprob, Verdict, common_prefix
 from edgespec.errors import ContextOverflow, InvalidRequest
 from edgespec.sampling import draw_any
 
@@ -85,6 +85,10 @@ class KeyedSampler:
         self._seed = seed
         self._temperature = temperature
         self._position = position
+
+    @property
+    def coupling(self) -> Coupling:
+        return Coupling(self._temperature, self._seed, self._position)
 
     def choose(self, row: Row) -> int:
         self._position += 1

@@ -15,8 +15,10 @@ _HEAD = N_EMBD // N_HEAD
 _CONTROL, _BYTE, _NORMAL, _UNKNOWN = 3, 6, 1, 2
 
 
-def tiny_llama(path: Path, *, n_vocab: int = 320, seed: int = 0, **overrides: Any) -> Path:
+def tiny_llama(path: Path, *, n_vocab: int = 320, seed: int = 0, tied: bool = False, **overrides: Any) -> Path:
     """Write a llama model of two blocks with random weights to `path`, some 160 KB, and return `path`.
+
+    `tied`: without an output layer of its own, so that the embeddings serve as one.
 
     Its SentencePiece vocabulary is <unk>, <s>, </s>, the 256 bytes, then the words w259, w260 and so on, cut at
     `n_vocab`: with fewer than 259 tokens, llama.cpp dies of texts whose bytes are missing. `overrides` are GGUF keys
@@ -46,7 +48,7 @@ def tiny_llama(path: Path, *, n_vocab: int = 320, seed: int = 0, **overrides: An
         if value is not None:
             _add(writer, key, value)
     random = np.random.default_rng(seed)
-    for name, shape in _shapes(n_vocab):
+    for name, shape in _shapes(n_vocab, tied):
         scale = 0 if name.endswith("norm.weight") else shape[-1] ** -0.5
         weights = random.standard_normal(shape) * scale + (not scale)
         writer.add_tensor(name, weights.astype(np.float32))
@@ -62,7 +64,7 @@ def _tokens(n_vocab: int) -> list[str]:
     return [*tokens, *(f"▁w{token}" for token in range(len(tokens), n_vocab))][:n_vocab]
 
 
-def _shapes(n_vocab: int) -> Iterable[tuple[str, tuple[int, ...]]]:
+def _shapes(n_vocab: int, tied: bool) -> Iterable[tuple[str, tuple[int, ...]]]:
     """Names and shapes, in numpy's order: rows first."""
     yield "token_embd.weight", (n_vocab, N_EMBD)
     for block in range(N_BLOCKS):
@@ -79,7 +81,8 @@ def _shapes(n_vocab: int) -> Iterable[tuple[str, tuple[int, ...]]]:
         }.items():
             yield f"blk.{block}.{name}.weight", shape
     yield "output_norm.weight", (N_EMBD,)
-    yield "output.weight", (n_vocab, N_EMBD)
+    if not tied:
+        yield "output.weight", (n_vocab, N_EMBD)
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:

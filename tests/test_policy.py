@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgespec.acceptance import Acceptance, judged
 from edgespec.core import NOTHING, ROOT, Draft, Verdict
 from edgespec.cost import CostCurve
-from edgespec.policy import Acceptance, AdaptivePolicy, judged
+from edgespec.policy import AdaptivePolicy
 from edgespec.testing import ScriptedDrafter
 
 

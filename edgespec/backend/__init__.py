@@ -1,16 +1,20 @@
 """llama.cpp, through the low-level API of llama-cpp-python. The only package here that imports `llama_cpp`."""
 
 from edgespec.backend.context import LlamaContext
+from edgespec.backend.embedding import EmbeddingTable
 from edgespec.backend.model import LlamaModel, LlamaVocabulary, Message
 from edgespec.backend.native import build_name
+from edgespec.backend.parallel import ParallelContext
 from edgespec.backend.sampler import LlamaSampler, schema_to_grammar
 
 __all__ = [
+    "EmbeddingTable",
     "LlamaContext",
     "LlamaModel",
     "LlamaSampler",
     "LlamaVocabulary",
     "Message",
+    "ParallelContext",
     "build_name",
     "schema_to_grammar",
 ]

@@ -16,6 +16,7 @@ import llama_cpp
 import numpy as np
 
 from edgespec.backend import native
+from edgespec.backend.embedding import EmbeddingTable
 from edgespec.backend.model import LlamaModel
 from edgespec.core import MAX_ROWS, Draft, Row, common_prefix
 from edgespec.errors import ContextOverflow, EvaluationError, InvalidRequest, UnsupportedModel
@@ -42,12 +43,19 @@ FLASH_ATTENTION = {
 
 
 class _Batch:
-    """One llama_batch for the life of a context; numpy writes straight into its arrays."""
+    """One llama_batch for the life of a context; numpy writes straight into its arrays.
 
-    def __init__(self, capacity: int) -> None:
-        self._struct = llama_cpp.llama_batch_init(capacity, 0, 1)
+    Where `inputs` are given, tokens go in as their embeddings.
+    """
+
+    def __init__(self, capacity: int, inputs: EmbeddingTable | None) -> None:
+        self._struct = llama_cpp.llama_batch_init(capacity, inputs.columns if inputs else 0, 1)
         self._release = weakref.finalize(self, llama_cpp.llama_batch_free, self._struct)
-        self._tokens = np.ctypeslib.as_array(self._struct.token, (capacity,))
+        self._inputs = inputs
+        if inputs is None:
+            self._tokens = np.ctypeslib.as_array(self._struct.token, (capacity,))
+        else:
+            self._vectors = np.ctypeslib.as_array(self._struct.embd, (capacity, inputs.columns))
         self._positions = np.ctypeslib.as_array(self._struct.pos, (capacity,))
         self._outputs = np.ctypeslib.as_array(self._struct.logits, (capacity,))
         np.ctypeslib.as_array(self._struct.n_seq_id, (capacity,))[:] = 1
@@ -59,7 +67,10 @@ class _Batch:
         """The batch of `tokens` from `position` on, the last `rows` of them with logits."""
         count = len(tokens)
         self._struct.n_tokens = count
-        self._tokens[:count] = tokens
+        if self._inputs is None:
+            self._tokens[:count] = tokens
+        else:
+            self._inputs.fill(tokens, self._vectors[:count])
         np.add(self._count_up[:count], position, out=self._positions[:count])
         self._outputs[: count - rows] = 0
         self._outputs[count - rows : count] = 1
@@ -91,7 +102,7 @@ class LlamaContext:
             if value not in known:
                 raise InvalidRequest(f"{what} {value!r} is unknown: choose one of {', '.join(known)}")
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = n_ctx
+        params.n_ctx = max(n_ctx, CHUNK)  # llama.cpp cuts n_batch down to it
         params.n_batch = params.n_ubatch = max(CHUNK, MAX_ROWS)
         params.n_outputs_max = MAX_ROWS
         params.n_seq_max = 1
@@ -108,7 +119,7 @@ class LlamaContext:
             )
         self._model = model  # outlives the context
         self._pointer = pointer
-        self._batch = _Batch(int(llama_cpp.llama_n_batch(pointer)))
+        self._batch = _Batch(int(llama_cpp.llama_n_batch(pointer)), model.inputs)
         self._release = weakref.finalize(self, llama_cpp.llama_free, pointer)
         self._memory = llama_cpp.llama_get_memory(pointer)
         self._tokens: list[int] = []  # the cache holds these or, after an interrupt, fewer of them

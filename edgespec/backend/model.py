@@ -11,6 +11,7 @@ import llama_cpp
 from llama_cpp import llama_chat_format
 
 from edgespec.backend import native
+from edgespec.backend.embedding import EmbeddingTable
 from edgespec.errors import InvalidRequest, MalformedModel, UnsupportedModel
 
 Message = Mapping[str, str]
@@ -29,6 +30,7 @@ class LlamaVocabulary:
         self._ends: dict[int, bool] = {}
         self._buffer = ctypes.create_string_buffer(256)
         self.size = int(llama_cpp.llama_vocab_n_tokens(self._pointer))
+        self._is_empty = llama_cpp.llama_vocab_type(self._pointer) == llama_cpp.LLAMA_VOCAB_TYPE_NONE
 
     @property
     def pointer(self) -> object:
@@ -37,6 +39,7 @@ class LlamaVocabulary:
 
     def tokenize(self, text: str, *, start: bool = False) -> list[int]:
         """The ids of `text`, special tokens recognised by their text. `start` adds what the model wants first (BOS)."""
+        self._need_texts()
         data = text.encode()
         size = len(data) + 8
         while True:
@@ -45,6 +48,11 @@ class LlamaVocabulary:
             if count >= 0:
                 return list(buffer[:count])
             size = -count
+
+    def tokenize_prompt(self, text: str) -> list[int]:
+        """The ids of a whole prompt, begun as the model wants it."""
+        bos = self.special_text("bos")
+        return self.tokenize(text, start=self.adds_start and not (bos and text.startswith(bos)))
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token as they appear in text; empty for control tokens."""
@@ -74,7 +82,15 @@ class LlamaVocabulary:
         """Whether the model wants its BOS token before a text."""
         return bool(llama_cpp.llama_vocab_get_add_bos(self._pointer))
 
+    def _need_texts(self) -> None:
+        """llama.cpp ends the process when it is asked for text without having any."""
+        if self._is_empty:
+            raise UnsupportedModel(
+                f"{self._model.path.name} has tokens without texts (a trimmed drafter, perhaps): name the full model"
+            )
+
     def _read_piece(self, token: int, *, special: bool) -> bytes:
+        self._need_texts()
         if not 0 <= token < self.size:
             raise InvalidRequest(f"token {token} is not in the vocabulary of {self.size}")
         count = llama_cpp.llama_token_to_piece(self._pointer, token, self._buffer, len(self._buffer), 0, special)
@@ -87,20 +103,26 @@ class LlamaVocabulary:
 class LlamaModel:
     """The weights of a GGUF file.
 
-    `gpu_layers`: how many layers go to the GPU (all when negative; none without a GPU build). The file is mapped into
-    memory, not read. Raises MalformedModel when llama.cpp refuses the file, UnsupportedModel when it cannot generate.
+    `gpu_layers`: how many layers go to the GPU (all when negative; none without a GPU build). `inputs`: where tokens
+    are looked up when the model itself cannot (a trimmed one). `repack`: let llama.cpp rearrange weights for speed. The
+    file is mapped into memory, not read. Raises MalformedModel when llama.cpp refuses the file, UnsupportedModel when
+    it cannot generate.
     """
 
-    def __init__(self, path: Path, *, gpu_layers: int = -1) -> None:
+    def __init__(
+        self, path: Path, *, gpu_layers: int = -1, inputs: EmbeddingTable | None = None, repack: bool = True
+    ) -> None:
         native.initialise()
         native.forget_errors()
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.load_mode = llama_cpp.LLAMA_LOAD_MODE_MMAP
+        params.use_extra_bufts = repack
         pointer = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not pointer:
             raise MalformedModel(f"{path}: llama.cpp cannot load it ({native.last_error() or 'no reason given'})")
         self.path = path
+        self.inputs = inputs
         self.pointer = pointer
         self._release = weakref.finalize(self, llama_cpp.llama_model_free, pointer)
         if not llama_cpp.llama_model_has_decoder(pointer) or llama_cpp.llama_model_has_encoder(pointer):
@@ -122,6 +144,11 @@ class LlamaModel:
     def size_bytes(self) -> int:
         """The bytes of all tensors."""
         return int(llama_cpp.llama_model_size(self.pointer))
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights."""
+        return int(llama_cpp.llama_model_n_params(self.pointer))
 
     @property
     def can_rewind(self) -> bool:

@@ -15,7 +15,7 @@ from llama_cpp import llama_grammar
 
 from edgespec.backend import native
 from edgespec.backend.model import LlamaVocabulary
-from edgespec.core import Row, TokenLogprob
+from edgespec.core import Coupling, Row, TokenLogprob
 from edgespec.errors import GrammarError, InvalidRequest
 from edgespec.sampling import SamplingParams, draw, draw_any, log_probabilities
 
@@ -100,6 +100,11 @@ class LlamaSampler:
         self.logprobs: list[TokenLogprob] = []
         for token in history if params.reweighs else ():
             self._remember(token)
+
+    @property
+    def coupling(self) -> Coupling:
+        """The noise of the next draw."""
+        return Coupling(self._params.temperature, self._params.seed, self._position)
 
     def choose(self, row: Row) -> int:
         """The token at the next position, given its logits of shape (n_vocab,)."""

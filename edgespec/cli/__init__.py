@@ -9,8 +9,10 @@ from typing import Any
 import click
 
 from edgespec import EdgespecError, __version__
+from edgespec.cli.calibrate import calibrate
 from edgespec.cli.chat import chat
 from edgespec.cli.generate import generate
+from edgespec.cli.trim import trim
 
 
 class _OneLine(click.ClickException):
@@ -55,3 +57,5 @@ def _log_to_stderr(verbose: int) -> None:
 
 main.add_command(generate)
 main.add_command(chat)
+main.add_command(calibrate)
+main.add_command(trim)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from prompt_toolkit import PromptSession
 
-from edgespec import Chat, SamplingParams
+from edgespec import Chat, Engine, SamplingParams
 from edgespec.cli.interrupt import cancelled_by_ctrl_c
 from edgespec.cli.options import model_options, open_engine, sampling_of, sampling_options
 from edgespec.cli.report import PromptProgress, print_stats
@@ -34,10 +34,10 @@ def chat(**options: Any) -> None:
             if text.startswith("/"):
                 click.echo(f"no command {text.split()[0]}: there is /exit", err=True)
                 continue
-            _say(conversation, text, sampling, options)
+            _say(engine, conversation, text, sampling, options)
 
 
-def _say(conversation: Chat, text: str, sampling: SamplingParams, options: dict[str, Any]) -> None:
+def _say(engine: Engine, conversation: Chat, text: str, sampling: SamplingParams, options: dict[str, Any]) -> None:
     """One turn, streamed to the terminal."""
     progress = PromptProgress()
     try:
@@ -58,7 +58,7 @@ def _say(conversation: Chat, text: str, sampling: SamplingParams, options: dict[
             click.echo(block.text, nl=False)
     click.echo(" [stopped]" if session.finish_reason == "cancelled" else "")
     if options["stats"]:
-        print_stats(session, sampling.seed)
+        print_stats(session, engine, sampling.seed)
 
 
 def _typed_lines() -> Iterator[str]:

@@ -94,12 +94,12 @@ def _answer(engine: Engine, conversation: dict[str, Any], sampling: SamplingPara
             session = engine.stream(text, system=options["system"], raw=options["raw"], **arguments)
         _run(session, progress, silent=as_lines or options["as_object"])
         if as_lines or options["as_object"]:
-            result = as_json(session, engine.model.path.name, engine.drafter_name, sampling)
+            result = as_json(session, engine, sampling)
             if as_lines:
                 result = {**_told(conversation), "turn": turn, **result}
             click.echo(json.dumps(result, ensure_ascii=False))
         if options["stats"]:
-            print_stats(session, sampling.seed)
+            print_stats(session, engine, sampling.seed)
         if session.finish_reason == "cancelled":
             sys.exit(130)
 

@@ -19,7 +19,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _MODEL = (
     click.option("-m", "--model", metavar="MODEL", help="A .gguf file or an alias. Default: the small built-in model."),
     click.option("-d", "--drafter", default="auto", show_default=True, metavar="DRAFTER",
-                 help="auto, none, anpd, suffix, or several joined by +."),
+                 help="auto, none, anpd, suffix, a drafter model (a .gguf or alias), or several joined by +."),
     click.option("--ctx", type=int, metavar="N", help="Context in tokens. Default: the model's, at most 8192."),
     click.option("--threads", type=int, metavar="N", help="CPU threads. Default: the fast physical cores."),
     click.option("--gpu-layers", type=int, default=-1, metavar="N", help="Layers on the GPU. Default: all it can."),

@@ -8,10 +8,13 @@ from typing import Any
 
 import click
 
-from edgespec import SamplingParams, Session
+from edgespec import Engine, SamplingParams, Session
+from edgespec.drafters.model import ModelDrafter
+from edgespec.tally import DrafterTally
+from edgespec.vocabtrim.sizes import mbsu
 
 
-def as_json(session: Session, model: str, drafter: str, sampling: SamplingParams) -> dict[str, Any]:
+def as_json(session: Session, engine: Engine, sampling: SamplingParams) -> dict[str, Any]:
     """One answer as the contract names it; times in milliseconds."""
     tally = session.tally
     answer: dict[str, Any] = {
@@ -20,8 +23,8 @@ def as_json(session: Session, model: str, drafter: str, sampling: SamplingParams
         "finish_reason": session.finish_reason,
         "prompt_tokens": tally.prompt_tokens,
         "cached_tokens": tally.cached_tokens,
-        "model": model,
-        "drafter": drafter,
+        "model": engine.model.path.name,
+        "drafter": engine.drafter_name,
         "seed": sampling.seed,
         "timings": {
             "prompt_ms": 1e3 * tally.prompt_seconds,
@@ -34,6 +37,7 @@ def as_json(session: Session, model: str, drafter: str, sampling: SamplingParams
             "blocks": tally.blocks,
             "mean_block_length": tally.mean_block_length,
         },
+        "drafters": {name: _drafter_figures(engine, session, name, one) for name, one in tally.drafters.items()},
     }
     if sampling.logprobs is not None:
         answer["logprobs"] = [
@@ -43,7 +47,25 @@ def as_json(session: Session, model: str, drafter: str, sampling: SamplingParams
     return answer
 
 
-def stats_lines(session: Session, seed: int) -> Iterator[str]:
+def _drafter_figures(engine: Engine, session: Session, name: str, tally: DrafterTally) -> dict[str, Any]:
+    """What became of one drafter's drafts; of a model, also what it is worth by its size (MBSU) and its time."""
+    figures: dict[str, Any] = {
+        "drafts": tally.drafts,
+        "drafted": tally.drafted,
+        "accepted": tally.accepted,
+        "acceptance_by_depth": tally.acceptance_by_depth,
+    }
+    drafter = next((one for one in engine.drafters if one.name == name), None)
+    if isinstance(drafter, ModelDrafter):
+        per_draft = tally.drafted / tally.drafts
+        block_length = 1.0 + tally.accepted / tally.drafts
+        figures["mbsu_by_parameters"] = mbsu(block_length, drafter.share.parameters, per_draft)
+        figures["mbsu_by_bytes"] = mbsu(block_length, drafter.share.bytes, per_draft)
+        figures["ms_per_token"] = 1e3 * drafter.cost.single
+    return figures
+
+
+def stats_lines(session: Session, engine: Engine, seed: int) -> Iterator[str]:
     """What happened, a few short lines."""
     tally = session.tally
     yield (
@@ -58,15 +80,22 @@ def stats_lines(session: Session, seed: int) -> Iterator[str]:
     for name, drafter in tally.drafters.items():
         yield (
             f"{name}: {drafter.accepted} of {drafter.drafted} drafted tokens accepted ({drafter.acceptance:.0%}) "
-            f"in {drafter.drafts} drafts"
+            f"in {drafter.drafts} drafts; by place in the draft "
+            + " ".join(f"{share:.0%}" for share in drafter.acceptance_by_depth[:8])
         )
+        figures = _drafter_figures(engine, session, name, drafter)
+        if "mbsu_by_bytes" in figures:
+            yield (
+                f"{name}: {figures['ms_per_token']:.1f} ms for a token; memory-bound speed-up "
+                f"{figures['mbsu_by_parameters']:.2f} by parameters, {figures['mbsu_by_bytes']:.2f} by bytes"
+            )
     if not tally.drafters:
         yield "nothing was drafted"
 
 
-def print_stats(session: Session, seed: int) -> None:
+def print_stats(session: Session, engine: Engine, seed: int) -> None:
     """The same on stderr."""
-    for line in stats_lines(session, seed):
+    for line in stats_lines(session, engine, seed):
         click.secho(line, err=True, dim=True)
 
 

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from edgespec.core import Drafter
 from edgespec.drafters.anpd import Anpd
 from edgespec.drafters.suffix import Suffix
 from edgespec.errors import UnknownDrafter
 
 _AUTO = ("suffix",)
-_KNOWN = {"anpd": Anpd, "suffix": Suffix}
+KNOWN: dict[str, Callable[[], Drafter]] = {"anpd": Anpd, "suffix": Suffix}
+
+
+def names_of(names: str) -> tuple[str, ...]:
+    """What DRAFTER names, one by one: `none` is nothing, `auto` is what edgespec chooses, `+` joins several."""
+    if names == "none":
+        return ()
+    parts = (part for name in names.split("+") for part in (_AUTO if name == "auto" else (name,)))
+    return tuple(dict.fromkeys(parts))
 
 
 def make_drafters(names: str) -> tuple[Drafter, ...]:
-    """The drafters that DRAFTER names: `auto`, `none`, `anpd`, `suffix`, or several joined by `+`.
+    """The drafters that DRAFTER names, of those that need no model: `auto`, `none`, `anpd`, `suffix`, joined by `+`.
 
     Raises UnknownDrafter.
     """
-    if names == "none":
-        return ()
-    wanted = _AUTO if names == "auto" else tuple(dict.fromkeys(names.split("+")))
-    for name in wanted:
-        if name not in _KNOWN:
-            raise UnknownDrafter(f"no drafter {name!r}: choose auto, none, {', '.join(_KNOWN)}, or several joined by +")
-    return tuple(_KNOWN[name]() for name in wanted)
+    return tuple(make_drafter(name) for name in names_of(names))
+
+
+def make_drafter(name: str) -> Drafter:
+    """One drafter that needs no model. Raises UnknownDrafter."""
+    if name not in KNOWN:
+        raise UnknownDrafter(
+            f"no drafter {name!r}: choose auto, none, {', '.join(KNOWN)}, the .gguf of a drafter model, or several "
+            "joined by +"
+        )
+    return KNOWN[name]()

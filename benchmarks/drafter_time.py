@@ -1,0 +1,76 @@
+"""How long a drafted token takes: drafter models against each other, in turn, at the same places of the same text.
+
+    python benchmarks/drafter_time.py -m TARGET.gguf -d FULL.gguf,SMALL.gguf --prompts FILE.jsonl --json OUT.json
+
+Every drafter has read the prompt and then drafts 5 tokens, A B, B A, and so on. The first drafter is what the others
+are compared with; the ratios are of neighbouring drafts.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from common import read_prompts, save, summary
+
+from edgespec.backend import LlamaModel
+from edgespec.gguf_walk import walk
+from edgespec.machine import cache_directory, default_threads
+from edgespec.pairing import open_drafter
+from edgespec.vocabtrim.sizes import per_token
+
+_LENGTH = 5
+
+
+@click.command()
+@click.option("-m", "--model", required=True, help="The target: its vocabulary is needed.")
+@click.option("-d", "--drafters", required=True, help="Files, comma-separated.")
+@click.option("--prompts", type=click.Path(path_type=Path), required=True)
+@click.option("--limit", type=int, default=6, show_default=True, help="Prompts.")
+@click.option("--rounds", type=int, default=12, show_default=True, help="Drafts of each drafter and prompt.")
+@click.option("--json", "out", type=click.Path(path_type=Path))
+def main(model: str, drafters: str, prompts: Path, limit: int, rounds: int, out: Path | None) -> None:
+    """Milliseconds for a drafted token, and ratios to the first drafter."""
+    target = LlamaModel(Path(model), repack=False)
+    paths = [Path(name) for name in drafters.split(",")]
+    opened = [
+        open_drafter(path, target, n_ctx=2048, threads=default_threads(), gpu_layers=-1, cache_dir=cache_directory())
+        for path in paths
+    ]
+    times: dict[str, list[float]] = {path.stem: [] for path in paths}
+    for prompt in read_prompts(prompts)[:limit]:
+        tokens = target.vocabulary.tokenize_prompt(target.render([{"role": "user", "content": prompt["turns"][0]}]))
+        guesses = opened[0].propose(tokens, rounds + _LENGTH).tokens
+        for drafter in opened:
+            drafter.propose(tokens, _LENGTH)  # warm-up: the prompt is read
+        for turn in range(rounds):
+            tokens.append(guesses[turn])
+            order = list(zip(times, opened, strict=True))
+            for name, drafter in order if turn % 2 == 0 else reversed(order):
+                begun = time.perf_counter()
+                drafted = len(drafter.propose(tokens, _LENGTH))
+                times[name].append((time.perf_counter() - begun) / max(1, drafted))
+    first = paths[0].stem
+    rows: list[dict[str, Any]] = []
+    for path in paths:
+        values = times[path.stem]
+        size = per_token(walk(path))
+        rows.append(
+            {
+                "drafter": path.stem, "milliseconds": 1e3 * statistics.median(values),
+                "megabytes_read": size.bytes / 1e6, "million_parameters_read": size.parameters / 1e6,
+                "file_megabytes": path.stat().st_size / 1e6,
+                "ratio": summary([a / b for a, b in zip(values, times[first], strict=True)]),
+            }
+        )  # fmt: skip
+        low, high = rows[-1]["ratio"]["interval"]
+        print(f"{path.stem}: {rows[-1]['milliseconds']:.2f} ms a token, {rows[-1]['ratio']['median']:.3f} of {first}'s "
+              f"[{low:.3f}, {high:.3f}], {size.bytes / 1e6:.0f} MB read")  # fmt: skip
+    save(out, "time for a drafted token", [target.path, *paths], {"drafters": rows})
+
+
+if __name__ == "__main__":
+    main()

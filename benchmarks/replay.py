@@ -1,0 +1,200 @@
+"""Drafters against recorded answers of a target: block length, acceptance, MBSU, without evaluating the target again.
+
+    python benchmarks/replay.py record -m TARGET.gguf --prompts FILE.jsonl --per-subtask 5 -n 96 -o record.jsonl
+    python benchmarks/replay.py run -m TARGET.gguf --record record.jsonl -d FULL.gguf,SMALL.gguf --json OUT.json
+
+What a lossless drafter changes is speed, so a recorded answer holds all that is needed: at each place the drafter
+guesses, the record says how much of that the target would have accepted. Both commands go on where they were stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from common import read_prompts, save, subtask
+
+from edgespec import load
+from edgespec.backend import LlamaModel
+from edgespec.core import Drafter, common_prefix
+from edgespec.drafters import make_drafter
+from edgespec.drafters.model import ModelDrafter
+from edgespec.gguf_walk import walk
+from edgespec.machine import cache_directory, default_threads
+from edgespec.pairing import open_drafter
+from edgespec.vocabtrim.sizes import Sizes, mbsu, per_token
+
+WHAT = "drafters against recorded answers"
+
+
+@click.group()
+def main() -> None:
+    """Record answers of a target, then replay drafters against them."""
+
+
+@main.command()
+@click.option("-m", "--model", help="Default: the small built-in model.")
+@click.option("--prompts", type=click.Path(path_type=Path), required=True)
+@click.option("--per-subtask", type=int, default=5, show_default=True)
+@click.option("-n", "count", type=int, default=96, show_default=True)
+@click.option("-o", "out", type=click.Path(path_type=Path), required=True)
+def record(model: str | None, prompts: Path, per_subtask: int, count: int, out: Path) -> None:
+    """Have the target answer, greedily and plainly."""
+    done = {json.loads(line)["question_id"] for line in out.read_text().splitlines()} if out.exists() else set()
+    with load(model, drafter="none", n_ctx=4096) as engine, out.open("a", encoding="utf-8") as file:
+        asked = [one for one in read_prompts(prompts, per_subtask) if one["question_id"] not in done]
+        for number, prompt in enumerate(asked):
+            tokens = engine.tokenize(engine.model.render([{"role": "user", "content": prompt["turns"][0]}]))[-3900:]
+            session = engine.session(list(tokens), max_tokens=count)
+            for _ in session.stream():
+                pass
+            line = {
+                "question_id": prompt["question_id"], "subtask": subtask(prompt["category"]),
+                "model": engine.model.path.name, "prompt": tokens, "answer": session.emitted,
+            }  # fmt: skip
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            print(f"{number + 1}/{len(asked)}", end="\r", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+
+
+@main.command()
+@click.option("-m", "--model", required=True, help="The target: its vocabulary and its size are needed.")
+@click.option("--record", "recorded", type=click.Path(path_type=Path), required=True)
+@click.option("-d", "--drafters", required=True, help="Comma-separated: names, or files of drafter models.")
+@click.option("--lengths", default="3,5", show_default=True, help="Tokens of a draft.")
+@click.option("--window", type=int, help="Tokens of the prompt that a drafter model reads. Default: all of it.")
+@click.option("--json", "out", type=click.Path(path_type=Path))
+def run(model: str, recorded: Path, drafters: str, lengths: str, window: int | None, out: Path | None) -> None:
+    """Let each drafter guess all along each answer."""
+    answers = [json.loads(line) for line in recorded.read_text(encoding="utf-8").splitlines()]
+    results: list[dict[str, Any]] = json.loads(out.read_text())["results"] if out and out.exists() else []
+    done = {(result["drafter"], result["length"]) for result in results if result["window"] == window}
+    target = LlamaModel(Path(model), repack=False)
+    for name in drafters.split(","):
+        wanted = [length for length in map(int, lengths.split(",")) if (Path(name).stem, length) not in done]
+        for length in wanted:
+            drafter, size = open_one(name, target, window)
+            share = shares(size, per_token(walk(target.path)))
+            rows = []
+            for answer in progress(answers, f"{drafter.name}, {length}"):
+                fresh = drafter if isinstance(drafter, ModelDrafter) else make_drafter(name)  # others would remember
+                rows.append(replayed(fresh, answer, length))
+            told = {"drafter": Path(name).stem, "length": length, "window": window}
+            results.append({**told, **share, **summed(rows, length, share)})
+            if isinstance(drafter, ModelDrafter):
+                drafter.close()
+            save(out, WHAT, [target.path], {"record": summary_of(answers), "results": results}, quiet=True)
+            show(results[-1])
+
+
+def summary_of(answers: list[dict[str, Any]]) -> dict[str, Any]:
+    """What was recorded."""
+    return {"answers": len(answers), "tokens": sum(len(one["answer"]) for one in answers), "model": answers[0]["model"]}
+
+
+def open_one(name: str, target: LlamaModel, window: int | None) -> tuple[Drafter, Sizes]:
+    """A drafter and what it reads for a token: nothing, where it is no model."""
+    if not name.endswith(".gguf"):
+        return make_drafter(name), Sizes(0, 0)
+    path = Path(name)
+    drafter = open_drafter(
+        path, target, n_ctx=4096, threads=default_threads(), gpu_layers=-1, cache_dir=cache_directory(),
+        window=window or 4096,
+    )  # fmt: skip
+    return drafter, per_token(walk(path))
+
+
+def shares(drafter: Sizes, target: Sizes) -> dict[str, float]:
+    """The drafter's size over the target's, both ways of counting."""
+    return {
+        "share_of_parameters": drafter.parameters / target.parameters,
+        "share_of_bytes": drafter.bytes / target.bytes,
+    }
+
+
+def replayed(drafter: Drafter, recorded: dict[str, Any], length: int) -> dict[str, Any]:
+    """One answer: tokens, blocks, and what became of the guesses at each depth."""
+    tokens, answer = list(recorded["prompt"]), recorded["answer"]
+    place, blocks, drafted, seconds = 1, 0, 0, 0.0
+    judged: Counter[int] = Counter()
+    accepted: Counter[int] = Counter()
+    tokens.append(answer[0])
+    while place < len(answer):
+        begun = time.perf_counter()
+        guesses = drafter.propose(tokens, length).tokens
+        if blocks:  # the first one reads the prompt
+            seconds += time.perf_counter() - begun
+            drafted += len(guesses)
+        right = common_prefix(list(guesses), answer[place:])
+        judged.update(range(min(len(guesses), right + 1, len(answer) - place)))
+        accepted.update(range(right))
+        blocks += 1
+        tokens += answer[place : place + right + 1]
+        place += right + 1
+    return {
+        "subtask": recorded["subtask"], "tokens": len(answer) - 1, "blocks": blocks, "judged": judged,
+        "accepted": accepted, "drafted": drafted, "seconds": seconds,
+    }  # fmt: skip
+
+
+def summed(rows: list[dict[str, Any]], length: int, share: dict[str, float]) -> dict[str, Any]:
+    """The figures over all answers and by subtask; block length is of all tokens over all blocks."""
+
+    def figures(group: list[dict[str, Any]]) -> dict[str, Any]:
+        tokens, blocks = (sum(row[key] for row in group) for key in ("tokens", "blocks"))
+        judged, accepted = (sum((row[key] for row in group), Counter()) for key in ("judged", "accepted"))
+        block_length = tokens / max(1, blocks)
+        return {
+            "tokens": tokens,
+            "block_length": block_length,
+            "acceptance": accepted.total() / max(1, judged.total()),
+            "acceptance_by_depth": [accepted[depth] / judged[depth] for depth in sorted(judged)],
+            "mbsu_by_parameters": mbsu(block_length, share["share_of_parameters"], length),
+            "mbsu_by_bytes": mbsu(block_length, share["share_of_bytes"], length),
+        }
+
+    subtasks = sorted({row["subtask"] for row in rows})
+    timed = [row for row in rows if row["drafted"]]
+    return {
+        "overall": figures(rows),
+        "subtasks": {name: figures([row for row in rows if row["subtask"] == name]) for name in subtasks},
+        "milliseconds_per_drafted_token": 1e3 * statistics.median(row["seconds"] / row["drafted"] for row in timed)
+        if timed
+        else None,
+    }
+
+
+def progress(answers: list[dict[str, Any]], label: str) -> Iterator[dict[str, Any]]:
+    """The answers, with a word on stderr about how far this is."""
+    begun = time.monotonic()
+    for number, answer in enumerate(answers):
+        left = (time.monotonic() - begun) / number * (len(answers) - number) if number else 0.0
+        print(
+            f"\r\x1b[K{label}: {number}/{len(answers)}, {left / 60:.0f} min left", end="", file=sys.stderr, flush=True
+        )
+        yield answer
+    print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def show(result: dict[str, Any]) -> None:
+    """One line for people."""
+    overall = result["overall"]
+    milliseconds = result["milliseconds_per_drafted_token"]
+    print(
+        f"{result['drafter']}, {result['length']}: block {overall['block_length']:.3f}, acceptance "
+        f"{overall['acceptance']:.3f}, MBSU {overall['mbsu_by_parameters']:.3f} by parameters, "
+        f"{overall['mbsu_by_bytes']:.3f} by bytes" + (f", {milliseconds:.2f} ms a token" if milliseconds else ""),
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

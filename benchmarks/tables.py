@@ -1,0 +1,154 @@
+"""Puts the figures of benchmarks/results/NAME.json into docs/benchmarks.md, between <!-- NAME --> and <!-- end -->.
+
+python benchmarks/tables.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+
+Result = dict[str, Any]
+
+
+def with_interval(ratio: dict[str, Any], digits: int = 2) -> str:
+    """A median with its interval."""
+    low, high = ratio["interval"]
+    return f"{ratio['median']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
+
+
+def eight(result: Result) -> str:
+    """Speeds and ratios by prompt."""
+    peers = [name for name in result["prompts"][0]["speeds"] if name not in ("auto", "plain")]
+    rows = []
+    for prompt in result["prompts"]:
+        median = {name: statistics.median(speeds) for name, speeds in prompt["speeds"].items()}
+        rows.append(
+            [
+                prompt["category"],
+                *(f"{median[name]:.1f}" for name in ("plain", "auto", *peers)),
+                *(with_interval(prompt["ratios"][f"auto/{name}"]) for name in ("plain", *peers)),
+                f"{statistics.median(prompt['mean_block_length']):.2f}",
+                "yes" if prompt["same_as_plain"]["auto"] else "no",
+            ]
+        )
+    ratios = [f"`auto` / {name}" for name in ("plain", *peers)]
+    return table(["prompt", "plain, tokens/s", "`auto`", *peers, *ratios, "tokens a block", "same text"], rows)
+
+
+def lossless(result: Result) -> str:
+    """Equal answers by temperature and drafter, and every parting."""
+    groups = sorted({(row["temperature"], row["drafter"]) for row in result["answers"]})
+    rows = []
+    for temperature, drafter in groups:
+        group = [row for row in result["answers"] if (row["temperature"], row["drafter"]) == (temperature, drafter)]
+        drafted, accepted = (sum(row[key] for row in group) for key in ("drafted", "accepted"))
+        equal = sum(row["equal"] for row in group)
+        rows.append([f"{temperature:g}", f"`{drafter}`", f"{equal} of {len(group)}", str(drafted), str(accepted)])
+    text = table(["temperature", "drafter", "equal to plain", "drafted", "accepted"], rows)
+    for row in result["answers"]:
+        if row["parting"]:
+            text += (
+                f"\n\n{row['subtask']} {row['question_id']}, `{row['drafter']}`, temperature {row['temperature']:g}: "
+                f"parts at token {row['parting']['position']}, margin {row['parting']['margin']:.4f} logits."
+            )
+    noise = ", ".join(f"{value:.4f} ({width} rows)" for width, value in result["rounding_noise"].items())
+    return f"{text}\n\nLargest difference of a logit between an evaluation of one row and of several: {noise}."
+
+
+def overhead(result: Result) -> str:
+    """Plain decoding against `Llama`."""
+    equal, runs = result["equal_answers"]
+    speed, first = result["decoding_speed_ratio"], result["first_token_time_ratio"]
+    return table(
+        ["decoding speed", "time to first token", "start-up with one token", "equal answers"],
+        [
+            [
+                with_interval(speed, 3),
+                with_interval(first, 3),
+                f"{result['start_up_seconds']:.2f} s",
+                f"{equal} of {runs}",
+            ]
+        ],
+    )
+
+
+def drafting(result: Result) -> str:
+    """The drafters' own time."""
+    return table(
+        ["drafter", "text", "context", "µs a drafted token", "µs a call", "µs a token read", "memory, KB"],
+        [
+            [f"`{row['drafter']}`", row["text"], str(row["context"]), f"{row['us_per_drafted_token']:.2f}",
+             f"{row['us_per_call']:.0f}", f"{row['us_per_token_read']:.1f}", f"{row['memory_bytes'] / 1e3:.0f}"]
+            for row in result["rows"]
+        ],
+    )  # fmt: skip
+
+
+def replay(result: Result) -> str:
+    """Drafters against recorded answers."""
+    rows = []
+    for one in result["results"]:
+        overall = one["overall"]
+        by_subtask = " ".join(f"{figures['block_length']:.2f}" for figures in one["subtasks"].values())
+        rows.append(
+            [
+                f"`{one['drafter']}`", str(one["length"]), f"{overall['block_length']:.3f}",
+                *(f"{overall[key]:.3f}" for key in ("acceptance", "mbsu_by_parameters", "mbsu_by_bytes")), by_subtask,
+            ]
+        )  # fmt: skip
+    subtasks = ", ".join(result["results"][0]["subtasks"])
+    head = ["drafter", "draft", "tokens a block", "acceptance", "MBSU by parameters", "by bytes"]
+    return table([*head, f"tokens a block in {subtasks}"], rows)
+
+
+def drafter_time(result: Result) -> str:
+    """Time for a drafted token."""
+    return table(
+        ["drafter", "ms a token", "of the first one's", "MB read a token", "file, MB"],
+        [
+            [f"`{row['drafter']}`", f"{row['milliseconds']:.2f}", with_interval(row["ratio"], 3),
+             f"{row['megabytes_read']:.0f}", f"{row['file_megabytes']:.0f}"]
+            for row in result["drafters"]
+        ],
+    )  # fmt: skip
+
+
+RENDERERS: dict[str, Callable[[Result], str]] = {
+    "auto against plain decoding and llama-server ngram-simple": eight,
+    "drafted answers against plain ones": lossless,
+    "edgespec's plain decoding against llama-cpp-python's Llama": overhead,
+    "cost of drafting from the conversation": drafting,
+    "drafters against recorded answers": replay,
+    "time for a drafted token": drafter_time,
+}
+
+
+def filled(page: str) -> str:
+    """The page with each marked place holding the table of its result file and where that came from."""
+
+    def fill(match: re.Match[str]) -> str:
+        name = match[1]
+        result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        versions = f"edgespec {result['versions']['edgespec']}, {result['versions']['llama.cpp'].split(';')[0]}"
+        link = f"[{name}.json](../benchmarks/results/{name}.json)"
+        origin = f"{link}, {result['date']}, {result['machine']['cpu']}, {versions}: `{result['command']}`"
+        return f"<!-- {name} -->\n{RENDERERS[result['what']](result)}\n\n{origin}\n<!-- end -->"
+
+    return re.sub(r"<!-- ([\w.-]+) -->\n.*?<!-- end -->", fill, page, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

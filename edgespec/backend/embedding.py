@@ -1,0 +1,91 @@
+"""Input embeddings fed to llama.cpp as vectors: how a trimmed drafter reads tokens that it has no row for.
+
+The rows are dequantized by ggml's own routine, the one that its `get_rows` uses on a CPU, so that they are the same to
+the bit as if the tokens had been looked up by llama.cpp.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from llama_cpp._ggml import libggml
+
+from edgespec.errors import UnsupportedModel
+
+_F32 = 0
+_REMEMBERED = 4096
+"""Rows kept as numbers: what a conversation uses, over and over. 4096 rows of 896 take 15 MB."""
+
+_SCALED = ("gemma3",)
+"""Architectures in which llama.cpp scales the embeddings of tokens by sqrt(n_embd), and vectors not at all."""
+
+
+class _TypeTraits(ctypes.Structure):
+    """ggml_type_traits of ggml.h."""
+
+    _fields_ = (
+        ("type_name", ctypes.c_char_p),
+        ("block_elements", ctypes.c_int64),
+        ("interleave", ctypes.c_int64),
+        ("block_bytes", ctypes.c_size_t),
+        ("is_quantized", ctypes.c_bool),
+        ("to_float", ctypes.c_void_p),
+        ("from_float", ctypes.c_void_p),
+    )
+
+
+@lru_cache
+def _to_float(kind: int) -> Any:
+    """ggml's routine from a row of this type to 32-bit floats: (row, floats, number of elements)."""
+    traits_of = libggml.ggml_get_type_traits
+    traits_of.argtypes, traits_of.restype = (ctypes.c_int,), ctypes.POINTER(_TypeTraits)
+    address = traits_of(kind).contents.to_float
+    if not address:
+        raise UnsupportedModel(f"embeddings of ggml type {kind} cannot be read as numbers")
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)(address)
+
+
+class EmbeddingTable:
+    """The rows of an embedding matrix in a file, `rows` x `columns` in a ggml type, as vectors for a batch."""
+
+    def __init__(
+        self, path: Path, *, offset: int, kind: int, row_bytes: int, rows: int, columns: int, architecture: str
+    ) -> None:
+        with path.open("rb") as file:
+            self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        raw = np.frombuffer(self._data, np.uint8, rows * row_bytes, offset)
+        self._raw = raw.reshape(rows, row_bytes)
+        self._convert = None if kind == _F32 else _to_float(kind)
+        self._scale = np.sqrt(np.float32(columns)) if architecture in _SCALED else None
+        self._known: dict[int, npt.NDArray[np.float32]] = {}
+        self.rows = rows
+        self.columns = columns
+
+    def fill(self, tokens: Sequence[int], vectors: npt.NDArray[np.float32]) -> None:
+        """Write the vectors of `tokens` into `vectors`, shape (len(tokens), columns)."""
+        known = self._known
+        for place, token in enumerate(tokens):
+            vector = known.get(token)
+            if vector is None:
+                if len(known) >= _REMEMBERED:
+                    known.clear()
+                vector = known[token] = self._vector(token)
+            vectors[place] = vector
+
+    def _vector(self, token: int) -> npt.NDArray[np.float32]:
+        row = self._raw[token]
+        if self._convert is None:
+            vector: npt.NDArray[np.float32] = row.view(np.float32).copy()
+        else:
+            vector = np.empty(self.columns, np.float32)
+            self._convert(row.ctypes.data, vector.ctypes.data, self.columns)
+        if self._scale is not None:
+            vector *= self._scale
+        return vector

@@ -1,0 +1,141 @@
+"""`edgespec calibrate`: which tokens a target uses."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgespec import machine
+from edgespec.backend import LlamaModel
+from edgespec.catalogue import resolve
+from edgespec.cli.generate import read_prompts
+from edgespec.cli.options import read_text
+from edgespec.errors import InvalidRequest, OutputError
+from edgespec.vetting import vet
+from edgespec.vocabtrim.calibrate import AnswerSettings, count_answers_of, count_recorded, count_text
+from edgespec.vocabtrim.counts import Counts
+
+
+@click.command()
+@click.option("-m", "--model", metavar="MODEL", help="The target: a .gguf or an alias. Default: the built-in model.")
+@click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Prompts for the target to answer.")
+@click.option(
+    "--answers",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help='JSON lines with "tokens" or "text", as generate --prompts prints them.',
+)
+@click.option("--text", type=click.Path(path_type=Path), metavar="FILE", help="Plain text.")
+@click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="COUNTS.json")
+@click.option(
+    "-n",
+    "--max-tokens",
+    type=click.IntRange(1),
+    default=512,
+    show_default=True,
+    metavar="N",
+    help="The longest answer.",
+)
+@click.option("--temp", type=click.FloatRange(0), default=0.0, show_default=True, metavar="F")
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N")
+@click.option(
+    "--parallel", type=click.IntRange(1, 64), default=16, show_default=True, metavar="N", help="Answers made at once."
+)
+@click.option(
+    "--ctx",
+    type=click.IntRange(64),
+    default=2048,
+    show_default=True,
+    metavar="N",
+    help="Tokens of one prompt and its answer.",
+)
+@click.option("--threads", type=int, metavar="N", help="CPU threads. Default: the fast physical cores.")
+@click.option("--gpu-layers", type=int, default=-1, metavar="N", help="Layers on the GPU. Default: all it can.")
+def calibrate(**options: Any) -> None:
+    """Count the tokens a target uses, for edgespec trim. Ctrl-C stops; the same command goes on where it stopped."""
+    given = [name for name in ("prompts", "answers", "text") if options[name] is not None]
+    if len(given) != 1:
+        raise click.UsageError("give one of --prompts, --answers and --text")
+    cache = machine.cache_directory()
+    path = resolve(options["model"], cache_dir=cache)
+    header = vet(path, cache_dir=cache)
+    model = LlamaModel(path, gpu_layers=options["gpu_layers"])
+    try:
+        counts = _count(model, header.fingerprint, options)
+    finally:
+        model.close()
+    out: Path = options["out"]
+    try:
+        counts.save(out)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written: {error.strerror}") from error
+    if options["prompts"] is not None:
+        journal_of(out).unlink(missing_ok=True)
+    told = counts.told
+    click.echo(f"{out}: {told['tokens']} tokens counted, {told['distinct']} different, in {told['texts']} texts; "
+               f"{told['held_out_tokens']} more held out")  # fmt: skip
+
+
+def journal_of(out: Path) -> Path:
+    """Where the answers are while the counts are not finished."""
+    return out.with_name(f"{out.name}.journal")
+
+
+def _count(model: LlamaModel, fingerprint: str, options: dict[str, Any]) -> Counts:
+    if options["text"] is not None:
+        return count_text(model, options["text"], read_text(options["text"]))
+    if options["answers"] is not None:
+        return count_recorded(model, options["answers"], _lines(options["answers"]))
+    prompts = [prompt["turns"][0] for prompt in read_prompts(options["prompts"])]
+    settings = AnswerSettings(options["max_tokens"], options["temp"], options["seed"], options["ctx"])
+    return count_answers_of(
+        model,
+        prompts,
+        fingerprint=fingerprint,
+        settings=settings,
+        journal=journal_of(options["out"]),
+        slots=options["parallel"],
+        threads=options["threads"] or machine.default_threads(),
+        progress=_Progress(),
+    )
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file."""
+    found = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        try:
+            value = json.loads(line) if line.strip() else None
+        except ValueError as error:
+            raise InvalidRequest(f"{path}, line {number}: not JSON ({error})") from error
+        if isinstance(value, dict):
+            found.append(value)
+        elif value is not None:
+            raise InvalidRequest(f"{path}, line {number}: it must be an object")
+    return found
+
+
+class _Progress:
+    """Answers, tokens, speed and time left; a line drawn over and over on a terminal, else one for every tenth."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._at_start: tuple[int, int] | None = None
+
+    def __call__(self, done: int, total: int, tokens: int) -> None:
+        if self._at_start is None:
+            self._at_start = done, tokens
+        fresh, seconds = done - self._at_start[0], time.monotonic() - self._begun
+        line = f"{done} of {total} answers, {tokens} tokens"
+        if fresh:
+            left = seconds / fresh * (total - done)
+            line += f", {(tokens - self._at_start[1]) / seconds:.0f} tokens/s, {left / 60:.0f} min left"
+        if sys.stderr.isatty():
+            click.echo(f"\r\x1b[K{line}", nl=done == total, err=True)
+        elif done == total or done % max(1, total // 10) == 0:
+            click.echo(line, err=True)

@@ -1,0 +1,80 @@
+"""`edgespec trim`: a smaller drafter, which says what the full one says of the tokens it kept."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgespec import machine
+from edgespec.catalogue import resolve
+from edgespec.vetting import vet
+from edgespec.vocabtrim.counts import load_counts
+from edgespec.vocabtrim.kept import load_kept
+from edgespec.vocabtrim.make import Trimmed
+from edgespec.vocabtrim.make import trim as make_trimmed
+
+
+@click.command()
+@click.argument("full", metavar="FULL.gguf")
+@click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="OUT.gguf", help="The new file.")
+@click.option(
+    "--counts",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="COUNTS.json",
+    help="What edgespec calibrate counted. Repeatable: the counts are added up.",
+)
+@click.option(
+    "--kept",
+    type=click.Path(path_type=Path),
+    metavar="KEPT.json",
+    help="A list of tokens in the order of their worth instead, as there are in models/.",
+)
+@click.option("--size", type=int, metavar="K", help="Keep K tokens. Multiples of 64 run fastest.")
+@click.option("--coverage", type=float, metavar="F", help="Keep as many as make up this share of the counted ones.")
+def trim(**options: Any) -> None:
+    """Keep only the vocabulary rows that a target really uses. The new file is proved against the full model."""
+    if (options["size"] is None) == (options["coverage"] is None):
+        raise click.UsageError("give either --size K or --coverage F")
+    if not options["counts"] and options["kept"] is None:
+        raise click.UsageError("give --counts COUNTS.json (edgespec calibrate makes them), or --kept KEPT.json")
+    cache = machine.cache_directory()
+    path = resolve(options["full"], cache_dir=cache)
+    vet(path, cache_dir=cache)
+    counts = [load_counts(one) for one in options["counts"]]
+    listed = load_kept(options["kept"]) if options["kept"] else None
+    with click.progressbar(length=1, label="writing", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+        made = make_trimmed(
+            path, options["out"], counts, listed=listed, size=options["size"], wanted_coverage=options["coverage"],
+            progress=_Progress(bar),
+        )  # fmt: skip
+    click.echo(report(made))
+
+
+class _Progress:
+    """Bytes done, on a bar that learns its length with the first call."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+
+    def __call__(self, done: int, total: int) -> None:
+        self._bar.length = total
+        self._bar.update(done - self._bar.pos)
+
+
+def report(made: Trimmed) -> str:
+    """What was made, in three lines."""
+    return "\n".join(
+        (
+            f"{made.path}: {made.kept} of {made.full_vocab} tokens ({made.forced} of them kept whatever their count), "
+            f"{made.size.bytes / 1e6:.0f} MB read for a token instead of {made.full_size.bytes / 1e6:.0f}",
+            f"held-out text covered: {made.coverage:.2%} of {made.held_out_tokens} tokens"
+            if made.held_out_tokens
+            else "no held-out text to measure coverage on",
+            f"proved: {made.proof.logits} logits identical to the full model's, after {made.proof.tokens} tokens, "
+            f"{made.proof.outside} of them without a row of their own",
+        )
+    )

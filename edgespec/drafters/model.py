@@ -1,0 +1,193 @@
+"""Drafts with a small language model, plain or trimmed, that shares the target's vocabulary or most of it.
+
+The drafter reads what the target reads, and guesses token by token for as long as the policy finds it worth its time.
+With sampling it adds the target's own noise to its logits, so that the two draw the same token where they agree
+(coupling by common Gumbel noise; see `edgespec.sampling`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgespec.core import NOTHING, Context, Coupling, Draft, Price, Row, Verdict
+from edgespec.cost import PROMPT_CHUNK, CostCurve
+from edgespec.sampling import draw_any, gumbel
+
+WINDOW = 128
+"""Tokens of the text before that a drafter begins with. It reads on from there: a long prompt is never read to its
+start, because a short answer would not earn that back."""
+
+SINK = 4
+"""The first tokens of the text, read as well: models put attention there that has nowhere else to go (StreamingLLM,
+arXiv 2309.17453, section 3)."""
+
+_BUCKETS = 20
+"""Classes of confidence that the policy learns the acceptance of."""
+
+
+class Share(NamedTuple):
+    """What a drafter reads for a token, as a share of what the target reads: of parameters, and of bytes."""
+
+    parameters: float
+    bytes: float
+
+
+class Reader(Protocol):
+    """How a drafter sees the target's tokens."""
+
+    def read(self, tokens: Sequence[int]) -> list[int]:
+        """The drafter's ids for target ids; where one of these is unknown to it, several may stand for it."""
+        ...
+
+    @property
+    def said(self) -> npt.NDArray[np.int32] | None:
+        """The target's id for each of the drafter's rows, negative where it has none; None: they are the same."""
+        ...
+
+
+class SameVocabulary:
+    """Equal ids. `said`: the ids of a trimmed drafter's rows; it reads all tokens all the same.
+
+    `size`: the number of tokens that the drafter can read, where the target's vocabulary is padded to more; padding
+    never occurs in text, so it does not matter as what it is read.
+    """
+
+    def __init__(self, said: npt.NDArray[np.int32] | None = None, size: int | None = None) -> None:
+        self.said = said
+        self._size = size
+
+    def read(self, tokens: Sequence[int]) -> list[int]:
+        if self._size is None:
+            return list(tokens)
+        return [token if token < self._size else 0 for token in tokens]
+
+
+class ModelDrafter:
+    """A language model as a `PricedDrafter`. It owns its context, whose time it measures.
+
+    By its `share` of bytes the time of an evaluation is guessed until it has been measured.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        context: Context,
+        reader: Reader,
+        *,
+        share: Share,
+        window: int = WINDOW,
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.name = name
+        self.cost = CostCurve(PROMPT_CHUNK)
+        self.share = share
+        self.close = close
+        self._context = context
+        self._reader = reader
+        self._window = window
+        self._anchor = 0
+
+    def price(self, tokens: Sequence[int], target_seconds: float) -> Price:
+        """What drafting after `tokens` would cost; `target_seconds` is T(1) of the target."""
+        single = self.cost.single if self.cost.known else self.share.bytes * target_seconds
+        owed = self._owed(self._view(tokens, 1))
+        return Price(start=single * self._reading(owed), guess=single)
+
+    def propose(self, tokens: Sequence[int], limit: int) -> Draft:
+        """A greedy chain of `limit` tokens, however unsure."""
+        return self.draft(tokens, limit, Coupling(), lambda probability, evidence: True)
+
+    def draft(
+        self, tokens: Sequence[int], limit: int, coupling: Coupling, go_on: Callable[[float, Hashable], bool]
+    ) -> Draft:
+        """A chain of at most `limit` tokens. After each, `go_on(probability, evidence)` says whether to guess another.
+
+        The probability is the drafter's own for the token it guessed; the evidence is the class of that probability.
+        """
+        view = self._view(tokens, limit)
+        if len(view) + limit > self._context.n_ctx:
+            return NOTHING
+        guesses: list[int] = []
+        probabilities: list[float] = []
+        evidence: list[Hashable] = []
+        for place in range(limit):
+            row = self._next_row(view)
+            choice, probability = self._choose(row, coupling, place)
+            token = choice if self._reader.said is None else int(self._reader.said[choice])
+            if token < 0:  # a token that the target does not have
+                break
+            guesses.append(token)
+            probabilities.append(probability)
+            evidence.append((min(int(probability * _BUCKETS), _BUCKETS - 1), coupling.temperature > 0.0))
+            if len(guesses) == limit or not go_on(probability, evidence[-1]):
+                break
+            view += self._reader.read([token])
+        return Draft.chain(guesses, probabilities, evidence, self.name) if guesses else NOTHING
+
+    def observe(self, draft: Draft, verdict: Verdict) -> None:
+        """Nothing: the next call rewinds to what was accepted."""
+
+    def _view(self, tokens: Sequence[int], limit: int) -> list[int]:
+        """What the drafter reads of `tokens`: the first few, and all from the anchor on.
+
+        The anchor moves where the text is another one or has become too long, and then reading begins anew.
+        """
+        view = self._seen_from(self._anchor, tokens)
+        latest = max(0, len(tokens) - self._window)
+        if self._anchor > latest or self._owed(view) > self._window or len(view) + limit > self._context.n_ctx:
+            self._anchor = latest
+            view = self._seen_from(self._anchor, tokens)
+        return view
+
+    def _seen_from(self, anchor: int, tokens: Sequence[int]) -> list[int]:
+        if anchor <= SINK or anchor >= len(tokens):
+            return self._reader.read(tokens)
+        return self._reader.read([*tokens[:SINK], *tokens[anchor:]])
+
+    def _owed(self, view: list[int]) -> int:
+        """How many tokens are to be read before the first guess; the last one is always."""
+        return len(view) - min(self._context.cached(view), len(view) - 1)
+
+    def _reading(self, owed: int) -> float:
+        """The price of reading, in evaluations of one token."""
+        whole, rest = divmod(owed, PROMPT_CHUNK)
+        return whole * self.cost.ratio(PROMPT_CHUNK) + (self._reading_together(rest) if rest else 0.0)
+
+    def _reading_together(self, owed: int) -> float:
+        """Two tokens often cost more together than one after the other."""
+        return min(float(owed), self.cost.ratio(owed)) if owed <= 2 else self.cost.ratio(owed)
+
+    def _next_row(self, view: list[int]) -> Row:
+        """The logits after `view`, and the time that took."""
+        owed = self._owed(view)
+        begun = time.perf_counter()
+        if owed == 1 or (owed == 2 and self.cost.ratio(2) > 2.0):
+            row: Row = self._context.evaluate(view, NOTHING)[0]  # one by one
+            self.cost.observe(1, (time.perf_counter() - begun) / owed)
+            return row
+        prefilled = self._context.prefill(view)
+        assert prefilled is not None
+        self.cost.observe(owed, time.perf_counter() - begun)
+        return prefilled
+
+    def _choose(self, row: Row, coupling: Coupling, place: int) -> tuple[int, float]:
+        """The row's index of the guess, and the probability that the drafter gives it."""
+        if coupling.temperature == 0.0:
+            choice = int(row.argmax())
+            return choice, float(1.0 / np.exp(row - row[choice]).sum())
+        position = coupling.position + place
+        said = self._reader.said
+        if said is None:
+            choice = draw_any(row, coupling.temperature, coupling.seed, position)
+        else:
+            near = np.flatnonzero(row > row.max() - 24.0 * coupling.temperature)
+            noise = gumbel(coupling.seed, position, said[near])
+            choice = int(near[(row[near] / coupling.temperature + noise).argmax()])
+        scaled = (row - row.max()) / np.float32(coupling.temperature)
+        return choice, math.exp(float(scaled[choice])) / float(np.exp(scaled).sum())

@@ -1,0 +1,35 @@
+"""What a model reads of its weights for one token, in parameters and in bytes.
+
+A token reads every weight once, but of the input embeddings only its own row, unless they are the output layer too.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import NamedTuple
+
+from edgespec.gguf_walk import Part
+from edgespec.vocabtrim.trimmed import EMBEDDINGS, OUTPUT
+
+
+class Sizes(NamedTuple):
+    """Parameters and bytes."""
+
+    parameters: int
+    bytes: int
+
+
+def per_token(part: Part) -> Sizes:
+    """What one token reads; for tensors of an unknown type, as if they took 4 bytes a parameter."""
+    untied = any(tensor.name == OUTPUT for tensor in part.tensors)
+    read = [tensor for tensor in part.tensors if not (untied and tensor.name == EMBEDDINGS)]
+    parameters = sum(prod(tensor.shape) for tensor in read)
+    return Sizes(parameters, sum(tensor.size or 4 * prod(tensor.shape) for tensor in read))
+
+
+def mbsu(block_length: float, share: float, draft_length: float) -> float:
+    """Memory-bound speed-up (VocabTrim, arXiv 2506.22694, section 5): `share` is the drafter's size over the target's.
+
+    What speculation would gain if time were the reading of weights and nothing else.
+    """
+    return block_length / (share * draft_length + 1.0)

@@ -1,0 +1,96 @@
+"""`calibrate` and `trim` as a person meets them, on a tiny model: from prompts to a drafter in one file."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from gguf_files import tiny_llama
+from test_vocabtrim import TEMPLATE
+
+from edgespec.cli import main
+from edgespec.gguf_walk import walk
+from edgespec.vocabtrim.counts import tokenizer_hash
+from edgespec.vocabtrim.kept import KeptList, load_kept
+from edgespec.vocabtrim.trimmed import trimming_of
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with a tiny model that can be talked to, and prompts for it."""
+    monkeypatch.chdir(tmp_path)
+    tiny_llama(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": TEMPLATE})
+    (tmp_path / "p.jsonl").write_text("\n".join(json.dumps({"turns": [f"prompt {n}"]}) for n in range(11)))
+    return tmp_path
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, arguments)
+
+
+def calibrate(*arguments):
+    return run("calibrate", "-m", "tiny.gguf", "--ctx", "64", "-n", "8", "--threads", "1", *arguments)
+
+
+def test_from_prompts_to_a_trimmed_drafter(here):
+    result = calibrate("--prompts", "p.jsonl", "-o", "c.json")
+    assert result.exit_code == 0, result.output
+    assert "tokens counted" in result.stdout and "11 of 11 answers" in result.stderr
+    counts = json.loads((here / "c.json").read_text())
+    assert counts["source"] == "target" and counts["texts"] == 11 and counts["held_out_tokens"] > 0
+    result = run("trim", "tiny.gguf", "-o", "small.gguf", "--counts", "c.json", "--size", "128")
+    assert result.exit_code == 0, result.output
+    assert "128 of 320 tokens" in result.stdout and "identical" in result.stdout and "covered" in result.stdout
+    kept = trimming_of(walk(here / "small.gguf")).kept
+    assert set(map(int, counts["counts"])) <= set(kept.tolist())
+    assert sorted(path.name for path in here.iterdir()) == ["c.json", "p.jsonl", "small.gguf", "tiny.gguf"]
+
+
+def test_counts_of_text_and_of_recorded_answers(here):
+    (here / "t.txt").write_text("some words\n" * 200)
+    (here / "a.jsonl").write_text('{"tokens": [5, 6]}\n{"text": "a"}\n')
+    assert calibrate("--text", "t.txt", "-o", "t.json").exit_code == 0
+    assert calibrate("--answers", "a.jsonl", "-o", "a.json").exit_code == 0
+    result = run("trim", "tiny.gguf", "-o", "s.gguf", "--counts", "a.json", "--counts", "t.json", "--coverage", "0.95")
+    assert result.exit_code == 0, result.output
+    assert {5, 6} <= set(trimming_of(walk(here / "s.gguf")).kept.tolist())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("trim", "tiny.gguf", "-o", "s.gguf", "--counts", "c.json"), 2, "either --size K or --coverage F"),
+        (("trim", "tiny.gguf", "-o", "s.gguf", "--size", "64"), 2, "give --counts"),
+        (("trim", "tiny.gguf", "-o", "s.gguf", "--counts", "no.json", "--size", "64"), 1, "no such file"),
+        (("trim", "tiny.gguf", "-o", "s.gguf", "--counts", "c.json", "--size", "1000"), 1, "the vocabulary has 320"),
+        (("trim", "tiny.gguf", "-o", "s.gguf", "--counts", "c.json", "--size", "1"), 1, "are needed"),
+        (("trim", "tiny.gguf", "-o", "s.gguf", "--counts", "c.json", "--coverage", "2"), 1, "at most 1"),
+        (("trim", "tiny.gguf", "-o", "tiny.gguf", "--counts", "c.json", "--size", "64"), 1, "the full model itself"),
+        (("trim", "tiny.gguf", "-o", "p.jsonl/s.gguf", "--counts", "c.json", "--size", "64"), 1, "cannot be written"),
+        (("trim", "c.json", "-o", "s.gguf", "--counts", "c.json", "--size", "64"), 1, "not a GGUF"),
+        (("trim", "tiny.gguf", "-o", "s.gguf", "--kept", "c.json", "--size", "64"), 1, "no list of kept tokens"),
+        (("calibrate", "-m", "tiny.gguf", "-o", "x.json"), 2, "one of --prompts"),
+        (("calibrate", "-m", "tiny.gguf", "-o", "x.json", "--answers", "p.jsonl"), 1, "line 1"),
+        (("calibrate", "-m", "tiny.gguf", "-o", "x.json", "--text", "no.txt"), 1, "cannot read"),
+    ],
+)
+def test_bad_input_gets_one_line(here, arguments, status, message):
+    assert calibrate("--prompts", "p.jsonl", "-o", "c.json").exit_code == 0
+    before = {path.name: path.read_bytes() for path in here.iterdir()}
+    result = run(*arguments)
+    assert result.exit_code == status
+    assert message in result.stderr and "Traceback" not in result.stderr
+    assert status == 2 or len(result.stderr.strip().splitlines()) == 1
+    assert {path.name: path.read_bytes() for path in here.iterdir()} == before
+
+
+def test_a_drafter_from_a_list_of_kept_tokens(here):
+    ids = [300, 5, 301]
+    hashed = tokenizer_hash(walk(here / "tiny.gguf"))
+    KeptList(hashed, np.array(ids, np.int32), {"by": "hand"}).save(here / "k.json")
+    assert load_kept(here / "k.json").ids.tolist() == ids
+    result = run("trim", "tiny.gguf", "-o", "s.gguf", "--kept", "k.json", "--size", "6")
+    assert result.exit_code == 0, result.output
+    assert {300, 5} <= set(trimming_of(walk(here / "s.gguf")).kept.tolist())

@@ -1,0 +1,276 @@
+"""A model that drafts: it is coupled to the target, reads no more than it must, and is asked only where it pays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgespec import SamplingParams, load
+from edgespec.core import NOTHING, Coupling, Draft, Price, Verdict
+from edgespec.cost import CostCurve
+from edgespec.drafters.model import SINK, ModelDrafter, SameVocabulary, Share
+from edgespec.errors import UnsupportedModel
+from edgespec.gguf_walk import walk
+from edgespec.lossless import parting
+from edgespec.pairing import MatchedVocabulary, match_texts
+from edgespec.policy import AdaptivePolicy, FixedPolicy
+from edgespec.session import Session
+from edgespec.testing import KeyedSampler, TableModel
+from edgespec.vocabtrim.counts import Counts, tokenizer_hash
+from edgespec.vocabtrim.make import trim
+
+
+def drafter_of(model, kept=None, **arguments):
+    return ModelDrafter("small", model, SameVocabulary(kept), share=Share(0.2, 0.2), **arguments)
+
+
+def answer(policy, *, seed=0, temperature=0.0, prompt=(1, 2, 3), count=60):
+    target = Endless(seed=1)
+    sampler = KeyedSampler(seed, temperature, len(prompt))
+    session = Session(target, target, sampler, policy, list(prompt), max_tokens=count)
+    for _ in session.stream():
+        pass
+    return session
+
+
+class Endless(TableModel):
+    """A table model that never ends its answer."""
+
+    def is_end(self, token):
+        return False
+
+
+class Kept:
+    """A table model that says only some tokens, as a trimmed drafter does."""
+
+    def __init__(self, model, kept):
+        self.n_ctx, self.max_rows = model.n_ctx, model.max_rows
+        self.cached = model.cached
+        self.prefill = lambda tokens: model.prefill(tokens)[kept]
+        self.evaluate = lambda tokens, draft: model.evaluate(tokens, draft)[:, kept]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8, 2.0])
+def test_the_target_as_its_own_drafter_is_always_right(temperature):
+    session = answer(FixedPolicy(drafter_of(TableModel(seed=1)), 5), seed=3, temperature=temperature)
+    assert session.tally.drafted > 20
+    assert session.tally.accepted == session.tally.drafted
+
+
+@given(st.integers(0, 9), st.sampled_from([0.0, 0.7]), st.integers(1, 9), st.integers(1, 40), st.sampled_from([4, 64]))
+@settings(max_examples=60, deadline=None)
+def test_whatever_a_model_drafts_the_text_is_the_plain_one(seed, temperature, size, prompt_length, window):
+    prompt = [1 + (7 * place) % 31 for place in range(prompt_length)]
+    plain = answer(FixedPolicy(drafter_of(TableModel(seed=2)), 0), seed=seed, temperature=temperature, prompt=prompt)
+    other = drafter_of(TableModel(seed=2), window=window)
+    near = drafter_of(Kept(TableModel(seed=1), np.arange(0, 32, 2)), np.arange(0, 32, 2, dtype=np.int32))
+    for policy in (FixedPolicy(other, size), FixedPolicy(near, size), AdaptivePolicy([near], CostCurve(64))):
+        drafted = answer(policy, seed=seed, temperature=temperature, prompt=prompt)
+        assert drafted.emitted == plain.emitted
+
+
+def test_a_trimmed_drafter_draws_with_the_target_noise():
+    kept = np.arange(1, 32, dtype=np.int32)  # all but one
+    drafter = drafter_of(Kept(TableModel(seed=1), kept), kept)
+    session = answer(FixedPolicy(drafter, 4), seed=5, temperature=1.0)
+    wrong = session.tally.drafted - session.tally.accepted
+    assert session.tally.drafted > 30 and wrong <= 4 * (1 + session.emitted.count(0))
+
+
+def test_it_stops_when_told():
+    drafter = drafter_of(TableModel(seed=1))
+    asked = []
+
+    def twice(probability, evidence):
+        asked.append((probability, evidence))
+        return len(asked) < 2
+
+    assert len(drafter.draft([1, 2, 3], 9, Coupling(), twice)) == 2
+    assert all(0 < probability <= 1 for probability, _ in asked)
+    assert len(drafter.propose([1, 2, 3], 9)) == 9
+
+
+def test_a_long_prompt_is_read_from_near_its_end():
+    model = TableModel(seed=1)
+    drafter = drafter_of(model, window=32)
+    tokens = [1 + place % 31 for place in range(500)]
+    drafter.propose(tokens, 3)
+    assert model.widths[0] == 32 + SINK
+    drafter.propose([*tokens, 5, 6], 3)
+    assert sum(model.widths[1:]) <= 2 + 3 + 3, "what was read stays read"
+
+
+def test_another_conversation_is_read_anew():
+    model = TableModel(seed=1)
+    drafter = drafter_of(model, window=32)
+    drafter.propose(list(range(1, 30)) * 3, 3)
+    before = len(model.widths)
+    drafter.propose(list(range(2, 31)) * 3, 3)
+    assert model.widths[before] <= 32 + SINK
+    drafter.propose(list(range(3, 31)) * 2, 3)  # shorter: the anchor must come back
+    assert drafter._anchor == 56 - 32
+
+
+def test_a_context_too_small_for_the_text():
+    model = TableModel(seed=1, n_ctx=64)
+    drafter = drafter_of(model, window=16)
+    tokens = [1]
+    for place in range(200):
+        tokens.append(1 + place % 31)
+        assert len(drafter.propose(tokens, 4)) == 4
+
+
+def test_the_price_is_guessed_then_measured():
+    drafter = drafter_of(TableModel(seed=1))
+    price = drafter.price([1, 2, 3], 0.1)
+    assert price.guess == pytest.approx(0.02) and price.start > price.guess
+    drafter.propose([1, 2, 3], 5)
+    assert drafter.price([1, 2, 3], 0.1).guess < 0.01
+
+
+class Costly:
+    """A drafter with a price tag: right with probability `right`; counts how often it is asked."""
+
+    name = "costly"
+
+    def __init__(self, start, guess, right, once=0.0):
+        self.asked = 0
+        self._start, self._guess, self._right, self._once = start, guess, right, once
+        self._rng = np.random.default_rng(0)
+
+    def price(self, tokens, target_seconds):
+        return Price(self._start + (self._once if not self.asked else 0.0), self._guess)
+
+    def draft(self, tokens, limit, coupling, go_on):
+        self.asked += 1
+        guesses = []
+        while len(guesses) < limit:
+            guesses.append(1 if self._rng.random() < self._right else 3)
+            if not go_on(0.7, "costly"):
+                break
+        return Draft.chain(guesses, [0.7] * len(guesses), ["costly"] * len(guesses), self.name)
+
+    def propose(self, tokens, limit):
+        return NOTHING
+
+    def observe(self, draft, verdict):
+        pass
+
+
+def play(drafter, blocks=300, slope=0.1):
+    """Blocks in which the target always says 1; the size of each draft."""
+    cost = CostCurve(64)
+    for _ in range(5):
+        for n in range(1, 33):
+            cost.observe(n, 0.01 * (1 + slope * (n - 1)))
+    policy = AdaptivePolicy([drafter], cost)
+    policy.prefilled(10, 0.05)
+    sizes = []
+    for _ in range(blocks):
+        draft = policy.plan([1], 60)
+        right = next((i for i, token in enumerate(draft.tokens) if token != 1), len(draft))
+        policy.settle(draft, Verdict(tuple(range(right)), (1,) * (right + 1)), 0.01 * (1 + slope * len(draft)))
+        sizes.append(len(draft))
+    return sizes
+
+
+def test_a_model_that_pays_is_asked_again_and_again():
+    sizes = play(Costly(start=0.002, guess=0.002, right=0.95))
+    assert sum(size > 0 for size in sizes) > 250
+    assert np.mean(sizes[50:]) > 3
+
+
+def test_a_model_that_is_wrong_is_given_up():
+    drafter = Costly(start=0.002, guess=0.002, right=0.1)
+    play(drafter)
+    assert drafter.asked < 20
+
+
+def test_a_model_too_slow_is_never_asked():
+    drafter = Costly(start=0.01, guess=0.01, right=1.0)
+    play(drafter)
+    assert drafter.asked == 0
+
+
+def test_nor_where_verifying_costs_too_much():
+    drafter = Costly(start=0.003, guess=0.003, right=1.0)
+    play(drafter, slope=0.9)
+    assert drafter.asked == 0
+
+
+def test_nor_where_reading_would_cost_more_than_an_answer_can_earn():
+    drafter = Costly(start=0.002, guess=0.002, right=1.0, once=5.0)
+    play(drafter)
+    assert drafter.asked == 0
+
+
+texts = st.lists(st.binary(min_size=1, max_size=2), max_size=30)
+
+
+@given(texts, texts)
+def test_matching_is_by_text_and_both_ways(target, drafter):
+    match = match_texts(target, drafter)
+    for token, place in enumerate(match.to_drafter.tolist()):
+        if place >= 0:
+            assert target[token] == drafter[place] and match.to_target[place] == token
+        else:
+            assert target.count(target[token]) > 1 or drafter.count(target[token]) != 1
+    assert (match.to_drafter >= 0).sum() == (match.to_target >= 0).sum()
+
+
+def test_a_token_that_the_drafter_lacks_is_read_as_its_text():
+    class Words:
+        def piece(self, token):
+            return (b"ab", b"b", b"a")[token]
+
+        def tokenize(self, text):
+            return [{"a": 0, "b": 1}[letter] for letter in text]
+
+    reader = MatchedVocabulary(match_texts([b"ab", b"b", b"a"], [b"a", b"b"]), Words(), Words())
+    assert reader.read([2, 1]) == [0, 1]
+    assert reader.read([0, 2]) == [0, 1, 0]
+    assert reader.said.tolist() == [2, 1]
+
+
+@pytest.fixture(scope="module")
+def small(smollm2, tmp_path_factory):
+    """SmolLM2 trimmed to 8192 tokens: those of low ids."""
+    counts = Counts("text", tokenizer_hash(walk(smollm2)))
+    counts.add(range(20))
+    return trim(smollm2, tmp_path_factory.mktemp("small") / "small.gguf", [counts], size=8192).path
+
+
+@pytest.mark.model
+def test_smollm2_drafts_for_itself(small):
+    prompt = "List three colours and say what each one reminds you of."
+    with load(n_ctx=512) as engine:
+        plain = {temp: engine.generate(prompt, sampling=_sampling(temp), max_tokens=40) for temp in (0.0, 0.8)}
+    with load(n_ctx=512, drafter=str(small)) as engine:
+        (drafter,) = engine.drafters
+        tokens = engine.tokenize(engine.model.render([{"role": "user", "content": prompt}]))
+        for temp, expected in plain.items():
+            engine.policy = FixedPolicy(drafter, 4)
+            drafted = engine.generate(prompt, sampling=_sampling(temp), max_tokens=40)
+            part = parting(engine.context, tokens, expected.emitted, drafted.emitted, _sampling(temp))
+            assert part is None or part.margin < NOISE
+            assert drafted.tally.accepted / drafted.tally.drafted > 0.5
+
+
+NOISE = 1.0
+"""Logits: several rows round differently than one; a token fed wrongly moves them by more than 3."""
+
+
+def _sampling(temperature):
+    return SamplingParams(temperature=temperature, seed=11)
+
+
+@pytest.mark.model
+def test_a_drafter_of_another_family_is_refused(small, tmp_path):
+    from gguf_files import tiny_llama  # noqa: PLC0415
+
+    with pytest.raises(UnsupportedModel, match="choose a drafter of the target's family"):
+        load(n_ctx=512, drafter=str(tiny_llama(tmp_path / "tiny.gguf")))
+    with pytest.raises(UnsupportedModel, match="its vocabulary is another one"):
+        load(tiny_llama(tmp_path / "tiny.gguf"), n_ctx=128, drafter=str(small))

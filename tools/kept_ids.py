@@ -1,0 +1,44 @@
+"""Makes a list of tokens worth keeping, for models/, from counts of edgespec calibrate.
+
+    python tools/kept_ids.py FULL.gguf COUNTS.json... -o models/NAME.kept.json --size 16384
+
+FULL.gguf is any model with the vocabulary. For the lists in models/, the target answered
+models/calibration_prompts.jsonl.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+
+from edgespec.gguf_values import strings
+from edgespec.vocabtrim.choose import ranked
+from edgespec.vocabtrim.counts import load_counts, merged, tokenizer_hash
+from edgespec.vocabtrim.kept import KeptList
+from edgespec.vocabtrim.make import forced_tokens
+from edgespec.vocabtrim.rewrite import trimmable
+
+
+@click.command()
+@click.argument("full", type=click.Path(path_type=Path))
+@click.argument("counts", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("-o", "out", type=click.Path(path_type=Path), required=True)
+@click.option("--size", type=int, default=16384, show_default=True, help="Tokens in the list.")
+def main(full: Path, counts: tuple[Path, ...], out: Path, size: int) -> None:
+    """The first SIZE tokens of the ranking that edgespec trim would use, forced ones first."""
+    part = trimmable(full)
+    read = [load_counts(one) for one in counts]
+    if any(one.tokenizer != tokenizer_hash(part) for one in read):
+        raise click.ClickException(f"counts of another vocabulary than {full.name}'s")
+    said, text, _ = merged(read)
+    forced = forced_tokens(part)
+    ranking = ranked(len(strings(part, "tokenizer.ggml.tokens")), said, text)
+    ids = np.concatenate([forced, ranking[~np.isin(ranking, forced)]])[:size]
+    KeptList(tokenizer_hash(part), ids, {"counts": [one.told for one in read]}).save(out)
+    click.echo(f"{out}: {len(ids)} tokens, {len(forced)} of them forced, {out.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()
