@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import platform
+import re
 import shlex
 import statistics
 import sys
@@ -60,15 +61,18 @@ def summary(ratios: Sequence[float]) -> dict[str, Any]:
     }
 
 
+def without_folders(word: str) -> str:
+    """An argument with the paths in it that lead out of the project cut down to their last part."""
+    return re.sub(r"(^|[\s+=,])(?:\.\.)?/[^\s+,]*?([^/\s+,]+)(?=$|[\s+,])", r"\1\2", word)
+
+
 def save(path: Path | None, what: str, models: Iterable[Path], result: dict[str, Any], *, quiet: bool = False) -> None:
     """Write a result file, or nothing when no path was given."""
     if path is None:
         return
     origin = {
         "what": what,
-        "command": shlex.join(
-            ["python", *(Path(word).name if word.startswith(("/", "..")) else word for word in sys.argv)]
-        ),
+        "command": shlex.join(["python", *(without_folders(word) for word in sys.argv)]),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "machine": {"cpu": cpu_name(), "cores": default_threads(), "system": platform.platform()},
         "versions": {"edgespec": edgespec.__version__, "llama.cpp": build_name(), "python": platform.python_version()},

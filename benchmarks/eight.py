@@ -1,18 +1,22 @@
-"""`auto` against plain decoding and against llama-server's n-gram drafting, on a handful of prompts, interleaved.
+"""A drafter against plain decoding and against llama-server's drafting, on a handful of prompts, interleaved.
 
     python benchmarks/eight.py -m MODEL.gguf --prompts FILE.jsonl --server PATH --json benchmarks/results/NAME.json
+    python benchmarks/eight.py -m MODEL.gguf -d auto+SMALL.gguf --prompts FILE.jsonl --per-subtask 4 --server PATH \\
+        --peer "draft-simple 3=--spec-type draft-simple -md FULL.gguf --spec-draft-n-max 3" --json ...
 
 `auto` and plain decoding answer side by side: on a context each, in lockstep, whichever has fewer tokens makes the next
 block. A busy moment of the machine then falls on both, and a ratio is worth far more than one between whole answers.
-llama-server answers after each such pair. Every prompt is in its KV cache already: the speed is of the tokens after the
-first, the server's by its own clock. Drafters and acceptance estimates are new for every answer, so that none profits
-from having seen it before; what an evaluation costs is remembered. A result file begun is gone on with.
+llama-server answers after each such pair, one server for each `--peer`. Every prompt is in its KV cache already: the
+speed is of the tokens after the first, the server's by its own clock. n-gram drafters and acceptance estimates are new
+for every answer, so that none profits from having seen it before; what an evaluation costs is remembered. A result file
+begun is gone on with.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import socket
 import statistics
 import subprocess
@@ -27,10 +31,12 @@ from common import read_prompts, save, summary
 
 from edgespec import Engine, Session, load
 from edgespec.backend import LlamaContext
-from edgespec.drafters import make_drafters
+from edgespec.drafters import make_drafter, names_of
+from edgespec.drafters.model import ModelDrafter
 from edgespec.policy import AdaptivePolicy
 
-WHAT = "auto against plain decoding and llama-server ngram-simple"
+WHAT = "a drafter against plain decoding and llama-server"
+NGRAM_SIMPLE = "ngram-simple=--spec-type ngram-simple"
 
 
 @contextlib.contextmanager
@@ -86,16 +92,19 @@ def side_by_side(sessions: list[Session]) -> list[float]:
 class Pair:
     """A target with two contexts: one that drafts and one that decodes plainly, which share what is known of T(n)."""
 
-    def __init__(self, auto: Engine, n_ctx: int) -> None:
+    def __init__(self, auto: Engine, drafters: str, n_ctx: int) -> None:
         assert isinstance(auto.policy, AdaptivePolicy)
         self.auto = auto
+        self._drafters = drafters
         self.cost = auto.policy.cost
         context = LlamaContext(auto.model, n_ctx=n_ctx, threads=auto.context.threads)
         self.plain = Engine(auto.model, context, AdaptivePolicy((), self.cost), drafter_name="none")
 
     def answer(self, tokens: list[int], count: int) -> tuple[list[float], list[Session]]:
         """One greedy answer each, the drafted one first: speeds and sessions."""
-        self.auto.policy = AdaptivePolicy(make_drafters("auto"), self.cost)
+        models = {drafter.name: drafter for drafter in self.auto.drafters if isinstance(drafter, ModelDrafter)}
+        named = (models.get(Path(name).stem) or make_drafter(name) for name in names_of(self._drafters))
+        self.auto.policy = AdaptivePolicy(tuple(named), self.cost)
         sessions = [engine.session(list(tokens), max_tokens=count) for engine in (self.auto, self.plain)]
         return side_by_side(sessions), sessions
 
@@ -103,47 +112,59 @@ class Pair:
 @click.command()
 @click.option("-m", "--model", required=True)
 @click.option("--prompts", type=click.Path(path_type=Path), required=True)
+@click.option("-d", "--drafter", default="auto", show_default=True)
 @click.option("--server", type=click.Path(path_type=Path, exists=True), help="A llama-server to compare with.")
+@click.option("--peer", "peers", multiple=True, default=(NGRAM_SIMPLE,), show_default=True, metavar="NAME=ARGUMENTS")
+@click.option("--per-subtask", type=int, help="So many prompts of each of Spec-Bench's subtasks. Default: all.")
 @click.option("-n", "count", type=int, default=96, show_default=True)
 @click.option("--rounds", type=int, default=5, show_default=True)
 @click.option("--only", help="Question ids, comma-separated.")
 @click.option("--json", "out", type=click.Path(path_type=Path))
-def main(model: str, prompts: Path, server: Path | None, count: int, rounds: int, only: str | None, out: Path | None) -> None:  # fmt: skip # noqa: E501
+def main(**options: Any) -> None:
     """Speed by prompt, in rounds."""
-    wanted = set(only.split(",")) if only else None
-    results: list[dict[str, Any]] = (
-        json.loads(out.read_text(encoding="utf-8"))["prompts"] if out and out.exists() else []
-    )
+    wanted = set(options["only"].split(",")) if options["only"] else None
+    out: Path | None = options["out"]
+    results: list[dict[str, Any]] = []
+    if out and out.exists():
+        results = json.loads(out.read_text(encoding="utf-8"))["prompts"]
     done = {result["question_id"] for result in results}
     with contextlib.ExitStack() as stack:
-        engine = stack.enter_context(load(model, n_ctx=2048))
-        pair = Pair(engine, 2048)
+        engine = stack.enter_context(load(options["model"], drafter=options["drafter"], n_ctx=2048))
+        pair = Pair(engine, options["drafter"], 2048)
         stack.callback(pair.plain.context.close)
-        address = None
-        if server:
-            address = stack.enter_context(
-                llama_server(server, engine.model.path, engine.context.threads, ["--spec-type", "ngram-simple"])
-            )
-        for prompt in read_prompts(prompts):
+        addresses: dict[str, str] = {}
+        for peer in options["peers"] if options["server"] else ():
+            name, _, arguments = peer.partition("=")
+            server = llama_server(options["server"], engine.model.path, engine.context.threads, shlex.split(arguments))
+            addresses[name] = stack.enter_context(server)
+        for prompt in read_prompts(options["prompts"], options["per_subtask"]):
             if prompt["question_id"] in done or (wanted and str(prompt["question_id"]) not in wanted):
                 continue
             tokens = engine.tokenize(engine.model.render([{"role": "user", "content": prompt["turns"][0]}]))
-            result = measure(pair, address, tokens, count, rounds)
-            results.append({"question_id": prompt["question_id"], "category": prompt["category"], **result})
-            save(out, WHAT, [engine.model.path], {"prompts": results}, quiet=True)
+            if len(tokens) + options["count"] > 2048:
+                print(f"{prompt['question_id']}: {len(tokens)} tokens, too long", flush=True)
+                continue
+            told = {"question_id": prompt["question_id"], "category": prompt["category"]}
+            results.append({**told, **measure(pair, addresses, tokens, options["count"], options["rounds"])})
+            save(out, WHAT, [engine.model.path], {"drafter": named(options["drafter"]), "prompts": results}, quiet=True)
             show(results[-1])
 
 
-def measure(pair: Pair, address: str | None, tokens: list[int], count: int, rounds: int) -> dict[str, Any]:
-    """All three on one prompt; the first round warms up and is not counted."""
-    speeds: dict[str, list[float]] = {"auto": [], "plain": []} | ({"ngram-simple": []} if address else {})
+def named(drafters: str) -> str:
+    """The drafters without the folders of their files."""
+    return "+".join(Path(name).name for name in drafters.split("+"))
+
+
+def measure(pair: Pair, peers: dict[str, str], tokens: list[int], count: int, rounds: int) -> dict[str, Any]:
+    """All of them on one prompt; the first round warms up and is not counted."""
+    speeds: dict[str, list[float]] = {name: [] for name in ("auto", "plain", *peers)}
     answers: dict[str, list[list[int]]] = {name: [] for name in speeds}
     blocks: list[float] = []
     for turn in range(rounds + 1):
         pair_speeds, sessions = pair.answer(tokens, count)
         round_speeds = list(pair_speeds)
         round_answers = [session.emitted for session in sessions]
-        if address:
+        for address in peers.values():
             speed, answer = ask_server(address, tokens, count)
             round_speeds.append(speed)
             round_answers.append(answer)

@@ -128,6 +128,7 @@ def drafter_time(result: Result) -> str:
 
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "auto against plain decoding and llama-server ngram-simple": eight,
+    "a drafter against plain decoding and llama-server": eight,
     "drafted answers against plain ones": lossless,
     "edgespec's plain decoding against llama-cpp-python's Llama": overhead,
     "cost of drafting from the conversation": drafting,

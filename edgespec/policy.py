@@ -46,6 +46,10 @@ _HORIZON = 64
 before its first guess is paid for by those."""
 
 
+_CATCH_UP = 1.0
+"""Reading that takes longer, in units of T(1), is not catching up with a text but beginning it."""
+
+
 class Policy(Protocol):
     """Decides what is drafted for the next evaluation."""
 
@@ -136,7 +140,7 @@ class AdaptivePolicy:
                 gained += _INTEREST
             self.accounts[name] = min(self.accounts[name] + gained, _MOST_ACCOUNT)
             if name in self._debts:
-                self._debts[name] -= gained
+                self._debts[name] = max(self._debts[name] - gained, -_MOST_ACCOUNT)
                 if name not in self._spent:
                     self.acceptance.fade_depths(name)
         self._probe_allowance = min(self._probe_allowance + _PROBE_SHARE * self.cost.ratio(size), 1.0)
@@ -184,9 +188,14 @@ class AdaptivePolicy:
         horizon = min(room, max(_HORIZON, self._answered))
         if gain <= rival or loss > self.accounts[drafter.name]:
             return NOTHING, 0.0
-        if once > 0.0 and (once > horizon * (1 - 1 / gain) or self._debts[drafter.name] > 0.0):
+        if once > horizon * (1 - 1 / gain):
             return NOTHING, 0.0
-        self._debts[drafter.name] += once
+        if once > _CATCH_UP:
+            if self._debts[drafter.name] > 0.0:
+                return NOTHING, 0.0
+            self._debts[drafter.name] += once
+        else:
+            once = 0.0  # it is part of what the account pays
         worth = Worth(drafter.name, self.acceptance, self.cost, start, guess)
         begun = time.perf_counter()
         proposal = drafter.draft(tokens, limit, coupling, worth)

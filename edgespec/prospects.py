@@ -14,6 +14,9 @@ _PROBE_HOPE = 0.75
 _UNKNOWN_ACCEPTANCE = 0.7
 """What a model's guess is taken for before any was judged."""
 
+_DEEPEST = 16
+"""A model's chain is planned no longer than this; it may become longer."""
+
 _LOOK_AHEAD = 4
 """Guesses beyond the next one that may make up for what that one costs: T(n) has steps."""
 
@@ -23,12 +26,13 @@ def promise(
 ) -> tuple[float, float]:
     """The largest expected speed-up of a chain that has yet to be drafted, and its expected loss."""
     reach: list[float] = [1.0]
-    best, best_loss = 0.0, 0.0
-    for depth in range(limit):
+    expected, best, best_loss = 1.0, 0.0, 0.0
+    for depth in range(min(limit, _DEEPEST)):
         reach.append(reach[-1] * acceptance.at_depth(drafter, depth, _UNKNOWN_ACCEPTANCE))
+        expected += reach[-1]
         ratio = cost.ratio(depth + 2)
         hoped = ratio if cost.observed(depth + 2) else max(1.0, ratio * _PROBE_HOPE)
-        gain = sum(reach) / (hoped + start + depth * guess)
+        gain = expected / (hoped + start + depth * guess)
         if gain > best:
             best, best_loss = gain, _shortfall(ratio + start + depth * guess, reach)
     return best, best_loss

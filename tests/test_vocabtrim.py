@@ -12,6 +12,7 @@ from gguf_files import tiny_llama
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgespec import load
 from edgespec.backend import LlamaModel, ParallelContext
 from edgespec.errors import InvalidRequest, MalformedModel, ProofFailed, UnsupportedModel
 from edgespec.gguf_values import numbers, strings
@@ -165,6 +166,12 @@ class TestFile:
         other = tiny_llama(tmp_path / "other.gguf", n_vocab=300)
         with pytest.raises(InvalidRequest, match="another tokenizer"):
             trim(other, tmp_path / "u.gguf", counts, size=32)
+
+    def test_a_trimmed_file_is_no_target(self, full, tmp_path):
+        out = tmp_path / "t.gguf"
+        trim(full, out, [counts_for(full, [5])], size=32)
+        with load(out, n_ctx=128) as engine, pytest.raises(UnsupportedModel, match="name the full model"):
+            engine.generate("a", raw=True)
 
     @pytest.mark.parametrize("key", ["kept_ids", "embedding_offset", "format", "full_vocab"])
     def test_a_file_with_nonsense_about_its_trimming(self, full, tmp_path, key):
