@@ -112,8 +112,8 @@ def test_interrupts_at_random_moments_leave_a_true_cache(make_context, text):
 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        for _ in range(24):
-            length = rng.randrange(5, 500)
+        for _ in range(14):
+            length = rng.randrange(5, 300)
             try:
                 signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0005, 0.25))
                 context.prefill(text[:length])
@@ -123,13 +123,13 @@ def test_interrupts_at_random_moments_leave_a_true_cache(make_context, text):
                 interrupted += 1
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
-            probe = text[: rng.randrange(length, 520)]
+            probe = text[: rng.randrange(length, 320)]
             row = context.prefill(probe).copy()
             fresh.forget()
             assert difference(row, fresh.prefill(probe)) < NOISE
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert interrupted > 6, "the test must interrupt to mean anything"
+    assert interrupted > 4, "the test must interrupt to mean anything"
 
 
 def test_a_prefill_stops_between_chunks_when_told_to(make_context, text):
