@@ -27,6 +27,10 @@ MAX_DRAFT = 48
 _MARGIN = 1.2
 """A draft must promise at least this speed-up: estimates are noisy, and the best of many is flattered by it."""
 
+_UNPROVEN_MARGIN = 1.4
+"""The same as long as a drafter's drafts have gained nothing: in a text that offers few chances, nothing is bet on the
+doubtful ones; where there are many, the first good one is soon found."""
+
 _STAKE = 0.1
 """What each drafter may lose before it has gained anything, in units of T(1)."""
 
@@ -103,6 +107,7 @@ class AdaptivePolicy:
         self.cost = cost
         self.acceptance = Acceptance()
         self.accounts = {drafter.name: _STAKE for drafter in drafters}
+        self._gained = dict.fromkeys(self.accounts, 0.0)
         self._drafters = {drafter.name: drafter for drafter in drafters}
         self._priced = [drafter for drafter in drafters if isinstance(drafter, PricedDrafter)]
         self._free = [drafter for drafter in drafters if not isinstance(drafter, PricedDrafter)]
@@ -136,6 +141,7 @@ class AdaptivePolicy:
             gained = -self._spent.get(name, 0.0)
             if draft.drafter == name:
                 gained += len(verdict.emitted) - self.cost.ratio(size)
+                self._gained[name] += gained
             elif not draft.tokens:
                 gained += _INTEREST
             self.accounts[name] = min(self.accounts[name] + gained, _MOST_ACCOUNT)
@@ -162,13 +168,14 @@ class AdaptivePolicy:
         best, best_gain = NOTHING, _MARGIN
         probe, probe_gain, probe_loss = NOTHING, _MARGIN, 0.0
         for drafter in self._free:
+            margin = _MARGIN if self._gained[drafter.name] > 0.0 else _UNPROVEN_MARGIN
             proposal = drafter.propose(tokens, limit)
             if not proposal.tokens:
                 continue
             self._proposals.append(proposal)
             account = self.accounts[drafter.name]
             for size, gain, hoped, loss in prospects(proposal, self.acceptance, self.cost):
-                if gain > best_gain and loss <= account:
+                if gain > max(best_gain, margin) and loss <= account:
                     best, best_gain = proposal.first(size), gain
                 if hoped > probe_gain and loss <= self._probe_allowance:
                     probe, probe_gain, probe_loss = proposal.first(size), hoped, loss

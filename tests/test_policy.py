@@ -89,6 +89,17 @@ def test_good_drafts_on_a_steep_curve_do_not_pay_either():
     assert sum(plan_after(curve(float), lambda: 16)[20:]) <= 2
 
 
+def test_a_drafter_is_trusted_with_less_promising_drafts_once_it_gained():
+    drafter = ScriptedDrafter(lambda tokens, limit: [1])
+    cost = curve(lambda n: 1.25)
+    policy = AdaptivePolicy([drafter], cost)
+    for said in (1, 2) * 6:  # with the prior of 1, right two times of three: it promises 1.67 / 1.25
+        policy.acceptance.observe(drafter.propose([1], 1), [said])
+    assert policy.plan([1], 60) == NOTHING
+    policy.settle(drafter.propose([1], 1), Verdict((0,), (1, 2)), cost.single * cost.ratio(2))
+    assert len(policy.plan([1], 60)) == 1
+
+
 def test_a_drafter_that_got_better_is_noticed_without_drafting():
     drafter = ScriptedDrafter(lambda tokens, limit: [1] * 4)
     policy = AdaptivePolicy([drafter], curve(lambda n: 1.0 + 0.2 * (n - 1)))
