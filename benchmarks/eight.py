@@ -156,11 +156,15 @@ def named(drafters: str) -> str:
 
 
 def measure(pair: Pair, peers: dict[str, str], tokens: list[int], count: int, rounds: int) -> dict[str, Any]:
-    """All of them on one prompt; the first round warms up and is not counted."""
+    """All of them on one prompt; the first round warms up and is not counted.
+
+    A short answer is over in a moment, and a moment is noisy: it gets as many rounds as make `rounds` long ones.
+    """
     speeds: dict[str, list[float]] = {name: [] for name in ("auto", "plain", *peers)}
     answers: dict[str, list[list[int]]] = {name: [] for name in speeds}
     blocks: list[float] = []
-    for turn in range(rounds + 1):
+    turn, turns = 0, rounds
+    while turn <= turns:
         pair_speeds, sessions = pair.answer(tokens, count)
         round_speeds = list(pair_speeds)
         round_answers = [session.emitted for session in sessions]
@@ -168,7 +172,9 @@ def measure(pair: Pair, peers: dict[str, str], tokens: list[int], count: int, ro
             speed, answer = ask_server(address, tokens, count)
             round_speeds.append(speed)
             round_answers.append(answer)
-        if turn == 0:
+        turn += 1
+        if turn == 1:
+            turns = -(-rounds * count // len(sessions[1].emitted))
             continue
         for name, speed, answer in zip(speeds, round_speeds, round_answers, strict=True):
             speeds[name].append(speed)

@@ -1,14 +1,20 @@
 """Drafters against recorded answers of a target: block length, acceptance, MBSU, without evaluating the target again.
 
     python benchmarks/replay.py record -m TARGET.gguf --prompts FILE.jsonl --per-subtask 5 -n 96 -o record.jsonl
-    python benchmarks/replay.py run -m TARGET.gguf --record record.jsonl -d FULL.gguf,SMALL.gguf --json OUT.json
+    python benchmarks/replay.py run -m TARGET.gguf --record record.jsonl -d suffix,SMALL.gguf --json OUT.json
+    python benchmarks/replay.py trims -m TARGET.gguf --record record.jsonl -d FULL.gguf \\
+        --counts NAME=COUNTS.json --sizes 32768,16384 --json OUT.json
 
 What a lossless drafter changes is speed, so a recorded answer holds all that is needed: at each place the drafter
-guesses, the record says how much of that the target would have accepted. Both commands go on where they were stopped.
+guesses, the record says how much of that the target would have accepted. A guess is only judged where all before it
+were right, so it was made after the recorded text; and a trimmed drafter's logits are the full one's on the rows it
+kept. So one pass of the full drafter over the record tells what every trimming and every draft length would bring.
+All commands go on where they were stopped.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import sys
@@ -19,19 +25,25 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from common import read_prompts, save, subtask
 
 from edgespec import load
-from edgespec.backend import LlamaModel
-from edgespec.core import Drafter, common_prefix
+from edgespec.backend import LlamaContext, LlamaModel
+from edgespec.core import NOTHING, Drafter, common_prefix
 from edgespec.drafters import make_drafter
 from edgespec.drafters.model import ModelDrafter
 from edgespec.gguf_walk import walk
 from edgespec.machine import cache_directory, default_threads
 from edgespec.pairing import open_drafter
-from edgespec.vocabtrim.sizes import Sizes, mbsu, per_token
+from edgespec.vocabtrim.choose import Ids, coverage, keep_by_size, ranked
+from edgespec.vocabtrim.counts import load_counts, merged
+from edgespec.vocabtrim.make import forced_tokens
+from edgespec.vocabtrim.rewrite import trimmable
+from edgespec.vocabtrim.sizes import Sizes, mbsu, per_token, per_token_trimmed
 
 WHAT = "drafters against recorded answers"
+WHAT_TRIMS = "trimmed drafters against recorded answers"
 
 
 @click.group()
@@ -95,6 +107,71 @@ def run(model: str, recorded: Path, drafters: str, lengths: str, window: int | N
             show(results[-1])
 
 
+@main.command()
+@click.option("-m", "--model", required=True, help="The target: its vocabulary and its size are needed.")
+@click.option("--record", "recorded", type=click.Path(path_type=Path), required=True)
+@click.option("-d", "--drafter", type=click.Path(path_type=Path), required=True, help="The full one.")
+@click.option("--counts", multiple=True, required=True, metavar="NAME=COUNTS.json[,COUNTS.json]", help="Repeatable.")
+@click.option("--sizes", default="65536,32768,16384,8192", show_default=True, help="Tokens to keep.")
+@click.option("--lengths", default="3,5", show_default=True, help="Tokens of a draft.")
+@click.option("--json", "out", type=click.Path(path_type=Path), required=True)
+def trims(
+    model: str, recorded: Path, drafter: Path, counts: tuple[str, ...], sizes: str, lengths: str, out: Path
+) -> None:
+    """What trimming by each of the counts to each size would bring, from one pass of the full drafter."""
+    answers = [json.loads(line) for line in recorded.read_text(encoding="utf-8").splitlines()]
+    part, target_part = trimmable(drafter), walk(Path(model))
+    full = LlamaModel(drafter)
+    forced, n_vocab = forced_tokens(part), full.vocabulary.size
+    keeps: dict[str, Ids] = {"full": np.arange(n_vocab, dtype=np.int32)}
+    for name, _, files in (one.partition("=") for one in counts):
+        said, read, _ = merged([load_counts(Path(file)) for file in files.split(",")])
+        ranking = ranked(n_vocab, said, read)
+        keeps |= {f"{name} {size}": keep_by_size(ranking, forced, int(size)) for size in sizes.split(",")}
+
+    hits: dict[str, dict[str, str]] = json.loads(out.read_text())["hits"] if out.exists() else {}
+    context = LlamaContext(full, n_ctx=4096, threads=default_threads())
+    for answer in progress(answers, drafter.stem):
+        known = hits.get(str(answer["question_id"]), {})
+        if not known.keys() >= keeps.keys():
+            hits[str(answer["question_id"])] = hits_of(context, answer, keeps)
+            save(out, WHAT_TRIMS, [Path(model), drafter], {"hits": hits}, quiet=True)
+    context.close()
+    full.close()
+
+    said_by_target = Counter(token for answer in answers for token in answer["answer"])
+    results = []
+    for name, kept in keeps.items():
+        share = shares(per_token_trimmed(part, len(kept)), per_token(target_part))
+        for length in map(int, lengths.split(",")):
+            rows = [hits_in_blocks(answer, hits[str(answer["question_id"])][name], length) for answer in answers]
+            told = {"drafter": name, "kept": len(kept), "coverage": coverage(kept, said_by_target), "length": length}
+            results.append({**told, **share, **summed(rows, length, share)})
+            show(results[-1])
+    save(out, WHAT_TRIMS, [Path(model), drafter], {"record": summary_of(answers), "results": results, "hits": hits})
+
+
+def hits_of(context: LlamaContext, recorded: dict[str, Any], keeps: dict[str, Ids]) -> dict[str, str]:
+    """For each place of the answer but the first, whether the best of the kept tokens is the recorded one."""
+    tokens, answer = list(recorded["prompt"]), recorded["answer"]
+    marks: dict[str, list[str]] = {name: [] for name in keeps}
+    for said, following in itertools.pairwise(answer):
+        tokens.append(said)
+        row = context.evaluate(tokens, NOTHING)[0]
+        for name, kept in keeps.items():
+            marks[name].append("1" if kept[row[kept].argmax()] == following else "0")
+    return {name: "".join(marked) for name, marked in marks.items()}
+
+
+def hits_in_blocks(recorded: dict[str, Any], hits: str, length: int) -> dict[str, Any]:
+    """What `replayed` tells, of a drafter that is right at those places."""
+    blocks = Blocks()
+    while blocks.tokens < len(hits):
+        ahead = hits[blocks.tokens : blocks.tokens + length]
+        blocks.add(len(ahead) - len(ahead.lstrip("1")), len(ahead))
+    return blocks.told(recorded, drafted=0, seconds=0.0)
+
+
 def summary_of(answers: list[dict[str, Any]]) -> dict[str, Any]:
     """What was recorded."""
     return {"answers": len(answers), "tokens": sum(len(one["answer"]) for one in answers), "model": answers[0]["model"]}
@@ -123,26 +200,40 @@ def shares(drafter: Sizes, target: Sizes) -> dict[str, float]:
 def replayed(drafter: Drafter, recorded: dict[str, Any], length: int) -> dict[str, Any]:
     """One answer: tokens, blocks, and what became of the guesses at each depth."""
     tokens, answer = list(recorded["prompt"]), recorded["answer"]
-    place, blocks, drafted, seconds = 1, 0, 0, 0.0
-    judged: Counter[int] = Counter()
-    accepted: Counter[int] = Counter()
+    blocks, drafted, seconds = Blocks(), 0, 0.0
     tokens.append(answer[0])
-    while place < len(answer):
+    while (place := 1 + blocks.tokens) < len(answer):
         begun = time.perf_counter()
         guesses = drafter.propose(tokens, length).tokens
-        if blocks:  # the first one reads the prompt
+        if blocks.count:  # the first one reads the prompt
             seconds += time.perf_counter() - begun
             drafted += len(guesses)
         right = common_prefix(list(guesses), answer[place:])
-        judged.update(range(min(len(guesses), right + 1, len(answer) - place)))
-        accepted.update(range(right))
-        blocks += 1
+        blocks.add(right, min(len(guesses), len(answer) - place))
         tokens += answer[place : place + right + 1]
-        place += right + 1
-    return {
-        "subtask": recorded["subtask"], "tokens": len(answer) - 1, "blocks": blocks, "judged": judged,
-        "accepted": accepted, "drafted": drafted, "seconds": seconds,
-    }  # fmt: skip
+    return blocks.told(recorded, drafted, seconds)
+
+
+class Blocks:
+    """The blocks of one answer, and what became of the guesses at each depth."""
+
+    def __init__(self) -> None:
+        self.count = self.tokens = 0
+        self._judged: Counter[int] = Counter()
+        self._accepted: Counter[int] = Counter()
+
+    def add(self, right: int, guessed: int) -> None:
+        """One block: so many of the guesses were right, and then the target said one token of its own."""
+        self._judged.update(range(min(guessed, right + 1)))
+        self._accepted.update(range(right))
+        self.count += 1
+        self.tokens += right + 1
+
+    def told(self, recorded: dict[str, Any], drafted: int, seconds: float) -> dict[str, Any]:
+        return {
+            "subtask": recorded["subtask"], "tokens": len(recorded["answer"]) - 1, "blocks": self.count,
+            "judged": self._judged, "accepted": self._accepted, "drafted": drafted, "seconds": seconds,
+        }  # fmt: skip
 
 
 def summed(rows: list[dict[str, Any]], length: int, share: dict[str, float]) -> dict[str, Any]:

@@ -58,12 +58,15 @@ def lossless(result: Result) -> str:
         equal = sum(row["equal"] for row in group)
         rows.append([f"{temperature:g}", f"`{drafter}`", f"{equal} of {len(group)}", str(drafted), str(accepted)])
     text = table(["temperature", "drafter", "equal to plain", "drafted", "accepted"], rows)
+    partings: dict[tuple[str, str, int, str], list[str]] = {}
     for row in result["answers"]:
         if row["parting"]:
-            text += (
-                f"\n\n{row['subtask']} {row['question_id']}, `{row['drafter']}`, temperature {row['temperature']:g}: "
-                f"parts at token {row['parting']['position']}, margin {row['parting']['margin']:.4f} logits."
-            )
+            where = row["parting"]["position"], f"{row['parting']['margin']:.4f}"
+            answer = f"{row['subtask']} {row['question_id']}", f"{row['temperature']:g}"
+            partings.setdefault((*answer, *where), []).append(f"`{row['drafter']}`")
+    cells = [[*map(str, place), ", ".join(drafters)] for place, drafters in sorted(partings.items())]
+    if cells:
+        text += "\n\n" + table(["prompt", "temperature", "parts at token", "margin, logits", "drafters"], cells)
     noise = ", ".join(f"{value:.4f} ({width} rows)" for width, value in result["rounding_noise"].items())
     return f"{text}\n\nLargest difference of a logit between an evaluation of one row and of several: {noise}."
 
@@ -114,6 +117,27 @@ def replay(result: Result) -> str:
     return table([*head, f"tokens a block in {subtasks}"], rows)
 
 
+def trims(result: Result) -> str:
+    """Trimmed drafters against recorded answers, each compared with the full one at the same draft length."""
+    full = {one["length"]: one["overall"] for one in result["results"] if one["drafter"] == "full"}
+    rows = []
+    for one in sorted(result["results"], key=lambda one: one["length"]):
+        overall, whole = one["overall"], full[one["length"]]
+        by_subtask = " ".join(f"{figures['block_length']:.2f}" for figures in one["subtasks"].values())
+        block, by_bytes = (
+            f"{overall[key]:.3f} ({overall[key] / whole[key] - 1.0:+.1%})" for key in ("block_length", "mbsu_by_bytes")
+        )
+        rows.append(
+            [
+                str(one["length"]), one["drafter"], f"{one['coverage']:.2%}", f"{overall['acceptance']:.3f}",
+                block, f"{overall['mbsu_by_parameters']:.3f}", by_bytes, by_subtask,
+            ]
+        )  # fmt: skip
+    subtasks = ", ".join(result["results"][0]["subtasks"])
+    head = ["draft", "kept", "of the answers' tokens", "acceptance", "tokens a block", "MBSU by parameters", "by bytes"]
+    return table([*head, f"tokens a block in {subtasks}"], rows)
+
+
 def drafter_time(result: Result) -> str:
     """Time for a drafted token."""
     return table(
@@ -133,6 +157,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "edgespec's plain decoding against llama-cpp-python's Llama": overhead,
     "cost of drafting from the conversation": drafting,
     "drafters against recorded answers": replay,
+    "trimmed drafters against recorded answers": trims,
     "time for a drafted token": drafter_time,
 }
 

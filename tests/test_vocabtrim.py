@@ -23,6 +23,7 @@ from edgespec.vocabtrim.choose import coverage, keep_by_size, ranked, size_for_c
 from edgespec.vocabtrim.counts import Counts, load_counts, tokenizer_hash
 from edgespec.vocabtrim.make import forced_tokens, trim
 from edgespec.vocabtrim.prove import prove
+from edgespec.vocabtrim.sizes import per_token, per_token_trimmed
 from edgespec.vocabtrim.trimmed import trimming_of
 
 N_VOCAB = 40
@@ -117,6 +118,13 @@ class TestFile:
         }
         assert strings(after, "tokenizer.ggml.tokens") == strings(before, "tokenizer.ggml.tokens")
         assert after.values["llama.vocab_size"] == 32
+
+    def test_what_a_token_reads(self, full, tmp_path):
+        trim(full, tmp_path / "t.gguf", [counts_for(full, [5, 6, 7])], size=32)
+        before, after = per_token(walk(full)), per_token(walk(tmp_path / "t.gguf"))
+        columns = walk(full).values["llama.embedding_length"]
+        assert before.parameters - after.parameters == (320 - 32) * columns  # of one table, though a file may hold two
+        assert per_token_trimmed(walk(full), 32) == after
 
     def test_it_is_told_where_it_comes_from(self, full, tmp_path):
         trim(full, tmp_path / "t.gguf", [counts_for(full, [5, 6, 7])], size=32)

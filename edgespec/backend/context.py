@@ -19,7 +19,7 @@ from edgespec.backend import native
 from edgespec.backend.embedding import EmbeddingTable
 from edgespec.backend.model import LlamaModel
 from edgespec.core import MAX_ROWS, Draft, Row, common_prefix
-from edgespec.errors import ContextOverflow, EvaluationError, InvalidRequest, UnsupportedModel
+from edgespec.errors import ContextOverflow, InvalidRequest, UnsupportedModel
 
 CHUNK = 128
 """Tokens of a prefill evaluated at once: the wait for a cancellation. Borders lie at multiples of it, so that a prompt
@@ -228,20 +228,14 @@ class LlamaContext:
                 f"{position + len(tokens)} tokens do not fit into a context of {self.n_ctx}: enlarge --ctx"
             )
         self._tokens += tokens
-        native.forget_errors()
-        status = llama_cpp.llama_decode(self._pointer, self._batch.fill(tokens, position, rows))
-        if status:
-            raise EvaluationError(
-                f"llama.cpp could not evaluate {len(tokens)} tokens at position {position} "
-                f"(status {status}: {native.last_error() or 'no reason given'})"
-            )
+        native.decode(self._pointer, self._batch.fill(tokens, position, rows))
 
     def _rows(self, count: int) -> Row:
         """The logits of the last evaluation, without a copy. Waits for a GPU that is still at work."""
         pointer = llama_cpp.llama_get_logits(self._pointer)
         address = ctypes.addressof(pointer.contents)
         if address != self._logits_address:
-            size = self._model.vocabulary.size
-            self._logits = np.ctypeslib.as_array(pointer, (MAX_ROWS, size))  # rows past `count` are never read
+            # Rows past `count` are never read.
+            self._logits = native.logits(pointer, MAX_ROWS, self._model.vocabulary.size)
             self._logits_address = address
         return self._logits[:count]

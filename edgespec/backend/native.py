@@ -5,8 +5,13 @@ from __future__ import annotations
 import ctypes
 import logging
 from functools import lru_cache
+from typing import Any
 
 import llama_cpp
+import numpy as np
+
+from edgespec.core import Row
+from edgespec.errors import EvaluationError
 
 _log = logging.getLogger("edgespec.llama_cpp")
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}  # ggml.h: debug, info, warn, error
@@ -58,6 +63,23 @@ def forget_errors() -> None:
 def last_error() -> str:
     """What llama.cpp logged as its last error since `forget_errors`, or nothing."""
     return _collector.last_error
+
+
+def decode(context: Any, batch: Any) -> None:
+    """Evaluate a llama_batch. Raises EvaluationError with llama.cpp's reason."""
+    forget_errors()
+    status = llama_cpp.llama_decode(context, batch)
+    if status:
+        raise EvaluationError(
+            f"llama.cpp could not evaluate {batch.n_tokens} tokens from position {batch.pos[0]} on "
+            f"(status {status}: {last_error() or 'no reason given'})"
+        )
+
+
+def logits(pointer: Any, rows: int, n_vocab: int) -> Row:
+    """What `llama_get_logits` points to, shape (rows, n_vocab), without a copy."""
+    view: Row = np.ctypeslib.as_array(pointer, (rows, n_vocab))
+    return view
 
 
 def build_name() -> str:

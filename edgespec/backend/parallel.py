@@ -6,19 +6,17 @@ answers are the model's own, but not to the bit those that it gives one at a tim
 
 from __future__ import annotations
 
-import ctypes
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import llama_cpp
-import numpy as np
 
 from edgespec.backend import native
 from edgespec.backend.model import LlamaModel
 from edgespec.core import Row
-from edgespec.errors import EvaluationError, InvalidRequest, UnsupportedModel
+from edgespec.errors import InvalidRequest, UnsupportedModel
 
 _CHUNK = 256
 
@@ -127,17 +125,7 @@ class ParallelContext:
             batch.n_seq_id[place] = 1
             batch.seq_id[place][0] = slot
             batch.logits[place] = wanted
-        native.forget_errors()
-        status = llama_cpp.llama_decode(self._pointer, batch)
-        if status:
-            raise EvaluationError(
-                f"llama.cpp could not evaluate {len(entries)} tokens (status {status}: "
-                f"{native.last_error() or 'no reason given'})"
-            )
+        native.decode(self._pointer, batch)
 
     def _rows(self, count: int) -> Row:
-        pointer = llama_cpp.llama_get_logits(self._pointer)
-        size = self._model.vocabulary.size
-        values = ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float))
-        rows: Row = np.ctypeslib.as_array(values, (count, size))
-        return rows
+        return native.logits(llama_cpp.llama_get_logits(self._pointer), count, self._model.vocabulary.size)

@@ -14,7 +14,7 @@ from edgespec import machine
 from edgespec.backend import LlamaModel
 from edgespec.catalogue import resolve
 from edgespec.cli.generate import read_prompts
-from edgespec.cli.options import read_text
+from edgespec.cli.options import gpu_layers_option, model_option, read_text, threads_option
 from edgespec.errors import InvalidRequest, OutputError
 from edgespec.vetting import vet
 from edgespec.vocabtrim.calibrate import AnswerSettings, count_answers_of, count_recorded, count_text
@@ -22,7 +22,7 @@ from edgespec.vocabtrim.counts import Counts
 
 
 @click.command()
-@click.option("-m", "--model", metavar="MODEL", help="The target: a .gguf or an alias. Default: the built-in model.")
+@model_option
 @click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Prompts for the target to answer.")
 @click.option(
     "--answers",
@@ -54,10 +54,13 @@ from edgespec.vocabtrim.counts import Counts
     metavar="N",
     help="Tokens of one prompt and its answer.",
 )
-@click.option("--threads", type=int, metavar="N", help="CPU threads. Default: the fast physical cores.")
-@click.option("--gpu-layers", type=int, default=-1, metavar="N", help="Layers on the GPU. Default: all it can.")
+@threads_option
+@gpu_layers_option
 def calibrate(**options: Any) -> None:
-    """Count the tokens a target uses, for edgespec trim. Ctrl-C stops; the same command goes on where it stopped."""
+    """Count the tokens that MODEL, the target, uses, for edgespec trim.
+
+    Ctrl-C stops; the same command goes on where it stopped.
+    """
     given = [name for name in ("prompts", "answers", "text") if options[name] is not None]
     if len(given) != 1:
         raise click.UsageError("give one of --prompts, --answers and --text")

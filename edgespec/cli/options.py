@@ -16,13 +16,21 @@ from edgespec.sampling import random_seed
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+model_option = click.option(
+    "-m", "--model", metavar="MODEL", help="A .gguf file or an alias. Default: the small built-in model."
+)
+threads_option = click.option("--threads", type=int, metavar="N", help="CPU threads. Default: the fast physical cores.")
+gpu_layers_option = click.option(
+    "--gpu-layers", type=int, default=-1, metavar="N", help="Layers on the GPU. Default: all it can."
+)
+
 _MODEL = (
-    click.option("-m", "--model", metavar="MODEL", help="A .gguf file or an alias. Default: the small built-in model."),
+    model_option,
     click.option("-d", "--drafter", default="auto", show_default=True, metavar="DRAFTER",
                  help="auto, none, anpd, suffix, a drafter model (a .gguf or alias), or several joined by +."),
     click.option("--ctx", type=int, metavar="N", help="Context in tokens. Default: the model's, at most 8192."),
-    click.option("--threads", type=int, metavar="N", help="CPU threads. Default: the fast physical cores."),
-    click.option("--gpu-layers", type=int, default=-1, metavar="N", help="Layers on the GPU. Default: all it can."),
+    threads_option,
+    gpu_layers_option,
     click.option("--exact", is_flag=True,
                  help="Guarantee the bits of single-token decoding, not only the text. So far by drafting nothing."),
 )  # fmt: skip

@@ -27,6 +27,15 @@ def per_token(part: Part) -> Sizes:
     return Sizes(parameters, sum(tensor.size or 4 * prod(tensor.shape) for tensor in read))
 
 
+def per_token_trimmed(part: Part, kept: int) -> Sizes:
+    """The same for a model that keeps so many tokens of this one."""
+    whole = per_token(part)
+    tensors = {tensor.name: tensor for tensor in part.tensors}
+    columns, rows = tensors.get(OUTPUT, tensors[EMBEDDINGS]).shape
+    size = tensors.get(OUTPUT, tensors[EMBEDDINGS]).size or 4 * rows * columns
+    return Sizes(whole.parameters - (rows - kept) * columns, whole.bytes - (rows - kept) * (size // rows))
+
+
 def mbsu(block_length: float, share: float, draft_length: float) -> float:
     """Memory-bound speed-up (VocabTrim, arXiv 2506.22694, section 5): `share` is the drafter's size over the target's.
 
