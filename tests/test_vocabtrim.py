@@ -23,7 +23,7 @@ from edgespec.vocabtrim.choose import coverage, keep_by_size, ranked, size_for_c
 from edgespec.vocabtrim.counts import Counts, load_counts, tokenizer_hash
 from edgespec.vocabtrim.make import forced_tokens, trim
 from edgespec.vocabtrim.prove import prove
-from edgespec.vocabtrim.sizes import per_token, per_token_trimmed
+from edgespec.vocabtrim.sizes import mbsu, per_token, per_token_trimmed
 from edgespec.vocabtrim.trimmed import trimming_of
 
 N_VOCAB = 40
@@ -125,6 +125,7 @@ class TestFile:
         columns = walk(full).values["llama.embedding_length"]
         assert before.parameters - after.parameters == (320 - 32) * columns  # of one table, though a file may hold two
         assert per_token_trimmed(walk(full), 32) == after
+        assert mbsu(3.0, 0.1, 5) == pytest.approx(2.0)  # a block of 3 in the time of 1 + 5 / 10 evaluations
 
     def test_it_is_told_where_it_comes_from(self, full, tmp_path):
         trim(full, tmp_path / "t.gguf", [counts_for(full, [5, 6, 7])], size=32)
