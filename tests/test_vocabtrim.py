@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -21,11 +22,13 @@ from edgespec.vocabtrim import rewrite
 from edgespec.vocabtrim.calibrate import AnswerSettings, Journal, count_answers_of, count_recorded, count_text
 from edgespec.vocabtrim.choose import coverage, keep_by_size, ranked, size_for_coverage
 from edgespec.vocabtrim.counts import Counts, load_counts, tokenizer_hash
+from edgespec.vocabtrim.kept import load_kept
 from edgespec.vocabtrim.make import forced_tokens, trim
 from edgespec.vocabtrim.prove import prove
 from edgespec.vocabtrim.sizes import mbsu, per_token, per_token_trimmed
 from edgespec.vocabtrim.trimmed import trimming_of
 
+MODELS = Path(__file__).parent.parent / "models"
 N_VOCAB = 40
 token_counts = st.dictionaries(st.integers(0, N_VOCAB - 1), st.integers(0, 50))
 some_tokens = st.sets(st.integers(0, N_VOCAB - 1), max_size=5)
@@ -290,6 +293,12 @@ class TestAnswers:
         (tmp_path / "k").write_text("no journal\n")
         with pytest.raises(InvalidRequest, match="remove it"):
             self.count(talker, tmp_path / "k")
+
+
+@pytest.mark.parametrize("path", sorted(MODELS.glob("*.kept.json")), ids=lambda path: path.name)
+def test_a_list_that_ships(path):
+    listed = load_kept(path)
+    assert len(listed.ids) >= 16384 and all(one["tokens"] > 30_000 for one in listed.told["counts"])
 
 
 @pytest.mark.model
