@@ -1,6 +1,6 @@
 """Makes a list of tokens worth keeping, for models/, from counts of edgespec calibrate.
 
-    python tools/kept_ids.py FULL.gguf COUNTS.json... -o models/NAME.kept.json --size 16384
+    python tools/kept_ids.py FULL.gguf COUNTS.json... -o models/NAME.kept.json
 
 FULL.gguf is any model with the vocabulary. For the lists in models/, the target answered
 models/calibration_prompts.jsonl.
@@ -25,9 +25,11 @@ from edgespec.vocabtrim.rewrite import trimmable
 @click.argument("full", type=click.Path(path_type=Path))
 @click.argument("counts", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("-o", "out", type=click.Path(path_type=Path), required=True)
-@click.option("--size", type=int, default=16384, show_default=True, help="Tokens in the list.")
-def main(full: Path, counts: tuple[Path, ...], out: Path, size: int) -> None:
-    """The first SIZE tokens of the ranking that edgespec trim would use, forced ones first."""
+def main(full: Path, counts: tuple[Path, ...], out: Path) -> None:
+    """The tokens that were counted, in the order in which edgespec trim would use them, after the forced ones.
+
+    What was not counted is ranked by id, with a list as without one.
+    """
     part = trimmable(full)
     read = [load_counts(one) for one in counts]
     if any(one.tokenizer != tokenizer_hash(part) for one in read):
@@ -35,7 +37,8 @@ def main(full: Path, counts: tuple[Path, ...], out: Path, size: int) -> None:
     said, text, _ = merged(read)
     forced = forced_tokens(part)
     ranking = ranked(len(strings(part, "tokenizer.ggml.tokens")), said, text)
-    ids = np.concatenate([forced, ranking[~np.isin(ranking, forced)]])[:size]
+    counted = ranking[: len(said.keys() | text.keys())]
+    ids = np.concatenate([forced, counted[~np.isin(counted, forced)]])
     KeptList(tokenizer_hash(part), ids, {"counts": [one.told for one in read]}).save(out)
     click.echo(f"{out}: {len(ids)} tokens, {len(forced)} of them forced, {out.stat().st_size} bytes")
 

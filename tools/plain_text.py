@@ -3,7 +3,7 @@
     python tools/plain_text.py > python-library.txt
     edgespec calibrate -m TARGET.gguf --text python-library.txt -o text.json
 
-It ranks the tokens that a target did not say in its answers; see models/README.md.
+For comparing: tokens ranked by such a text alone, and by what the target says (docs/benchmarks.md).
 """
 
 from __future__ import annotations
