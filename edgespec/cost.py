@@ -22,7 +22,8 @@ _LEAST_WEIGHT = 0.1
 """An estimate forgets: a new evaluation counts at least this much, so a throttled phone is followed within tens."""
 
 _CLIP = math.log(1.6)
-"""One evaluation moves an estimate as if it were off by this factor at most: another process may have had the core."""
+"""One evaluation moves an estimate as if it were off by this factor at most: another process may have had the core.
+That makes an evaluation slower and never faster, so a slow one is doubted from the first on, a fast one only later."""
 
 _TRUSTED_AFTER = 3
 _STORED_COUNT = 6
@@ -39,8 +40,9 @@ class _Estimate:
     count: int = 1
 
     def update(self, observed: float) -> None:
+        observed = min(observed, self.value + _CLIP)
         if self.count >= _TRUSTED_AFTER:
-            observed = min(max(observed, self.value - _CLIP), self.value + _CLIP)
+            observed = max(observed, self.value - _CLIP)
         self.count += 1
         self.value += (observed - self.value) * max(1.0 / self.count, _LEAST_WEIGHT)
 
@@ -105,6 +107,8 @@ class CostCurve:
     def _observe_ratio(self, n: int, log_ratio: float) -> None:
         estimate = self._ratios.get(n)
         if estimate is None:
+            if n <= self.rows:
+                log_ratio = min(log_ratio, math.log(self.ratio(n)) + _CLIP)
             self._ratios[n] = _Estimate(log_ratio)
         else:
             estimate.update(log_ratio)

@@ -134,12 +134,14 @@ def test_probing_costs_at_most_its_share():
     assert spent <= plain * 1.015
 
 
-@given(st.dictionaries(st.integers(2, 64), st.floats(1.0, 60.0), max_size=12), st.floats(1e-4, 10.0))
-def test_a_curve_passes_through_what_was_observed(ratios, single):
+@given(st.dictionaries(st.integers(2, 64), st.floats(0.1, 1.59), max_size=12), st.floats(1e-4, 10.0))
+def test_a_curve_passes_through_what_was_observed(surprises, single):
     cost = CostCurve(64)
     cost.observe(1, single)
-    for n, ratio in ratios.items():
-        cost.observe(n, single * ratio)
+    ratios = {}
+    for n, surprise in surprises.items():
+        ratios[n] = surprise * cost.ratio(n)
+        cost.observe(n, single * ratios[n])
     assert cost.ratio(1) == 1.0
     for n, ratio in ratios.items():
         assert cost.ratio(n) == pytest.approx(ratio)
@@ -163,6 +165,17 @@ def test_one_slow_evaluation_does_not_turn_the_curve():
     cost = curve(flat)
     cost.observe(4, 10.0)
     assert cost.ratio(4) < 1.2 * flat(4)
+
+
+def test_a_slow_first_evaluation_does_not_turn_it_either():
+    cost = CostCurve(64)
+    cost.observe(1, 0.01)
+    cost.observe(40, 0.1)
+    before = cost.ratios()
+    cost.observe(2, 0.1)
+    assert all(after <= 1.6001 * once for once, after in zip(before, cost.ratios(), strict=True))
+    cost.observe(3, 0.01 * 1.05)  # a fast one is believed at once
+    assert cost.ratio(3) == pytest.approx(1.05)
 
 
 def test_the_curve_follows_a_machine_that_throttles():
