@@ -36,6 +36,7 @@ from edgespec.drafters.model import ModelDrafter
 from edgespec.policy import AdaptivePolicy
 
 WHAT = "a drafter against plain decoding and llama-server"
+WARM_UP = 8
 NGRAM_SIMPLE = "ngram-simple=--spec-type ngram-simple"
 
 
@@ -156,30 +157,20 @@ def named(drafters: str) -> str:
 
 
 def measure(pair: Pair, peers: dict[str, str], tokens: list[int], count: int, rounds: int) -> dict[str, Any]:
-    """All of them on one prompt; the first round warms up and is not counted.
+    """All of them on one prompt, which is read, and a few tokens made, before anything counts.
 
     A short answer is over in a moment, and a moment is noisy: it gets as many rounds as make `rounds` long ones.
     """
+    answered(pair, peers, tokens, WARM_UP)
     speeds: dict[str, list[float]] = {name: [] for name in ("auto", "plain", *peers)}
     answers: dict[str, list[list[int]]] = {name: [] for name in speeds}
     blocks: list[float] = []
-    turn, turns = 0, rounds
-    while turn <= turns:
-        pair_speeds, sessions = pair.answer(tokens, count)
-        round_speeds = list(pair_speeds)
-        round_answers = [session.emitted for session in sessions]
-        for address in peers.values():
-            speed, answer = ask_server(address, tokens, count)
-            round_speeds.append(speed)
-            round_answers.append(answer)
-        turn += 1
-        if turn == 1:
-            turns = -(-rounds * count // len(sessions[1].emitted))
-            continue
+    while sum(map(len, answers["plain"])) < rounds * count:
+        round_speeds, round_answers, block_length = answered(pair, peers, tokens, count)
         for name, speed, answer in zip(speeds, round_speeds, round_answers, strict=True):
             speeds[name].append(speed)
             answers[name].append(answer)
-        blocks.append(sessions[0].tally.mean_block_length)
+        blocks.append(block_length)
     return {
         "prompt_tokens": len(tokens),
         "tokens": len(answers["plain"][0]),
@@ -192,6 +183,19 @@ def measure(pair: Pair, peers: dict[str, str], tokens: list[int], count: int, ro
         },
         "same_as_plain": {name: all(answer == answers["plain"][0] for answer in answers[name]) for name in speeds},
     }
+
+
+def answered(
+    pair: Pair, peers: dict[str, str], tokens: list[int], count: int
+) -> tuple[list[float], list[list[int]], float]:
+    """One round: speeds and answers of auto, plain decoding and the peers, and auto's mean block length."""
+    speeds, sessions = pair.answer(tokens, count)
+    answers = [session.emitted for session in sessions]
+    for address in peers.values():
+        speed, answer = ask_server(address, tokens, count)
+        speeds.append(speed)
+        answers.append(answer)
+    return speeds, answers, sessions[0].tally.mean_block_length
 
 
 def show(result: dict[str, Any]) -> None:

@@ -241,7 +241,8 @@ def summed(rows: list[dict[str, Any]], length: int, share: dict[str, float]) -> 
 
     def figures(group: list[dict[str, Any]]) -> dict[str, Any]:
         tokens, blocks = (sum(row[key] for row in group) for key in ("tokens", "blocks"))
-        judged, accepted = (sum((row[key] for row in group), Counter()) for key in ("judged", "accepted"))
+        judged: Counter[int] = sum((row["judged"] for row in group), Counter())
+        accepted: Counter[int] = sum((row["accepted"] for row in group), Counter())
         block_length = tokens / max(1, blocks)
         return {
             "tokens": tokens,
