@@ -20,6 +20,7 @@ from edgespec.acceptance import Acceptance
 from edgespec.core import MAX_ROWS, NOTHING, Coupling, Draft, Drafter, PricedDrafter, Verdict
 from edgespec.cost import CostCurve
 from edgespec.prospects import Worth, promise, prospects
+from edgespec.reading import Reading
 
 MAX_DRAFT = 48
 """No draft is longer: beyond, even perfect drafts gain little on the curves measured, and a wrong one costs much."""
@@ -31,8 +32,14 @@ _UNPROVEN_MARGIN = 1.4
 """The same as long as a drafter's drafts have gained nothing: in a text that offers few chances, nothing is bet on the
 doubtful ones; where there are many, the first good one is soon found."""
 
+_PRICED_MARGIN = 1.05
+"""The same for a drafter whose guesses cost time: its draft is made for this one block, not the best of many."""
+
 _STAKE = 0.1
 """What each drafter may lose before it has gained anything, in units of T(1)."""
+
+_PRICED_STAKE = 2.0
+"""The same for a drafter whose guesses cost time: what it is worth cannot be learned without asking it."""
 
 _INTEREST = 0.01
 """What every plain evaluation adds to that. So short answers are not slowed down by trying, and in a long text drafting
@@ -44,14 +51,6 @@ _MOST_ACCOUNT = 15.0
 _PROBE_SHARE = 0.001
 """Share of evaluation time that may be lost by trying sizes that look slow and might not be: T(n) is only learned from
 evaluations of n, and an estimate may be of a busy moment."""
-
-_HORIZON = 64
-"""An answer is expected to go on for as many tokens as it has, and for this many at least: what a drafter must read
-before its first guess is paid for by those."""
-
-
-_CATCH_UP = 1.0
-"""Reading that takes longer, in units of T(1), is not catching up with a text but beginning it."""
 
 
 class Policy(Protocol):
@@ -99,23 +98,24 @@ class AdaptivePolicy:
     """Chooses drafter and size for the most expected tokens per second. `drafters` may be empty: plain decoding.
 
     `accounts` hold the time, in units of T(1), that each drafter has gained over plain decoding and may lose again;
-    the estimates may be wrong, but what they can lose is bounded by it. What a model must read before its first guess
-    in a text is a debt, which its gains pay back; before that is done, it reads no other text.
+    the estimates may be wrong, but what they can lose is bounded by it. `edgespec.reading` keeps another one for what
+    a model must read before its first guess in a text.
     """
 
     def __init__(self, drafters: Sequence[Drafter], cost: CostCurve) -> None:
         self.cost = cost
         self.acceptance = Acceptance()
-        self.accounts = {drafter.name: _STAKE for drafter in drafters}
+        self.accounts = {
+            drafter.name: _PRICED_STAKE if isinstance(drafter, PricedDrafter) else _STAKE for drafter in drafters
+        }
         self._gained = dict.fromkeys(self.accounts, 0.0)
         self._drafters = {drafter.name: drafter for drafter in drafters}
         self._priced = [drafter for drafter in drafters if isinstance(drafter, PricedDrafter)]
         self._free = [drafter for drafter in drafters if not isinstance(drafter, PricedDrafter)]
         self._probe_allowance = 0.0
         self._proposals: list[Draft] = []
-        self._answered = 0
+        self._reading = Reading(drafter.name for drafter in self._priced)
         self._spent: dict[str, float] = {}
-        self._debts = dict.fromkeys((drafter.name for drafter in self._priced), 0.0)
 
     def plan(self, tokens: Sequence[int], room: int, coupling: Coupling = GREEDY) -> Draft:
         limit = min(room, MAX_DRAFT, self.cost.rows - 1)
@@ -125,7 +125,8 @@ class AdaptivePolicy:
             return NOTHING
         best, best_gain, probe, probe_loss = self._best_free(tokens, limit)
         for drafter in self._priced if self.cost.known else ():
-            draft, gain = self._consult(drafter, tokens, room, coupling, max(best_gain, _MARGIN))
+            rival = max(best_gain if best.tokens else 0.0, _PRICED_MARGIN)
+            draft, gain = self._consult(drafter, tokens, room, coupling, rival)
             if draft.tokens and (gain > best_gain or not best.tokens):
                 best, best_gain = draft, gain
         if best.tokens or not probe.tokens:
@@ -136,7 +137,7 @@ class AdaptivePolicy:
     def settle(self, draft: Draft, verdict: Verdict, seconds: float) -> None:
         size = 1 + len(draft)
         self.cost.observe(size, seconds)
-        self._answered += len(verdict.emitted)
+        self._reading.answered(len(verdict.emitted), None if self._spent else self.cost.ratio(size))
         for name in self.accounts:
             gained = -self._spent.get(name, 0.0)
             if draft.drafter == name:
@@ -145,10 +146,10 @@ class AdaptivePolicy:
             elif not draft.tokens:
                 gained += _INTEREST
             self.accounts[name] = min(self.accounts[name] + gained, _MOST_ACCOUNT)
-            if name in self._debts:
-                self._debts[name] = max(self._debts[name] - gained, -_MOST_ACCOUNT)
-                if name not in self._spent:
-                    self.acceptance.fade_depths(name)
+            self._reading.earned(name, gained)
+        for drafter in self._priced:
+            if drafter.name not in self._spent:
+                self.acceptance.fade_depths(drafter.name)
         self._probe_allowance = min(self._probe_allowance + _PROBE_SHARE * self.cost.ratio(size), 1.0)
         for proposal in self._proposals:
             self.acceptance.observe(proposal, verdict.emitted)
@@ -159,7 +160,7 @@ class AdaptivePolicy:
             self._drafters[draft.drafter].observe(draft, verdict)
 
     def prefilled(self, count: int, seconds: float) -> None:
-        self._answered = 0
+        self._reading.begin()
         if count > 1:
             self.cost.observe(count, seconds)
 
@@ -189,24 +190,19 @@ class AdaptivePolicy:
         single = self.cost.single
         price = drafter.price(tokens, single)
         guess = price.guess / single
-        start = min(price.start / single, 2 * guess)  # what every block pays; the rest is paid once
-        once = price.start / single - start
+        start, once = price.start / single, 0.0
+        if start > 2 * guess:  # more to read than a block leaves behind: that is paid once, not by every block
+            start, once = guess, start - guess
         gain, loss = promise(drafter.name, self.acceptance, self.cost, start, guess, limit)
-        horizon = min(room, max(_HORIZON, self._answered))
         if gain <= rival or loss > self.accounts[drafter.name]:
             return NOTHING, 0.0
-        if once > horizon * (1 - 1 / gain):
+        if once and not self._reading.pays(drafter.name, once, gain, room):
             return NOTHING, 0.0
-        if once > _CATCH_UP:
-            if self._debts[drafter.name] > 0.0:
-                return NOTHING, 0.0
-            self._debts[drafter.name] += once
-        else:
-            once = 0.0  # it is part of what the account pays
+        lent = self._reading.lend(drafter.name, once)
         worth = Worth(drafter.name, self.acceptance, self.cost, start, guess)
         begun = time.perf_counter()
         proposal = drafter.draft(tokens, limit, coupling, worth)
-        spent = max(0.0, (time.perf_counter() - begun) / single - once)
+        spent = max(0.0, (time.perf_counter() - begun) / single - lent)
         self._spent[drafter.name] = spent
         if not proposal.tokens:
             return NOTHING, 0.0

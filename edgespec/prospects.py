@@ -11,7 +11,7 @@ from edgespec.cost import CostCurve
 _PROBE_HOPE = 0.75
 """A size that is tried so may cost this share of its estimate, at best."""
 
-_UNKNOWN_ACCEPTANCE = 0.7
+_UNKNOWN_ACCEPTANCE = 0.75
 """What a model's guess is taken for before any was judged."""
 
 _DEEPEST = 16

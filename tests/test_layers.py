@@ -27,7 +27,7 @@ LAYERS = [
         "gguf_header",
         "gguf_values",
     },
-    {"prospects"},
+    {"prospects", "reading"},
     {"policy", "testing", "backend", "drafters", "catalogue"},
     {"session", "vetting", "lossless", "vocabtrim"},
     {"chat", "pairing"},

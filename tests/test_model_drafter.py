@@ -18,6 +18,7 @@ from edgespec.gguf_walk import walk
 from edgespec.lossless import parting
 from edgespec.pairing import MatchedVocabulary, match_texts
 from edgespec.policy import AdaptivePolicy, FixedPolicy
+from edgespec.reading import Reading
 from edgespec.session import Session
 from edgespec.testing import KeyedSampler, TableModel
 from edgespec.vocabtrim.counts import Counts, tokenizer_hash
@@ -187,7 +188,7 @@ def test_a_model_that_pays_is_asked_again_and_again():
 def test_a_model_that_is_wrong_is_given_up():
     drafter = Costly(start=0.002, guess=0.002, right=0.1)
     play(drafter)
-    assert drafter.asked < 20
+    assert drafter.asked < 30
 
 
 def test_a_model_too_slow_is_never_asked():
@@ -206,6 +207,33 @@ def test_nor_where_reading_would_cost_more_than_an_answer_can_earn():
     drafter = Costly(start=0.002, guess=0.002, right=1.0, once=5.0)
     play(drafter)
     assert drafter.asked == 0
+
+
+def test_reading_is_worth_it_only_where_the_answer_is_long_and_not_fast_already():
+    def after(tokens, speed=1.0):
+        reading = Reading(["model"])
+        for _ in range(tokens):
+            reading.answered(1, 1 / speed)
+        return reading
+
+    assert not after(4).pays("model", 5.0, 1.4, 500), "it is too early to tell"
+    assert after(10).pays("model", 5.0, 1.4, 500)
+    assert not after(10).pays("model", 5.0, 1.4, 20), "the answer ends soon"
+    assert not after(10).pays("model", 20.0, 1.4, 500)
+    assert after(300).pays("model", 20.0, 1.4, 500), "a long answer is expected to go on"
+    assert not after(100, speed=1.5).pays("model", 5.0, 1.4, 500), "it is faster without a model"
+
+
+def test_a_model_reads_no_other_text_before_the_last_one_is_paid_for():
+    reading = Reading(["model"])
+    for _ in range(10):
+        reading.answered(1, 1.0)
+    assert reading.lend("model", 0.5) == 0.0, "catching up is part of what guesses cost"
+    assert reading.lend("model", 5.0) == 5.0
+    assert not reading.pays("model", 5.0, 1.4, 500)
+    assert reading.pays("model", 0.5, 1.4, 500)
+    reading.earned("model", 5.0)
+    assert reading.pays("model", 5.0, 1.4, 500)
 
 
 texts = st.lists(st.binary(min_size=1, max_size=2), max_size=30)

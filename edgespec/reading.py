@@ -1,0 +1,69 @@
+"""When a drafter model begins to read a text.
+
+Its first guess in a text costs the reading of what comes before, which is as long as several evaluations of the target.
+Later guesses have to earn that back; in a text that ends soon, or repeats what was said, they do not. Times are in
+units of T(1), speeds in those of plain decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+_HORIZON = 64
+"""An answer is expected to go on for as many tokens as it has, and for this many at least."""
+
+_REPAID = 2.0
+"""Reading must promise to be earned back so many times: how long the answer will be, and how good the guesses, is not
+known yet."""
+
+_WAIT = 8
+"""Tokens of an answer after which its speed without a model tells whether it repeats what was said."""
+
+_MEMORY = 0.9
+"""What is left of that speed after each block."""
+
+_CATCH_UP = 1.0
+"""Reading that takes longer is not catching up with a text but beginning it."""
+
+_MOST_EARNED = 15.0
+"""Gains beyond this are not saved up for later texts."""
+
+
+class Reading:
+    """Allows the models called `names` to read. What one reads is its debt, which its gains pay back; before that is
+    done, it begins no other text."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._debts = dict.fromkeys(names, 0.0)
+        self.begin()
+
+    def begin(self) -> None:
+        """An answer begins."""
+        self._answered = 0
+        self._tokens = self._time = 1.0
+
+    def answered(self, tokens: int, seconds: float | None) -> None:
+        """A block of so many tokens was emitted: in `seconds` where no model was asked, None where one was."""
+        self._answered += tokens
+        if seconds is not None:
+            self._tokens = self._tokens * _MEMORY + tokens
+            self._time = self._time * _MEMORY + seconds
+
+    def earned(self, name: str, gain: float) -> None:
+        """A model gained so much time over plain decoding, or lost it."""
+        if name in self._debts:
+            self._debts[name] = max(self._debts[name] - gain, -_MOST_EARNED)
+
+    def pays(self, name: str, once: float, speed: float, room: int) -> bool:
+        """Whether to read for `once`, if the answer, of at most `room` tokens more, has that `speed` from then on."""
+        horizon = min(room, max(_HORIZON, self._answered))
+        if self._answered < _WAIT or _REPAID * once > horizon * (self._time / self._tokens - 1 / speed):
+            return False
+        return once <= _CATCH_UP or self._debts[name] <= 0.0
+
+    def lend(self, name: str, once: float) -> float:
+        """It reads: what of that becomes a debt, and is no part of what its guesses cost."""
+        if once <= _CATCH_UP:
+            return 0.0
+        self._debts[name] += once
+        return once
