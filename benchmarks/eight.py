@@ -8,8 +8,8 @@
 block. A busy moment of the machine then falls on both, and a ratio is worth far more than one between whole answers.
 llama-server answers after each such pair, one server for each `--peer`. Every prompt is in its KV cache already: the
 speed is of the tokens after the first, the server's by its own clock. n-gram drafters and acceptance estimates are new
-for every answer, so that none profits from having seen it before; what an evaluation costs is remembered. A result file
-begun is gone on with.
+for every answer, and edgespec's drafter models have read nothing yet (the server's have the prompt in their cache), so
+that none profits from having seen it before; what an evaluation costs is remembered. A result file begun is gone on with.
 """
 
 from __future__ import annotations
@@ -104,6 +104,8 @@ class Pair:
     def answer(self, tokens: list[int], count: int) -> tuple[list[float], list[Session]]:
         """One greedy answer each, the drafted one first: speeds and sessions."""
         models = {drafter.name: drafter for drafter in self.auto.drafters if isinstance(drafter, ModelDrafter)}
+        for drafter in models.values():
+            drafter.propose([0], 1)  # it forgets what it read
         named = (models.get(Path(name).stem) or make_drafter(name) for name in names_of(self._drafters))
         self.auto.policy = AdaptivePolicy(tuple(named), self.cost)
         sessions = [engine.session(list(tokens), max_tokens=count) for engine in (self.auto, self.plain)]
