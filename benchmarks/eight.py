@@ -9,7 +9,8 @@ block. A busy moment of the machine then falls on both, and a ratio is worth far
 llama-server answers after each such pair, one server for each `--peer`. Every prompt is in its KV cache already: the
 speed is of the tokens after the first, the server's by its own clock. n-gram drafters and acceptance estimates are new
 for every answer, and edgespec's drafter models have read nothing yet (the server's have the prompt in their cache), so
-that none profits from having seen it before; what an evaluation costs is remembered. A result file begun is gone on with.
+that none profits from having seen it before; what an evaluation costs is remembered. A result file begun is gone on
+with.
 """
 
 from __future__ import annotations
