@@ -6,11 +6,10 @@
 
 `auto` and plain decoding answer side by side: on a context each, in lockstep, whichever has fewer tokens makes the next
 block. A busy moment of the machine then falls on both, and a ratio is worth far more than one between whole answers.
-llama-server answers after each such pair, one server for each `--peer`. Every prompt is in its KV cache already: the
-speed is of the tokens after the first, the server's by its own clock. n-gram drafters and acceptance estimates are new
-for every answer, and edgespec's drafter models have read nothing yet (the server's have the prompt in their cache), so
-that none profits from having seen it before; what an evaluation costs is remembered. A result file begun is gone on
-with.
+llama-server answers after each such pair, one server for each `--peer`. The speed is of the tokens after the first, the
+server's by its own clock. Nobody profits from having seen an answer before: n-gram drafters and acceptance estimates are
+new for each, drafter models have read nothing yet, and the server reads the prompt anew. What an evaluation costs is
+remembered. A result file begun is gone on with.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ def llama_server(server: Path, model: Path, threads: int, arguments: list[str]) 
 
 def ask_server(address: str, tokens: list[int], count: int) -> tuple[float, list[int]]:
     """One greedy answer of a llama-server: tokens per second, and the tokens."""
-    body = {"prompt": tokens, "n_predict": count, "temperature": 0.0, "cache_prompt": True, "return_tokens": True,
+    body = {"prompt": tokens, "n_predict": count, "temperature": 0.0, "cache_prompt": False, "return_tokens": True,
             "samplers": ["temperature"]}  # fmt: skip
     request = urllib.request.Request(
         f"{address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}

@@ -16,6 +16,9 @@ _REPAID = 2.0
 """Reading must promise to be earned back so many times: how long the answer will be, and how good the guesses, is not
 known yet."""
 
+_LEAST_SPEED = 1.3
+"""Nor is it known how good a model's guesses will be here; where the average text just pays, half of all do not."""
+
 _WAIT = 8
 """Tokens of an answer after which its speed without a model tells whether it repeats what was said."""
 
@@ -59,7 +62,7 @@ class Reading:
         horizon = min(room, max(_HORIZON, self._answered))
         if self._answered < _WAIT or _REPAID * once > horizon * (self._time / self._tokens - 1 / speed):
             return False
-        return once <= _CATCH_UP or self._debts[name] <= 0.0
+        return once <= _CATCH_UP or (speed >= _LEAST_SPEED and self._debts[name] <= 0.0)
 
     def lend(self, name: str, once: float) -> float:
         """It reads: what of that becomes a debt, and is no part of what its guesses cost."""
