@@ -7,9 +7,9 @@
 `auto` and plain decoding answer side by side: on a context each, in lockstep, whichever has fewer tokens makes the next
 block. A busy moment of the machine then falls on both, and a ratio is worth far more than one between whole answers.
 llama-server answers after each such pair, one server for each `--peer`. The speed is of the tokens after the first, the
-server's by its own clock. Nobody profits from having seen an answer before: n-gram drafters and acceptance estimates are
-new for each, drafter models have read nothing yet, and the server reads the prompt anew. What an evaluation costs is
-remembered. A result file begun is gone on with.
+server's by its own clock. Nobody profits from having seen an answer before: n-gram drafters and acceptance estimates
+are new for each, drafter models have read nothing yet, and the server reads the prompt anew. What an evaluation costs
+is remembered. A result file begun is gone on with.
 """
 
 from __future__ import annotations
