@@ -31,8 +31,9 @@ def per_token_trimmed(part: Part, kept: int) -> Sizes:
     """The same for a model that keeps so many tokens of this one."""
     whole = per_token(part)
     tensors = {tensor.name: tensor for tensor in part.tensors}
-    columns, rows = tensors.get(OUTPUT, tensors[EMBEDDINGS]).shape
-    size = tensors.get(OUTPUT, tensors[EMBEDDINGS]).size or 4 * rows * columns
+    layer = tensors.get(OUTPUT, tensors[EMBEDDINGS])
+    columns, rows = layer.shape
+    size = layer.size or 4 * rows * columns
     return Sizes(whole.parameters - (rows - kept) * columns, whole.bytes - (rows - kept) * (size // rows))
 
 
