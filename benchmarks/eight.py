@@ -17,9 +17,11 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
+import signal
 import socket
 import statistics
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -125,6 +127,7 @@ class Pair:
 @click.option("--json", "out", type=click.Path(path_type=Path))
 def main(**options: Any) -> None:
     """Speed by prompt, in rounds."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers are ended too
     wanted = set(options["only"].split(",")) if options["only"] else None
     out: Path | None = options["out"]
     results: list[dict[str, Any]] = []
