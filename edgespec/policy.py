@@ -33,7 +33,7 @@ _UNPROVEN_MARGIN = 1.4
 doubtful ones; where there are many, the first good one is soon found."""
 
 _PRICED_MARGIN = 1.05
-"""The same for a drafter whose guesses cost time: its draft is made for this one block, not the best of many."""
+"""What the draft of a drafter whose guesses cost time must promise: its own record says that, no choice among many."""
 
 _STAKE = 0.1
 """What each drafter may lose before it has gained anything, in units of T(1)."""
