@@ -43,9 +43,21 @@ class Acceptance:
             return prior
         return (counts[0] + _PRIOR_STRENGTH * prior) / (counts[1] + _PRIOR_STRENGTH)
 
-    def at_depth(self, drafter: str, depth: int, prior: float) -> float:
-        """The probability that this drafter's guess at a depth (from 0) is right, before it is made."""
-        return self.estimate(drafter, _Depth(depth), prior)
+    def weight(self, drafter: str, evidence: Hashable) -> float:
+        """How many observations of this kind of guess are remembered."""
+        counts = self._counts.get((drafter, evidence))
+        return counts[1] if counts else 0.0
+
+    def by_depth(self, drafter: str, count: int, prior: float) -> list[float]:
+        """The probabilities that this drafter's first, second, ... guess is right, before they are made.
+
+        A depth that was seldom reached is taken for the one before it.
+        """
+        chances: list[float] = []
+        for depth in range(count):
+            prior = self.estimate(drafter, _Depth(depth), prior)
+            chances.append(prior)
+        return chances
 
     def observe(self, draft: Draft, emitted: Sequence[int]) -> None:
         """Learn from a proposal and the tokens that the target emitted instead."""
@@ -53,12 +65,12 @@ class Acceptance:
             self._count(draft.drafter, draft.evidence[node], right)
 
     def observe_depths(self, chain: Draft, emitted: Sequence[int]) -> None:
-        """The same for `at_depth`."""
+        """The same for `by_depth`."""
         for node, right in judged(chain, emitted):
             self._count(chain.drafter, _Depth(node), right)
 
     def fade_depths(self, drafter: str) -> None:
-        """Trust `at_depth` a little less: a drafter that is not asked is not judged, and may have got better."""
+        """Trust `by_depth` a little less: a drafter that is not asked is not judged, and may have got better."""
         for (name, evidence), counts in self._counts.items():
             if name == drafter and isinstance(evidence, _Depth):
                 counts[0] *= _FADE

@@ -13,13 +13,13 @@ allowance of time. A drafter whose guesses cost time is asked only where its rec
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from edgespec.acceptance import Acceptance
 from edgespec.core import MAX_ROWS, NOTHING, Coupling, Draft, Drafter, PricedDrafter, Verdict
 from edgespec.cost import CostCurve
-from edgespec.prospects import Worth, promise, prospects
+from edgespec.prospects import Prospect, Worth, promise, prospects
 from edgespec.reading import Reading
 
 MAX_DRAFT = 48
@@ -31,6 +31,10 @@ _MARGIN = 1.2
 _UNPROVEN_MARGIN = 1.4
 """The same as long as a drafter's drafts have gained nothing: in a text that offers few chances, nothing is bet on the
 doubtful ones; where there are many, the first good one is soon found."""
+
+_SURE_MARGIN = 1.1
+_SURE = 32
+"""The same for kinds of guesses of which so many were judged: there the estimate is what happens."""
 
 _PRICED_MARGIN = 1.05
 """What the draft of a drafter whose guesses cost time must promise: its own record says that, no choice among many."""
@@ -48,9 +52,18 @@ is tried again after it was given up."""
 _MOST_ACCOUNT = 15.0
 """Gains beyond this are kept: a text that stops repeating itself may take back no more of them."""
 
-_PROBE_SHARE = 0.001
-"""Share of evaluation time that may be lost by trying sizes that look slow and might not be: T(n) is only learned from
-evaluations of n, and an estimate may be of a busy moment."""
+_PROBE_SHARE = 0.002
+"""Share of evaluation time that may be lost by trying sizes that look slow and might not be: T(n) is only learned
+from evaluations of n, and an estimate may be of a busy moment."""
+
+_FIRST_PROBES = 0.1
+"""What may be lost so before anything was gained, in units of T(1)."""
+
+_HOPED_ACCEPTANCE = 0.95
+"""How good a model may be that does not promise enough by what it is taken for before any of its guesses was judged."""
+
+_TRIAL_SHARE = 0.5
+"""What one guess may cost then, as a share of what the model may lose."""
 
 
 class Policy(Protocol):
@@ -102,8 +115,11 @@ class AdaptivePolicy:
     a model must read before its first guess in a text.
     """
 
-    def __init__(self, drafters: Sequence[Drafter], cost: CostCurve) -> None:
+    def __init__(
+        self, drafters: Sequence[Drafter], cost: CostCurve, *, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self.cost = cost
+        self._clock = clock
         self.acceptance = Acceptance()
         self.accounts = {
             drafter.name: _PRICED_STAKE if isinstance(drafter, PricedDrafter) else _STAKE for drafter in drafters
@@ -112,7 +128,7 @@ class AdaptivePolicy:
         self._drafters = {drafter.name: drafter for drafter in drafters}
         self._priced = [drafter for drafter in drafters if isinstance(drafter, PricedDrafter)]
         self._free = [drafter for drafter in drafters if not isinstance(drafter, PricedDrafter)]
-        self._probe_allowance = 0.0
+        self._probe_allowance = _FIRST_PROBES
         self._proposals: list[Draft] = []
         self._reading = Reading(drafter.name for drafter in self._priced)
         self._spent: dict[str, float] = {}
@@ -123,16 +139,15 @@ class AdaptivePolicy:
         self._spent = {}
         if limit <= 0:
             return NOTHING
-        best, best_gain, probe, probe_loss = self._best_free(tokens, limit)
-        for drafter in self._priced if self.cost.known else ():
-            rival = max(best_gain if best.tokens else 0.0, _PRICED_MARGIN)
-            draft, gain = self._consult(drafter, tokens, room, coupling, rival)
-            if draft.tokens and (gain > best_gain or not best.tokens):
-                best, best_gain = draft, gain
-        if best.tokens or not probe.tokens:
-            return best
-        self._probe_allowance -= probe_loss
-        return probe
+        best, gain, probe = self._best_free(tokens, limit)
+        if not self.cost.known:
+            return NOTHING  # without T(1), no evaluation tells what it costs more than that
+        for drafter in self._priced:
+            rival = max(gain if best.tokens else 0.0, _PRICED_MARGIN)
+            drafted, promised = self._consult(drafter, tokens, room, coupling, rival)
+            if drafted.tokens and (promised > gain or not best.tokens):
+                best, gain, probe = drafted, promised, NOTHING
+        return probe if probe.tokens else best
 
     def settle(self, draft: Draft, verdict: Verdict, seconds: float) -> None:
         size = 1 + len(draft)
@@ -164,23 +179,40 @@ class AdaptivePolicy:
         if count > 1:
             self.cost.observe(count, seconds)
 
-    def _best_free(self, tokens: Sequence[int], limit: int) -> tuple[Draft, float, Draft, float]:
-        """The best draft whose guesses are free, its gain, and a draft worth trying to learn T(n), with its loss."""
-        best, best_gain = NOTHING, _MARGIN
-        probe, probe_gain, probe_loss = NOTHING, _MARGIN, 0.0
+    def _best_free(self, tokens: Sequence[int], limit: int) -> tuple[Draft, float, Draft]:
+        """The best draft whose guesses are free and its gain, and one to try instead of it, to learn T(n)."""
+        best, best_gain, best_loss = NOTHING, 1.0, 0.0
+        options: list[tuple[Draft, Prospect]] = []
         for drafter in self._free:
-            margin = _MARGIN if self._gained[drafter.name] > 0.0 else _UNPROVEN_MARGIN
             proposal = drafter.propose(tokens, limit)
             if not proposal.tokens:
                 continue
+            margin = self._margin(proposal)
             self._proposals.append(proposal)
             account = self.accounts[drafter.name]
-            for size, gain, hoped, loss in prospects(proposal, self.acceptance, self.cost):
-                if gain > max(best_gain, margin) and loss <= account:
-                    best, best_gain = proposal.first(size), gain
-                if hoped > probe_gain and loss <= self._probe_allowance:
-                    probe, probe_gain, probe_loss = proposal.first(size), hoped, loss
-        return best, best_gain, probe, probe_loss
+            for option in prospects(proposal, self.acceptance, self.cost):
+                options.append((proposal, option))
+                if option.gain > max(best_gain, margin) and option.loss <= account:
+                    best, best_gain, best_loss = proposal.first(option.size), option.gain, option.loss
+        return best, best_gain, self._worth_trying(options, best_gain, best_loss, _MARGIN)
+
+    def _margin(self, proposal: Draft) -> float:
+        """What a proposal has to promise."""
+        if self.acceptance.weight(proposal.drafter, proposal.evidence[0]) >= _SURE:
+            return _SURE_MARGIN
+        return _MARGIN if self._gained[proposal.drafter] > 0.0 else _UNPROVEN_MARGIN
+
+    def _worth_trying(
+        self, options: Sequence[tuple[Draft, Prospect]], gain: float, loss: float, margin: float
+    ) -> Draft:
+        """A size that may be better than one with that gain and loss, if trying it costs no more than is set aside."""
+        wanted, tried, price = max(gain, margin), NOTHING, 0.0
+        for proposal, option in options:
+            more = option.loss - loss
+            if option.hoped > wanted and more <= self._probe_allowance:
+                tried, price, wanted = proposal.first(option.size), more, option.hoped
+        self._probe_allowance -= max(price, 0.0)
+        return tried
 
     def _consult(
         self, drafter: PricedDrafter, tokens: Sequence[int], room: int, coupling: Coupling, rival: float
@@ -194,22 +226,44 @@ class AdaptivePolicy:
         if start > 2 * guess:  # more to read than a block leaves behind: that is paid once, not by every block
             start, once = guess, start - guess
         gain, loss = promise(drafter.name, self.acceptance, self.cost, start, guess, limit)
-        if gain <= rival or loss > self.accounts[drafter.name]:
+        account = self.accounts[drafter.name]
+        if gain <= rival:
+            if start + once <= _TRIAL_SHARE * account:
+                self._try_out(drafter, tokens, coupling, guess, rival)
+            return NOTHING, 0.0
+        if loss > account:
             return NOTHING, 0.0
         if once and not self._reading.pays(drafter.name, once, gain, room):
             return NOTHING, 0.0
         lent = self._reading.lend(drafter.name, once)
-        worth = Worth(drafter.name, self.acceptance, self.cost, start, guess)
-        begun = time.perf_counter()
+        worth = Worth(
+            drafter.name, self.acceptance, self.cost, start, guess, hopeful=self._probe_allowance >= _FIRST_PROBES
+        )
+        begun = self._clock()
         proposal = drafter.draft(tokens, limit, coupling, worth)
-        spent = max(0.0, (time.perf_counter() - begun) / single - lent)
+        spent = max(0.0, (self._clock() - begun) / single - lent)
         self._spent[drafter.name] = spent
         if not proposal.tokens:
             return NOTHING, 0.0
         self._proposals.append(proposal)
-        size, gain = max(
-            ((size, gain) for size, gain, _, _ in prospects(proposal, self.acceptance, self.cost, spent)),
-            key=lambda one: one[1],
-        )
+        options = [(proposal, option) for option in prospects(proposal, self.acceptance, self.cost, spent)]
+        _, best = max(options, key=lambda option: option[1].gain)
+        draft, gain, loss = proposal.first(best.size), best.gain, best.loss
         # The time is spent whatever comes of it: from here on, a draft has to beat plain decoding after it.
-        return (proposal.first(size), gain) if gain > 1 / (1 + spent) else (NOTHING, 0.0)
+        if gain <= 1 / (1 + spent):
+            draft, gain, loss = NOTHING, 1 / (1 + spent), spent
+        tried = self._worth_trying(options, gain, loss, _PRICED_MARGIN)
+        return (tried or draft), gain
+
+    def _try_out(
+        self, drafter: PricedDrafter, tokens: Sequence[int], coupling: Coupling, guess: float, rival: float
+    ) -> None:
+        """Ask for one guess, not to draft it but to learn how good it is, if it might be good enough."""
+        hoped, _ = promise(drafter.name, self.acceptance, self.cost, guess, guess, MAX_DRAFT, unknown=_HOPED_ACCEPTANCE)
+        if hoped <= rival:
+            return
+        begun = self._clock()
+        proposal = drafter.draft(tokens, 1, coupling, lambda probability, evidence: False)
+        self._spent[drafter.name] = (self._clock() - begun) / self.cost.single
+        if proposal.tokens:
+            self._proposals.append(proposal)

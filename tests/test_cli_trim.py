@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 
+import gguf
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from gguf_files import tiny_llama
 from test_vocabtrim import TEMPLATE
 
+from edgespec.backend import QUANTIZATIONS
 from edgespec.cli import main
 from edgespec.gguf_walk import walk
 from edgespec.vocabtrim.counts import tokenizer_hash
 from edgespec.vocabtrim.kept import KeptList, load_kept
+from edgespec.vocabtrim.rewrite import sha256
 from edgespec.vocabtrim.trimmed import trimming_of
 
 
@@ -94,3 +97,24 @@ def test_a_drafter_from_a_list_of_kept_tokens(here):
     result = run("trim", "tiny.gguf", "-o", "s.gguf", "--kept", "k.json", "--size", "6")
     assert result.exit_code == 0, result.output
     assert {300, 5} <= set(trimming_of(walk(here / "s.gguf")).kept.tolist())
+
+
+def test_a_quantized_drafter_is_proved_against_the_model_so_quantized(here):
+    assert calibrate("--prompts", "p.jsonl", "-o", "c.json").exit_code == 0
+    result = run("trim", "tiny.gguf", "-o", "s.gguf", "--counts", "c.json", "--size", "128", "--quantize", "q4_0")
+    assert result.exit_code == 0, result.output
+    part = walk(here / "s.gguf")
+    assert {tensor.type for tensor in part.tensors if len(tensor.shape) == 2} == {gguf.GGMLQuantizationType.Q4_0}
+    trimming = trimming_of(part)
+    assert trimming.source_name == "tiny.gguf"
+    assert trimming.counts["quantized"] == {"to": "q4_0", "from_sha256": sha256(here / "tiny.gguf")}
+    assert (here / "s.gguf").stat().st_size < (here / "tiny.gguf").stat().st_size / 2
+    assert sorted(path.name for path in here.iterdir()) == ["c.json", "p.jsonl", "s.gguf", "tiny.gguf"]
+
+
+def test_a_model_that_cannot_be_quantized_leaves_nothing(here, monkeypatch):
+    assert calibrate("--prompts", "p.jsonl", "-o", "c.json").exit_code == 0
+    monkeypatch.setitem(QUANTIZATIONS, "q4_0", -1)  # a type that llama.cpp does not know
+    result = run("trim", "tiny.gguf", "-o", "s.gguf", "--counts", "c.json", "--size", "128", "--quantize", "q4_0")
+    assert result.exit_code == 1 and "cannot bring it to q4_0" in result.stderr
+    assert sorted(path.name for path in here.iterdir()) == ["c.json", "p.jsonl", "tiny.gguf"]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from gguf_files import tiny_llama
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import edgespec.policy as policy_module
 from edgespec import SamplingParams, load
 from edgespec.core import NOTHING, Coupling, Draft, Price, Verdict
 from edgespec.cost import CostCurve
@@ -168,24 +165,13 @@ class Costly:
         pass
 
 
-@pytest.fixture
-def play(monkeypatch):
-    """Plays blocks by a clock that goes on when the drafter drafts."""
-
-    def played(drafter, **rules):
-        monkeypatch.setattr(policy_module, "time", SimpleNamespace(perf_counter=lambda: drafter.seconds))
-        return _play(drafter, **rules)
-
-    return played
-
-
-def _play(drafter, blocks=300, slope=0.1):
-    """Blocks in which the target always says 1; the size of each draft."""
+def play(drafter, blocks=300, slope=0.1):
+    """Blocks in which the target always says 1, by a clock that goes on when the drafter drafts; each draft's size."""
     cost = CostCurve(64)
     for _ in range(5):
         for n in range(1, 33):
             cost.observe(n, 0.01 * (1 + slope * (n - 1)))
-    policy = AdaptivePolicy([drafter], cost)
+    policy = AdaptivePolicy([drafter], cost, clock=lambda: drafter.seconds)
     policy.prefilled(10, 0.05)
     sizes = []
     for _ in range(blocks):
@@ -196,32 +182,32 @@ def _play(drafter, blocks=300, slope=0.1):
     return sizes
 
 
-def test_a_model_that_pays_is_asked_again_and_again(play):
+def test_a_model_that_pays_is_asked_again_and_again():
     sizes = play(Costly(start=0.002, guess=0.002, right=0.95))
     assert sum(size > 0 for size in sizes) > 250
     assert np.mean(sizes[50:]) > 3
 
 
-def test_a_model_that_is_wrong_is_given_up(play):
+def test_a_model_that_is_wrong_is_given_up():
     drafter = Costly(start=0.002, guess=0.002, right=0.1)
     sizes = play(drafter)
     verified = sum(0.1 * size for size in sizes)  # units of T(1), beyond plain decoding's one a block
     assert drafter.seconds / 0.01 + verified < 0.03 * 300
 
 
-def test_a_model_too_slow_is_never_asked(play):
+def test_a_model_too_slow_is_never_asked():
     drafter = Costly(start=0.01, guess=0.01, right=1.0)
     play(drafter)
     assert drafter.asked == 0
 
 
-def test_nor_where_verifying_costs_too_much(play):
+def test_nor_where_verifying_costs_too_much():
     drafter = Costly(start=0.003, guess=0.003, right=1.0)
     play(drafter, slope=0.9)
     assert drafter.asked == 0
 
 
-def test_nor_where_reading_would_cost_more_than_an_answer_can_earn(play):
+def test_nor_where_reading_would_cost_more_than_an_answer_can_earn():
     drafter = Costly(start=0.002, guess=0.002, right=1.0, once=5.0)
     play(drafter)
     assert drafter.asked == 0

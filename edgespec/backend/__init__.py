@@ -5,9 +5,11 @@ from edgespec.backend.embedding import EmbeddingTable
 from edgespec.backend.model import LlamaModel, LlamaVocabulary, Message
 from edgespec.backend.native import build_name
 from edgespec.backend.parallel import ParallelContext
+from edgespec.backend.quantize import QUANTIZATIONS, quantize
 from edgespec.backend.sampler import LlamaSampler, schema_to_grammar
 
 __all__ = [
+    "QUANTIZATIONS",
     "EmbeddingTable",
     "LlamaContext",
     "LlamaModel",
@@ -16,5 +18,6 @@ __all__ = [
     "Message",
     "ParallelContext",
     "build_name",
+    "quantize",
     "schema_to_grammar",
 ]

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from edgespec.backend import LlamaModel
+from edgespec.backend import QUANTIZATIONS, LlamaModel, quantize
 from edgespec.errors import InvalidRequest, OutputError
 from edgespec.gguf_values import numbers, strings
 from edgespec.gguf_walk import Part, walk
+from edgespec.machine import default_threads
 from edgespec.store import replacing
 from edgespec.vocabtrim.choose import Ids, coverage, keep_by_size, listed_first, ranked, size_for_coverage
 from edgespec.vocabtrim.counts import Counts, merged, tokenizer_hash
 from edgespec.vocabtrim.kept import KeptList
 from edgespec.vocabtrim.prove import Proof, prove
-from edgespec.vocabtrim.rewrite import Progress, trimmable, write_trimmed
+from edgespec.vocabtrim.rewrite import Progress, sha256, trimmable, write_trimmed
 from edgespec.vocabtrim.sizes import Sizes, per_token
 
 _CONTROL = 3
@@ -55,16 +58,20 @@ def trim(
     listed: KeptList | None = None,
     size: int | None = None,
     wanted_coverage: float | None = None,
+    quantization: str | None = None,
     progress: Progress | None = None,
 ) -> Trimmed:
     """Trim `full` to `size` tokens, or to as many as cover that share of the counted ones, and write it to `out`.
 
-    `listed` are tokens in the order of their worth; else that order comes from the counts.
+    `listed` are tokens in the order of their worth; else that order comes from the counts. `quantization`: bring all
+    weights to that one of `QUANTIZATIONS` first; the proof is then against the full model so quantized.
     Raises InvalidRequest (counts of another tokenizer, sizes out of range), ModelError, ProofFailed, OutputError; then
     there is no new file.
     """
     if (size is None) == (wanted_coverage is None):
         raise InvalidRequest("give either a size or a coverage")
+    if quantization is not None and quantization not in QUANTIZATIONS:
+        raise InvalidRequest(f"quantization {quantization!r} is unknown: choose one of {', '.join(QUANTIZATIONS)}")
     part = trimmable(full)
     own = tokenizer_hash(part)
     counted = {one.tokenizer for one in counts} | ({listed.tokenizer} if listed else set())
@@ -83,7 +90,7 @@ def trim(
         exact = size_for_coverage(ranking, forced, said or read, wanted_coverage)
         size = min(-(-exact // _STEP) * _STEP, len(ranking))
     kept = keep_by_size(ranking, forced, size)
-    told = {
+    told: dict[str, object] = {
         "listed": listed.told if listed else None,
         "counts": [one.told for one in counts],
         "coverage": round(coverage(kept, held_out), 6),
@@ -91,10 +98,12 @@ def trim(
     try:
         if out.exists() and out.samefile(full):
             raise InvalidRequest(f"{out}: that is the full model itself; choose another name for the trimmed one")
-        with replacing(out) as temporary:
+        with _quantized(full, out.parent, quantization) as source, replacing(out) as temporary:
+            if source != full:
+                told["quantized"] = {"to": quantization, "from_sha256": sha256(full)}
             with temporary.open("xb") as file:
-                write_trimmed(part, kept, file, told, progress)
-            proof = prove(full, temporary)
+                write_trimmed(trimmable(source), kept, file, told, progress)
+            proof = prove(source, temporary)
             size_now = per_token(walk(temporary))
     except OSError as error:
         raise OutputError(f"{out}: cannot be written: {error.strerror}") from error
@@ -102,6 +111,19 @@ def trim(
         out, len(kept), len(ranking), len(forced), coverage(kept, held_out), held_out.total(), size_now,
         per_token(part), proof,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _quantized(full: Path, folder: Path, quantization: str | None) -> Iterator[Path]:
+    """The model in the quantization wanted: another file, in a folder of its own inside `folder`, for as long."""
+    if quantization is None:
+        yield full
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".quantized-", dir=folder) as made:
+        source = Path(made) / full.name
+        quantize(full, source, quantization, threads=default_threads())
+        yield source
 
 
 def forced_tokens(part: Part) -> Ids:

@@ -1,0 +1,279 @@
+"""The policy on made-up machines and texts: its time against that of the best fixed choice in hindsight.
+
+    python benchmarks/simulate.py [--json OUT.json]
+
+Nothing is evaluated and no clock runs: T(n), what a guess costs and how often it is right are chosen, so a case can be
+a phone's or a GPU's. A fixed choice is one drafter and one draft length for the whole text, plain decoding included.
+The best of them is found by trying all on the same text, which no policy can.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import statistics
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from common import save
+
+from edgespec.core import MAX_ROWS, NOTHING, Coupling, Draft, Drafter, Price, Verdict
+from edgespec.cost import CostCurve
+from edgespec.policy import AdaptivePolicy
+from edgespec.verify import verify
+
+WHAT = "the policy on simulated machines"
+LONGEST = 16
+"""The longest fixed draft that is tried."""
+
+_NOISE = 0.03
+"""Spread of an evaluation's time around T(n)."""
+
+_OVER = -1
+"""What follows the last token of a text."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """T(n) in units of T(1), as points of a curve that is a straight line in log T over log n between them."""
+
+    name: str
+    points: Mapping[int, float]
+
+    def ratios(self) -> list[float]:
+        """T(n)/T(1) for n = 1 .. MAX_ROWS."""
+        logs = np.interp(
+            np.log(np.arange(1, MAX_ROWS + 1)), np.log(list(self.points)), np.log(list(self.points.values()))
+        )
+        return np.exp(logs).tolist()  # type: ignore[no-any-return]
+
+
+MACHINES = (
+    Machine("2 cores, F16", {1: 1, 2: 1.07, 4: 1.42, 8: 2.05, 16: 3.33, 32: 6.14, 64: 12}),
+    Machine("2 cores, Q8_0", {1: 1, 2: 1.44, 4: 2.15, 8: 3.69, 16: 6.75, 32: 13.3, 64: 26}),
+    Machine("2 cores, Q4_K_M", {1: 1, 2: 1.73, 4: 2.63, 8: 6.18, 16: 8.31, 32: 15, 64: 29}),
+    Machine("2 cores, Q4_K_M, dip at 4", {1: 1, 2: 1.73, 3: 1.9, 4: 1.85, 5: 2.9, 8: 4.6, 16: 5.5, 32: 9, 64: 13}),
+    # Not measured, but of the shape that these are known to have: a phone's cores are soon busy, a GPU's are not.
+    Machine("phone", {1: 1, 2: 1.3, 4: 1.9, 8: 3.4, 16: 6.6, 32: 13, 64: 26}),
+    Machine("GPU", {1: 1, 2: 1.02, 4: 1.05, 8: 1.1, 16: 1.3, 32: 1.7, 64: 2.6}),
+)
+
+
+@dataclass
+class Clock:
+    """Simulated time, in units of T(1)."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Text:
+    """What the target says, and at which places a drafter will be right: `acceptance(place)` of the time."""
+
+    def __init__(self, length: int, acceptance: Callable[[int], float], seed: int) -> None:
+        chance = random.Random(seed)
+        self.length = length
+        self.right = [chance.random() < acceptance(place) for place in range(length + MAX_ROWS)]
+
+    def said(self, place: int) -> int:
+        return place % 50_000 + 1 if place < self.length else _OVER
+
+
+class FreeGuesser:
+    """Guesses that cost nothing. Of itself it thinks that `belief` of them are right."""
+
+    name = "free"
+
+    def __init__(self, text: Text, belief: float) -> None:
+        self._text = text
+        self._belief = belief
+
+    def propose(self, tokens: Sequence[int], limit: int) -> Draft:
+        places = range(len(tokens), len(tokens) + limit)
+        guesses = [self._text.said(place) if self._text.right[place] else 0 for place in places]
+        return Draft.chain(guesses, [self._belief] * limit, ["guess"] * limit, self.name)
+
+    def observe(self, draft: Draft, verdict: Verdict) -> None:
+        """It learns nothing."""
+
+
+class PricedGuesser:
+    """Guesses that cost `guess` each, after reading for `reading` once. It knows as little of itself."""
+
+    name = "priced"
+
+    def __init__(self, text: Text, clock: Clock, guess: float, reading: float = 0.0) -> None:
+        self._text, self._clock = text, clock
+        self._guess, self._reading = guess, reading
+
+    def price(self, tokens: Sequence[int], target_seconds: float) -> Price:
+        return Price(start=self._guess + self._reading, guess=self._guess)
+
+    def propose(self, tokens: Sequence[int], limit: int) -> Draft:
+        return self.draft(tokens, limit, Coupling(), lambda probability, evidence: True)
+
+    def draft(
+        self, tokens: Sequence[int], limit: int, coupling: Coupling, go_on: Callable[[float, Hashable], bool]
+    ) -> Draft:
+        self._clock.now += self._reading
+        self._reading = 0.0
+        guesses: list[int] = []
+        while len(guesses) < limit:
+            place = len(tokens) + len(guesses)
+            self._clock.now += self._guess
+            guesses.append(self._text.said(place) if self._text.right[place] else 0)
+            if not go_on(0.75, "guess"):
+                break
+        return Draft.chain(guesses, [0.75] * len(guesses), ["guess"] * len(guesses), self.name)
+
+    def observe(self, draft: Draft, verdict: Verdict) -> None:
+        """It learns nothing."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One machine, one kind of drafter, and how often that is right along the text.
+
+    `guess` is the price of a guess in units of T(1); None is a drafter whose guesses are free.
+    """
+
+    machine: Machine
+    acceptance: Callable[[int], float]
+    guess: float | None = None
+    reading: float = 0.0
+    belief: float = 0.75
+    length: int = 1000
+    seed: int = 0
+
+    def text(self) -> Text:
+        return Text(self.length, self.acceptance, self.seed)
+
+    def drafter(self, text: Text, clock: Clock) -> Drafter:
+        if self.guess is None:
+            return FreeGuesser(text, self.belief)
+        return PricedGuesser(text, clock, self.guess, self.reading)
+
+
+@dataclass
+class Course:
+    """When each token of a text was there, in units of T(1)."""
+
+    at: list[float]
+
+    def took(self, begin: int = 0, end: int | None = None) -> float:
+        """The time from one place to another."""
+        return self.at[(end or len(self.at)) - 1] - (self.at[begin - 1] if begin else 0.0)
+
+
+def with_policy(case: Case, *, known: bool = False) -> Course:
+    """The text made block by block with the adaptive policy; `known`: it has seen T(n) before."""
+    text, clock, chance = case.text(), Clock(), random.Random(case.seed + 1)
+    ratios = case.machine.ratios()
+    cost = CostCurve(MAX_ROWS)
+    for n in range(1, MAX_ROWS + 1) if known else ():
+        for _ in range(3):
+            cost.observe(n, ratios[n - 1])
+    policy = AdaptivePolicy([case.drafter(text, clock)], cost, clock=clock)
+    policy.prefilled(64, ratios[63])
+    tokens, course = [text.said(0)], Course([0.0])
+    while len(tokens) < text.length:
+        draft = policy.plan(tokens, text.length - len(tokens) - 1)
+        verdict = _checked(text, tokens, draft)
+        seconds = ratios[len(draft)] * chance.lognormvariate(0.0, _NOISE)
+        clock.now += seconds
+        policy.settle(draft, verdict, seconds)
+        tokens += verdict.emitted
+        course.at += [clock.now] * len(verdict.emitted)
+    return course
+
+
+def fixed(case: Case, size: int) -> Course:
+    """The same with drafts of `size` tokens, always."""
+    text, clock = case.text(), Clock()
+    ratios = case.machine.ratios()
+    drafter = case.drafter(text, clock)
+    tokens, course = [text.said(0)], Course([0.0])
+    while len(tokens) < text.length:
+        limit = min(size, text.length - len(tokens) - 1)
+        draft = drafter.propose(tokens, limit) if limit > 0 else NOTHING
+        verdict = _checked(text, tokens, draft)
+        clock.now += ratios[len(draft)]
+        tokens += verdict.emitted
+        course.at += [clock.now] * len(verdict.emitted)
+    return course
+
+
+def _checked(text: Text, tokens: Sequence[int], draft: Draft) -> Verdict:
+    place = len(tokens)
+    return verify(draft, lambda row: text.said(place + row), lambda token: False, text.length - place)
+
+
+def recovered(case: Case, change: int, blocks: int = 50) -> float:
+    """How the policy's time compares with the best fixed one's from `blocks` after a change on, to the text's end."""
+    course = with_policy(case)
+    times = sorted(set(course.at[change:]))
+    begin = course.at.index(times[blocks])
+    return best_fixed(case, begin)[1] / course.took(begin)
+
+
+def best_fixed(case: Case, begin: int = 0, end: int | None = None) -> tuple[int, float]:
+    """The draft length, 0 for plain decoding, that makes that part of the text in the least time, and that time."""
+    times = {size: fixed(case, size).took(begin, end) for size in range(LONGEST + 1)}
+    size = min(times, key=times.__getitem__)
+    return size, times[size]
+
+
+def always(share: float) -> Callable[[int], float]:
+    """The same acceptance all along."""
+    return lambda place: share
+
+
+def changing(place: int, before: float, after: float) -> Callable[[int], float]:
+    """Another acceptance from `place` on."""
+    return lambda at: before if at < place else after
+
+
+def stationary() -> Iterator[tuple[str, Case]]:
+    """Cases in which nothing changes: all machines, free guesses and three prices, seldom to nearly always right."""
+    for machine in MACHINES:
+        for guess in (None, 0.05, 0.15, 0.3):
+            for share in (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.97):
+                label = f"{machine.name}, {'free' if guess is None else guess}, {share}"
+                yield label, Case(machine, always(share), guess)
+
+
+@click.command()
+@click.option("--json", "out", type=click.Path(path_type=Path))
+@click.option("--seeds", default=3, show_default=True)
+def main(out: Path | None, seeds: int) -> None:
+    """Every stationary case."""
+    rows: list[dict[str, Any]] = []
+    for label, case in stationary():
+        found = []
+        for seed in range(seeds):
+            one = dataclasses.replace(case, seed=seed)
+            size, least = best_fixed(one)
+            took, later = with_policy(one).took(), with_policy(one, known=True).took()
+            found.append({"best": size, "of_best": least / took, "of_best_later": least / later,
+                          "of_plain": (one.length - 1) / took})  # fmt: skip
+        mean = {key: statistics.mean(each[key] for each in found) for key in found[0]}
+        rows.append({"machine": case.machine.name, "guess": case.guess, "acceptance": case.acceptance(0), **mean})
+        print(
+            f"{label:44s} {mean['of_best']:.3f} of the best fixed length, {mean['of_best_later']:.3f} with T(n) known; "
+            f"{mean['of_plain']:.3f} of plain",
+            flush=True,
+        )
+    for key in ("of_best", "of_best_later", "of_plain"):
+        print(f"{key}: {min(row[key] for row in rows):.3f} to {max(row[key] for row in rows):.3f}, "
+              f"mean {statistics.mean(row[key] for row in rows):.3f}")  # fmt: skip
+    save(out, WHAT, [], {"length": case.length, "seeds": seeds, "cases": rows})
+
+
+if __name__ == "__main__":
+    main()

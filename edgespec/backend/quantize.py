@@ -1,0 +1,35 @@
+"""llama.cpp's quantizer."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import llama_cpp
+
+from edgespec.backend import native
+from edgespec.errors import UnsupportedModel
+
+QUANTIZATIONS = {
+    "q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0,
+    "q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
+}
+"""Types whose rows llama.cpp rearranges for the fast kernels of x86 and ARM, and that take seconds to make."""
+
+
+def quantize(source: Path, out: Path, kind: str, *, threads: int) -> None:
+    """Write `source` with all its matrices in one of QUANTIZATIONS, its output layer included, to `out`.
+
+    Raises UnsupportedModel with llama.cpp's reason; then there may be a part of a file.
+    """
+    native.initialise()
+    native.forget_errors()
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = QUANTIZATIONS[kind]
+    params.nthread = threads
+    params.allow_requantize = params.pure = True
+    status = llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(params))
+    if status:
+        raise UnsupportedModel(
+            f"{source}: llama.cpp cannot bring it to {kind} ({native.last_error() or 'no reason given'})"
+        )
