@@ -33,6 +33,9 @@ LONGEST = 16
 _NOISE = 0.03
 """Spread of an evaluation's time around T(n)."""
 
+_CHANGE = 500
+"""The place at which a drafter gets better or worse."""
+
 _OVER = -1
 """What follows the last token of a text."""
 
@@ -248,11 +251,20 @@ def stationary() -> Iterator[tuple[str, Case]]:
                 yield label, Case(machine, always(share), guess)
 
 
+def with_a_change() -> Iterator[tuple[str, Case]]:
+    """Cases in which a drafter gets better or worse in the middle of a text."""
+    for machine in MACHINES:
+        for guess in (None, 0.15):
+            for before, after in ((0.9, 0.1), (0.1, 0.9), (0.3, 0.8), (0.8, 0.3)):
+                label = f"{machine.name}, {'free' if guess is None else guess}, {before} and then {after}"
+                yield label, Case(machine, changing(_CHANGE, before, after), guess, length=1200)
+
+
 @click.command()
 @click.option("--json", "out", type=click.Path(path_type=Path))
 @click.option("--seeds", default=3, show_default=True)
 def main(out: Path | None, seeds: int) -> None:
-    """Every stationary case."""
+    """All cases."""
     rows: list[dict[str, Any]] = []
     for label, case in stationary():
         found = []
@@ -272,7 +284,12 @@ def main(out: Path | None, seeds: int) -> None:
     for key in ("of_best", "of_best_later", "of_plain"):
         print(f"{key}: {min(row[key] for row in rows):.3f} to {max(row[key] for row in rows):.3f}, "
               f"mean {statistics.mean(row[key] for row in rows):.3f}")  # fmt: skip
-    save(out, WHAT, [], {"length": case.length, "seeds": seeds, "cases": rows})
+    changes = []
+    for label, case in with_a_change():
+        shares = [recovered(dataclasses.replace(case, seed=seed), _CHANGE) for seed in range(seeds)]
+        changes.append({"case": label, "of_best": statistics.mean(shares)})
+        print(f"{label:60s} {changes[-1]['of_best']:.3f} of the best fixed length from the 50th block on", flush=True)
+    save(out, WHAT, [], {"length": case.length, "seeds": seeds, "cases": rows, "changes": changes})
 
 
 if __name__ == "__main__":

@@ -186,6 +186,28 @@ def drafter_time(result: Result) -> str:
     )  # fmt: skip
 
 
+def simulated(result: Result) -> str:
+    """The policy's speed as a share of the best fixed draft length's, by acceptance; and the least of plain's."""
+    rates = sorted({case["acceptance"] for case in result["cases"]})
+    groups: dict[tuple[str, float | None], list[Result]] = {}
+    for case in result["cases"]:
+        groups.setdefault((case["machine"], case["guess"]), []).append(case)
+    rows = [
+        [
+            machine, "free" if guess is None else f"{guess:g}",
+            *(f"{case['of_best_later']:.3f}" for case in sorted(cases, key=lambda case: case["acceptance"])),
+            f"{min(case['of_best'] for case in cases):.3f}", f"{min(case['of_plain'] for case in cases):.3f}",
+        ]
+        for (machine, guess), cases in groups.items()
+    ]  # fmt: skip
+    head = ["machine", "a guess", *(f"{rate:g}" for rate in rates), "least, T(n) unknown", "least, of plain"]
+    after = [change["of_best"] for change in result["changes"]]
+    return (
+        f"{table(head, rows)}\n\nFrom 50 blocks after a change on (0.9 to 0.1 or back, 0.3 to 0.8 or back, on each "
+        f"machine, guesses free or at 0.15): {min(after):.3f} to {max(after):.3f}, mean {statistics.mean(after):.3f}."
+    )
+
+
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "auto against plain decoding and llama-server ngram-simple": eight,
     "a drafter against plain decoding and llama-server": eight,
@@ -195,6 +217,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "drafters against recorded answers": replay,
     "trimmed drafters against recorded answers": trims,
     "time for a drafted token": drafter_time,
+    "the policy on simulated machines": simulated,
 }
 
 

@@ -1,0 +1,45 @@
+"""The policy on simulated machines: near the best fixed choice, soon after a change too, and never far behind plain."""
+
+from __future__ import annotations
+
+import pytest
+from simulate import MACHINES, Case, always, best_fixed, changing, fixed, recovered, with_policy
+
+LAPTOP, SMALL, GPU = (machine for machine in MACHINES if machine.name in ("2 cores, F16", "2 cores, Q8_0", "GPU"))
+PRICES = (None, 0.15)
+
+
+def test_a_fixed_choice_takes_what_its_blocks_take():
+    class Known(Case):
+        def text(self):
+            text = super().text()
+            text.right = [True, False, True] * 40
+            return text
+
+    case = Known(LAPTOP, always(0.5), length=9)
+    block = LAPTOP.ratios()[2]
+    # Places 1 and 2 are drafted: 1 is wrong. Then 2 and 3: both right. Then 5 and 6: both right. Then there is no room.
+    assert fixed(case, 2).at == pytest.approx([0, block, *[2 * block] * 3, *[3 * block] * 3, 3 * block + 1])
+    assert fixed(case, 0).took() == 8
+
+
+@pytest.mark.parametrize("guess", PRICES)
+@pytest.mark.parametrize("machine", [LAPTOP, SMALL, GPU], ids=lambda machine: machine.name)
+def test_where_nothing_changes_it_is_near_the_best_fixed_length(machine, guess):
+    for share in (0.3, 0.7, 0.9):
+        case = Case(machine, always(share), guess, length=800)
+        assert with_policy(case, known=True).took() < best_fixed(case)[1] / 0.93, share
+
+
+@pytest.mark.parametrize("guess", PRICES)
+@pytest.mark.parametrize(("before", "after"), [(0.9, 0.1), (0.1, 0.9), (0.8, 0.3)])
+def test_fifty_blocks_after_a_change_it_is_there_again(before, after, guess):
+    case = Case(LAPTOP, changing(400, before, after), guess, length=1000)
+    assert recovered(case, 400) > 0.93
+
+
+@pytest.mark.parametrize("guess", PRICES)
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
+def test_drafters_that_boast_cost_next_to_nothing(machine, guess):
+    case = Case(machine, always(0.02), guess, belief=0.95, length=400)
+    assert with_policy(case).took() < 399 / 0.98
