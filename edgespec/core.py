@@ -180,6 +180,10 @@ class Context(Protocol):
         """
         ...
 
+    def rewind(self, length: int) -> None:
+        """Keep `length` tokens at most."""
+        ...
+
     def shift(self, keep: int, drop: int) -> None:
         """Forget `drop` tokens after the first `keep` and move the rest up, without evaluating them again."""
         ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import weakref
@@ -10,14 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from edgespec import catalogue, machine, store
-from edgespec.backend import LlamaContext, LlamaModel, LlamaSampler, Message, build_name
+from edgespec import catalogue, machine
+from edgespec.backend import EXACT_KV, LlamaContext, LlamaModel, LlamaSampler, Message
 from edgespec.chat import Chat
-from edgespec.core import MAX_ROWS, Drafter, common_prefix
-from edgespec.cost import CostCurve
+from edgespec.core import Drafter, common_prefix
 from edgespec.drafters import KNOWN, make_drafter, names_of
 from edgespec.drafters.model import ModelDrafter
 from edgespec.errors import InvalidRequest
+from edgespec.measured import Measured
 from edgespec.pairing import open_drafter
 from edgespec.policy import AdaptivePolicy, Policy
 from edgespec.sampling import SamplingParams
@@ -41,6 +40,7 @@ def load(
     gpu_layers: int = -1,
     kv_type: str = "f16",
     flash_attention: str = "auto",
+    exact: bool = False,
     cache_dir: Path | None = None,
 ) -> Engine:
     """Load a target and be ready to answer.
@@ -49,8 +49,10 @@ def load(
     `suffix`, a drafter model (a .gguf, plain or trimmed, or an alias), or several joined by `+`. `n_ctx`: tokens of
     prompt and answer together (default: the smaller of the model's own and 8192). `threads`: default, the physical
     fast cores. `gpu_layers`: default, all of them where there is a GPU. `kv_type` (f16, q8_0, ...) and
-    `flash_attention` (auto, on, off) are llama.cpp's. `cache_dir`: where measured costs are kept (default: the user's
-    cache directory).
+    `flash_attention` (auto, on, off) are llama.cpp's. `exact`: draft only as many tokens at once as can be checked with
+    the very bits of single-token decoding (`engine.exact_rows`, found out once for a model on a machine), so that text
+    is not only the same but cannot differ; keys and values are then kept as f16 and bf16. `cache_dir`: where measured
+    costs are kept (default: the user's cache directory).
 
     Raises ModelError (no such file, malformed, unsupported) and InvalidRequest. A file never seen before is first
     loaded in a child process, which doubles that one start.
@@ -67,10 +69,18 @@ def load(
     length = min(target.n_ctx_train, DEFAULT_CONTEXT) if n_ctx is None else n_ctx
     if not 8 <= length <= 1 << 22:
         raise InvalidRequest(f"a context of {length} tokens: it must be from 8 to {1 << 22}")
+    if exact and kv_type == "f16":
+        kv_type = EXACT_KV
+    measured = Measured(cache, header.fingerprint, threads, gpu_layers, kv_type, flash_attention)
     context = LlamaContext(target, n_ctx=length, threads=threads, kv_type=kv_type, flash_attention=flash_attention)
     if names and not target.can_rewind:
         _log.warning("%s cannot take tokens back (recurrent memory): decoding without drafts", target.name)
         names, drafters, drafter = (), [], "none"
+    if exact and names:
+        context.max_rows = measured.exact_rows(context, target.vocabulary.size)
+        if context.max_rows == 1:
+            _log.warning("%s: no evaluation of several tokens is bit-exact here: decoding without drafts", target.name)
+            names, drafters, drafter = (), [], "none"
     drafters += [
         open_drafter(
             catalogue.resolve(name, cache_dir=cache), target,
@@ -78,12 +88,8 @@ def load(
         )
         for name in names if _is_model(name)
     ]  # fmt: skip
-    settings = (machine.cpu_name(), build_name(), header.fingerprint, threads, gpu_layers, kv_type, flash_attention)
-    key = hashlib.sha256(repr(settings).encode()).hexdigest()[:24]
-    policy = AdaptivePolicy(drafters, _stored_cost(cache / "costs" / f"{key}.json"))
-    return Engine(
-        target, context, policy, drafters=drafters, drafter_name=drafter, cost_file=cache / "costs" / f"{key}.json"
-    )
+    policy = AdaptivePolicy(drafters, measured.cost(context.max_rows))
+    return Engine(target, context, policy, drafters=drafters, drafter_name=drafter, measured=measured)
 
 
 class Engine:
@@ -101,7 +107,7 @@ class Engine:
         *,
         drafters: Sequence[Drafter] = (),
         drafter_name: str,
-        cost_file: Path | None = None,
+        measured: Measured | None = None,
     ) -> None:
         self.model = model
         self.context = context
@@ -109,8 +115,9 @@ class Engine:
         self.drafters = tuple(drafters)
         self.drafter_name = drafter_name
         self._lock = threading.RLock()
-        cost = policy.cost if isinstance(policy, AdaptivePolicy) else None
-        self._save = weakref.finalize(self, _save_cost, cost, cost_file)
+        self._save: Callable[[], object] = lambda: None
+        if measured is not None and isinstance(policy, AdaptivePolicy):
+            self._save = weakref.finalize(self, measured.remember, policy.cost)
 
     def stream(
         self,
@@ -236,20 +243,3 @@ def conversation(prompt: str | Sequence[Message], system: str | None) -> list[Me
     """Messages for the chat template."""
     messages: list[Message] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     return messages if system is None else [{"role": "system", "content": system}, *messages]
-
-
-def _stored_cost(path: Path) -> CostCurve:
-    cost = CostCurve(MAX_ROWS)
-    stored = store.read_json(path)
-    if stored is not None:
-        try:
-            cost.restore(stored)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            _log.warning("%s is left aside: %s", path, error)
-            cost = CostCurve(MAX_ROWS)
-    return cost
-
-
-def _save_cost(cost: CostCurve | None, path: Path | None) -> None:
-    if cost is not None and path is not None and cost.known:
-        store.remember(path, cost.as_json())

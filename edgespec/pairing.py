@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgespec.backend import LlamaContext, LlamaModel, LlamaVocabulary
-from edgespec.drafters.model import WINDOW, ModelDrafter, Reader, SameVocabulary, Share
+from edgespec.cost import PROMPT_CHUNK
+from edgespec.drafters.model import ModelDrafter, Reader, SameVocabulary, Share
 from edgespec.errors import UnsupportedModel
 from edgespec.gguf_values import entry, strings
 from edgespec.gguf_walk import Part, walk
+from edgespec.measured import Measured
 from edgespec.vetting import vet
 from edgespec.vocabtrim.counts import tokenizer_hash
 from edgespec.vocabtrim.prove import load_trimmed
@@ -95,13 +97,15 @@ def open_drafter(
     threads: int,
     gpu_layers: int,
     cache_dir: Path,
-    window: int = WINDOW,
+    window: int | None = None,
 ) -> ModelDrafter:
-    """The model at `path`, plain or trimmed, as a drafter for `target` that begins reading `window` tokens back.
+    """The model at `path`, plain or trimmed, as a drafter for `target`.
+
+    It begins reading `window` tokens back; without one, as far as that is cheap.
 
     Raises ModelError, and UnsupportedModel saying what differs where the vocabularies do not go together.
     """
-    vet(path, cache_dir=cache_dir)
+    header = vet(path, cache_dir=cache_dir)
     part, target_part = walk(path), walk(target.path)
     trimming = trimming_of(part)
     same = entry(part, _TOKENS) == entry(target_part, _TOKENS) if _TOKENS in part.spans else False
@@ -118,7 +122,11 @@ def open_drafter(
         raise UnsupportedModel(f"{path}: cannot take tokens back (recurrent memory), and a drafter must")
     context = LlamaContext(model, n_ctx=min(n_ctx, model.n_ctx_train), threads=threads)
 
+    measured = Measured(cache_dir, header.fingerprint, threads, gpu_layers)
+    cost = measured.cost(PROMPT_CHUNK)
+
     def close() -> None:
+        measured.remember(cost)
         context.close()
         model.close()
 
@@ -126,7 +134,7 @@ def open_drafter(
     if target_part.values.get("split.count"):  # this is but the first of its files
         theirs = Sizes(target.parameters, target.size_bytes)
     share = Share(own.parameters / theirs.parameters, own.bytes / theirs.bytes)
-    return ModelDrafter(path.stem, context, reader, share=share, window=window, close=close)
+    return ModelDrafter(path.stem, context, reader, share=share, cost=cost, window=window, close=close)
 
 
 def _matched(model: LlamaModel, target: LlamaModel, part: Part, target_part: Part) -> Reader:

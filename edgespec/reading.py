@@ -19,7 +19,7 @@ known yet."""
 _LEAST_SPEED = 1.3
 """Nor is it known how good a model's guesses will be here; where the average text just pays, half of all do not."""
 
-_WAIT = 8
+_WAIT = 2
 """Tokens of an answer after which its speed without a model tells whether it repeats what was said."""
 
 _MEMORY = 0.9

@@ -132,12 +132,16 @@ class Session:
             raise InvalidRequest("the answer is finished")
         with self._lock:
             if not self._started:
-                return self._first()
-            if self._cancelled.is_set():
-                return self._finish("cancelled")
-            if not self._make_room():
-                return self._finish("length")
-            return self._next()
+                block = self._first()
+            elif self._cancelled.is_set():
+                block = self._finish("cancelled")
+            elif not self._make_room():
+                block = self._finish("length")
+            else:
+                block = self._next()
+            if self.finished:  # plain decoding never evaluates the last token: what follows is to be split alike
+                self._target.rewind(len(self._tokens) - 1)
+            return block
 
     def _first(self) -> Block:
         self._started = time.perf_counter()

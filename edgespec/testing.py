@@ -47,6 +47,9 @@ class TableModel:
             raise InvalidRequest("this fake evaluates chains")
         return self._decode([*tokens, *draft.tokens], 1 + len(draft))
 
+    def rewind(self, length: int) -> None:
+        del self._held[length:]
+
     def shift(self, keep: int, drop: int) -> None:
         del self._held[keep : keep + drop]
 

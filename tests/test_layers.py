@@ -29,7 +29,7 @@ LAYERS = [
     },
     {"prospects", "reading"},
     {"policy", "testing", "backend", "drafters", "catalogue"},
-    {"session", "vetting", "lossless", "vocabtrim"},
+    {"session", "vetting", "lossless", "exact", "measured", "vocabtrim"},
     {"chat", "pairing"},
     {"engine"},
     {"__init__"},

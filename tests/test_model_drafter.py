@@ -220,7 +220,7 @@ def test_reading_is_worth_it_only_where_the_answer_is_long_and_not_fast_already(
             reading.answered(1, 1 / speed)
         return reading
 
-    assert not after(4).pays("model", 5.0, 1.4, 500), "it is too early to tell"
+    assert not after(1).pays("model", 5.0, 1.4, 500), "it is too early to tell"
     assert after(10).pays("model", 5.0, 1.4, 500)
     assert not after(10).pays("model", 5.0, 1.4, 20), "the answer ends soon"
     assert not after(10).pays("model", 20.0, 1.4, 500)

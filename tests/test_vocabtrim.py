@@ -298,7 +298,7 @@ class TestAnswers:
 @pytest.mark.parametrize("path", sorted(MODELS.glob("*.kept.json")), ids=lambda path: path.name)
 def test_a_list_that_ships(path):
     listed = load_kept(path)
-    assert len(listed.ids) > 5000 and all(one["tokens"] > 30_000 for one in listed.told["counts"])
+    assert len(listed.ids) > 5000 and sum(one["tokens"] for one in listed.told["counts"]) > 30_000
 
 
 @pytest.mark.model

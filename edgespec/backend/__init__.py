@@ -1,6 +1,6 @@
 """llama.cpp, through the low-level API of llama-cpp-python. The only package here that imports `llama_cpp`."""
 
-from edgespec.backend.context import LlamaContext
+from edgespec.backend.context import EXACT_KV, LlamaContext
 from edgespec.backend.embedding import EmbeddingTable
 from edgespec.backend.model import LlamaModel, LlamaVocabulary, Message
 from edgespec.backend.native import build_name
@@ -9,6 +9,7 @@ from edgespec.backend.quantize import QUANTIZATIONS, quantize
 from edgespec.backend.sampler import LlamaSampler, schema_to_grammar
 
 __all__ = [
+    "EXACT_KV",
     "QUANTIZATIONS",
     "EmbeddingTable",
     "LlamaContext",

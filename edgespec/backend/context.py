@@ -26,7 +26,13 @@ CHUNK = 128
 is split alike whatever drafts it."""
 
 _SEQUENCE = 0
-KV_TYPES = {
+EXACT_KV = "f16+bf16"
+"""With keys and values of different types llama.cpp's attention takes one path for one row and for several."""
+
+_BF16 = 30
+"""ggml.h's number of that type, which llama-cpp-python does not name."""
+
+_TYPES = {
     "f32": llama_cpp.GGML_TYPE_F32,
     "f16": llama_cpp.GGML_TYPE_F16,
     "q8_0": llama_cpp.GGML_TYPE_Q8_0,
@@ -35,6 +41,9 @@ KV_TYPES = {
     "q4_1": llama_cpp.GGML_TYPE_Q4_1,
     "q4_0": llama_cpp.GGML_TYPE_Q4_0,
 }
+KV_TYPES = {name: (kind, kind) for name, kind in _TYPES.items()} | {EXACT_KV: (llama_cpp.GGML_TYPE_F16, _BF16)}
+"""Types of keys and of values."""
+
 FLASH_ATTENTION = {
     "auto": llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO,
     "on": llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
@@ -107,7 +116,7 @@ class LlamaContext:
         params.n_outputs_max = MAX_ROWS
         params.n_seq_max = 1
         params.n_threads = params.n_threads_batch = threads
-        params.type_k = params.type_v = KV_TYPES[kv_type]
+        params.type_k, params.type_v = KV_TYPES[kv_type]
         params.flash_attn_type = FLASH_ATTENTION[flash_attention]
         params.no_perf = True
         native.forget_errors()
@@ -125,13 +134,10 @@ class LlamaContext:
         self._tokens: list[int] = []  # the cache holds these or, after an interrupt, fewer of them
         self._logits_address = 0
         self._logits: Row = np.empty((0, 0), np.float32)
+        self.max_rows = MAX_ROWS
+        """The largest number of rows that one evaluation returns; may be set to fewer."""
         self.n_ctx = int(llama_cpp.llama_n_ctx(pointer))
         self.threads = threads
-
-    @property
-    def max_rows(self) -> int:
-        """The largest number of rows that one evaluation can return."""
-        return MAX_ROWS
 
     def close(self) -> None:
         """Free the cache."""
@@ -171,8 +177,8 @@ class LlamaContext:
         """
         if not draft.is_chain:
             raise InvalidRequest(f"{draft.drafter} drafted a tree with branches: this context evaluates chains")
-        if len(draft) >= MAX_ROWS:
-            raise InvalidRequest(f"a draft of {len(draft)} tokens: one evaluation checks at most {MAX_ROWS - 1}")
+        if len(draft) >= self.max_rows:
+            raise InvalidRequest(f"a draft of {len(draft)} tokens: one evaluation checks at most {self.max_rows - 1}")
         certain = len(tokens) - 1
         done = self._rewind(tokens, certain)
         if done < certain:
@@ -197,6 +203,11 @@ class LlamaContext:
         llama_cpp.llama_memory_seq_rm(self._memory, _SEQUENCE, keep, keep + drop)
         llama_cpp.llama_memory_seq_add(self._memory, _SEQUENCE, keep + drop, -1, -drop)
         self._tokens += tail
+
+    def rewind(self, length: int) -> None:
+        """Keep `length` tokens at most."""
+        if len(self._true_tokens()) > length:
+            self._rewind(self._tokens, length)
 
     def forget(self) -> None:
         """Empty the cache: what comes next is evaluated from its first token on."""

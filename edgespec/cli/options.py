@@ -32,7 +32,7 @@ _MODEL = (
     threads_option,
     gpu_layers_option,
     click.option("--exact", is_flag=True,
-                 help="Guarantee the bits of single-token decoding, not only the text. So far by drafting nothing."),
+                 help="Guarantee the bits of plain decoding, not only its text: draft only what can be checked so."),
 )  # fmt: skip
 
 _SAMPLING = (
@@ -79,7 +79,8 @@ def open_engine(options: dict[str, Any]) -> Engine:
     """The engine that the options ask for."""
     return load(
         options["model"],
-        drafter="none" if options["exact"] else options["drafter"],
+        drafter=options["drafter"],
+        exact=options["exact"],
         n_ctx=options["ctx"],
         threads=options["threads"],
         gpu_layers=options["gpu_layers"],

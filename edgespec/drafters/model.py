@@ -19,11 +19,13 @@ from edgespec.core import NOTHING, Context, Coupling, Draft, Price, Row, Verdict
 from edgespec.cost import PROMPT_CHUNK, CostCurve
 from edgespec.sampling import draw_any, gumbel
 
-WINDOW = 24
-"""Tokens of the text before that a drafter begins with. It reads on from there: a long prompt is never read to its
-start, because a short answer would not earn that back. Of the guesses 40 to 100 of a drafter in answers on code and in
-conversation as many were right as with 128 (92 and 70%), on mathematics fewer (81 instead of 91%), and in translations
-and edits (40 instead of 62%, 57 instead of 74%), which n-gram drafters serve better."""
+WINDOWS = (24, 32, 40, 48, 56, 64)
+"""Tokens of the text before that a drafter may begin with: the most of these that are read in _CHEAP. It reads on from
+there: a long prompt is never read to its start, because a short answer would not earn that back."""
+
+_CHEAP = 2.6
+"""In units of T(1) of the target. Replayed on answers to prompts of our own, a drafter with guesses of 0.15 T(1) did
+best with 64 tokens (more help mathematics and translations, and cost others more), one with 0.23 T(1) with 24."""
 
 SINK = 4
 """The first tokens of the text, read as well: models put attention there that has nowhere else to go (StreamingLLM,
@@ -83,21 +85,28 @@ class ModelDrafter:
         reader: Reader,
         *,
         share: Share,
-        window: int = WINDOW,
+        cost: CostCurve | None = None,
+        window: int | None = None,
         close: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
-        self.cost = CostCurve(PROMPT_CHUNK)
+        self.cost = cost or CostCurve(PROMPT_CHUNK)
         self.share = share
         self.close = close
         self._context = context
         self._reader = reader
         self._window = window
         self._anchor = 0
+        self._reach = self._next_reach = window or WINDOWS[0]
 
     def price(self, tokens: Sequence[int], target_seconds: float) -> Price:
         """What drafting after `tokens` would cost; `target_seconds` is T(1) of the target."""
         single = self.cost.single if self.cost.known else self.share.bytes * target_seconds
+        if self._window is None:
+            cheap = _CHEAP * target_seconds
+            self._next_reach = max(
+                (window for window in WINDOWS if single * self._reading(window + SINK) <= cheap), default=WINDOWS[0]
+            )
         owed = self._owed(self._view(tokens, 1))
         return Price(start=single * self._reading(owed), guess=single)
 
@@ -141,9 +150,10 @@ class ModelDrafter:
         The anchor moves where the text is another one or has become too long, and then reading begins anew.
         """
         view = self._seen_from(self._anchor, tokens)
-        latest = max(0, len(tokens) - self._window)
-        if self._anchor > latest or self._owed(view) > self._window or len(view) + limit > self._context.n_ctx:
-            self._anchor = latest
+        begins = max(0, len(tokens) - self._reach)
+        if self._anchor > begins or self._owed(view) > self._reach or len(view) + limit > self._context.n_ctx:
+            self._reach = self._next_reach
+            self._anchor = max(0, len(tokens) - self._reach)
             view = self._seen_from(self._anchor, tokens)
         return view
 
