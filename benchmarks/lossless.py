@@ -17,22 +17,40 @@ import click
 from common import read_prompts, save, subtask
 
 from edgespec import Engine, SamplingParams, load
-from edgespec.drafters import make_drafters
+from edgespec.core import Drafter, Policy
+from edgespec.drafters import make_drafter, names_of
 from edgespec.lossless import parting, rounding_noise
-from edgespec.policy import AdaptivePolicy, FixedPolicy, Policy
+from edgespec.machine import cache_directory, default_threads
+from edgespec.pairing import open_drafter
+from edgespec.policy import AdaptivePolicy
+from edgespec.testing import FixedPolicy
 
 WHAT = "drafted answers against plain ones"
 
 
 def policies(engine: Engine, names: str) -> dict[str, Policy]:
-    """The policies by name; `suffix:8` always drafts up to 8 tokens, `suffix` drafts where it pays."""
+    """The policies by name; `suffix:8` always drafts up to 8 tokens, `suffix` drafts where it pays.
+
+    A drafter may be a model's file, and several may be joined by `+`.
+    """
     made: dict[str, Policy] = {}
     assert isinstance(engine.policy, AdaptivePolicy)
     for name in names.split(","):
-        drafter, _, size = name.partition(":")
-        drafters = make_drafters(drafter)
-        made[name] = FixedPolicy(drafters[0], int(size)) if size else AdaptivePolicy(drafters, engine.policy.cost)
+        joined, _, size = name.partition(":")
+        drafters = [opened(engine, part) for part in names_of(joined)]
+        made[Path(name).name] = (
+            FixedPolicy(drafters[0], int(size)) if size else AdaptivePolicy(drafters, engine.policy.cost)
+        )
     return made
+
+
+def opened(engine: Engine, name: str) -> Drafter:
+    """One drafter."""
+    if not name.endswith(".gguf"):
+        return make_drafter(name)
+    return open_drafter(
+        Path(name), engine.model, n_ctx=4096, threads=default_threads(), gpu_layers=-1, cache_dir=cache_directory()
+    )
 
 
 def answer(engine: Engine, policy: Policy, tokens: list[int], sampling: SamplingParams, count: int) -> Any:
@@ -53,23 +71,28 @@ def answer(engine: Engine, policy: Policy, tokens: list[int], sampling: Sampling
 @click.option("--drafters", default="anpd:6,suffix:8", show_default=True)
 @click.option("--temps", default="0,0.8", show_default=True)
 @click.option("--seed", type=int, default=7, show_default=True)
+@click.option("--exact", is_flag=True, help="Draft only what can be checked to the bit.")
 @click.option("--json", "out", type=click.Path(path_type=Path))
-def main(model: str | None, prompts: Path, per_subtask: int, count: int, drafters: str, temps: str, seed: int, out: Path | None) -> None:  # fmt: skip # noqa: E501
+def main(model: str | None, prompts: Path, per_subtask: int, count: int, drafters: str, temps: str, seed: int, exact: bool, out: Path | None) -> None:  # fmt: skip # noqa: E501
     """Compare drafted answers with plain ones, token for token. A result file begun is gone on with."""
     begun_before = json.loads(out.read_text(encoding="utf-8")) if out and out.exists() else {}
     rows: list[dict[str, Any]] = begun_before.get("answers", [])
     done = {row["question_id"] for row in rows}
-    with load(model, drafter="none", n_ctx=4096) as engine:
+    with load(model, drafter="suffix" if exact else "none", n_ctx=4096, exact=exact) as engine:
         compared = policies(engine, drafters)
         asked = read_prompts(prompts, per_subtask)
         asked = [prompt for prompt in interleaved(asked) if prompt["question_id"] not in done]
-        noise = {n: begun_before.get("rounding_noise", {}).get(str(n), 0.0) for n in (2, 4, 8, 16)}
+        noise = {
+            n: begun_before.get("rounding_noise", {}).get(str(n), 0.0)
+            for n in (2, 4, 8, 16)
+            if n <= engine.context.max_rows
+        }
         begun = time.monotonic()
         for number, prompt in enumerate(asked):
             tokens = engine.tokenize(engine.model.render([{"role": "user", "content": prompt["turns"][0]}]))[-3900:]
             for temp in map(float, temps.split(",")):
                 sampling = SamplingParams(temperature=temp, seed=seed)
-                plain = answer(engine, FixedPolicy(make_drafters("anpd")[0], 0), tokens, sampling, count)
+                plain = answer(engine, FixedPolicy(make_drafter("anpd"), 0), tokens, sampling, count)
                 if temp == 0.0 and number % 10 == 0:
                     whole = tokens + plain.emitted
                     noise = {n: max(seen, rounding_noise(engine.context, whole, n)) for n, seen in noise.items()}
@@ -85,7 +108,8 @@ def main(model: str | None, prompts: Path, per_subtask: int, count: int, drafter
                             "parting": dataclasses.asdict(part) if part else None,
                         }
                     )  # fmt: skip
-            save(out, WHAT, [engine.model.path], {"rounding_noise": noise, "answers": rows}, quiet=True)
+            save(out, WHAT, [engine.model.path],
+                 {"rows": engine.context.max_rows, "rounding_noise": noise, "answers": rows}, quiet=True)  # fmt: skip
             left = (time.monotonic() - begun) / (number + 1) * (len(asked) - number - 1)
             print(f"{number + 1}/{len(asked)}, {left / 60:.0f} min left", end="\r", file=sys.stderr, flush=True)
     print(file=sys.stderr)

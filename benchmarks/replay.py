@@ -63,7 +63,10 @@ def record(model: str | None, prompts: Path, per_subtask: int, count: int, out: 
     with load(model, drafter="none", n_ctx=4096) as engine, out.open("a", encoding="utf-8") as file:
         asked = [one for one in read_prompts(prompts, per_subtask) if one["question_id"] not in done]
         for number, prompt in enumerate(asked):
-            tokens = engine.tokenize(engine.model.render([{"role": "user", "content": prompt["turns"][0]}]))[-3900:]
+            text = prompt["turns"][0]
+            if engine.model.chat_template:
+                text = engine.model.render([{"role": "user", "content": text}])
+            tokens = engine.tokenize(text)[-3900:]
             session = engine.session(list(tokens), max_tokens=count)
             for _ in session.stream():
                 pass

@@ -232,3 +232,19 @@ def common_prefix(left: Sequence[Any], right: Sequence[Any]) -> int:
         else:
             high = middle
     return low
+
+
+class Policy(Protocol):
+    """Decides what is drafted for the next evaluation."""
+
+    def plan(self, tokens: Sequence[int], room: int, coupling: Coupling = ...) -> Draft:
+        """The draft to verify after `tokens`, at most `room` nodes; `NOTHING` is plain decoding."""
+        ...
+
+    def settle(self, draft: Draft, verdict: Verdict, seconds: float) -> None:
+        """Learn from the evaluation of the draft planned last: what was emitted, and how long it took."""
+        ...
+
+    def prefilled(self, count: int, seconds: float) -> None:
+        """Learn that an answer begins, and that `count` tokens of its prompt were evaluated in `seconds`."""
+        ...

@@ -29,6 +29,9 @@ _TRUSTED_AFTER = 3
 _STORED_COUNT = 6
 """What a curve from an earlier run is worth, in evaluations."""
 
+_RECENT = 256
+"""Evaluations after which what was tried counts half as much."""
+
 PROMPT_CHUNK = 128
 """Evaluations of more tokens than this are taken as several of this size: T is a straight line out there."""
 
@@ -38,12 +41,15 @@ class _Estimate:
     value: float
     """For n = 1 log seconds, else log T(n)/T(1)."""
     count: int = 1
+    recent: int = 1
+    """Evaluations in this run, older ones counting less and less."""
 
     def update(self, observed: float) -> None:
         observed = min(observed, self.value + _CLIP)
         if self.count >= _TRUSTED_AFTER:
             observed = max(observed, self.value - _CLIP)
         self.count += 1
+        self.recent += 1
         self.value += (observed - self.value) * max(1.0 / self.count, _LEAST_WEIGHT)
 
 
@@ -54,6 +60,7 @@ class CostCurve:
         self.rows = rows
         self._sizes = np.arange(1, rows + 1)
         self._log_prior = np.log(1.0 + _PRIOR_SLOPE * (self._sizes - 1))
+        self._evaluations = 0
         self._single: _Estimate | None = None
         self._ratios: dict[int, _Estimate] = {}
         self._waiting: dict[int, float] = {}  # seconds seen before T(1) was
@@ -81,6 +88,10 @@ class CostCurve:
 
     def observe(self, n: int, seconds: float) -> None:
         """Learn that an evaluation of n tokens took `seconds`."""
+        self._evaluations += 1
+        if self._evaluations % _RECENT == 0:
+            for estimate in self._ratios.values():
+                estimate.recent //= 2
         if n > PROMPT_CHUNK:
             n, seconds = PROMPT_CHUNK, seconds * PROMPT_CHUNK / n
         if n == 1:
@@ -89,6 +100,11 @@ class CostCurve:
             self._waiting[n] = seconds
         else:
             self._observe_ratio(n, math.log(seconds) - self._single.value)
+
+    def tried(self, n: int) -> int:
+        """How many evaluations of n tokens were seen lately, in this run."""
+        estimate = self._ratios.get(n)
+        return estimate.recent if estimate else 0
 
     def observed(self, n: int) -> int:
         """How many evaluations of n tokens the estimate rests on."""
@@ -142,6 +158,6 @@ class CostCurve:
         if single is not None:
             self._single = _Estimate(math.log(float(single)), 1)
         self._ratios = {
-            n: _Estimate(math.log(ratio), min(count, _STORED_COUNT)) for n, (ratio, count) in ratios.items()
+            n: _Estimate(math.log(ratio), min(count, _STORED_COUNT), recent=0) for n, (ratio, count) in ratios.items()
         }
         self._ratio_table = None

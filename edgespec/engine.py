@@ -12,13 +12,13 @@ from types import TracebackType
 from edgespec import catalogue, machine
 from edgespec.backend import EXACT_KV, LlamaContext, LlamaModel, LlamaSampler, Message
 from edgespec.chat import Chat
-from edgespec.core import Drafter, common_prefix
+from edgespec.core import Drafter, Policy, common_prefix
 from edgespec.drafters import KNOWN, make_drafter, names_of
 from edgespec.drafters.model import ModelDrafter
 from edgespec.errors import InvalidRequest
 from edgespec.measured import Measured
 from edgespec.pairing import open_drafter
-from edgespec.policy import AdaptivePolicy, Policy
+from edgespec.policy import AdaptivePolicy
 from edgespec.sampling import SamplingParams
 from edgespec.session import Overflow, Session
 from edgespec.vetting import vet

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from edgespec.acceptance import Acceptance
-from edgespec.core import MAX_ROWS, NOTHING, Coupling, Draft, Drafter, PricedDrafter, Verdict
+from edgespec.core import NOTHING, Coupling, Draft, Drafter, PricedDrafter, Verdict
 from edgespec.cost import CostCurve
 from edgespec.prospects import Prospect, Worth, promise, prospects
 from edgespec.reading import Reading
@@ -66,45 +65,7 @@ _TRIAL_SHARE = 0.5
 """What one guess may cost then, as a share of what the model may lose."""
 
 
-class Policy(Protocol):
-    """Decides what is drafted for the next evaluation."""
-
-    def plan(self, tokens: Sequence[int], room: int, coupling: Coupling = ...) -> Draft:
-        """The draft to verify after `tokens`, at most `room` nodes; `NOTHING` is plain decoding."""
-        ...
-
-    def settle(self, draft: Draft, verdict: Verdict, seconds: float) -> None:
-        """Learn from the evaluation of the draft planned last: what was emitted, and how long it took."""
-        ...
-
-    def prefilled(self, count: int, seconds: float) -> None:
-        """Learn that an answer begins, and that `count` tokens of its prompt were evaluated in `seconds`."""
-        ...
-
-
 GREEDY = Coupling()
-
-
-class FixedPolicy:
-    """Always drafts what the first drafter offers, up to `size` tokens: for tests, and for measuring what others do."""
-
-    def __init__(self, drafter: Drafter, size: int) -> None:
-        self._drafter = drafter
-        self._size = size
-
-    def plan(self, tokens: Sequence[int], room: int, coupling: Coupling = GREEDY) -> Draft:
-        limit = min(self._size, room, MAX_ROWS - 1)
-        if limit <= 0:
-            return NOTHING
-        if isinstance(self._drafter, PricedDrafter):
-            return self._drafter.draft(tokens, limit, coupling, lambda probability, evidence: True)
-        return self._drafter.propose(tokens, limit).first(limit)
-
-    def settle(self, draft: Draft, verdict: Verdict, seconds: float) -> None:
-        self._drafter.observe(draft, verdict)
-
-    def prefilled(self, count: int, seconds: float) -> None:
-        """A fixed size learns nothing."""
 
 
 class AdaptivePolicy:
@@ -112,7 +73,8 @@ class AdaptivePolicy:
 
     `accounts` hold the time, in units of T(1), that each drafter has gained over plain decoding and may lose again;
     the estimates may be wrong, but what they can lose is bounded by it. `edgespec.reading` keeps another one for what
-    a model must read before its first guess in a text.
+    a model must read before its first guess in a text. Put a list into `reasons` to read there, after each plan, why it
+    was made.
     """
 
     def __init__(
@@ -132,22 +94,35 @@ class AdaptivePolicy:
         self._proposals: list[Draft] = []
         self._reading = Reading(drafter.name for drafter in self._priced)
         self._spent: dict[str, float] = {}
+        self.reasons: list[str] | None = None
 
     def plan(self, tokens: Sequence[int], room: int, coupling: Coupling = GREEDY) -> Draft:
         limit = min(room, MAX_DRAFT, self.cost.rows - 1)
         self._proposals = []
         self._spent = {}
+        if self.reasons is not None:
+            self.reasons.clear()
         if limit <= 0:
+            self._say("there is no room for a draft")
             return NOTHING
         best, gain, probe = self._best_free(tokens, limit)
         if not self.cost.known:
-            return NOTHING  # without T(1), no evaluation tells what it costs more than that
+            self._say("T(1) is not known yet: without it, no evaluation tells what it costs more than that")
+            return NOTHING
         for drafter in self._priced:
             rival = max(gain if best.tokens else 0.0, _PRICED_MARGIN)
             drafted, promised = self._consult(drafter, tokens, room, coupling, rival)
             if drafted.tokens and (promised > gain or not best.tokens):
                 best, gain, probe = drafted, promised, NOTHING
+        if probe.tokens:
+            self._say(
+                f"{probe.drafter}: {len(probe)} tokens are tried, since T({len(probe) + 1}) may be less than thought"
+            )
         return probe if probe.tokens else best
+
+    def _say(self, reason: str) -> None:
+        if self.reasons is not None:
+            self.reasons.append(reason)
 
     def settle(self, draft: Draft, verdict: Verdict, seconds: float) -> None:
         size = 1 + len(draft)
@@ -186,14 +161,22 @@ class AdaptivePolicy:
         for drafter in self._free:
             proposal = drafter.propose(tokens, limit)
             if not proposal.tokens:
+                self._say(f"{drafter.name}: no guess")
                 continue
             margin = self._margin(proposal)
             self._proposals.append(proposal)
             account = self.accounts[drafter.name]
-            for option in prospects(proposal, self.acceptance, self.cost):
+            own = list(prospects(proposal, self.acceptance, self.cost))
+            for option in own:
                 options.append((proposal, option))
                 if option.gain > max(best_gain, margin) and option.loss <= account:
                     best, best_gain, best_loss = proposal.first(option.size), option.gain, option.loss
+            if self.reasons is not None:
+                most = max(own, key=lambda option: option.gain)
+                self._say(
+                    f"{drafter.name}: {most.size} of {len(proposal)} tokens promise {most.gain:.2f} times plain speed, "
+                    f"needed is {margin:.2f}; they may lose {most.loss:.2f} T(1), allowed is {account:.2f}"
+                )
         return best, best_gain, self._worth_trying(options, best_gain, best_loss, _MARGIN)
 
     def _margin(self, proposal: Draft) -> float:
@@ -227,6 +210,11 @@ class AdaptivePolicy:
             start, once = guess, start - guess
         gain, loss = promise(drafter.name, self.acceptance, self.cost, start, guess, limit)
         account = self.accounts[drafter.name]
+        if self.reasons is not None:
+            self._say(
+                f"{drafter.name}: a guess takes {guess:.2f} T(1), {start + once:.2f} the first; promises {gain:.2f} "
+                f"times plain speed, needed is {rival:.2f}; may lose {loss:.2f} T(1), allowed is {account:.2f}"
+            )
         if gain <= rival:
             if start + once <= _TRIAL_SHARE * account:
                 self._try_out(drafter, tokens, coupling, guess, rival)
@@ -234,6 +222,7 @@ class AdaptivePolicy:
         if loss > account:
             return NOTHING, 0.0
         if once and not self._reading.pays(drafter.name, once, gain, room):
+            self._say(f"{drafter.name}: reading {once:.2f} T(1) would not be earned back")
             return NOTHING, 0.0
         lent = self._reading.lend(drafter.name, once)
         worth = Worth(
@@ -243,6 +232,7 @@ class AdaptivePolicy:
         proposal = drafter.draft(tokens, limit, coupling, worth)
         spent = max(0.0, (self._clock() - begun) / single - lent)
         self._spent[drafter.name] = spent
+        self._say(f"{drafter.name}: asked, {len(proposal)} guesses in {spent:.2f} T(1)")
         if not proposal.tokens:
             return NOTHING, 0.0
         self._proposals.append(proposal)
@@ -262,6 +252,7 @@ class AdaptivePolicy:
         hoped, _ = promise(drafter.name, self.acceptance, self.cost, guess, guess, MAX_DRAFT, unknown=_HOPED_ACCEPTANCE)
         if hoped <= rival:
             return
+        self._say(f"{drafter.name}: asked for one guess, to see how good it is by now")
         begun = self._clock()
         proposal = drafter.draft(tokens, 1, coupling, lambda probability, evidence: False)
         self._spent[drafter.name] = (self._clock() - begun) / self.cost.single

@@ -10,13 +10,12 @@ from edgespec.core import ROOT, Draft
 from edgespec.cost import CostCurve
 
 _HOPE = 0.75
-"""What an evaluation of a size that was hardly tried may cost, as a share of its estimate, at best."""
+"""What an evaluation of a size that was never seen may cost, as a share of its estimate, at best."""
 
-_TRIED_HOPE = 0.9
-"""The same of a size that was tried: the machine may have been busy then."""
+_SEEN_HOPE = 0.9
+"""The same of a size that was seen, but not _TRIED times lately: the machine may have been busy then."""
 
 _TRIED = 3
-"""Evaluations that tell T(n) well enough."""
 
 UNKNOWN_ACCEPTANCE = 0.75
 """What a model's guess is taken for before any was judged."""
@@ -94,7 +93,7 @@ def prospects(proposal: Draft, acceptance: Acceptance, cost: CostCurve, spent: f
         reach[depth] += chance
         expected += chance
         ratio = ratios[node + 1]
-        hope = _TRIED_HOPE if cost.observed(node + 2) >= _TRIED else _HOPE
+        hope = _HOPE if not cost.observed(node + 2) else _SEEN_HOPE if cost.tried(node + 2) < _TRIED else 1.0
         hoped = expected / (max(1.0, ratio * hope) + spent)
         yield Prospect(node + 1, expected, ratio + spent, hoped, _shortfall(ratio + spent, reach))
 

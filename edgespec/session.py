@@ -13,9 +13,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
-from edgespec.core import NOTHING, Context, Draft, Sampler, TokenLogprob, Verdict, Vocabulary
+from edgespec.core import NOTHING, Context, Draft, Policy, Sampler, TokenLogprob, Verdict, Vocabulary
 from edgespec.errors import ContextOverflow, InvalidRequest
-from edgespec.policy import Policy
 from edgespec.tally import Tally
 from edgespec.text import AnswerText
 from edgespec.verify import verify

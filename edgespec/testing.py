@@ -6,9 +6,22 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from edgespec.core import MAX_ROWS, Coupling, Draft, Row, TokenLogprob, Verdict, common_prefix
+from edgespec.core import (
+    MAX_ROWS,
+    NOTHING,
+    Coupling,
+    Draft,
+    Drafter,
+    PricedDrafter,
+    Row,
+    TokenLogprob,
+    Verdict,
+    common_prefix,
+)
 from edgespec.errors import ContextOverflow, InvalidRequest
 from edgespec.sampling import draw_any
+
+_GREEDY = Coupling()
 
 
 class TableModel:
@@ -114,3 +127,25 @@ class ScriptedDrafter:
 
     def observe(self, draft: Draft, verdict: Verdict) -> None:
         self.verdicts.append((draft, verdict))
+
+
+class FixedPolicy:
+    """Always drafts what the first drafter offers, up to `size` tokens: for tests, and for measuring what others do."""
+
+    def __init__(self, drafter: Drafter, size: int) -> None:
+        self._drafter = drafter
+        self._size = size
+
+    def plan(self, tokens: Sequence[int], room: int, coupling: Coupling = _GREEDY) -> Draft:
+        limit = min(self._size, room, MAX_ROWS - 1)
+        if limit <= 0:
+            return NOTHING
+        if isinstance(self._drafter, PricedDrafter):
+            return self._drafter.draft(tokens, limit, coupling, lambda probability, evidence: True)
+        return self._drafter.propose(tokens, limit).first(limit)
+
+    def settle(self, draft: Draft, verdict: Verdict, seconds: float) -> None:
+        self._drafter.observe(draft, verdict)
+
+    def prefilled(self, count: int, seconds: float) -> None:
+        """A fixed size learns nothing."""

@@ -51,6 +51,17 @@ def test_streams_text_to_stdout_and_stats_to_stderr(run):
     assert "llama" not in result.stderr
 
 
+def test_the_decisions_are_told_block_by_block(run):
+    result = run("-p", "Count from 1 to 20.", "-n", "24", "--stats=full")
+    lines = [json.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
+    assert lines[0]["at"] == 0 and sum(line["tokens"] for line in lines) == 24
+    assert [line["at"] for line in lines[1:]] == [
+        sum(line["tokens"] for line in lines[:n]) for n in range(1, len(lines))
+    ]
+    assert all(line["why"] for line in lines) and any("promise" in reason for line in lines for reason in line["why"])
+    assert "tokens/s" in result.stderr
+
+
 def test_json_is_the_contract(run):
     result = run("-p", "Count from 1 to 20.", "-n", "24", "--seed", "5", "--temp", "0.7", "--logprobs", "2", "--json")
     answer = json.loads(result.stdout)

@@ -12,7 +12,7 @@ from edgespec.drafters import make_drafters
 from edgespec.engine import conversation
 from edgespec.errors import ContextOverflow, InvalidRequest, ModelNotFound, UnknownDrafter
 from edgespec.lossless import parting, rounding_noise
-from edgespec.policy import FixedPolicy
+from edgespec.testing import FixedPolicy
 
 pytestmark = pytest.mark.model
 

@@ -29,7 +29,7 @@ LAYERS = [
     },
     {"prospects", "reading"},
     {"policy", "testing", "backend", "drafters", "catalogue"},
-    {"session", "vetting", "lossless", "exact", "measured", "vocabtrim"},
+    {"session", "vetting", "lossless", "exact", "measured", "doctor", "vocabtrim"},
     {"chat", "pairing"},
     {"engine"},
     {"__init__"},

@@ -17,10 +17,10 @@ from edgespec.gguf_values import strings
 from edgespec.gguf_walk import walk
 from edgespec.lossless import parting
 from edgespec.pairing import MatchedVocabulary, match_texts, open_drafter
-from edgespec.policy import AdaptivePolicy, FixedPolicy
+from edgespec.policy import AdaptivePolicy
 from edgespec.reading import Reading
 from edgespec.session import Session
-from edgespec.testing import KeyedSampler, TableModel
+from edgespec.testing import FixedPolicy, KeyedSampler, TableModel
 from edgespec.vocabtrim.counts import Counts, tokenizer_hash
 from edgespec.vocabtrim.make import trim
 
@@ -103,6 +103,21 @@ def test_a_long_prompt_is_read_from_near_its_end():
     assert model.widths[0] == 32 + SINK
     drafter.propose([*tokens, 5, 6], 3)
     assert sum(model.widths[1:]) <= 2 + 3 + 3, "what was read stays read"
+
+
+@pytest.mark.parametrize(("target_seconds", "window"), [(0.1, 64), (0.004, 40), (0.001, 24)])
+def test_it_reads_as_far_back_as_is_cheap_for_the_target(target_seconds, window):
+    model = TableModel(seed=1)
+    drafter = drafter_of(model)
+    for n in range(1, 80):
+        drafter.cost.observe(n, 0.001 * (1 + 0.2 * (n - 1)))
+    tokens = [1 + place % 31 for place in range(500)]
+    drafter.price(tokens, target_seconds)
+    drafter.propose(tokens, 3)
+    assert model.widths[0] == window + SINK
+    drafter.price([*tokens, 5], 1.0)
+    drafter.propose([*tokens, 5], 3)
+    assert sum(model.widths[1:]) <= 2 + 1 + 3, "not further back in the same text"
 
 
 def test_another_conversation_is_read_anew():
@@ -309,6 +324,9 @@ def test_smollm2_drafts_for_itself(small, tmp_path):
             assert part is None or part.margin < NOISE
             assert drafted.tally.accepted / drafted.tally.drafted > 0.5
         drafter.close()
+        again = open_drafter(small, engine.model, n_ctx=512, threads=2, gpu_layers=0, cache_dir=tmp_path)
+        assert again.cost.known and again.cost.single == pytest.approx(drafter.cost.single)
+        again.close()
 
 
 NOISE = 1.0

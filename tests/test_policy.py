@@ -77,7 +77,7 @@ def plan_after(cost: CostCurve, emit, probability=0.8, blocks=200, size=16) -> l
 
 
 def test_good_drafts_on_a_flat_curve_are_drafted_long():
-    assert min(plan_after(curve(flat), lambda: 16)[5:]) >= 15
+    assert min(plan_after(curve(flat), lambda: 16)[5:]) >= 12
 
 
 def test_bad_drafts_on_a_steep_curve_are_left_alone():
@@ -116,6 +116,44 @@ def test_a_drafter_that_got_better_is_noticed_without_drafting():
 def test_dips_in_the_curve_are_used():
     cost = curve(lambda n: {5: 4.9, 6: 1.2}.get(n, 1.0 + 0.9 * (n - 1)))
     assert set(plan_after(cost, lambda: 16)[5:]) == {5}, "6 rows are cheaper than 5: the draft has 5 tokens"
+
+
+def test_a_plan_gives_its_reasons_where_asked():
+    policy = AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [1] * 4 if len(tokens) > 1 else [])], CostCurve(64))
+    policy.reasons = []
+    policy.plan([1], 60)
+    assert policy.reasons[0] == "scripted: no guess" and "T(1) is not known" in policy.reasons[1]
+    policy.settle(NOTHING, Verdict((), (1,)), 0.01)
+    assert len(policy.plan([1, 2], 60)) > 0
+    assert "tokens promise" in policy.reasons[0]
+    assert policy.plan([1, 2], 0) == NOTHING and policy.reasons == ["there is no room for a draft"]
+
+
+def test_without_t1_nothing_is_drafted():
+    policy = AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [1] * limit)], CostCurve(64))
+    policy.prefilled(64, 0.02)
+    assert policy.plan([1], 60) == NOTHING
+    policy.settle(NOTHING, Verdict((), (1,)), 0.01)
+    assert len(policy.plan([1], 60)) > 8, "the prompt told that 64 tokens cost but twice T(1)"
+
+
+def test_a_dip_of_the_curve_is_found():
+    truth = {1: 1.0, 2: 1.73, 3: 1.9, 4: 1.85}
+    drafter = ScriptedDrafter(lambda tokens, limit: [1] * 8)
+    cost = CostCurve(64)
+    cost.observe(1, 0.01)
+    cost.observe(2, 0.0173)
+    policy = AdaptivePolicy([drafter], cost)
+    rng = random.Random(3)
+    sizes = []
+    for _ in range(400):
+        draft = policy.plan([1], 60)
+        right = next((i for i in range(len(draft)) if rng.random() > 0.8), len(draft))
+        emitted = (1,) * right + ((2,) if draft.tokens or rng.random() > 0.8 else (1,))
+        seconds = 0.01 * truth.get(1 + len(draft), 1.85 + 0.9 * (len(draft) - 3))
+        policy.settle(draft, Verdict(tuple(range(right)), emitted), seconds)
+        sizes.append(len(draft))
+    assert sizes[200:].count(3) > 150
 
 
 def test_probing_costs_at_most_its_share():

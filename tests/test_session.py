@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgespec.core import Policy
 from edgespec.cost import CostCurve
 from edgespec.drafters import make_drafters
 from edgespec.errors import ContextOverflow, InvalidRequest
-from edgespec.policy import AdaptivePolicy, FixedPolicy, Policy
+from edgespec.policy import AdaptivePolicy
 from edgespec.session import Session
-from edgespec.testing import KeyedSampler, ScriptedDrafter, TableModel
+from edgespec.testing import FixedPolicy, KeyedSampler, ScriptedDrafter, TableModel
 
 
 def nothing() -> Policy:
@@ -61,6 +62,16 @@ def test_arbitrary_drafts_change_nothing(prompt, data):
     plain = answer(model, nothing(), prompt)
     guess = ScriptedDrafter(lambda tokens, limit: data.draw(st.lists(st.integers(0, 31), max_size=limit)))
     assert answer(model, FixedPolicy(guess, 5), prompt).emitted == plain.emitted
+
+
+@settings(deadline=None)
+@given(prompt=prompts, table=st.integers(0, 20), size=st.integers(0, 9), stop=st.sampled_from([(), ("ab",), ("h ",)]))
+def test_an_answer_leaves_the_same_tokens_cached_whatever_was_drafted(prompt, table, size, stop):
+    model = TableModel(seed=table, order=1)
+    whole = prompt + answer(model, nothing(), prompt, stops=stop).emitted
+    oracle = ScriptedDrafter(lambda tokens, limit: [*whole, 9, 9, 9][len(tokens) :])
+    answer(model, FixedPolicy(oracle, size), prompt, stops=stop)
+    assert model.cached([*whole, 9, 9, 9]) == len(whole) - 1
 
 
 def test_a_drafter_that_knows_the_answer_saves_evaluations():

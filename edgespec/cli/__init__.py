@@ -11,6 +11,7 @@ import click
 from edgespec import EdgespecError, __version__
 from edgespec.cli.calibrate import calibrate
 from edgespec.cli.chat import chat
+from edgespec.cli.doctor import doctor
 from edgespec.cli.generate import generate
 from edgespec.cli.trim import trim
 
@@ -59,3 +60,4 @@ main.add_command(generate)
 main.add_command(chat)
 main.add_command(calibrate)
 main.add_command(trim)
+main.add_command(doctor)

@@ -41,6 +41,7 @@ from edgespec.vocabtrim.counts import Counts
     metavar="N",
     help="The longest answer.",
 )
+@click.option("--raw", is_flag=True, help="Feed the prompts as they are, without the chat template.")
 @click.option("--temp", type=click.FloatRange(0), default=0.0, show_default=True, metavar="F")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N")
 @click.option(
@@ -95,7 +96,7 @@ def _count(model: LlamaModel, fingerprint: str, options: dict[str, Any]) -> Coun
     if options["answers"] is not None:
         return count_recorded(model, options["answers"], _lines(options["answers"]))
     prompts = [prompt["turns"][0] for prompt in read_prompts(options["prompts"])]
-    settings = AnswerSettings(options["max_tokens"], options["temp"], options["seed"], options["ctx"])
+    settings = AnswerSettings(options["max_tokens"], options["temp"], options["seed"], options["ctx"], options["raw"])
     return count_answers_of(
         model,
         prompts,

@@ -11,15 +11,15 @@ from prompt_toolkit import PromptSession
 
 from edgespec import Chat, Engine, SamplingParams
 from edgespec.cli.interrupt import cancelled_by_ctrl_c
-from edgespec.cli.options import model_options, open_engine, sampling_of, sampling_options
-from edgespec.cli.report import PromptProgress, print_stats
+from edgespec.cli.options import model_options, open_engine, sampling_of, sampling_options, stats_option
+from edgespec.cli.report import PromptProgress, decisions_of, print_stats
 from edgespec.errors import ContextOverflow
 
 
 @click.command()
 @model_options
 @sampling_options
-@click.option("--stats", is_flag=True, help="After each answer, say how it went.")
+@stats_option
 def chat(**options: Any) -> None:
     """Talk with a model. Ctrl-C stops an answer; /exit or Ctrl-D leaves."""
     sampling = sampling_of(options)
@@ -52,9 +52,10 @@ def _say(engine: Engine, conversation: Chat, text: str, sampling: SamplingParams
     except ContextOverflow as error:  # the conversation is full; what was said stays on the screen
         click.echo(f"edgespec: {error}", err=True)
         return
-    with cancelled_by_ctrl_c(session):
+    with cancelled_by_ctrl_c(session), decisions_of(engine, options["stats"]) as decisions:
         for block in session.stream():
             progress.clear()
+            decisions.tell(session, block)
             click.echo(block.text, nl=False)
     click.echo(" [stopped]" if session.finish_reason == "cancelled" else "")
     if options["stats"]:

@@ -12,8 +12,8 @@ import click
 
 from edgespec import Engine, SamplingParams, Session
 from edgespec.cli.interrupt import cancelled_by_ctrl_c
-from edgespec.cli.options import model_options, open_engine, read_text, sampling_of, sampling_options
-from edgespec.cli.report import PromptProgress, as_json, print_stats
+from edgespec.cli.options import model_options, open_engine, read_text, sampling_of, sampling_options, stats_option
+from edgespec.cli.report import Decisions, PromptProgress, as_json, decisions_of, print_stats
 from edgespec.errors import InvalidRequest
 
 
@@ -30,7 +30,7 @@ from edgespec.errors import InvalidRequest
 @click.option("--raw", is_flag=True, help="Feed the prompt as it is, without the chat template.")
 @sampling_options
 @click.option("--logprobs", type=int, metavar="N", help="Log-probabilities with N alternatives, in --json.")
-@click.option("--stats", is_flag=True, help="Say on stderr how it went.")
+@stats_option
 @click.option("--json", "as_object", is_flag=True, help="Print one JSON object instead of the text.")
 def generate(**options: Any) -> None:  # fmt: skip
     """Answer a prompt: from -p, -f, --prompts, or standard input."""
@@ -92,7 +92,8 @@ def _answer(engine: Engine, conversation: dict[str, Any], sampling: SamplingPara
             session = chat.stream(text, **arguments)
         else:
             session = engine.stream(text, system=options["system"], raw=options["raw"], **arguments)
-        _run(session, progress, silent=as_lines or options["as_object"])
+        with decisions_of(engine, options["stats"]) as decisions:
+            _run(session, progress, decisions, silent=as_lines or options["as_object"])
         if as_lines or options["as_object"]:
             result = as_json(session, engine, sampling)
             if as_lines:
@@ -109,11 +110,12 @@ def _told(conversation: dict[str, Any]) -> dict[str, Any]:
     return {key: conversation[key] for key in ("question_id", "category") if key in conversation}
 
 
-def _run(session: Session, progress: PromptProgress, *, silent: bool) -> None:
+def _run(session: Session, progress: PromptProgress, decisions: Decisions, *, silent: bool) -> None:
     """Make the answer, printing it as it comes unless `silent`."""
     with cancelled_by_ctrl_c(session):
         for block in session.stream():
             progress.clear()
+            decisions.tell(session, block)
             if not silent:
                 click.echo(block.text, nl=False)
     if not silent:

@@ -24,6 +24,14 @@ gpu_layers_option = click.option(
     "--gpu-layers", type=int, default=-1, metavar="N", help="Layers on the GPU. Default: all it can."
 )
 
+stats_option = click.option(
+    "--stats",
+    is_flag=False,
+    flag_value="short",
+    type=click.Choice(["short", "full"]),
+    help="Say on stderr how it went; --stats=full: a JSON line for every block too, with the reasons for its draft.",
+)
+
 _MODEL = (
     model_option,
     click.option("-d", "--drafter", default="auto", show_default=True, metavar="DRAFTER",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from edgespec import Engine, SamplingParams, Session
+from edgespec import Block, Engine, SamplingParams, Session
 from edgespec.drafters.model import ModelDrafter
+from edgespec.policy import AdaptivePolicy
 from edgespec.tally import DrafterTally
 from edgespec.vocabtrim.sizes import mbsu
 
@@ -97,6 +101,42 @@ def print_stats(session: Session, engine: Engine, seed: int) -> None:
     """The same on stderr."""
     for line in stats_lines(session, engine, seed):
         click.secho(line, err=True, dim=True)
+
+
+class Decisions:
+    """On stderr, a JSON line for every block: what was drafted for it, what became of that, and why."""
+
+    def __init__(self, reasons: list[str] | None) -> None:
+        self._reasons = reasons
+        self._place = 0
+        self._before = time.perf_counter()
+
+    def tell(self, session: Session, block: Block) -> None:
+        """One block, if that was asked for."""
+        if self._reasons is None:
+            return
+        now = time.perf_counter()
+        line = {
+            "at": self._place, "tokens": len(block.tokens), "drafter": block.drafter, "drafted": block.drafted,
+            "accepted": block.accepted, "ms": round(1e3 * (now - self._before), 3),
+            "why": list(self._reasons) if self._place else ["the prompt's evaluation gives the first token"],
+        }  # fmt: skip
+        click.echo(json.dumps(line, ensure_ascii=False), err=True)
+        self._place, self._before = len(session.emitted), now
+
+
+@contextmanager
+def decisions_of(engine: Engine, wanted: str | None) -> Iterator[Decisions]:
+    """The decisions of one answer, told where `wanted` is "full"."""
+    policy = engine.policy
+    if wanted != "full" or not isinstance(policy, AdaptivePolicy):
+        yield Decisions(None)
+        return
+    policy.reasons = []
+    try:
+        yield Decisions(policy.reasons)
+    finally:
+        policy.reasons = None
 
 
 class PromptProgress:

@@ -93,7 +93,7 @@ class ModelDrafter:
         self.cost = cost or CostCurve(PROMPT_CHUNK)
         self.share = share
         self.close = close
-        self._context = context
+        self.context = context
         self._reader = reader
         self._window = window
         self._anchor = 0
@@ -122,7 +122,7 @@ class ModelDrafter:
         The probability is the drafter's own for the token it guessed; the evidence is the class of that probability.
         """
         view = self._view(tokens, limit)
-        if len(view) + limit > self._context.n_ctx:
+        if len(view) + limit > self.context.n_ctx:
             return NOTHING
         guesses: list[int] = []
         probabilities: list[float] = []
@@ -151,7 +151,7 @@ class ModelDrafter:
         """
         view = self._seen_from(self._anchor, tokens)
         begins = max(0, len(tokens) - self._reach)
-        if self._anchor > begins or self._owed(view) > self._reach or len(view) + limit > self._context.n_ctx:
+        if self._anchor > begins or self._owed(view) > self._reach or len(view) + limit > self.context.n_ctx:
             self._reach = self._next_reach
             self._anchor = max(0, len(tokens) - self._reach)
             view = self._seen_from(self._anchor, tokens)
@@ -164,7 +164,7 @@ class ModelDrafter:
 
     def _owed(self, view: list[int]) -> int:
         """How many tokens are to be read before the first guess; the last one is always."""
-        return len(view) - min(self._context.cached(view), len(view) - 1)
+        return len(view) - min(self.context.cached(view), len(view) - 1)
 
     def _reading(self, owed: int) -> float:
         """The price of reading, in evaluations of one token."""
@@ -180,10 +180,10 @@ class ModelDrafter:
         owed = self._owed(view)
         begun = time.perf_counter()
         if owed == 1 or (owed == 2 and self.cost.ratio(2) > 2.0):
-            row: Row = self._context.evaluate(view, NOTHING)[0]  # one by one
+            row: Row = self.context.evaluate(view, NOTHING)[0]  # one by one
             self.cost.observe(1, (time.perf_counter() - begun) / owed)
             return row
-        prefilled = self._context.prefill(view)
+        prefilled = self.context.prefill(view)
         assert prefilled is not None
         self.cost.observe(owed, time.perf_counter() - begun)
         return prefilled

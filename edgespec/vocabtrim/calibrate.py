@@ -37,6 +37,8 @@ class AnswerSettings:
     seed: int = 0
     n_ctx: int = 2048
     """Tokens of one prompt and its answer; longer prompts are left out."""
+    raw: bool = False
+    """Go on with the prompts as they are, without the chat template."""
 
     def choose(self, row: Row, position: int) -> int:
         if self.temperature == 0.0:
@@ -120,7 +122,8 @@ def count_answers_of(
         for index, text in enumerate(prompts):
             if index in book.answers:
                 continue
-            tokens = model.vocabulary.tokenize_prompt(model.render([{"role": "user", "content": text}]))
+            prompt = text if settings.raw else model.render([{"role": "user", "content": text}])
+            tokens = model.vocabulary.tokenize_prompt(prompt)
             if len(tokens) < settings.n_ctx:
                 yield index, tokens
             else:

@@ -1,0 +1,94 @@
+"""What this machine makes of a model: T(n) measured on purpose, and from where on speculation pays."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from edgespec.core import NOTHING, Context, Draft
+
+SIZES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64)
+
+DEPTH = 256
+"""Tokens of context at which evaluations are timed."""
+
+PAYS = 1.05
+"""A speed-up worth the name."""
+
+_ROUNDS = 3
+
+
+def timed(
+    context: Context, tokens: Sequence[int], *, depth: int = DEPTH, progress: Callable[[int, int], None] | None = None
+) -> dict[int, float]:
+    """T(n) in seconds for SIZES as far as `context` allows, after `depth` of `tokens`: medians of rounds in turn.
+
+    A round before them warms up. `progress(done, total)` counts evaluations.
+    """
+    sizes = [n for n in SIZES if n <= context.max_rows and depth + n <= min(context.n_ctx, len(tokens))]
+    times: dict[int, list[float]] = {n: [] for n in sizes}
+    context.evaluate(tokens[: depth + 1], NOTHING)
+    for done in range((_ROUNDS + 1) * len(sizes)):
+        n = sizes[done % len(sizes)]
+        draft = tokens[depth + 1 : depth + n]
+        begun = time.perf_counter()
+        context.evaluate(tokens[: depth + 1], Draft.chain(draft, [1.0] * len(draft), draft, "doctor"))
+        if done >= len(sizes):
+            times[n].append(time.perf_counter() - begun)
+        if progress:
+            progress(done + 1, (_ROUNDS + 1) * len(sizes))
+    return {n: statistics.median(seconds) for n, seconds in times.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What speculation can bring on a curve, if a guess costs that share of T(1)."""
+
+    best: float
+    """The speed-up if every guess is right."""
+    size: int
+    """The draft length that brings it."""
+    break_even: float | None
+    """How often a guess must be right for the text to come PAYS times as fast; None where even 1 is not enough."""
+
+
+def outlook(ratios: Mapping[int, float], guess: float = 0.0) -> Outlook:
+    """`ratios` are T(n)/T(1). Chains only, of a fixed length; every guess is right as often as any other."""
+    best, size = max((speed_up(n - 1, 1.0, ratio, guess), n - 1) for n, ratio in ratios.items())
+    if best < PAYS:
+        return Outlook(best, size, None)
+    for percent in range(1, 101):
+        if max(speed_up(n - 1, percent / 100, ratio, guess) for n, ratio in ratios.items()) >= PAYS:
+            return Outlook(best, size, percent / 100)
+    raise AssertionError("at 100% it is the best")
+
+
+def speed_up(size: int, acceptance: float, ratio: float, guess: float) -> float:
+    """The expected speed-up of drafts of `size` guesses (Leviathan et al., arXiv 2211.17192, theorem 3.8)."""
+    return sum(acceptance**depth for depth in range(size + 1)) / (ratio + size * guess)
+
+
+def advice(ratios: Mapping[int, float], guesses: Mapping[str, float]) -> Iterator[str]:
+    """Sentences that say whether and how speculation can pay; `guesses` are drafter models' prices in T(1)."""
+    free = outlook(ratios)
+    if free.break_even is None:
+        yield (
+            f"Speculation cannot pay here: even if all guesses are right, text comes {free.best:.2f} times as fast. "
+            "Decoding plainly is best, and edgespec will."
+        )
+        return
+    yield (
+        f"Speculation can pay: drafts of {free.size} tokens that are all right make text {free.best:.1f} times as "
+        f"fast, and free guesses (n-grams) pay where more than {free.break_even:.0%} of them are right."
+    )
+    for name, guess in guesses.items():
+        own = outlook(ratios, guess)
+        if own.break_even is None:
+            yield f"{name} cannot pay: a guess takes {guess:.2f} of T(1), too much even if all are right."
+        else:
+            yield (
+                f"{name} pays where more than {own.break_even:.0%} of its guesses are right (a guess takes {guess:.2f} "
+                f"of T(1)): {own.best:.1f} times as fast at best."
+            )

@@ -1,0 +1,100 @@
+"""Widths that are exact to the bit: found where they end, and kept to."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import edgespec
+from edgespec import SamplingParams
+from edgespec.core import NOTHING, Draft
+from edgespec.drafters import make_drafter
+from edgespec.exact import DEPTHS, WIDEST, exact_rows, sample
+from edgespec.testing import FixedPolicy, TableModel
+
+
+class Rounding(TableModel):
+    """A model whose rows are a bit off in evaluations of more than `exact` rows, from `depth` tokens of context on.
+
+    `lasting`: the error is only in what such an evaluation leaves in the KV cache.
+    """
+
+    def __init__(self, exact, depth=0, lasting=False, **arguments):
+        super().__init__(**arguments)
+        self._exact, self._depth, self._lasting = exact, depth, lasting
+        self._spoilt = 0
+
+    def evaluate(self, tokens, draft):
+        if self._spoilt > len(tokens):
+            self._spoilt = 0
+        rows = super().evaluate(tokens, draft)
+        wide = len(draft) >= self._exact and len(tokens) > self._depth
+        if (wide and not self._lasting) or self._spoilt:
+            rows = np.nextafter(rows, np.float32(np.inf))
+        if wide and self._lasting:
+            self._spoilt = len(tokens)
+        return rows
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, WIDEST), st.sampled_from([0, 100, 500]), st.booleans())
+def test_the_widest_exact_evaluation_is_found(exact, depth, lasting):
+    assert exact_rows(Rounding(exact, depth, lasting), sample(32)) == exact
+
+
+def test_a_width_that_rounds_only_beyond_the_context_is_exact():
+    assert exact_rows(Rounding(3, depth=DEPTHS[1] + 99, n_ctx=DEPTHS[1] + 50), sample(32)) == WIDEST
+    assert exact_rows(Rounding(3, n_ctx=8), sample(32)) == WIDEST, "nothing fits: nothing speaks against it"
+
+
+def assert_same_bits(context, tokens):
+    """Of the last tokens, evaluated together and one by one."""
+    drafted = context.max_rows - 1
+    certain = len(tokens) - drafted
+    draft = Draft.chain(tokens[certain:], [1.0] * drafted, [0] * drafted, "test")
+    together = context.evaluate(tokens[:certain], draft).copy()
+    for row in range(drafted + 1):
+        assert np.array_equal(context.evaluate(tokens[: certain + row], NOTHING)[0], together[row])
+
+
+@pytest.mark.model
+def test_smollm2_drafts_to_the_bit_beyond_512_tokens_of_context(smollm2, tmp_path, caplog):
+    prompt = "Repeat every word of this list: " + " ".join(f"a {number} the {number}" for number in range(90))
+    texts = {}
+    with caplog.at_level(logging.INFO, "edgespec"):
+        for drafter in ("none", "suffix"):
+            with edgespec.load(smollm2, drafter=drafter, exact=True, n_ctx=1024, cache_dir=tmp_path) as engine:
+                if drafter == "suffix":
+                    assert engine.context.max_rows > 2
+                    engine.policy = FixedPolicy(make_drafter("suffix"), WIDEST)
+                session = engine.generate(prompt, sampling=SamplingParams(temperature=0.8, seed=3), max_tokens=60)
+                texts[drafter] = session.emitted
+                assert session.tally.prompt_tokens > 512
+                if drafter == "suffix":
+                    assert session.tally.drafted > 20
+                    assert_same_bits(engine.context, engine.tokenize(prompt)[:600])
+    assert texts["suffix"] == texts["none"]
+    assert caplog.text.count("finding out") == 1
+
+
+@pytest.mark.model
+def test_what_was_found_out_is_remembered(smollm2, tmp_path, caplog, monkeypatch):
+    found = []
+    for _ in range(2):
+        with edgespec.load(smollm2, drafter="suffix", exact=True, n_ctx=128, cache_dir=tmp_path) as engine:
+            found.append(engine.context.max_rows)
+        monkeypatch.setattr("edgespec.measured.exact_rows", None)
+    assert found[0] == found[1] > 1
+
+
+@pytest.mark.model
+def test_where_no_width_is_exact_nothing_is_drafted(smollm2, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("edgespec.measured.exact_rows", lambda context, tokens: 1)
+    with edgespec.load(smollm2, drafter="suffix", exact=True, n_ctx=256, cache_dir=tmp_path) as engine:
+        assert engine.drafters == () and engine.drafter_name == "none"
+        assert engine.generate("Say a a a a a a.", max_tokens=8).tally.drafted == 0
+    assert "decoding without drafts" in caplog.text
