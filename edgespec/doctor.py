@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from edgespec.core import NOTHING, Context, Draft
 
@@ -17,15 +18,26 @@ DEPTH = 256
 PAYS = 1.05
 """A speed-up worth the name."""
 
-_ROUNDS = 3
+_ROUNDS = 4
+
+_BUSY = 1.4
+
+
+class Times(NamedTuple):
+    """T(n) in seconds by n, and whether the machine was busy with something else meanwhile."""
+
+    of: dict[int, float]
+    busy: bool
 
 
 def timed(
     context: Context, tokens: Sequence[int], *, depth: int = DEPTH, progress: Callable[[int, int], None] | None = None
-) -> dict[int, float]:
-    """T(n) in seconds for SIZES as far as `context` allows, after `depth` of `tokens`: medians of rounds in turn.
+) -> Times:
+    """T(n) for SIZES as far as `context` allows, after `depth` of `tokens`: the least of several rounds in turn.
 
-    A round before them warms up. `progress(done, total)` counts evaluations.
+    A round before them warms up. What else runs makes an evaluation slower and never faster, so the least is nearest to
+    the machine's own; where the rounds differ by much, even that is not to be trusted. `progress(done, total)` counts
+    evaluations.
     """
     sizes = [n for n in SIZES if n <= context.max_rows and depth + n <= min(context.n_ctx, len(tokens))]
     times: dict[int, list[float]] = {n: [] for n in sizes}
@@ -39,7 +51,8 @@ def timed(
             times[n].append(time.perf_counter() - begun)
         if progress:
             progress(done + 1, (_ROUNDS + 1) * len(sizes))
-    return {n: statistics.median(seconds) for n, seconds in times.items()}
+    spread = statistics.median(statistics.median(seconds) / min(seconds) for seconds in times.values())
+    return Times({n: min(seconds) for n, seconds in times.items()}, spread > _BUSY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +83,10 @@ def speed_up(size: int, acceptance: float, ratio: float, guess: float) -> float:
     return sum(acceptance**depth for depth in range(size + 1)) / (ratio + size * guess)
 
 
-def advice(ratios: Mapping[int, float], guesses: Mapping[str, float]) -> Iterator[str]:
+def advice(ratios: Mapping[int, float], guesses: Mapping[str, float], *, busy: bool = False) -> Iterator[str]:
     """Sentences that say whether and how speculation can pay; `guesses` are drafter models' prices in T(1)."""
+    if busy:
+        yield "Something else kept this machine busy: end it and ask again, these figures are not to be trusted."
     free = outlook(ratios)
     if free.break_even is None:
         yield (

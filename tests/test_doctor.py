@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -50,14 +52,23 @@ def test_the_advice_says_when_nothing_can_pay():
 def test_every_size_is_timed_after_the_same_context():
     model = TableModel()
     counted = []
-    times = timed(model, sample(32), depth=100, progress=lambda done, total: counted.append((done, total)))
+    times, _ = timed(model, sample(32), depth=100, progress=lambda done, total: counted.append((done, total)))
     assert tuple(times) == SIZES and all(seconds > 0 for seconds in times.values())
     assert model.widths[:2] == [101, 1] and tuple(model.widths[1 : 1 + len(SIZES)]) == SIZES
     assert counted[-1][0] == counted[-1][1] == len(counted)
 
 
+def test_a_busy_machine_is_noticed(monkeypatch):
+    for busy in (False, True):
+        pace = itertools.cycle([1.0, 3.0, 3.0, 1.0, 3.0, 1.0, 3.0] if busy else [1.0])
+        seconds = itertools.accumulate(step for _ in itertools.count() for step in (0.0, next(pace)))
+        monkeypatch.setattr("edgespec.doctor.time", SimpleNamespace(perf_counter=lambda seconds=seconds: next(seconds)))
+        assert timed(TableModel(n_ctx=130), sample(32), depth=100).busy == busy
+    assert "busy" in next(advice({1: 1.0, 2: 1.1}, {}, busy=True))
+
+
 def test_sizes_beyond_the_context_are_left_out():
-    assert tuple(timed(TableModel(n_ctx=110), sample(32), depth=100)) == (1, 2, 3, 4, 5, 6, 8)
+    assert tuple(timed(TableModel(n_ctx=110), sample(32), depth=100).of) == (1, 2, 3, 4, 5, 6, 8)
 
 
 def test_the_command_measures_and_remembers(tmp_path, home, monkeypatch):

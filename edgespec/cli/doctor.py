@@ -26,7 +26,7 @@ _BAR = 32
 def doctor(**options: Any) -> None:
     """Measure what evaluations of several tokens cost here, and say whether speculation can pay.
 
-    What is measured is remembered, so that answers start from it.
+    What is measured is remembered, so that answers start from it. Let nothing else run meanwhile.
     """
     with open_engine(options) as engine:
         found = examine(engine)
@@ -40,18 +40,19 @@ def examine(engine: Engine) -> dict[str, Any]:
     """Everything that is printed; times in milliseconds."""
     tokens = sample(engine.model.vocabulary.size)
     depth = min(DEPTH, engine.context.n_ctx // 2)
-    times = timed(engine.context, tokens, depth=depth, progress=_Progress("target"))
+    times, busy = timed(engine.context, tokens, depth=depth, progress=_Progress("target"))
     ratios = {n: seconds / times[1] for n, seconds in times.items()}
     assert isinstance(engine.policy, AdaptivePolicy)
-    for n, seconds in times.items():
+    for n, seconds in times.items() if not busy else ():
         engine.policy.cost.observe(n, seconds)
     prices: dict[str, float] = {}
     for drafter in engine.drafters:
         if isinstance(drafter, ModelDrafter):
             own_depth = min(depth, drafter.context.n_ctx // 2)
-            own = timed(drafter.context, tokens, depth=own_depth, progress=_Progress(drafter.name))
-            for n, seconds in own.items():
+            own, also_busy = timed(drafter.context, tokens, depth=own_depth, progress=_Progress(drafter.name))
+            for n, seconds in own.items() if not also_busy else ():
                 drafter.cost.observe(n, seconds)
+            busy |= also_busy
             prices[drafter.name] = own[1] / times[1]
     engine.context.forget()
     return {
@@ -71,7 +72,8 @@ def examine(engine: Engine) -> dict[str, Any]:
             for name, price in prices.items()
         ],
         "exact": _exact(engine, tokens, times[1]),
-        "advice": list(advice(ratios, prices)),
+        "busy": busy,
+        "advice": list(advice(ratios, prices, busy=busy)),
     }
 
 
@@ -109,7 +111,7 @@ def _exact(engine: Engine, tokens: list[int], single: float) -> dict[str, Any]:
     try:
         rows = exact_rows(context, tokens)
         context.max_rows = rows
-        times = timed(context, tokens, depth=min(DEPTH, context.n_ctx // 2), progress=_Progress("exact evaluations"))
+        times, _ = timed(context, tokens, depth=min(DEPTH, context.n_ctx // 2), progress=_Progress("exact evaluations"))
     finally:
         context.close()
     return {"rows": rows, "best_speed_up": max(n * single / seconds for n, seconds in times.items())}
