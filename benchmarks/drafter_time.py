@@ -42,7 +42,10 @@ def main(model: str, drafters: str, prompts: Path, limit: int, rounds: int, out:
     ]
     times: dict[str, list[float]] = {path.stem: [] for path in paths}
     for prompt in read_prompts(prompts)[:limit]:
-        tokens = target.vocabulary.tokenize_prompt(target.render([{"role": "user", "content": prompt["turns"][0]}]))
+        text = prompt["turns"][0]
+        if target.chat_template:
+            text = target.render([{"role": "user", "content": text}])
+        tokens = target.vocabulary.tokenize_prompt(text)
         guesses = opened[0].propose(tokens, rounds + _LENGTH).tokens
         for drafter in opened:
             drafter.propose(tokens, _LENGTH)  # warm-up: the prompt is read

@@ -17,6 +17,9 @@ _SEEN_HOPE = 0.9
 
 _TRIED = 3
 
+_HOPELESS = 0.02
+"""Guesses that are reached less often than this are not worth weighing."""
+
 UNKNOWN_ACCEPTANCE = 0.75
 """What a model's guess is taken for before any was judged."""
 
@@ -74,7 +77,10 @@ def promise(
 
 
 def prospects(proposal: Draft, acceptance: Acceptance, cost: CostCurve, spent: float = 0.0) -> Iterator[Prospect]:
-    """What every size of a draft promises. `spent` is the time that drafting took, part of what a block costs."""
+    """What every size of a draft promises, up to where a chain is all but sure to have ended.
+
+    `spent` is the time that drafting took, part of what a block costs.
+    """
     ratios = cost.ratios()
     chances: list[float] = []
     depths: list[int] = []
@@ -96,6 +102,8 @@ def prospects(proposal: Draft, acceptance: Acceptance, cost: CostCurve, spent: f
         hope = _HOPE if not cost.observed(node + 2) else _SEEN_HOPE if cost.tried(node + 2) < _TRIED else 1.0
         hoped = expected / (max(1.0, ratio * hope) + spent)
         yield Prospect(node + 1, expected, ratio + spent, hoped, _shortfall(ratio + spent, reach))
+        if chance < _HOPELESS and depth == node + 1:
+            return
 
 
 class Worth:
