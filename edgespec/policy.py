@@ -105,7 +105,7 @@ class AdaptivePolicy:
         if limit <= 0:
             self._say("there is no room for a draft")
             return NOTHING
-        best, gain, probe = self._best_free(tokens, limit)
+        best, gain, loss, options = self._best_free(tokens, limit)
         if not self.cost.known:
             self._say("T(1) is not known yet: without it, no evaluation tells what it costs more than that")
             return NOTHING
@@ -113,12 +113,8 @@ class AdaptivePolicy:
             rival = max(gain if best.tokens else 0.0, _PRICED_MARGIN)
             drafted, promised = self._consult(drafter, tokens, room, coupling, rival)
             if drafted.tokens and (promised > gain or not best.tokens):
-                best, gain, probe = drafted, promised, NOTHING
-        if probe.tokens:
-            self._say(
-                f"{probe.drafter}: {len(probe)} tokens are tried, since T({len(probe) + 1}) may be less than thought"
-            )
-        return probe if probe.tokens else best
+                best, gain, options = drafted, promised, []
+        return self._worth_trying(options, gain, loss, _MARGIN) or best
 
     def _say(self, reason: str) -> None:
         if self.reasons is not None:
@@ -154,8 +150,8 @@ class AdaptivePolicy:
         if count > 1:
             self.cost.observe(count, seconds)
 
-    def _best_free(self, tokens: Sequence[int], limit: int) -> tuple[Draft, float, Draft]:
-        """The best draft whose guesses are free and its gain, and one to try instead of it, to learn T(n)."""
+    def _best_free(self, tokens: Sequence[int], limit: int) -> tuple[Draft, float, float, list[tuple[Draft, Prospect]]]:
+        """The best draft whose guesses are free, its gain and loss, and all that there was to choose from."""
         best, best_gain, best_loss = NOTHING, 1.0, 0.0
         options: list[tuple[Draft, Prospect]] = []
         for drafter in self._free:
@@ -177,7 +173,7 @@ class AdaptivePolicy:
                     f"{drafter.name}: {most.size} of {len(proposal)} tokens promise {most.gain:.2f} times plain speed, "
                     f"needed is {margin:.2f}; they may lose {most.loss:.2f} T(1), allowed is {account:.2f}"
                 )
-        return best, best_gain, self._worth_trying(options, best_gain, best_loss, _MARGIN)
+        return best, best_gain, best_loss, options
 
     def _margin(self, proposal: Draft) -> float:
         """What a proposal has to promise."""
@@ -195,6 +191,9 @@ class AdaptivePolicy:
             if option.hoped > wanted and more <= self._probe_allowance:
                 tried, price, wanted = proposal.first(option.size), more, option.hoped
         self._probe_allowance -= max(price, 0.0)
+        if tried.tokens:
+            size = len(tried)
+            self._say(f"{tried.drafter}: {size} tokens are tried, since T({size + 1}) may be less than thought")
         return tried
 
     def _consult(
