@@ -12,11 +12,27 @@ import numpy as np
 
 N_EMBD, N_HEAD, N_HEAD_KV, N_FF, N_BLOCKS = 32, 4, 2, 64, 2
 _HEAD = N_EMBD // N_HEAD
+_NORMS = {"attn_q_norm.weight": (_HEAD,), "attn_k_norm.weight": (_HEAD,)}
+_POST_NORMS = {"post_attention_norm.weight": (N_EMBD,), "post_ffw_norm.weight": (N_EMBD,)}
+_BIASES = {"attn_q.bias": (N_EMBD,), "attn_k.bias": (N_HEAD_KV * _HEAD,), "attn_v.bias": (N_HEAD_KV * _HEAD,)}
+_MORE: dict[str, dict[str, tuple[int, ...]]] = {
+    "llama": {},
+    "qwen2": _BIASES,
+    "qwen3": _NORMS,
+    "gemma": {},
+    "gemma2": _POST_NORMS,
+    "gemma3": {**_NORMS, **_POST_NORMS},
+}
+"""What a block of each architecture has beside a llama's."""
 _CONTROL, _BYTE, _NORMAL, _UNKNOWN = 3, 6, 1, 2
 
 
-def tiny_llama(path: Path, *, n_vocab: int = 320, seed: int = 0, tied: bool = False, **overrides: Any) -> Path:
-    """Write a llama model of two blocks with random weights to `path`, some 160 KB, and return `path`.
+def tiny_model(
+    path: Path, *, architecture: str = "llama", n_vocab: int = 320, seed: int = 0, tied: bool = False, **overrides: Any
+) -> Path:
+    """Write a model of two blocks with random weights to `path`, some 160 KB, and return `path`.
+
+    `architecture`: llama, qwen2, qwen3, gemma, gemma2 or gemma3, which differ in norms and biases.
 
     `tied`: without an output layer of its own, so that the embeddings serve as one.
 
@@ -24,17 +40,20 @@ def tiny_llama(path: Path, *, n_vocab: int = 320, seed: int = 0, tied: bool = Fa
     `n_vocab`: with fewer than 259 tokens, llama.cpp dies of texts whose bytes are missing. `overrides` are GGUF keys
     (`**{"llama.block_count": 3}`): they replace what the file would say, None leaves the key out.
     """
+    shaped = {
+        "block_count": N_BLOCKS,
+        "context_length": 512,
+        "embedding_length": N_EMBD,
+        "feed_forward_length": N_FF,
+        "attention.head_count": N_HEAD,
+        "attention.head_count_kv": N_HEAD_KV,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+        "rope.dimension_count": _HEAD,
+    }
     metadata: dict[str, Any] = {
-        "general.architecture": "llama",
+        "general.architecture": architecture,
         "general.name": "tiny",
-        "llama.block_count": N_BLOCKS,
-        "llama.context_length": 512,
-        "llama.embedding_length": N_EMBD,
-        "llama.feed_forward_length": N_FF,
-        "llama.attention.head_count": N_HEAD,
-        "llama.attention.head_count_kv": N_HEAD_KV,
-        "llama.attention.layer_norm_rms_epsilon": 1e-5,
-        "llama.rope.dimension_count": _HEAD,
+        **{f"{architecture}.{key}": value for key, value in shaped.items()},
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.tokens": _tokens(n_vocab),
         "tokenizer.ggml.scores": [-float(token) for token in range(n_vocab)],
@@ -48,7 +67,7 @@ def tiny_llama(path: Path, *, n_vocab: int = 320, seed: int = 0, tied: bool = Fa
         if value is not None:
             _add(writer, key, value)
     random = np.random.default_rng(seed)
-    for name, shape in _shapes(n_vocab, tied):
+    for name, shape in _shapes(architecture, n_vocab, tied):
         scale = 0 if name.endswith("norm.weight") else shape[-1] ** -0.5
         weights = random.standard_normal(shape) * scale + (not scale)
         writer.add_tensor(name, weights.astype(np.float32))
@@ -64,7 +83,7 @@ def _tokens(n_vocab: int) -> list[str]:
     return [*tokens, *(f"▁w{token}" for token in range(len(tokens), n_vocab))][:n_vocab]
 
 
-def _shapes(n_vocab: int, tied: bool) -> Iterable[tuple[str, tuple[int, ...]]]:
+def _shapes(architecture: str, n_vocab: int, tied: bool) -> Iterable[tuple[str, tuple[int, ...]]]:
     """Names and shapes, in numpy's order: rows first."""
     yield "token_embd.weight", (n_vocab, N_EMBD)
     for block in range(N_BLOCKS):
@@ -80,6 +99,8 @@ def _shapes(n_vocab: int, tied: bool) -> Iterable[tuple[str, tuple[int, ...]]]:
             "ffn_down": (N_EMBD, N_FF),
         }.items():
             yield f"blk.{block}.{name}.weight", shape
+        for name, shape in _MORE[architecture].items():
+            yield f"blk.{block}.{name}", shape
     yield "output_norm.weight", (N_EMBD,)
     if not tied:
         yield "output.weight", (n_vocab, N_EMBD)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import time
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from gguf_files import tiny_llama
+from gguf_files import tiny_model
 from test_vocabtrim import TEMPLATE
 
-from edgespec.backend import QUANTIZATIONS
+from edgespec import child
 from edgespec.cli import main
+from edgespec.errors import UnsupportedModel
 from edgespec.gguf_walk import walk
-from edgespec.vocabtrim.counts import tokenizer_hash
+from edgespec.vocabtrim.counts import load_counts, tokenizer_hash
 from edgespec.vocabtrim.kept import KeptList, load_kept
+from edgespec.vocabtrim.make import trim
+from edgespec.vocabtrim.quantized import quantized
 from edgespec.vocabtrim.rewrite import sha256
 from edgespec.vocabtrim.trimmed import trimming_of
 
@@ -24,7 +31,7 @@ from edgespec.vocabtrim.trimmed import trimming_of
 def here(tmp_path, monkeypatch):
     """A folder with a tiny model that can be talked to, and prompts for it."""
     monkeypatch.chdir(tmp_path)
-    tiny_llama(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": TEMPLATE})
+    tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": TEMPLATE})
     (tmp_path / "p.jsonl").write_text("\n".join(json.dumps({"turns": [f"prompt {n}"]}) for n in range(11)))
     return tmp_path
 
@@ -112,9 +119,52 @@ def test_a_quantized_drafter_is_proved_against_the_model_so_quantized(here):
     assert sorted(path.name for path in here.iterdir()) == ["c.json", "p.jsonl", "s.gguf", "tiny.gguf"]
 
 
-def test_a_model_that_cannot_be_quantized_leaves_nothing(here, monkeypatch):
+DYING = "import os, signal, sys; print('/a/b.c:1: GGML_ASSERT(no) failed'); os.kill(os.getpid(), signal.SIGABRT)"
+
+
+@pytest.mark.parametrize(
+    ("script", "free", "message"),
+    [
+        ("print('why not'); raise SystemExit(3)", 1 << 40, "edgespec: why not"),
+        (DYING, 1 << 40, "does not survive bringing it to q4_0 (signal 6, Aborted: b.c:1: GGML_ASSERT(no) failed)"),
+        ("print('iostream error'); raise SystemExit(3)", 0, "no space left"),
+    ],
+)
+def test_a_model_that_cannot_be_quantized_leaves_nothing(here, monkeypatch, script, free, message):
     assert calibrate("--prompts", "p.jsonl", "-o", "c.json").exit_code == 0
-    monkeypatch.setitem(QUANTIZATIONS, "q4_0", -1)  # a type that llama.cpp does not know
+    monkeypatch.setattr(child, "program", lambda _module: (sys.executable, "-c", script))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
     result = run("trim", "tiny.gguf", "-o", "s.gguf", "--counts", "c.json", "--size", "128", "--quantize", "q4_0")
-    assert result.exit_code == 1 and "cannot bring it to q4_0" in result.stderr
+    assert result.exit_code == 1 and message in result.stderr and len(result.stderr.strip().splitlines()) == 1
     assert sorted(path.name for path in here.iterdir()) == ["c.json", "p.jsonl", "tiny.gguf"]
+
+
+def test_llama_cpp_says_why_it_does_not_quantize(here):
+    with pytest.raises(UnsupportedModel, match=r"no\.gguf: llama.cpp cannot bring it to q4_0 \(.*failed to load model"):
+        quantized(here / "no.gguf", here / "out", "q4_0", print).__enter__()
+    assert sorted(path.name for path in (here / "out").iterdir()) == []
+
+
+def test_ctrl_c_ends_the_quantizer(here, monkeypatch):
+    script = "import time; print('[   1/   9] a', flush=True); time.sleep(600)"
+    monkeypatch.setattr(child, "program", lambda _module: (sys.executable, "-c", script))
+
+    def stop(done, total):
+        assert (done, total) == (1, 9)
+        raise KeyboardInterrupt
+
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        quantized(here / "tiny.gguf", here / "out", "q4_0", stop).__enter__()
+    assert time.monotonic() - begun < 60 and not list((here / "out").iterdir())
+
+
+def test_quantizing_and_writing_are_seen(here):
+    assert calibrate("--prompts", "p.jsonl", "-o", "c.json").exit_code == 0
+    stages = []
+    trim(
+        here / "tiny.gguf", here / "s.gguf", [load_counts(here / "c.json")], size=128, quantization="q4_0",
+        progress=lambda *stage: stages.append(stage),
+    )  # fmt: skip
+    assert stages[0] == ("quantizing", 1, 21) and ("quantizing", 21, 21) in stages
+    assert stages[-1][0] == "writing" and stages[-1][1] == stages[-1][2] == (here / "s.gguf").stat().st_size

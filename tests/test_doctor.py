@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from gguf_files import tiny_llama
+from gguf_files import tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,7 +73,7 @@ def test_sizes_beyond_the_context_are_left_out():
 
 def test_the_command_measures_and_remembers(tmp_path, home, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tiny_llama(tmp_path / "tiny.gguf")
+    tiny_model(tmp_path / "tiny.gguf")
     result = CliRunner().invoke(main, ["doctor", "-m", "tiny.gguf", "--threads", "1", "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from gguf.constants import GGML_QUANT_SIZES
-from gguf_files import SOUND, TENSORS, Raw, RawTensor, changed, encode, string, strings, text, tiny_llama, u32
+from gguf_files import SOUND, TENSORS, Raw, RawTensor, changed, encode, string, strings, text, tiny_model, u32
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -254,7 +254,7 @@ def test_the_system_refuses(tmp_path: Path) -> None:
 
 
 def test_header_of_a_tiny_model(tmp_path: Path) -> None:
-    path = tiny_llama(tmp_path / "tiny.gguf", n_vocab=300)
+    path = tiny_model(tmp_path / "tiny.gguf", n_vocab=300)
     header = read_header(path)
     assert (header.path, header.version, header.architecture, header.name) == (path, 3, "llama", "tiny")
     assert (header.n_vocab, header.tensor_count, header.file_size) == (300, 21, path.stat().st_size)
@@ -371,7 +371,7 @@ def test_a_damaged_header_is_read_or_refused(
     base = tmp_path_factory.getbasetemp()
     sound = base / "sound.gguf"
     if not sound.exists():
-        tiny_llama(sound, n_vocab=12)
+        tiny_model(sound, n_vocab=12)
     data = bytearray(sound.read_bytes())
     header_size = walk(sound).header_size
     for kind, where, value in edits:

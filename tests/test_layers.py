@@ -23,6 +23,7 @@ LAYERS = [
         "acceptance",
         "machine",
         "store",
+        "child",
         "gguf_walk",
         "gguf_header",
         "gguf_values",
@@ -33,6 +34,7 @@ LAYERS = [
     {"chat", "pairing"},
     {"engine"},
     {"__init__"},
+    {"bench"},
     {"cli", "__main__"},
 ]
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py"))

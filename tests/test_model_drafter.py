@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from gguf_files import tiny_llama
+from gguf_files import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -284,12 +284,12 @@ def test_a_token_that_the_drafter_lacks_is_read_as_its_text():
 
 
 def test_padding_does_not_make_another_vocabulary(tmp_path):
-    full = tiny_llama(tmp_path / "full.gguf")
+    full = tiny_model(tmp_path / "full.gguf")
     counts = Counts("text", tokenizer_hash(walk(full)))
     counts.add(range(20, 60))
     small = trim(full, tmp_path / "small.gguf", [counts], size=64).path
     texts = [*map(bytes.decode, strings(walk(full), "tokenizer.ggml.tokens")), *(f"[PAD{n}]" for n in range(320, 336))]
-    padded = tiny_llama(tmp_path / "padded.gguf", n_vocab=336, **{"tokenizer.ggml.tokens": texts})
+    padded = tiny_model(tmp_path / "padded.gguf", n_vocab=336, **{"tokenizer.ggml.tokens": texts})
     for drafter in (small, full):
         with load(padded, n_ctx=256, drafter=str(drafter)) as engine:
             engine.policy = FixedPolicy(engine.drafters[0], 3)
@@ -340,6 +340,6 @@ def _sampling(temperature):
 @pytest.mark.model
 def test_a_drafter_of_another_family_is_refused(small, tmp_path):
     with pytest.raises(UnsupportedModel, match="choose a drafter of the target's family"):
-        load(n_ctx=512, drafter=str(tiny_llama(tmp_path / "tiny.gguf")))
+        load(n_ctx=512, drafter=str(tiny_model(tmp_path / "tiny.gguf")))
     with pytest.raises(UnsupportedModel, match="its vocabulary is another one"):
-        load(tiny_llama(tmp_path / "tiny.gguf"), n_ctx=128, drafter=str(small))
+        load(tiny_model(tmp_path / "tiny.gguf"), n_ctx=128, drafter=str(small))

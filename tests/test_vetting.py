@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf_files import tiny_llama
+from gguf_files import tiny_model
 
 from edgespec import vetting
 from edgespec.errors import MalformedModel, ModelError, ModelNotFound, UnsupportedModel
@@ -24,7 +24,7 @@ from edgespec.vetting import vet
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    return tiny_llama(tmp_path / "tiny.gguf", n_vocab=12)
+    return tiny_model(tmp_path / "tiny.gguf", n_vocab=12)
 
 
 @pytest.fixture
@@ -185,29 +185,29 @@ def test_an_interrupt_kills_the_child(tmp_path: Path, model: Path, cache: Path) 
 
 
 def test_llama_cpp_loads_the_tiny_model(tmp_path: Path, cache: Path) -> None:
-    assert vet(tiny_llama(tmp_path / "tiny.gguf"), cache_dir=cache).n_vocab == 320
+    assert vet(tiny_model(tmp_path / "tiny.gguf"), cache_dir=cache).n_vocab == 320
     assert list(json.loads((cache / "vetted.json").read_text()).values()) == ["tiny.gguf"]
 
 
 def test_llama_cpp_dies_of_a_token_that_appears_twice(tmp_path: Path, cache: Path) -> None:
     tokens: dict[str, Any] = {"tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", "twice", "twice"]}
-    model = tiny_llama(tmp_path / "twice.gguf", n_vocab=5, **tokens)
+    model = tiny_model(tmp_path / "twice.gguf", n_vocab=5, **tokens)
     with pytest.raises(MalformedModel, match=r"\(signal 6, .*: llama-vocab\.cpp:\d+: GGML_ASSERT"):
         vet(model, cache_dir=cache)
 
 
 def test_llama_cpp_dies_of_a_text_with_a_byte_that_has_no_token(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(MalformedModel, match=r"\(signal 6, .*unordered_map::at"):
-        vet(tiny_llama(tmp_path / "bytes.gguf", n_vocab=258), cache_dir=cache)
+        vet(tiny_model(tmp_path / "bytes.gguf", n_vocab=258), cache_dir=cache)
 
 
 def test_llama_cpp_loads_a_model_without_tokens(tmp_path: Path, cache: Path) -> None:
     values: dict[str, Any] = {"tokenizer.ggml.model": "no_vocab", "tokenizer.ggml.tokens": None, "llama.vocab_size": 5}
-    assert vet(tiny_llama(tmp_path / "trimmed.gguf", n_vocab=5, **values), cache_dir=cache).n_vocab == 5
+    assert vet(tiny_model(tmp_path / "trimmed.gguf", n_vocab=5, **values), cache_dir=cache).n_vocab == 5
 
 
 def test_llama_cpp_refuses_a_missing_tensor(tmp_path: Path, cache: Path) -> None:
-    model = tiny_llama(tmp_path / "wide.gguf", **{"llama.feed_forward_length": 96})
+    model = tiny_model(tmp_path / "wide.gguf", **{"llama.feed_forward_length": 96})
     with pytest.raises(MalformedModel, match=r"wide\.gguf: llama\.cpp refuses it: .*wrong shape"):
         vet(model, cache_dir=cache)
 
@@ -219,6 +219,6 @@ def test_llama_cpp_does_not_know_the_architecture(tmp_path: Path, cache: Path) -
         "nonesuch.context_length": 8,
         "nonesuch.embedding_length": 32,
     }
-    model = tiny_llama(tmp_path / "new.gguf", **values)
+    model = tiny_model(tmp_path / "new.gguf", **values)
     with pytest.raises(UnsupportedModel, match="a newer llama-cpp-python may know it"):
         vet(model, cache_dir=cache)

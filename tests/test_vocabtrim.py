@@ -9,7 +9,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from gguf_files import tiny_llama
+from gguf_files import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -77,7 +77,7 @@ class TestChoice:
 @pytest.fixture(scope="module", params=[False, True], ids=["separate", "tied"])
 def full(request, tmp_path_factory):
     """A tiny model, with an output layer of its own and without one."""
-    return tiny_llama(tmp_path_factory.mktemp("full") / "full.gguf", tied=request.param)
+    return tiny_model(tmp_path_factory.mktemp("full") / "full.gguf", tied=request.param)
 
 
 def counts_for(path, tokens, source="target"):
@@ -88,6 +88,19 @@ def counts_for(path, tokens, source="target"):
 
 def tensors(path):
     return {tensor.name: tensor.data for tensor in gguf.GGUFReader(path).tensors}
+
+
+ALWAYS_TIED = ("gemma", "gemma2")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tied"),
+    [(name, tied) for name in rewrite.ARCHITECTURES for tied in (True, False) if tied or name not in ALWAYS_TIED],
+)
+def test_every_architecture_says_the_same_of_the_kept_tokens(architecture, tied, tmp_path):
+    path = tiny_model(tmp_path / "full.gguf", architecture=architecture, tied=tied)
+    made = trim(path, tmp_path / "t.gguf", [counts_for(path, range(100, 160))], size=64)
+    assert made.proof.logits == 64 * made.proof.tokens and made.proof.outside == made.proof.tokens // 2
 
 
 class TestFile:
@@ -161,7 +174,7 @@ class TestFile:
     def test_an_interrupt_leaves_the_old_file_and_nothing_else(self, full, tmp_path):
         (tmp_path / "t.gguf").write_text("old")
 
-        def stop(done, total):
+        def stop(what, done, total):
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
@@ -175,7 +188,7 @@ class TestFile:
             trim(tmp_path / "t.gguf", tmp_path / "u.gguf", counts, size=16)
         with pytest.raises(InvalidRequest, match="the full model itself"):
             trim(full, full, counts, size=32)
-        other = tiny_llama(tmp_path / "other.gguf", n_vocab=300)
+        other = tiny_model(tmp_path / "other.gguf", n_vocab=300)
         with pytest.raises(InvalidRequest, match="another tokenizer"):
             trim(other, tmp_path / "u.gguf", counts, size=32)
 
@@ -235,7 +248,7 @@ TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 @pytest.fixture(scope="module")
 def talker(tmp_path_factory):
     """A tiny model with a chat template."""
-    path = tiny_llama(tmp_path_factory.mktemp("talker") / "talker.gguf", **{"tokenizer.chat_template": TEMPLATE})
+    path = tiny_model(tmp_path_factory.mktemp("talker") / "talker.gguf", **{"tokenizer.chat_template": TEMPLATE})
     model = LlamaModel(path)
     yield model
     model.close()

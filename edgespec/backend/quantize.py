@@ -20,7 +20,8 @@ QUANTIZATIONS = {
 def quantize(source: Path, out: Path, kind: str, *, threads: int) -> None:
     """Write `source` with all its matrices in one of QUANTIZATIONS, its output layer included, to `out`.
 
-    Raises UnsupportedModel with llama.cpp's reason; then there may be a part of a file.
+    Odd files may end the process, and Ctrl-C does not stop it: `edgespec.vocabtrim.quantized` runs this in a process
+    of its own. Raises UnsupportedModel with llama.cpp's reason; then there may be a part of a file.
     """
     native.initialise()
     native.forget_errors()

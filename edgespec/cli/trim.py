@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,22 +53,26 @@ def trim(**options: Any) -> None:
     vet(path, cache_dir=cache)
     counts = [load_counts(one) for one in options["counts"]]
     listed = load_kept(options["kept"]) if options["kept"] else None
-    with click.progressbar(length=1, label="writing", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+    with contextlib.ExitStack() as bars:
         made = make_trimmed(
             path, options["out"], counts, listed=listed, size=options["size"], wanted_coverage=options["coverage"],
-            quantization=options["quantize"], progress=_Progress(bar),
+            quantization=options["quantize"], progress=_Progress(bars),
         )  # fmt: skip
     click.echo(report(made))
 
 
 class _Progress:
-    """Bytes done, on a bar that learns its length with the first call."""
+    """A bar for every stage, one below the other. `bars` closes the last."""
 
-    def __init__(self, bar: Any) -> None:
-        self._bar = bar
+    def __init__(self, bars: contextlib.ExitStack) -> None:
+        self._bars = bars
+        self._bar: Any = None
 
-    def __call__(self, done: int, total: int) -> None:
-        self._bar.length = total
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self._bar is None or self._bar.label != stage:
+            self._bars.close()
+            bar = click.progressbar(length=total, label=stage, file=sys.stderr, hidden=not sys.stderr.isatty())
+            self._bar = self._bars.enter_context(bar)
         self._bar.update(done - self._bar.pos)
 
 

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from edgespec.backend import QUANTIZATIONS, LlamaModel, quantize
+from edgespec.backend import QUANTIZATIONS, LlamaModel
 from edgespec.errors import InvalidRequest, OutputError
 from edgespec.gguf_values import numbers, strings
 from edgespec.gguf_walk import Part, walk
-from edgespec.machine import default_threads
 from edgespec.store import replacing
 from edgespec.vocabtrim.choose import Ids, coverage, keep_by_size, listed_first, ranked, size_for_coverage
 from edgespec.vocabtrim.counts import Counts, merged, tokenizer_hash
 from edgespec.vocabtrim.kept import KeptList
 from edgespec.vocabtrim.prove import Proof, prove
-from edgespec.vocabtrim.rewrite import Progress, sha256, trimmable, write_trimmed
+from edgespec.vocabtrim.quantized import quantized
+from edgespec.vocabtrim.rewrite import sha256, trimmable, write_trimmed
 from edgespec.vocabtrim.sizes import Sizes, per_token
 
 _CONTROL = 3
@@ -29,6 +28,9 @@ _CONTROL = 3
 
 _RESERVED = re.compile(rb"unused|reserved|dummy|^\[PAD", re.IGNORECASE)
 """Control tokens that no model was taught."""
+
+Stage = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
 
 _STEP = 64
 """A size that follows from a coverage is a multiple of this: llama.cpp's fast kernels work on rows by the 4 to 32."""
@@ -59,7 +61,7 @@ def trim(
     size: int | None = None,
     wanted_coverage: float | None = None,
     quantization: str | None = None,
-    progress: Progress | None = None,
+    progress: Stage = lambda _what, _done, _total: None,
 ) -> Trimmed:
     """Trim `full` to `size` tokens, or to as many as cover that share of the counted ones, and write it to `out`.
 
@@ -98,11 +100,14 @@ def trim(
     try:
         if out.exists() and out.samefile(full):
             raise InvalidRequest(f"{out}: that is the full model itself; choose another name for the trimmed one")
-        with _quantized(full, out.parent, quantization) as source, replacing(out) as temporary:
+        with (
+            quantized(full, out.parent, quantization, partial(progress, "quantizing")) as source,
+            replacing(out) as temporary,
+        ):
             if source != full:
                 told["quantized"] = {"to": quantization, "from_sha256": sha256(full)}
             with temporary.open("xb") as file:
-                write_trimmed(trimmable(source), kept, file, told, progress)
+                write_trimmed(trimmable(source), kept, file, told, partial(progress, "writing"))
             proof = prove(source, temporary)
             size_now = per_token(walk(temporary))
     except OSError as error:
@@ -111,19 +116,6 @@ def trim(
         out, len(kept), len(ranking), len(forced), coverage(kept, held_out), held_out.total(), size_now,
         per_token(part), proof,
     )  # fmt: skip
-
-
-@contextlib.contextmanager
-def _quantized(full: Path, folder: Path, quantization: str | None) -> Iterator[Path]:
-    """The model in the quantization wanted: another file, in a folder of its own inside `folder`, for as long."""
-    if quantization is None:
-        yield full
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".quantized-", dir=folder) as made:
-        source = Path(made) / full.name
-        quantize(full, source, quantization, threads=default_threads())
-        yield source
 
 
 def forced_tokens(part: Part) -> Ids:

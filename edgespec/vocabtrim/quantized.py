@@ -1,0 +1,76 @@
+"""A model in another quantization, made by llama.cpp in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from edgespec import child
+from edgespec.backend import quantize
+from edgespec.errors import ModelError, OutputError, UnsupportedModel
+from edgespec.machine import default_threads
+
+_REFUSED = 3
+"""The exit status of a child whose last line is the whole message."""
+
+_TENSOR = re.compile(r"^\[ *(\d+)/ *(\d+)\]")
+"""How llama.cpp's quantizer begins the line that it logs before each tensor."""
+
+_NEXT_TO_NOTHING = 1 << 20
+
+
+@contextlib.contextmanager
+def quantized(full: Path, folder: Path, kind: str | None, progress: Callable[[int, int], None]) -> Iterator[Path]:
+    """The model with its matrices in `kind`: another file, in a folder of its own inside `folder`, for as long.
+
+    Without a kind it is the model itself. `progress` is called with tensors done and tensors in all. Raises
+    UnsupportedModel with llama.cpp's reason, and OutputError where the disk is full.
+    """
+    if kind is None:
+        yield full
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".quantized-", dir=folder) as made:
+        out = Path(made) / full.name
+        _quantize(full, out, kind, progress)
+        yield out
+
+
+def _quantize(full: Path, out: Path, kind: str, progress: Callable[[int, int], None]) -> None:
+    def each(line: str) -> None:
+        if count := _TENSOR.match(line):
+            progress(int(count[1]), int(count[2]))
+
+    command = (*child.program(__name__), str(full.absolute()), str(out.absolute()), kind)
+    ended = child.run(command, each)
+    if not ended.status:
+        return
+    if shutil.disk_usage(out.parent).free < _NEXT_TO_NOTHING:  # llama.cpp says no more than "iostream error"
+        raise OutputError(f"{out.parent.parent}: no space left for the quantized model; free some and try again")
+    if ended.status == _REFUSED:
+        raise UnsupportedModel(ended.line)
+    raise UnsupportedModel(f"{full}: llama.cpp does not survive bringing it to {kind} ({ended.how})")
+
+
+def main(source: str, out: str, kind: str) -> int:
+    """Quantize in this process and print how far it is; the exit status."""
+    child.expect_to_die()
+    log = logging.getLogger("edgespec.llama_cpp")
+    log.setLevel(logging.DEBUG)
+    log.addHandler(logging.StreamHandler(sys.stdout))
+    try:
+        quantize(Path(source), Path(out), kind, threads=default_threads())
+    except ModelError as error:
+        sys.stdout.write(f"{error}\n")
+        return _REFUSED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
