@@ -9,6 +9,7 @@ are compared with; the ratios are of neighbouring drafts.
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,15 @@ import click
 from common import read_prompts, save, summary
 
 from edgespec.backend import LlamaModel
+from edgespec.bench.memory import peak_of
 from edgespec.gguf_walk import walk
 from edgespec.machine import cache_directory, default_threads
 from edgespec.pairing import open_drafter
 from edgespec.vocabtrim.sizes import per_token
 
 _LENGTH = 5
+_MEMORY_TOKENS = 512
+"""Tokens that a drafter reads before its memory is looked at."""
 
 
 @click.command()
@@ -32,8 +36,12 @@ _LENGTH = 5
 @click.option("--limit", type=int, default=6, show_default=True, help="Prompts.")
 @click.option("--rounds", type=int, default=12, show_default=True, help="Drafts of each drafter and prompt.")
 @click.option("--json", "out", type=click.Path(path_type=Path))
-def main(model: str, drafters: str, prompts: Path, limit: int, rounds: int, out: Path | None) -> None:
+@click.option("--only-load", is_flag=True, hidden=True, help="Nothing is timed: for measuring memory.")
+def main(model: str, drafters: str, prompts: Path, limit: int, rounds: int, out: Path | None, only_load: bool) -> None:
     """Milliseconds for a drafted token, and ratios to the first drafter."""
+    if only_load:
+        load_alone(model, drafters)
+        return
     target = LlamaModel(Path(model), repack=False)
     paths = [Path(name) for name in drafters.split(",")]
     opened = [
@@ -56,7 +64,10 @@ def main(model: str, drafters: str, prompts: Path, limit: int, rounds: int, out:
                 begun = time.perf_counter()
                 drafted = len(drafter.propose(tokens, _LENGTH))
                 times[name].append((time.perf_counter() - begun) / max(1, drafted))
+    for drafter in opened:
+        drafter.close()
     first = paths[0].stem
+    without = memory_of(model, "")
     rows: list[dict[str, Any]] = []
     for path in paths:
         values = times[path.stem]
@@ -66,13 +77,31 @@ def main(model: str, drafters: str, prompts: Path, limit: int, rounds: int, out:
                 "drafter": path.stem, "milliseconds": 1e3 * statistics.median(values),
                 "megabytes_read": size.bytes / 1e6, "million_parameters_read": size.parameters / 1e6,
                 "file_megabytes": path.stat().st_size / 1e6,
+                "memory_megabytes": (memory_of(model, str(path)) - without) / 1e6,
                 "ratio": summary([a / b for a, b in zip(values, times[first], strict=True)]),
             }
         )  # fmt: skip
         low, high = rows[-1]["ratio"]["interval"]
         print(f"{path.stem}: {rows[-1]['milliseconds']:.2f} ms a token, {rows[-1]['ratio']['median']:.3f} of {first}'s "
-              f"[{low:.3f}, {high:.3f}], {size.bytes / 1e6:.0f} MB read")  # fmt: skip
+              f"[{low:.3f}, {high:.3f}], {size.bytes / 1e6:.0f} MB read, "
+              f"{rows[-1]['memory_megabytes']:.0f} MB of memory")  # fmt: skip
     save(out, "time for a drafted token", [target.path, *paths], {"drafters": rows})
+
+
+def load_alone(model: str, drafter: str) -> None:
+    """Open the target's vocabulary and, if there is a name, the drafter, and let it read and draft."""
+    target = LlamaModel(Path(model), repack=False)
+    if drafter:
+        opened = open_drafter(
+            Path(drafter), target, n_ctx=2048, threads=default_threads(), gpu_layers=-1, cache_dir=cache_directory(),
+            window=_MEMORY_TOKENS,
+        )  # fmt: skip
+        opened.propose(list(range(1000, 1000 + _MEMORY_TOKENS)), _LENGTH)
+
+
+def memory_of(model: str, drafter: str) -> int:
+    """The peak memory of a process that does just that."""
+    return peak_of([sys.executable, __file__, "-m", model, "-d", drafter, "--prompts", "none", "--only-load"])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ def main(model: str | None, prompts: Path, per_subtask: int, count: int, drafter
     with load(model, drafter="suffix" if exact else "none", n_ctx=4096, exact=exact) as engine:
         compared = policies(engine, drafters)
         asked = read_prompts(prompts, per_subtask)
-        asked = [prompt for prompt in interleaved(asked) if prompt["question_id"] not in done]
+        asked = [prompt for prompt in asked if prompt["question_id"] not in done]
         noise = {
             n: begun_before.get("rounding_noise", {}).get(str(n), 0.0)
             for n in (2, 4, 8, 16)
@@ -114,16 +113,6 @@ def main(model: str | None, prompts: Path, per_subtask: int, count: int, drafter
             print(f"{number + 1}/{len(asked)}, {left / 60:.0f} min left", end="\r", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     report(rows, noise)
-
-
-def interleaved(prompts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One prompt of each subtask after the other, so that a run that was stopped early still shows all of them."""
-    seen: Counter[str] = Counter()
-    ranked = []
-    for prompt in prompts:
-        seen[subtask(prompt["category"])] += 1
-        ranked.append((seen[subtask(prompt["category"])], prompt))
-    return [prompt for _, prompt in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def report(rows: list[dict[str, Any]], noise: dict[int, float]) -> None:

@@ -177,10 +177,10 @@ def trims(result: Result) -> str:
 def drafter_time(result: Result) -> str:
     """Time for a drafted token."""
     return table(
-        ["drafter", "ms a token", "of the first one's", "MB read a token", "file, MB"],
+        ["drafter", "ms a token", "of the first one's", "MB read a token", "file, MB", "memory, MB"],
         [
             [f"`{row['drafter']}`", f"{row['milliseconds']:.2f}", with_interval(row["ratio"], 3),
-             f"{row['megabytes_read']:.0f}", f"{row['file_megabytes']:.0f}"]
+             f"{row['megabytes_read']:.0f}", f"{row['file_megabytes']:.0f}", f"{row['memory_megabytes']:.0f}"]
             for row in result["drafters"]
         ],
     )  # fmt: skip

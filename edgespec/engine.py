@@ -13,11 +13,11 @@ from edgespec import catalogue, machine
 from edgespec.backend import EXACT_KV, LlamaContext, LlamaModel, LlamaSampler, Message
 from edgespec.chat import Chat
 from edgespec.core import Drafter, Policy, common_prefix
-from edgespec.drafters import KNOWN, make_drafter, names_of
+from edgespec.drafters import make_drafter, names_of
 from edgespec.drafters.model import ModelDrafter
 from edgespec.errors import InvalidRequest
 from edgespec.measured import Measured
-from edgespec.pairing import open_drafter
+from edgespec.pairing import is_model, open_drafters
 from edgespec.policy import AdaptivePolicy
 from edgespec.sampling import SamplingParams
 from edgespec.session import Overflow, Session
@@ -59,7 +59,9 @@ def load(
     """
     cache = cache_dir or machine.cache_directory()
     names = names_of(drafter)
-    drafters = [make_drafter(name) for name in names if not _is_model(name)]
+    for name in names:
+        if not is_model(name):
+            make_drafter(name)  # an unknown name is found out before the model is loaded
     threads = machine.default_threads() if threads is None else threads
     if not 1 <= threads <= 1024:
         raise InvalidRequest(f"{threads} threads: it must be from 1 to 1024")
@@ -75,19 +77,13 @@ def load(
     context = LlamaContext(target, n_ctx=length, threads=threads, kv_type=kv_type, flash_attention=flash_attention)
     if names and not target.can_rewind:
         _log.warning("%s cannot take tokens back (recurrent memory): decoding without drafts", target.name)
-        names, drafters, drafter = (), [], "none"
+        names, drafter = (), "none"
     if exact and names:
         context.max_rows = measured.exact_rows(context, target.vocabulary.size)
         if context.max_rows == 1:
             _log.warning("%s: no evaluation of several tokens is bit-exact here: decoding without drafts", target.name)
-            names, drafters, drafter = (), [], "none"
-    drafters += [
-        open_drafter(
-            catalogue.resolve(name, cache_dir=cache), target,
-            n_ctx=length, threads=threads, gpu_layers=gpu_layers, cache_dir=cache,
-        )
-        for name in names if _is_model(name)
-    ]  # fmt: skip
+            names, drafter = (), "none"
+    drafters = open_drafters(names, target, n_ctx=length, threads=threads, gpu_layers=gpu_layers, cache_dir=cache)
     policy = AdaptivePolicy(drafters, measured.cost(context.max_rows))
     return Engine(target, context, policy, drafters=drafters, drafter_name=drafter, measured=measured)
 
@@ -232,11 +228,6 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _is_model(name: str) -> bool:
-    """Whether the name of a drafter is that of a model."""
-    return name not in KNOWN and (name.endswith(".gguf") or name in catalogue.MODELS or Path(name).is_file())
 
 
 def conversation(prompt: str | Sequence[Message], system: str | None) -> list[Message]:

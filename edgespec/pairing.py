@@ -13,8 +13,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from edgespec import catalogue
 from edgespec.backend import LlamaContext, LlamaModel, LlamaVocabulary
+from edgespec.core import Drafter
 from edgespec.cost import PROMPT_CHUNK
+from edgespec.drafters import KNOWN, make_drafter
 from edgespec.drafters.model import ModelDrafter, Reader, SameVocabulary, Share
 from edgespec.errors import UnsupportedModel
 from edgespec.gguf_values import entry, strings
@@ -87,6 +90,25 @@ class MatchedVocabulary:
 
     def _spelled(self, token: int) -> list[int]:
         return self._drafter.tokenize(self._target.piece(token).decode(errors="replace"))
+
+
+def open_drafters(
+    names: Sequence[str], target: LlamaModel, *, n_ctx: int, threads: int, gpu_layers: int, cache_dir: Path
+) -> list[Drafter]:
+    """The drafters for `target` by `names`, as -d takes them one by one. Raises UnknownDrafter and ModelError."""
+    return [
+        open_drafter(
+            catalogue.resolve(name, cache_dir=cache_dir), target,
+            n_ctx=n_ctx, threads=threads, gpu_layers=gpu_layers, cache_dir=cache_dir,
+        )
+        if is_model(name) else make_drafter(name)
+        for name in names
+    ]  # fmt: skip
+
+
+def is_model(name: str) -> bool:
+    """Whether the name of a drafter is that of a model."""
+    return name not in KNOWN and (name.endswith(".gguf") or name in catalogue.MODELS or Path(name).is_file())
 
 
 def open_drafter(

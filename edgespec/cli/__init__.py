@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
+from importlib import import_module
 from typing import Any
 
 import click
 
 from edgespec import EdgespecError, __version__
-from edgespec.cli.calibrate import calibrate
-from edgespec.cli.chat import chat
-from edgespec.cli.doctor import doctor
-from edgespec.cli.generate import generate
-from edgespec.cli.trim import trim
+
+_COMMANDS = ("generate", "chat", "calibrate", "trim", "doctor", "bench")
+"""Each is in the module of its name, which is only imported where the command is wanted."""
 
 
 class _OneLine(click.ClickException):
@@ -24,7 +23,16 @@ class _OneLine(click.ClickException):
 
 
 class _Commands(click.Group):
-    """Turns what edgespec raises on purpose into one line."""
+    """Finds the commands, and turns what edgespec raises on purpose into one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"edgespec.cli.{cmd_name}"), cmd_name)
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -54,10 +62,3 @@ def _log_to_stderr(verbose: int) -> None:
     logger = logging.getLogger("edgespec")
     logger.addHandler(handler)
     logger.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
-
-
-main.add_command(generate)
-main.add_command(chat)
-main.add_command(calibrate)
-main.add_command(trim)
-main.add_command(doctor)

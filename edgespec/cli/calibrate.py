@@ -12,8 +12,8 @@ import click
 
 from edgespec import machine
 from edgespec.backend import LlamaModel
+from edgespec.bench.prompts import read_prompts
 from edgespec.catalogue import resolve
-from edgespec.cli.generate import read_prompts
 from edgespec.cli.options import gpu_layers_option, model_option, read_text, threads_option
 from edgespec.errors import InvalidRequest, OutputError
 from edgespec.vetting import vet

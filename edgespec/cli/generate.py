@@ -11,10 +11,10 @@ from typing import Any
 import click
 
 from edgespec import Engine, SamplingParams, Session
+from edgespec.bench.prompts import read_prompts
 from edgespec.cli.interrupt import cancelled_by_ctrl_c
 from edgespec.cli.options import model_options, open_engine, read_text, sampling_of, sampling_options, stats_option
 from edgespec.cli.report import Decisions, PromptProgress, as_json, decisions_of, print_stats
-from edgespec.errors import InvalidRequest
 
 
 @click.command()
@@ -58,21 +58,6 @@ def _conversations(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
         raise click.UsageError("no prompt: give -p TEXT, -f FILE, --prompts FILE.jsonl, or pipe one in")
     else:
         yield {"turns": [sys.stdin.buffer.read().decode("utf-8")]}
-
-
-def read_prompts(path: Path) -> Iterator[dict[str, Any]]:
-    """The conversations of a JSON-lines file in Spec-Bench's form: {"question_id", "category", "turns": [...]}."""
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            prompt = json.loads(line)
-        except ValueError as error:
-            raise InvalidRequest(f"{path}, line {number}: not JSON ({error})") from error
-        turns = prompt.get("turns") if isinstance(prompt, dict) else None
-        if not (isinstance(turns, list) and turns and all(isinstance(turn, str) for turn in turns)):
-            raise InvalidRequest(f'{path}, line {number}: it must be an object with "turns", a list of texts')
-        yield prompt
 
 
 def _answer(engine: Engine, conversation: dict[str, Any], sampling: SamplingParams, options: dict[str, Any]) -> None:

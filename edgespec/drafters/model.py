@@ -94,6 +94,8 @@ class ModelDrafter:
         self.share = share
         self.close = close
         self.context = context
+        self.evaluations = 0
+        """How often it read its weights."""
         self._reader = reader
         self._window = window
         self._anchor = 0
@@ -181,10 +183,12 @@ class ModelDrafter:
         begun = time.perf_counter()
         if owed == 1 or (owed == 2 and self.cost.ratio(2) > 2.0):
             row: Row = self.context.evaluate(view, NOTHING)[0]  # one by one
+            self.evaluations += owed
             self.cost.observe(1, (time.perf_counter() - begun) / owed)
             return row
         prefilled = self.context.prefill(view)
         assert prefilled is not None
+        self.evaluations += 1
         self.cost.observe(owed, time.perf_counter() - begun)
         return prefilled
 

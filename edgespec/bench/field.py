@@ -1,0 +1,143 @@
+"""edgespec's own contestants: plain decoding and drafters on one target, each with a context of its own.
+
+They answer in lockstep: whoever has fewer tokens makes the next block. A busy moment of the machine then falls on all
+of them, and a ratio is worth far more than one between whole answers. Nobody profits from having seen an answer before:
+n-gram drafters and acceptance estimates are new for each, drafter models have read nothing yet. What an evaluation
+costs is remembered, by each for itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edgespec.backend import LlamaContext
+from edgespec.bench.answers import Answer
+from edgespec.core import Drafter
+from edgespec.cost import CostCurve
+from edgespec.drafters import names_of
+from edgespec.drafters.model import ModelDrafter
+from edgespec.engine import Engine, load
+from edgespec.machine import cache_directory
+from edgespec.pairing import open_drafters
+from edgespec.policy import AdaptivePolicy
+from edgespec.sampling import SamplingParams
+from edgespec.session import Session
+
+PLAIN = "plain"
+
+
+def name_of(drafters: str) -> str:
+    """The drafters without the folders of their files."""
+    return "+".join(Path(name).name for name in drafters.split("+"))
+
+
+class Field:
+    """Plain decoding and `drafters` (as -d takes them) on one target. Use it as a context manager.
+
+    The first of `drafters` is what the others are compared with.
+    """
+
+    def __init__(
+        self, model: str | None, drafters: Sequence[str], *, n_ctx: int, threads: int | None, gpu_layers: int
+    ) -> None:
+        first = load(model, drafter=drafters[0], n_ctx=n_ctx, threads=threads, gpu_layers=gpu_layers)
+        self._engines = {name_of(drafters[0]): first}
+        self._drafters: dict[str, Sequence[Drafter]] = {name_of(drafters[0]): first.drafters}
+        for other in (*drafters[1:], "none"):
+            context = LlamaContext(first.model, n_ctx=n_ctx, threads=first.context.threads)
+            assert isinstance(first.policy, AdaptivePolicy)
+            cost = CostCurve(first.policy.cost.rows)
+            cost.restore(first.policy.cost.as_json())
+            name = name_of(other) if other != "none" else PLAIN
+            self._drafters[name] = open_drafters(
+                names_of(other), first.model,
+                n_ctx=n_ctx, threads=first.context.threads, gpu_layers=gpu_layers, cache_dir=cache_directory(),
+            )  # fmt: skip
+            self._engines[name] = Engine(first.model, context, AdaptivePolicy((), cost), drafter_name=name)
+        self.first = first
+
+    @property
+    def names(self) -> list[str]:
+        """The contestants, plain decoding last."""
+        return list(self._engines)
+
+    @property
+    def plain(self) -> Engine:
+        """The one that decodes plainly."""
+        return self._engines[PLAIN]
+
+    def shares(self) -> dict[str, float]:
+        """The bytes that a guess reads as a share of the target's, of each contestant that drafts with a model."""
+        return {
+            name: drafter.share.bytes
+            for name, drafters in self._drafters.items()
+            for drafter in drafters
+            if isinstance(drafter, ModelDrafter)
+        }
+
+    def answer(self, prompt: Sequence[int], count: int, sampling: SamplingParams) -> dict[str, Answer]:
+        """One answer of each."""
+        begun = {name: self._guesses(name) for name in self._engines}
+        sessions = {name: self._session(name, prompt, count, sampling) for name in self._engines}
+        seconds = in_lockstep(sessions)
+        return {
+            name: _answer(session, seconds[name], self._guesses(name) - begun[name])
+            for name, session in sessions.items()
+        }
+
+    def _session(self, name: str, prompt: Sequence[int], count: int, sampling: SamplingParams) -> Session:
+        engine = self._engines[name]
+        assert isinstance(engine.policy, AdaptivePolicy)
+        fresh = [drafter if isinstance(drafter, ModelDrafter) else type(drafter)() for drafter in self._drafters[name]]
+        for drafter in fresh:
+            if isinstance(drafter, ModelDrafter):
+                drafter.context.rewind(0)
+        engine.policy = AdaptivePolicy(fresh, engine.policy.cost)
+        return engine.session(list(prompt), sampling=sampling, max_tokens=count)
+
+    def _guesses(self, name: str) -> int:
+        return sum(drafter.evaluations for drafter in self._drafters[name] if isinstance(drafter, ModelDrafter))
+
+    def __enter__(self) -> Field:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, engine in self._engines.items():
+            if engine is not self.first:
+                for drafter in self._drafters[name]:
+                    if isinstance(drafter, ModelDrafter):
+                        drafter.close()
+                engine.context.close()
+        self.first.close()
+
+
+def in_lockstep(sessions: Mapping[str, Session]) -> dict[str, float]:
+    """Make the answers block by block; the seconds of each after its first token."""
+    for session in sessions.values():
+        session.step()
+    seconds = dict.fromkeys(sessions, 0.0)
+    while behind := [name for name, session in sessions.items() if not session.finished]:
+        name = min(behind, key=lambda name: (len(sessions[name].emitted), seconds[name]))
+        begun = time.perf_counter()
+        sessions[name].step()
+        seconds[name] += time.perf_counter() - begun
+    return seconds
+
+
+def _answer(session: Session, seconds: float, guesses: int) -> Answer:
+    tally = session.tally
+    return Answer(
+        tokens=tuple(session.emitted),
+        seconds=seconds,
+        first_token_seconds=tally.first_token_seconds,
+        blocks=tally.blocks,
+        drafted=tally.drafted,
+        accepted=tally.accepted,
+        guesses=guesses,
+        judged_at={name: [count for _, count in sorted(one.judged_at.items())] for name, one in tally.drafters.items()},
+        accepted_at={
+            name: [one.accepted_at[depth] for depth in sorted(one.judged_at)] for name, one in tally.drafters.items()
+        },
+    )

@@ -1,0 +1,107 @@
+"""Figures from a result of the benchmark: everything is computed from what was counted and timed, nothing is stored."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from edgespec.bench.field import PLAIN
+from edgespec.bench.prompts import subtask
+from edgespec.bench.statistics import summary
+
+Row = dict[str, Any]
+"""One prompt of a result."""
+
+OVERALL = "overall"
+
+
+def speed_of(answer: dict[str, Any]) -> float:
+    """Tokens per second after the first token."""
+    return float((answer["tokens"] - 1) / answer["seconds"]) if answer.get("seconds") else 0.0
+
+
+def groups(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """The prompts by subtask, and all of them as `overall`."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(subtask(row["category"]), []).append(row)
+    return {**found, OVERALL: [row for group in found.values() for row in group]}
+
+
+def contestants(result: dict[str, Any]) -> list[str]:
+    """Everybody, plain decoding first, then the drafters, then the peers."""
+    settings = result["settings"]
+    return [PLAIN, *settings["drafters"], *settings["peers"]]
+
+
+def ratios(row: Row, name: str, other: str) -> list[float]:
+    """Speeds of `name` over those of `other`, round by round."""
+    pairs = zip(row["answers"][name], row["answers"][other], strict=False)  # peers sit some rounds out
+    return [speed_of(one) / speed_of(two) for one, two in pairs if speed_of(two)]
+
+
+def paired(rows: Sequence[Row], name: str, other: str) -> dict[str, Any]:
+    """Median, interval and spread of all the pairs of some prompts."""
+    return summary([ratio for row in rows for ratio in ratios(row, name, other)])
+
+
+def mean_ratio(rows: Sequence[Row], name: str, other: str) -> float:
+    """The mean over prompts of the median ratio."""
+    return statistics.mean(statistics.median(ratios(row, name, other)) for row in rows)
+
+
+def total_speed(rows: Sequence[Row], name: str) -> float:
+    """All tokens over all time, each prompt's from the median of its rounds."""
+    tokens = [row["answers"][PLAIN][0]["tokens"] for row in rows]
+    speeds = [statistics.median(map(speed_of, row["answers"][name])) for row in rows]
+    return float(sum(tokens) / sum(count / speed for count, speed in zip(tokens, speeds, strict=True)))
+
+
+def counted(rows: Sequence[Row], name: str, key: str) -> int:
+    """The sum of a count over all answers."""
+    return sum(answer.get(key, 0) for row in rows for answer in row["answers"][name])
+
+
+def block_length(rows: Sequence[Row], name: str) -> float:
+    """Tokens per evaluation of the target, after the prompt's."""
+    answers = sum(len(row["answers"][name]) for row in rows)
+    return (counted(rows, name, "tokens") - answers) / max(1, counted(rows, name, "blocks"))
+
+
+def acceptance(rows: Sequence[Row], name: str) -> float | None:
+    """The accepted share of the drafted tokens; None where nothing was drafted."""
+    drafted = counted(rows, name, "drafted")
+    return counted(rows, name, "accepted") / drafted if drafted else None
+
+
+def memory_bound(rows: Sequence[Row], name: str, share: float) -> float:
+    """The speed-up if time were the reading of weights and nothing else (MBSU; VocabTrim, arXiv 2506.22694, section 5).
+
+    `share`: what a guess of a drafter model reads, as a share of what the target reads for a token.
+    """
+    guesses, blocks = counted(rows, name, "guesses"), max(1, counted(rows, name, "blocks"))
+    return block_length(rows, name) / (1.0 + share * guesses / blocks)
+
+
+def acceptance_by_place(rows: Sequence[Row], name: str) -> dict[str, list[tuple[int, int]]]:
+    """By drafter, for each place in the draft: how many tokens were accepted there, of how many that were judged."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for answer in (answer for row in rows for answer in row["answers"][name]):
+        for drafter, judged in answer.get("judged_at", {}).items():
+            places = found.setdefault(drafter, [])
+            places += [(0, 0)] * (len(judged) - len(places))
+            for place, (count, right) in enumerate(zip(judged, answer["accepted_at"][drafter], strict=True)):
+                places[place] = places[place][0] + right, places[place][1] + count
+    return found
+
+
+def best_possible(curve: dict[str, Any]) -> tuple[float, int]:
+    """The speed-up of drafts that are free and always right, at the best size, and that number of tokens."""
+    single = curve["ms"]["1"]
+    return max((int(n) * single / milliseconds, int(n)) for n, milliseconds in curve["ms"].items())
+
+
+def same_text(rows: Sequence[Row], name: str) -> int:
+    """How many prompts got the plain answer, to the token, in every round."""
+    return sum(name not in row["partings"] for row in rows)

@@ -1,0 +1,194 @@
+"""Other programs that answer with the same model: llama.cpp's server, and plain llama-cpp-python."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edgespec import child
+from edgespec.bench.answers import Answer, Peer
+from edgespec.bench.memory import peak_so_far
+from edgespec.errors import EvaluationError, InvalidRequest
+
+_SERVERS = {
+    "llama-server": "",
+    "ngram-simple": "--spec-type ngram-simple",
+    "ngram-mod": "--spec-type ngram-mod",
+    "ngram-cache": "--spec-type ngram-cache",
+}
+_LLAMA = "llama-cpp-python"
+_LOOKUP = "prompt-lookup"
+_LOOKUP_TOKENS = 2
+"""What llama-cpp-python's documentation advises on a CPU; its default is 10."""
+
+_PATIENCE = 900.0
+"""Seconds that an answer may take, and a model may take to load."""
+
+
+class PeerSpec(NamedTuple):
+    """A peer that is wanted: its name, and the arguments of a llama-server, or None for llama-cpp-python."""
+
+    name: str
+    server_arguments: tuple[str, ...] | None
+    lookup: int = 0
+    """Tokens that `LlamaPromptLookupDecoding` drafts; 0: none."""
+
+
+def parsed(text: str) -> PeerSpec:
+    """A peer as --peer names it. Raises InvalidRequest.
+
+    `llama-cpp-python` decodes plainly; `prompt-lookup[=N]` is the same with LlamaPromptLookupDecoding; `llama-server`,
+    `ngram-simple`, `ngram-mod` and `ngram-cache` are a llama-server; NAME=ARGUMENTS is one with these arguments.
+    """
+    name, equals, arguments = text.partition("=")
+    if name == _LLAMA and not equals:
+        return PeerSpec(name, None)
+    if name == _LOOKUP:
+        if equals and not (arguments.isdigit() and int(arguments)):
+            raise InvalidRequest(f"peer {text!r}: write {_LOOKUP}=N with the tokens of a draft")
+        lookup = int(arguments) if equals else _LOOKUP_TOKENS
+        return PeerSpec(f"{name} {lookup}", None, lookup)
+    if not equals and name not in _SERVERS:
+        known = ", ".join([_LLAMA, _LOOKUP, *_SERVERS])
+        raise InvalidRequest(f"no peer {text!r}: choose {known}, or write NAME=ARGUMENTS of a llama-server")
+    try:
+        return PeerSpec(name, tuple(shlex.split(arguments if equals else _SERVERS[name])))
+    except ValueError as error:
+        raise InvalidRequest(f"peer {text!r}: {error}") from error
+
+
+def started(spec: PeerSpec, model: Path, *, server: Path | None, n_ctx: int, threads: int) -> Peer:
+    """The peer, ready to answer. Raises EvaluationError when it does not start, InvalidRequest without a server."""
+    if spec.server_arguments is None:
+        return LlamaCppPython(model, n_ctx=n_ctx, threads=threads, lookup=spec.lookup)
+    if server is None:
+        raise InvalidRequest(f"the peer {spec.name} is a llama-server: name its file (--server)")
+    return LlamaServer(server, model, spec.server_arguments, n_ctx=n_ctx, threads=threads)
+
+
+class LlamaServer:
+    """A llama-server on the loopback interface."""
+
+    def __init__(self, server: Path, model: Path, arguments: Sequence[str], *, n_ctx: int, threads: int) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self._address = f"http://127.0.0.1:{port}"
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        command = [
+            str(server.absolute()), "-m", str(model), "--host", "127.0.0.1", "--port", str(port), "-c", str(n_ctx),
+            "-t", str(threads), "-np", "1", *arguments,
+        ]  # fmt: skip
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._log
+            )
+        except OSError as error:
+            self._log.close()
+            raise EvaluationError(f"{server} cannot be started: {error.strerror}") from error
+        try:
+            self._wait_until_ready(command)
+        except BaseException:
+            self.close()
+            raise
+
+    def _wait_until_ready(self, command: Sequence[str]) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                reason = self._last_error() or f"status {self._process.returncode}"
+                raise EvaluationError(f"llama-server ended at once ({reason}): {shlex.join(command)}")
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{self._address}/health", timeout=5).close()
+                return
+            time.sleep(0.2)
+        raise EvaluationError(f"llama-server is not ready after {_PATIENCE:.0f} s: {shlex.join(command)}")
+
+    def _last_error(self) -> str:
+        self._log.seek(0)
+        lines = [line.strip() for line in self._log.read().decode(errors="replace").split("\n")]
+        return next((line for line in lines if "error" in line.lower()), "")
+
+    def answer(self, prompt: Sequence[int], count: int, temperature: float, seed: int) -> Answer:
+        body = {
+            "prompt": list(prompt), "n_predict": count, "temperature": temperature, "seed": seed, "cache_prompt": True,
+            "return_tokens": True, "samplers": ["temperature"],
+        }  # fmt: skip
+        request = urllib.request.Request(
+            f"{self._address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=_PATIENCE) as response:
+                told = json.load(response)
+        except (OSError, ValueError) as error:
+            raise EvaluationError(f"llama-server did not answer: {error}") from error
+        timings = told["timings"]
+        accepted = int(timings.get("draft_n_accepted", 0))
+        return Answer(
+            tokens=tuple(told["tokens"]),
+            seconds=timings["predicted_ms"] / 1e3,
+            first_token_seconds=timings["prompt_ms"] / 1e3,
+            blocks=max(0, len(told["tokens"]) - 1 - accepted),
+            drafted=int(timings.get("draft_n", 0)),
+            accepted=accepted,
+        )
+
+    def close(self) -> int | None:
+        peak = peak_so_far(self._process.pid)
+        self._process.terminate()
+        self._process.wait()
+        self._log.close()
+        return peak
+
+
+class LlamaCppPython:
+    """llama-cpp-python's `Llama` in a process of its own (`edgespec.backend.llama_peer`)."""
+
+    def __init__(self, model: Path, *, n_ctx: int, threads: int, lookup: int) -> None:
+        command = (*child.program("edgespec.backend.llama_peer"), str(model), str(n_ctx), str(threads), str(lookup))
+        self._process: subprocess.Popen[str] = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8",
+            cwd=child.ROOT,
+        )  # fmt: skip
+        try:
+            self._read()  # it says so when the model is loaded
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise EvaluationError(f"llama-cpp-python ended with status {self._process.wait()}")
+        return json.loads(line)
+
+    def answer(self, prompt: Sequence[int], count: int, temperature: float, seed: int) -> Answer:
+        asked = {"prompt": list(prompt), "count": count, "temperature": temperature, "seed": seed}
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(asked) + "\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            raise EvaluationError(f"llama-cpp-python is gone: {error.strerror}") from error
+        told = self._read()
+        return Answer(**{**told, "tokens": tuple(told["tokens"])})
+
+    def close(self) -> int | None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        peak = peak_so_far(self._process.pid)
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()  # which ends it
+        self._process.wait()
+        self._process.stdout.close()
+        return peak

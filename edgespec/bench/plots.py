@@ -1,0 +1,88 @@
+"""Pictures of a result of the benchmark. Needs matplotlib."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from edgespec.bench import figures
+from edgespec.bench.field import PLAIN
+
+_DPI = 120
+_PLACES = 16
+_FEWEST = 10
+"""A share of fewer judged tokens than this is noise."""
+
+
+def draw(result: dict[str, Any], folder: Path, stem: str) -> dict[str, str]:
+    """Write the plots to `folder`; their titles and file names."""
+    if not result["prompts"]:
+        return {}
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn: dict[str, str] = {}
+    for name, title, paint, size in (
+        ("speed-up", "Speed over plain decoding, by subtask", _speed_ups, (9.0, 4.5)),
+        ("curve", "T(n): the time of an evaluation of n tokens", _curve, (6.0, 4.0)),
+        ("acceptance", "Acceptance by place in the draft", _acceptance, (6.0, 4.0)),
+    ):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots()
+        axes.set_title(title, loc="left", fontsize="medium")
+        axes.spines[["top", "right"]].set_visible(False)
+        if paint(axes, result):
+            figure.legend(loc="outside lower center", ncols=4, fontsize="x-small", frameon=False)
+            drawn[title] = f"{stem}-{name}.png"
+            figure.savefig(folder / drawn[title], dpi=_DPI)
+    return drawn
+
+
+def _speed_ups(axes: Axes, result: dict[str, Any]) -> bool:
+    """Bars by subtask, whiskers for the 95% interval of the median."""
+    groups = figures.groups(result["prompts"])
+    names = figures.contestants(result)[1:]
+    width = 0.8 / len(names)
+    for place, name in enumerate(names):
+        ratios = [figures.paired(group, name, PLAIN) for group in groups.values()]
+        medians = [ratio["median"] for ratio in ratios]
+        whiskers = [
+            [ratio["median"] - ratio["interval"][0] for ratio in ratios],
+            [ratio["interval"][1] - ratio["median"] for ratio in ratios],
+        ]
+        at = [number - 0.4 + width * (place + 0.5) for number in range(len(groups))]
+        axes.bar(at, medians, width, yerr=whiskers, label=name, error_kw={"elinewidth": 0.8})
+    axes.axhline(1.0, color="black", linewidth=0.8)
+    axes.set_xticks(range(len(groups)), groups, rotation=20, ha="right", fontsize="small")
+    axes.set_ylabel("times plain decoding")
+    return True
+
+
+def _curve(axes: Axes, result: dict[str, Any]) -> bool:
+    """T(n)/T(1), and what it would be if n tokens took n times as long."""
+    times = {int(n): value for n, value in result["curve"]["ms"].items()}
+    axes.plot(list(times), [value / times[1] for value in times.values()], marker="o", markersize=3, label="together")
+    axes.plot(list(times), list(times), color="gray", linewidth=0.8, linestyle="--", label="one by one")
+    axes.set_xlabel("n, tokens of an evaluation")
+    axes.set_ylabel("T(n) / T(1)")
+    axes.set_ylim(0, 1.3 * max(value / times[1] for value in times.values()))
+    return True
+
+
+def _acceptance(axes: Axes, result: dict[str, Any]) -> bool:
+    """A line for each drafter of each contestant."""
+    for name in result["settings"]["drafters"]:
+        for drafter, places in figures.acceptance_by_place(result["prompts"], name).items():
+            shown = [
+                (at, right / judged) for at, (right, judged) in enumerate(places[:_PLACES], 1) if judged >= _FEWEST
+            ]
+            if shown:
+                label = drafter if drafter == name else f"{name}: {drafter}"
+                axes.plot(*zip(*shown, strict=True), marker="o", markersize=3, label=label)
+    if not axes.lines:
+        return False
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("place in the draft")
+    axes.set_ylabel("right, if those before it were")
+    return True

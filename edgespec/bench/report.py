@@ -1,0 +1,171 @@
+"""A result of the benchmark for people: a few lines, or a report in Markdown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from edgespec.bench import figures
+from edgespec.bench.field import PLAIN
+
+_PLACES = 8
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
+
+
+def with_interval(ratio: Mapping[str, Any], digits: int = 2) -> str:
+    """A median with its interval."""
+    low, high = ratio["interval"]
+    return f"{ratio['median']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def summary_lines(result: dict[str, Any]) -> Iterator[str]:
+    """How each contestant did over all prompts."""
+    rows = result["prompts"]
+    if not rows:
+        yield "no prompt was measured"
+        return
+    yield f"{PLAIN}: {figures.total_speed(rows, PLAIN):.2f} tokens/s"
+    for name in figures.contestants(result)[1:]:
+        ratio = figures.paired(rows, name, PLAIN)
+        line = f"{name}: {figures.total_speed(rows, name):.2f} tokens/s, {with_interval(ratio)} times plain decoding"
+        line += f", {figures.block_length(rows, name):.2f} tokens a block"
+        if not result["settings"]["temperature"] or name in result["settings"]["drafters"]:
+            line += f", the same text for {figures.same_text(rows, name)} of {len(rows)} prompts"
+        yield line
+
+
+def markdown(result: dict[str, Any], plots: Mapping[str, str]) -> str:
+    """The whole report. `plots` are titles and file names of pictures beside it."""
+    models = ", ".join(model["file"] for model in result["models"])
+    machine, versions = result["machine"], result["versions"]
+    head = [
+        f"# {models}",
+        f"{result['date']}, {machine['cpu']}, {machine['cores']} cores, edgespec {versions['edgespec']}, "
+        f"{versions['llama.cpp'].split(';')[0]}: `{result['command']}`",
+    ]
+    pictures = [f"![{title}]({file})" for title, file in plots.items()]
+    return "\n\n".join([*head, *sections(result), *pictures]) + "\n"
+
+
+def sections(result: dict[str, Any]) -> Iterator[str]:
+    """The tables, each with a sentence that says what it shows."""
+    if not result["prompts"]:
+        yield "No prompt was measured."
+        return
+    settings = result["settings"]
+    main = settings["drafters"][0]
+    yield (
+        f"Speed after the first token, at temperature {settings['temperature']:g}: medians of the ratios to plain "
+        f"decoding, pair by pair, with 95% intervals (of the peers, by the rounds they took part in)."
+    )
+    yield _speeds(result)
+    if settings["peers"]:
+        yield f"`{main}` against the others: the ratio of all tokens over all time, and the range by prompt."
+        yield _against(result, main)
+    best, size = figures.best_possible(result["curve"])
+    yield (
+        f"What was drafted. Here drafts that cost nothing and are always right would make text {best:.2f} times as "
+        f"fast ({size} tokens an evaluation); the last column is what share of that speed was reached."
+    )
+    yield _drafting(result, best)
+    yield from _places(result)
+    yield from _partings(result)
+    if result["skipped"]:
+        left_out = "; ".join(f"{row['category']} {row['question_id']}, {row['reason']}" for row in result["skipped"])
+        yield f"Left out: {left_out}."
+    curve = result["curve"]
+    yield (
+        f"T(n) after {curve['context']} tokens of context"
+        + (" (measured while the machine was busy)" if curve["busy"] else "")
+        + ":"
+    )
+    single = curve["ms"]["1"]
+    yield table(
+        ["n", *curve["ms"]],
+        [
+            ["ms", *(f"{value:.0f}" for value in curve["ms"].values())],
+            ["T(n)/T(1)", *(f"{value / single:.2f}" for value in curve["ms"].values())],
+            ["best speed-up", *(f"{int(n) * single / value:.2f}" for n, value in curve["ms"].items())],
+        ],
+    )
+
+
+def _speeds(result: dict[str, Any]) -> str:
+    others = figures.contestants(result)[1:]
+    rows = [
+        [
+            f"{title} ({len(group)})",
+            f"{figures.total_speed(group, PLAIN):.2f}",
+            *(with_interval(figures.paired(group, name, PLAIN)) for name in others),
+        ]
+        for title, group in figures.groups(result["prompts"]).items()
+    ]
+    every = result["prompts"]
+    rows.append(["mean of prompts", "", *(f"{figures.mean_ratio(every, name, PLAIN):.2f}" for name in others)])
+    speeds = [figures.total_speed(every, name) for name in (PLAIN, *others)]
+    rows.append(["all tokens / all time", f"{speeds[0]:.2f}", *(f"{speed / speeds[0]:.2f}" for speed in speeds[1:])])
+    return table(["subtask (prompts)", "plain, tokens/s", *(f"`{name}`" for name in others)], rows)
+
+
+def _against(result: dict[str, Any], main: str) -> str:
+    others = [name for name in figures.contestants(result)[1:] if name != main]
+    rows = []
+    for title, group in figures.groups(result["prompts"]).items():
+        cells = [title]
+        for name in others:
+            ratio = figures.total_speed(group, main) / figures.total_speed(group, name)
+            each = [statistics.median(figures.ratios(row, main, name)) for row in group]
+            cells.append(f"{ratio:.2f} ({min(each):.2f} to {max(each):.2f})")
+        rows.append(cells)
+    return table(["subtask", *(f"`{name}`" for name in others)], rows)
+
+
+def _drafting(result: dict[str, Any], best: float) -> str:
+    every = result["prompts"]
+    plain = figures.total_speed(every, PLAIN)
+    rows = []
+    for name in figures.contestants(result):
+        accepted = figures.acceptance(every, name)
+        first = statistics.median(row["first_token_seconds"][name] for row in every)
+        peak = result["memory"].get(name)
+        rows.append(
+            [
+                f"`{name}`",
+                f"{figures.block_length(every, name):.2f}",
+                "" if accepted is None else f"{accepted:.0%} of {figures.counted(every, name, 'drafted')}",
+                f"{figures.memory_bound(every, name, result['shares'].get(name, 0.0)):.2f}",
+                f"{first:.2f}",
+                "" if peak is None else f"{peak / 1e6:.0f}",
+                f"{figures.same_text(every, name)} of {len(every)}",
+                f"{figures.total_speed(every, name) / plain / best:.0%}",
+            ]
+        )
+    head = ["", "tokens a block", "accepted", "MBSU by bytes", "first token, s", "peak memory, MB", "same text"]
+    return table([*head, "of the best possible"], rows)
+
+
+def _places(result: dict[str, Any]) -> Iterator[str]:
+    rows = []
+    for name in result["settings"]["drafters"]:
+        for drafter, places in figures.acceptance_by_place(result["prompts"], name).items():
+            shares = [f"{right / judged:.0%}" if judged else "" for right, judged in places[:_PLACES]]
+            rows.append([f"`{name}`", f"`{drafter}`", *shares, *[""] * (_PLACES - len(shares))])
+    if rows:
+        yield "How often a drafted token is right, by its place in the draft, if those before it were:"
+        yield table(["", "drafter", *map(str, range(1, _PLACES + 1))], rows)
+
+
+def _partings(result: dict[str, Any]) -> Iterator[str]:
+    rows = [
+        [f"{row['category']} {row['question_id']}", f"`{name}`", str(one["position"]), f"{one['margin']:.4f}"]
+        for row in result["prompts"]
+        for name, one in row["partings"].items()
+    ]
+    if rows:
+        yield "Texts that differ from the plain one: at which token, and by how many logits the plain token was ahead."
+        yield table(["prompt", "", "token", "margin"], rows)

@@ -1,0 +1,68 @@
+"""Result files: JSON that says where its figures come from."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import re
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from edgespec import __version__
+from edgespec.backend import build_name
+from edgespec.errors import InvalidRequest, OutputError
+from edgespec.machine import cpu_name, default_threads
+from edgespec.store import read_json, replacing
+
+
+def without_folders(word: str) -> str:
+    """An argument with the paths in it that lead out of the working directory cut down to their last part."""
+    return re.sub(r"(^|[\s+=,])(?:\.\.)?/[^\s+,]*?([^/\s+,]+)(?=$|[\s+,])", r"\1\2", word)
+
+
+def origin(what: str, models: Iterable[Path], command: Iterable[str]) -> dict[str, Any]:
+    """What was measured, by which command, when, on which machine, with which versions and model files."""
+    return {
+        "what": what,
+        "command": shlex.join(map(without_folders, command)),
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "machine": {"cpu": cpu_name(), "cores": default_threads(), "system": platform.platform()},
+        "versions": {
+            "edgespec": __version__,
+            "llama.cpp": build_name(),
+            "python": platform.python_version(),
+        },
+        "models": [{"file": model.name, "bytes": model.stat().st_size} for model in models],
+    }
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """Put a result into its file, at once or not at all. Raises OutputError."""
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def begun(path: Path, what: str, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """What an earlier run with these settings left in `path`, to be gone on with; None where there is no file.
+
+    Raises InvalidRequest where the file is something else, or other settings made it.
+    """
+    if not path.exists():
+        return None
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("what") != what or not isinstance(found.get("prompts"), list):
+        raise InvalidRequest(f"{path}: it exists and is no result of this benchmark; choose another file")
+    old = found.get("settings", {})
+    other = sorted(key for key in {*old, *settings} if old.get(key) != settings.get(key))
+    if other:
+        raise InvalidRequest(
+            f"{path}: it was begun with another {', '.join(other)} (" + ", ".join(f"{old.get(k)!r}" for k in other) +
+            "); choose another file, or remove this one"
+        )  # fmt: skip
+    return found

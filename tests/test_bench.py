@@ -1,0 +1,373 @@
+"""The benchmark: its figures, its contestants, and a whole run on a tiny model, with a llama-server that is a fake."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import textwrap
+from collections import Counter
+
+import pytest
+from click.testing import CliRunner
+from gguf_files import tiny_model
+from hypothesis import given
+from hypothesis import strategies as st
+from test_vocabtrim import TEMPLATE
+
+from edgespec.bench import figures, run
+from edgespec.bench.field import PLAIN, Field, in_lockstep
+from edgespec.bench.memory import peak_of, peak_so_far
+from edgespec.bench.peers import parsed
+from edgespec.bench.prompts import identified, read_prompts, spread, subtask
+from edgespec.bench.report import markdown
+from edgespec.bench.results import without_folders
+from edgespec.bench.statistics import interval, summary
+from edgespec.cli import main
+from edgespec.cost import CostCurve
+from edgespec.drafters import make_drafter
+from edgespec.errors import EvaluationError, InvalidRequest
+from edgespec.policy import AdaptivePolicy
+from edgespec.session import Session
+from edgespec.testing import FixedPolicy, KeyedSampler, TableModel
+
+CATEGORIES = ("writing", "math", "rag", "qa")
+SERVER = """
+    import json, sys
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    arguments = sys.argv[1:]
+    if "--die" in arguments:
+        sys.exit("error: no such drafter")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.reply({"status": "ok"})
+
+        def do_POST(self):
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            tokens = [7] * asked["n_predict"]
+            self.reply({"tokens": tokens, "timings": {
+                "predicted_ms": 100.0, "prompt_ms": 50.0, "draft_n": 10, "draft_n_accepted": 4}})
+
+        def reply(self, body):
+            data = json.dumps(body).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    HTTPServer(("127.0.0.1", int(arguments[arguments.index("--port") + 1])), Handler).serve_forever()
+"""
+
+
+@given(st.lists(st.sampled_from(CATEGORIES), max_size=40), st.integers(1, 9))
+def test_prompts_are_spread_evenly(categories, wanted):
+    prompts = identified([{"turns": ["a"], "category": category} for category in categories])
+    chosen = spread(prompts, wanted)
+    there, taken = (Counter(subtask(one["category"]) for one in group) for group in (prompts, chosen))
+    assert taken == Counter({name: min(wanted, count) for name, count in there.items()})
+    assert len({one["question_id"] for one in chosen}) == len(chosen)
+    for name in there:  # in the order of the file, and not all from its beginning
+        numbers = [one["question_id"] for one in chosen if subtask(one["category"]) == name]
+        assert numbers == sorted(numbers)
+    seen: Counter[str] = Counter()
+    for one in chosen:  # a run that was stopped has seen as many of each, as far as there are so many
+        seen[subtask(one["category"])] += 1
+        most = max(seen.values())
+        assert all(seen[name] >= min(most - 1, taken[name]) for name in there)
+
+
+def test_prompts_without_a_number_get_one():
+    first, second = identified([{"turns": ["a"]}, {"turns": ["b"], "question_id": "x", "category": "rag"}])
+    assert (first["question_id"], first["category"]) == (1, "all")
+    assert (second["question_id"], second["category"]) == ("x", "rag")
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "{}", '{"turns": []}', '{"turns": [1]}', "[" * 100_000])
+def test_what_is_no_prompt(tmp_path, line):
+    (tmp_path / "p.jsonl").write_text('{"turns": ["a"]}\n\n' + line + "\n")
+    with pytest.raises(InvalidRequest, match="line 3"):
+        read_prompts(tmp_path / "p.jsonl")
+    with pytest.raises(InvalidRequest, match="cannot read"):
+        read_prompts(tmp_path / "missing")
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=1, max_size=30))
+def test_the_interval_holds_the_median(values):
+    low, high = interval(values)
+    assert min(values) <= low <= statistics.median(values) <= high <= max(values)
+    assert summary(values)["pairs"] == len(values)
+
+
+@pytest.mark.parametrize(
+    ("word", "left"),
+    [("../a/m.gguf", "m.gguf"), ("/a/m.gguf", "m.gguf"), ("auto+/a/m.gguf,suffix", "auto+m.gguf,suffix"),
+     ("benchmarks/r.json", "benchmarks/r.json"), ("name=-md /x/y.gguf --n 3", "name=-md y.gguf --n 3")],
+)  # fmt: skip
+def test_folders_stay_out_of_results(word, left):
+    assert without_folders(word) == left
+
+
+def told(tokens, seconds, **more):
+    return {"tokens": tokens, "seconds": seconds, "blocks": tokens - 1, **more}
+
+
+RESULT = {
+    "what": run.WHAT, "command": "edgespec bench", "date": "2000-01-01", "models": [{"file": "m.gguf", "bytes": 1}],
+    "machine": {"cpu": "a CPU", "cores": 2}, "versions": {"edgespec": "0", "llama.cpp": "b1; x"},
+    "settings": {"drafters": ["auto"], "peers": {"other": ""}, "temperature": 0.0},
+    "shares": {"auto": 0.5}, "memory": {PLAIN: 10_000_000, "auto": 12_000_000, "other": None},
+    "curve": {"context": 256, "busy": False, "ms": {"1": 10.0, "2": 12.0, "4": 16.0, "8": 40.0}},
+    "skipped": [{"question_id": 9, "category": "rag", "reason": "too long"}],
+    "prompts": [
+        {
+            "question_id": 1, "category": "math", "prompt_tokens": 5,
+            "first_token_seconds": {PLAIN: 1.0, "auto": 1.5, "other": 2.0},
+            "answers": {
+                PLAIN: [told(11, 1.0), told(11, 2.0)],
+                "auto": [
+                    told(11, 0.5, blocks=5, drafted=8, accepted=5, guesses=10, judged_at={"x": [5, 3]},
+                         accepted_at={"x": [4, 1]}),
+                    told(11, 2.0, blocks=5, drafted=2, accepted=1, guesses=0, judged_at={"x": [2]},
+                         accepted_at={"x": [1]}),
+                ],
+                "other": [told(11, 4.0)],
+            },
+            "partings": {"other": {"position": 3, "plain": 1, "drafted": 2, "margin": 0.25}},
+        },
+        {
+            "question_id": 2, "category": "qa", "prompt_tokens": 5,
+            "first_token_seconds": {PLAIN: 1.0, "auto": 1.0, "other": 1.0},
+            "answers": {PLAIN: [told(21, 2.0)], "auto": [told(21, 2.0)], "other": [told(21, 1.0)]},
+            "partings": {},
+        },
+    ],
+}  # fmt: skip
+
+
+class TestFigures:
+    rows = RESULT["prompts"]
+
+    def test_speeds(self):
+        assert figures.ratios(self.rows[0], "auto", PLAIN) == [2.0, 1.0]
+        assert figures.ratios(self.rows[0], "other", PLAIN) == [0.25]  # it sat the second round out
+        assert figures.mean_ratio(self.rows, "auto", PLAIN) == pytest.approx((1.5 + 1.0) / 2)
+        assert figures.paired(self.rows, "auto", PLAIN)["pairs"] == 3
+        # 11 tokens at the median of 10 and 5 tokens/s, and 21 tokens at 10
+        assert figures.total_speed(self.rows, PLAIN) == pytest.approx(32 / (11 / 7.5 + 21 / 10))
+
+    def test_blocks_and_acceptance(self):
+        assert figures.block_length(self.rows, PLAIN) == 1.0
+        assert figures.block_length(self.rows[:1], "auto") == 2.0
+        assert figures.acceptance(self.rows, "auto") == pytest.approx(6 / 10)
+        assert figures.acceptance(self.rows, PLAIN) is None
+        assert figures.acceptance_by_place(self.rows, "auto") == {"x": [(5, 7), (1, 3)]}
+        # 20 tokens in 10 evaluations and 10 guesses of half the bytes
+        assert figures.memory_bound(self.rows[:1], "auto", 0.5) == pytest.approx(20 / 15)
+
+    def test_the_best_possible(self):
+        assert figures.best_possible(RESULT["curve"]) == (pytest.approx(2.5), 4)
+
+    def test_same_text(self):
+        assert (figures.same_text(self.rows, "other"), figures.same_text(self.rows, "auto")) == (1, 2)
+
+    def test_the_groups(self):
+        assert {name: len(group) for name, group in figures.groups(self.rows).items()} == {
+            "multi-turn": 1, "qa": 1, "overall": 2
+        }  # fmt: skip
+
+    def test_the_report(self):
+        text = markdown(RESULT, {"A picture": "p.png"})
+        for expected in ("| multi-turn (1) | 7.50 | 1.50", "60% of 10", "Left out: rag 9", "![A picture](p.png)",
+                         "math 1", "0.2500", "| 71% | 33% |", "2.50 times as fast (4 tokens"):  # fmt: skip
+            assert expected in text, expected
+
+
+class TestPeers:
+    @pytest.mark.parametrize(
+        ("text", "spec"),
+        [
+            ("llama-cpp-python", ("llama-cpp-python", None, 0)),
+            ("prompt-lookup", ("prompt-lookup 2", None, 2)),
+            ("prompt-lookup=10", ("prompt-lookup 10", None, 10)),
+            ("llama-server", ("llama-server", (), 0)),
+            ("ngram-mod", ("ngram-mod", ("--spec-type", "ngram-mod"), 0)),
+            ("mine=-md 'a b.gguf' -x", ("mine", ("-md", "a b.gguf", "-x"), 0)),
+        ],
+    )
+    def test_by_name(self, text, spec):
+        assert parsed(text) == spec
+
+    @pytest.mark.parametrize("text", ["", "nobody", "prompt-lookup=0", "prompt-lookup=x", "mine='"])
+    def test_unknown(self, text):
+        with pytest.raises(InvalidRequest):
+            parsed(text)
+
+
+def test_memory_of_other_processes():
+    small, large = (peak_of([sys.executable, "-c", f"b'x' * {size}"]) for size in (1, 200_000_000))
+    assert 150e6 < large - small < 250e6 and small < 60e6
+    with pytest.raises(EvaluationError, match="status 3"):
+        peak_of([sys.executable, "-c", "raise SystemExit(3)"])
+    assert peak_so_far(1 << 30) is None
+
+
+class Watched:
+    """A session that notes its turns."""
+
+    def __init__(self, name: str, turns: list[tuple[str, int]], drafts: bool) -> None:
+        model = TableModel(seed=3, order=1)
+        policy = FixedPolicy(make_drafter("suffix"), 4) if drafts else AdaptivePolicy((), CostCurve(8))
+        self._session = Session(model, model, KeyedSampler(), policy, [1, 2], max_tokens=60)
+        self._name, self._turns = name, turns
+
+    def step(self) -> None:
+        self._turns.append((self._name, len(self._session.emitted)))
+        self._session.step()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._session, name)
+
+
+def test_lockstep_lets_whoever_is_behind_go_on():
+    turns: list[tuple[str, int]] = []
+    sessions = {name: Watched(name, turns, drafts) for name, drafts in (("a", True), ("b", False), ("c", False))}
+    seconds = in_lockstep(sessions)
+    assert all(session.finished for session in sessions.values()) and all(value > 0 for value in seconds.values())
+    texts = {tuple(session.emitted) for session in sessions.values()}
+    assert len(texts) == 1
+    have = dict.fromkeys(sessions, 0)
+    for name, before in turns:
+        have[name] = before
+        others = [count for other, count in have.items() if other != name]
+        assert before == 0 or all(before <= count + 5 for count in others)  # a block has 5 tokens at most
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with a tiny model that can be talked to, prompts for it, and a server."""
+    monkeypatch.chdir(tmp_path)
+    tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": TEMPLATE})
+    told = [{"question_id": n, "category": CATEGORIES[n % 4], "turns": [f"{'w300 ' * n}prompt"]} for n in range(4)]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, told)))
+    (tmp_path / "server").write_text(f"#!{sys.executable}\n{textwrap.dedent(SERVER)}")
+    (tmp_path / "server").chmod(0o755)
+    return tmp_path
+
+
+BENCH = (
+    "bench",
+    "-m",
+    "tiny.gguf",
+    "--prompts",
+    "p.jsonl",
+    "-n",
+    "12",
+    "--rounds",
+    "2",
+    "--ctx",
+    "128",
+    "--threads",
+    "1",
+)
+
+
+def bench(*arguments):
+    return CliRunner().invoke(main, [*BENCH, *arguments])
+
+
+def test_a_whole_run(here):
+    peers = ("--peer", "llama-cpp-python", "--peer", "prompt-lookup=3", "--peer", "ngram-simple", "--server", "server")
+    result = bench("-d", "auto,anpd", *peers, "--json", "r.json", "--report", "r.md")
+    assert result.exit_code == 0, result.output
+    names = ["auto", "anpd", "plain", "llama-cpp-python", "prompt-lookup 3", "ngram-simple"]
+    found = json.loads((here / "r.json").read_text())
+    assert [row["question_id"] for row in found["prompts"]] == [0, 1, 2, 3] and not found["skipped"]
+    for row in found["prompts"]:
+        assert sorted(row["answers"]) == sorted(names)
+        assert len(row["answers"]["auto"]) == len(row["answers"]["plain"]) >= 2
+        assert len(row["answers"]["ngram-simple"]) == 1  # --peer-rounds
+        assert all(answer["seconds"] > 0 for answer in row["answers"]["auto"])
+        assert not {"auto", "anpd"} & set(row["partings"])
+        assert row["partings"]["ngram-simple"]["drafted"] == 7  # the fake says nothing else
+    assert set(found["memory"]) == set(names) and found["memory"]["auto"] > 10_000_000
+    assert found["curve"]["ms"]["1"] > 0
+    assert str(here) not in (here / "r.json").read_text()
+    report = (here / "r.md").read_text()
+    pictures = sorted(path.name for path in here.glob("*.png"))
+    assert "r-curve.png" in pictures and "r-speed-up.png" in pictures and all(name in report for name in pictures)
+    assert "anpd: " in result.stdout and "4 of 4 prompts" in result.stderr
+
+    before = (here / "r.json").read_bytes()
+    again = bench("-d", "auto,anpd", *peers, "--json", "r.json")
+    assert again.exit_code == 0 and again.stderr.splitlines() == ["4 of 4 prompts"]
+    assert json.loads((here / "r.json").read_bytes())["prompts"] == json.loads(before)["prompts"]
+
+
+def test_a_stopped_run_goes_on(here, monkeypatch):
+    answered = Field.answer
+    asked = []
+
+    def stop(self, prompt, count, sampling):
+        asked.append(tuple(prompt))
+        if len(set(asked)) == 3:
+            raise KeyboardInterrupt
+        return answered(self, prompt, count, sampling)
+
+    monkeypatch.setattr(Field, "answer", stop)
+    result = bench("--json", "r.json")
+    assert result.exit_code == 130 and "goes on with r.json" in result.stderr
+    assert len(json.loads((here / "r.json").read_text())["prompts"]) == 2
+    asked.clear()
+    monkeypatch.setattr(Field, "answer", lambda *given: asked.append(tuple(given[1])) or answered(*given))
+    result = bench("--json", "r.json")
+    assert result.exit_code == 0 and len(set(asked)) == 2
+    assert len(json.loads((here / "r.json").read_text())["prompts"]) == 4
+
+
+def test_seeded_answers_are_the_same_too(here):
+    assert bench("--temp", "0.8", "--limit", "2", "--json", "r.json").exit_code == 0
+    assert all(not row["partings"] for row in json.loads((here / "r.json").read_text())["prompts"])
+
+
+def test_prompts_that_cannot_be_measured_are_left_out(here):
+    (here / "p.jsonl").write_text(json.dumps({"turns": ["w300 " * 200]}) + "\n" + json.dumps({"turns": ["a"]}))
+    result = bench("--json", "r.json", "--report", "r.md")
+    assert result.exit_code == 0, result.output
+    found = json.loads((here / "r.json").read_text())
+    assert len(found["prompts"]) == 1 and "too long" in found["skipped"][0]["reason"]
+    assert "too long" in result.stderr and "too long" in (here / "r.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--peer", "nobody"), "no peer 'nobody'"),
+        (("--peer", "ngram-mod"), "--server"),
+        (("--peer", "mine=--die", "--server", "server"), "error: no such drafter"),
+        (("--peer", "mine=-x", "--server", "p.jsonl"), "cannot be started"),
+        (("-d", "auto,auto"), "named twice"),
+        (("-d", "nobody"), "no drafter 'nobody'"),
+        (("--json", "p.jsonl"), "no result of this benchmark"),
+        (("--json", "old.json"), "another rounds, seed (9, 8)"),
+        (("--report", "p.jsonl/r.md"), "cannot be written"),
+    ],
+)
+def test_bad_input_gets_one_line(here, arguments, message):
+    old = {**run.Settings(None, ["auto"], count=12, n_ctx=128).told(), "rounds": 9, "seed": 8}
+    (here / "old.json").write_text(json.dumps({"what": run.WHAT, "settings": old, "prompts": []}))
+    before = {path.name: path.read_bytes() for path in here.iterdir()}
+    result = bench("--limit", "1", *arguments)
+    assert result.exit_code == 1, result.output
+    assert message in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr
+    assert {path.name: path.read_bytes() for path in here.iterdir()} == before
+
+
+def test_no_prompts(here):
+    (here / "p.jsonl").write_text("\n")
+    result = bench()
+    assert result.exit_code == 1 and "no prompts in it" in result.stderr
