@@ -14,21 +14,13 @@ from typing import Any
 
 from common import subtask
 
+from edgespec.bench import run
+from edgespec.bench.report import sections, table, with_interval
+
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
 Result = dict[str, Any]
-
-
-def with_interval(ratio: dict[str, Any], digits: int = 2) -> str:
-    """A median with its interval."""
-    low, high = ratio["interval"]
-    return f"{ratio['median']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
 
 
 def eight(result: Result) -> str:
@@ -218,6 +210,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "trimmed drafters against recorded answers": trims,
     "time for a drafted token": drafter_time,
     "the policy on simulated machines": simulated,
+    run.WHAT: lambda result: "\n\n".join(sections(result)),
 }
 
 

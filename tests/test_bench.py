@@ -7,6 +7,7 @@ import statistics
 import sys
 import textwrap
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -18,7 +19,7 @@ from test_vocabtrim import TEMPLATE
 from edgespec.bench import figures, run
 from edgespec.bench.field import PLAIN, Field, in_lockstep
 from edgespec.bench.memory import peak_of, peak_so_far
-from edgespec.bench.peers import parsed
+from edgespec.bench.peers import PeerSpec, ProgramPeer, parsed
 from edgespec.bench.prompts import identified, read_prompts, spread, subtask
 from edgespec.bench.report import markdown
 from edgespec.bench.results import without_folders
@@ -191,21 +192,29 @@ class TestPeers:
     @pytest.mark.parametrize(
         ("text", "spec"),
         [
-            ("llama-cpp-python", ("llama-cpp-python", None, 0)),
+            ("llama-cpp-python", ("llama-cpp-python", None)),
             ("prompt-lookup", ("prompt-lookup 2", None, 2)),
             ("prompt-lookup=10", ("prompt-lookup 10", None, 10)),
-            ("llama-server", ("llama-server", (), 0)),
-            ("ngram-mod", ("ngram-mod", ("--spec-type", "ngram-mod"), 0)),
-            ("mine=-md 'a b.gguf' -x", ("mine", ("-md", "a b.gguf", "-x"), 0)),
+            (f"transformers={__file__}", ("transformers", None, 0, Path(__file__))),
+            ("llama-server", ("llama-server", ())),
+            ("ngram-mod", ("ngram-mod", ("--spec-type", "ngram-mod"))),
+            ("mine=-md 'a b.gguf' -x", ("mine", ("-md", "a b.gguf", "-x"))),
         ],
     )
     def test_by_name(self, text, spec):
-        assert parsed(text) == spec
+        assert parsed(text) == PeerSpec(*spec)
 
-    @pytest.mark.parametrize("text", ["", "nobody", "prompt-lookup=0", "prompt-lookup=x", "mine='"])
+    @pytest.mark.parametrize(
+        "text", ["", "nobody", "prompt-lookup=0", "prompt-lookup=x", "mine='", "transformers", "transformers=no.gguf"]
+    )
     def test_unknown(self, text):
         with pytest.raises(InvalidRequest):
             parsed(text)
+
+
+def test_a_peer_that_dies_says_why():
+    with pytest.raises(EvaluationError, match=r"the peer mine ended with status 1: .*no_such_module"):
+        ProgramPeer("mine", "edgespec.no_such_module", ())
 
 
 def test_memory_of_other_processes():

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Builds llama-server and llama-bench, which the benchmarks compare edgespec with, into .peers/.
 # They come from the llama.cpp source inside the llama-cpp-python that .venv holds, with the same native code, so that
-# both run the same kernels. CMAKE_ARGS is respected, as it is by llama-cpp-python. The last line is the server's path.
+# both run the same kernels. CMAKE_ARGS is respected, as it is by llama-cpp-python, and PEERS names another folder. The
+# last line is the server's path.
 set -eu
 cd "$(dirname "$0")/.."
 # shellcheck source=tools/_env.sh
@@ -10,7 +11,7 @@ cd "$(dirname "$0")/.."
 has_modules llama_cpp || die "llama-cpp-python is not installed in .venv yet; run: sh tools/demo.sh"
 need_compiler
 version=$("$python" -c 'from importlib.metadata import version; print(version("llama-cpp-python"))')
-peers=$PWD/.peers
+peers=${PEERS:-$PWD/.peers}
 build=$peers/llama.cpp-of-$version
 server=$build/bin/llama-server
 mkdir -p "$build"

@@ -1,4 +1,4 @@
-"""Other programs that answer with the same model: llama.cpp's server, and plain llama-cpp-python."""
+"""Other programs that answer with the same model: llama.cpp's server, plain llama-cpp-python, and transformers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import socket
 import subprocess
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from edgespec import child
 from edgespec.bench.answers import Answer, Peer
@@ -28,6 +27,7 @@ _SERVERS = {
 }
 _LLAMA = "llama-cpp-python"
 _LOOKUP = "prompt-lookup"
+_TRANSFORMERS = "transformers"
 _LOOKUP_TOKENS = 2
 """What llama-cpp-python's documentation advises on a CPU; its default is 10."""
 
@@ -36,19 +36,22 @@ _PATIENCE = 900.0
 
 
 class PeerSpec(NamedTuple):
-    """A peer that is wanted: its name, and the arguments of a llama-server, or None for llama-cpp-python."""
+    """A peer that is wanted: its name, and the arguments of a llama-server, or else what it drafts with."""
 
     name: str
     server_arguments: tuple[str, ...] | None
     lookup: int = 0
     """Tokens that `LlamaPromptLookupDecoding` drafts; 0: none."""
+    assistant: Path | None = None
+    """The model that assists in transformers."""
 
 
 def parsed(text: str) -> PeerSpec:
     """A peer as --peer names it. Raises InvalidRequest.
 
-    `llama-cpp-python` decodes plainly; `prompt-lookup[=N]` is the same with LlamaPromptLookupDecoding; `llama-server`,
-    `ngram-simple`, `ngram-mod` and `ngram-cache` are a llama-server; NAME=ARGUMENTS is one with these arguments.
+    `llama-cpp-python` decodes plainly; `prompt-lookup[=N]` is the same with LlamaPromptLookupDecoding;
+    `transformers=DRAFTER.gguf` is assisted generation; `llama-server`, `ngram-simple`, `ngram-mod` and `ngram-cache`
+    are a llama-server; NAME=ARGUMENTS is one with these arguments.
     """
     name, equals, arguments = text.partition("=")
     if name == _LLAMA and not equals:
@@ -58,8 +61,12 @@ def parsed(text: str) -> PeerSpec:
             raise InvalidRequest(f"peer {text!r}: write {_LOOKUP}=N with the tokens of a draft")
         lookup = int(arguments) if equals else _LOOKUP_TOKENS
         return PeerSpec(f"{name} {lookup}", None, lookup)
+    if name == _TRANSFORMERS:
+        if not Path(arguments).is_file():
+            raise InvalidRequest(f"peer {text!r}: write {_TRANSFORMERS}=DRAFTER.gguf with the model that assists")
+        return PeerSpec(name, None, assistant=Path(arguments))
     if not equals and name not in _SERVERS:
-        known = ", ".join([_LLAMA, _LOOKUP, *_SERVERS])
+        known = ", ".join([_LLAMA, _LOOKUP, f"{_TRANSFORMERS}=DRAFTER.gguf", *_SERVERS])
         raise InvalidRequest(f"no peer {text!r}: choose {known}, or write NAME=ARGUMENTS of a llama-server")
     try:
         return PeerSpec(name, tuple(shlex.split(arguments if equals else _SERVERS[name])))
@@ -69,8 +76,11 @@ def parsed(text: str) -> PeerSpec:
 
 def started(spec: PeerSpec, model: Path, *, server: Path | None, n_ctx: int, threads: int) -> Peer:
     """The peer, ready to answer. Raises EvaluationError when it does not start, InvalidRequest without a server."""
+    if spec.assistant is not None:
+        arguments = (model, threads, spec.assistant.absolute())
+        return ProgramPeer(spec.name, "edgespec.bench.transformers_peer", arguments)
     if spec.server_arguments is None:
-        return LlamaCppPython(model, n_ctx=n_ctx, threads=threads, lookup=spec.lookup)
+        return ProgramPeer(spec.name, "edgespec.backend.llama_peer", (model, n_ctx, threads, spec.lookup))
     if server is None:
         raise InvalidRequest(f"the peer {spec.name} is a llama-server: name its file (--server)")
     return LlamaServer(server, model, spec.server_arguments, n_ctx=n_ctx, threads=threads)
@@ -106,18 +116,13 @@ class LlamaServer:
         deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                reason = self._last_error() or f"status {self._process.returncode}"
+                reason = _last_line(self._log, "error")
                 raise EvaluationError(f"llama-server ended at once ({reason}): {shlex.join(command)}")
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(f"{self._address}/health", timeout=5).close()
                 return
             time.sleep(0.2)
         raise EvaluationError(f"llama-server is not ready after {_PATIENCE:.0f} s: {shlex.join(command)}")
-
-    def _last_error(self) -> str:
-        self._log.seek(0)
-        lines = [line.strip() for line in self._log.read().decode(errors="replace").split("\n")]
-        return next((line for line in lines if "error" in line.lower()), "")
 
     def answer(self, prompt: Sequence[int], count: int, temperature: float, seed: int) -> Answer:
         body = {
@@ -151,14 +156,15 @@ class LlamaServer:
         return peak
 
 
-class LlamaCppPython:
-    """llama-cpp-python's `Llama` in a process of its own (`edgespec.backend.llama_peer`)."""
+class ProgramPeer:
+    """A peer in Python: a module that answers JSON lines with JSON lines, in a process of its own."""
 
-    def __init__(self, model: Path, *, n_ctx: int, threads: int, lookup: int) -> None:
-        command = (*child.program("edgespec.backend.llama_peer"), str(model), str(n_ctx), str(threads), str(lookup))
+    def __init__(self, name: str, module: str, arguments: Sequence[object]) -> None:
+        self._name = name
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._process: subprocess.Popen[str] = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8",
-            cwd=child.ROOT,
+            [*child.program(module), *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=self._log, encoding="utf-8", cwd=child.ROOT,
         )  # fmt: skip
         try:
             self._read()  # it says so when the model is loaded
@@ -170,17 +176,16 @@ class LlamaCppPython:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise EvaluationError(f"llama-cpp-python ended with status {self._process.wait()}")
+            status = self._process.wait()
+            raise EvaluationError(f"the peer {self._name} ended with status {status}: {_last_line(self._log)}")
         return json.loads(line)
 
     def answer(self, prompt: Sequence[int], count: int, temperature: float, seed: int) -> Answer:
         asked = {"prompt": list(prompt), "count": count, "temperature": temperature, "seed": seed}
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(OSError):  # if it is gone, reading tells why
             self._process.stdin.write(json.dumps(asked) + "\n")
             self._process.stdin.flush()
-        except OSError as error:
-            raise EvaluationError(f"llama-cpp-python is gone: {error.strerror}") from error
         told = self._read()
         return Answer(**{**told, "tokens": tuple(told["tokens"])})
 
@@ -189,6 +194,15 @@ class LlamaCppPython:
         peak = peak_so_far(self._process.pid)
         with contextlib.suppress(OSError):
             self._process.stdin.close()  # which ends it
+        self._process.terminate()  # also in the middle of an answer
         self._process.wait()
         self._process.stdout.close()
+        self._log.close()
         return peak
+
+
+def _last_line(log: IO[bytes], having: str = "") -> str:
+    """The last line that says something, and holds `having` if there is such a one."""
+    log.seek(0)
+    lines = [line for line in (line.strip() for line in log.read().decode(errors="replace").split("\n")) if line]
+    return next((line for line in reversed(lines) if having in line.lower()), lines[-1] if lines else "no reason given")

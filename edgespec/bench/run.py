@@ -56,9 +56,7 @@ class Settings:
         """What has to be the same for a run to be gone on with."""
         return {
             "drafters": [name_of(drafters) for drafters in self.drafters],
-            "peers": {
-                spec.name: " ".join(map(without_folders, spec.server_arguments or ())) for spec in self.peers
-            },
+            "peers": {spec.name: " ".join(map(without_folders, spec.server_arguments or ())) for spec in self.peers},
             "tokens": self.count,
             "rounds": self.rounds,
             "peer_rounds": self.peer_rounds,

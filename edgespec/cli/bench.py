@@ -61,8 +61,8 @@ from edgespec.store import replacing
     "peers",
     multiple=True,
     metavar="PEER",
-    help="Another program: llama-cpp-python, prompt-lookup[=N], or of a llama-server: llama-server, "
-    "ngram-simple, ngram-mod, ngram-cache, or NAME=ARGUMENTS. Repeatable.",
+    help="Another program: llama-cpp-python, prompt-lookup[=N], transformers=DRAFTER.gguf, or of a llama-server: "
+    "llama-server, ngram-simple, ngram-mod, ngram-cache, or NAME=ARGUMENTS. Repeatable.",
 )
 @click.option(
     "--peer-rounds",

@@ -1,0 +1,84 @@
+"""transformers' assisted generation as a program, which the benchmark compares edgespec with.
+
+    python -m edgespec.bench.transformers_peer MODEL.gguf THREADS [ASSISTANT.gguf]
+
+Both files are brought to 32-bit numbers: transformers has no kernels for GGUF's types. The protocol is that of
+`edgespec.backend.llama_peer`. Needs torch, transformers and gguf.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, set_seed
+from transformers.generation.streamers import BaseStreamer
+
+
+class _Clock(BaseStreamer):  # type: ignore[misc]
+    """When the first token came, and the last."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, value: Any) -> None:
+        self.times.append(time.perf_counter())  # the first call is the prompt's
+
+    def end(self) -> None:
+        pass
+
+
+class _Assisted:
+    def __init__(self, path: str, assistant: str | None) -> None:
+        self._target = _loaded(path)
+        self._assistant = _loaded(assistant) if assistant else None
+        self.evaluations = 0
+        self._target.register_forward_pre_hook(self._count)
+
+    def _count(self, *_: Any) -> None:
+        self.evaluations += 1
+
+    def answer(self, prompt: list[int], count: int, temperature: float, seed: int) -> dict[str, Any]:
+        self.evaluations = 0
+        set_seed(seed)
+        chosen = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+        ids = torch.tensor([prompt])
+        clock = _Clock()
+        begun = time.perf_counter()
+        with torch.inference_mode():
+            said = self._target.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, streamer=clock,
+                assistant_model=self._assistant, **chosen,
+            )  # fmt: skip
+        tokens = said[0, len(prompt) :].tolist()
+        blocks = self.evaluations - 1
+        first, last = clock.times[1], clock.times[-1]
+        return {
+            "tokens": tokens, "seconds": last - first, "first_token_seconds": first - begun, "blocks": blocks,
+            "accepted": max(0, len(tokens) - 1 - blocks) if self._assistant else 0,
+        }  # fmt: skip
+
+
+def _loaded(name: str) -> Any:
+    path = Path(name)
+    model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
+    return model.eval()
+
+
+def main(path: str, threads: str, assistant: str | None = None) -> None:
+    """Answer until standard input ends."""
+    torch.set_num_threads(int(threads))
+    assisted = _Assisted(path, assistant)
+    sys.stdout.write("{}\n")
+    sys.stdout.flush()
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(assisted.answer(**json.loads(line))) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
