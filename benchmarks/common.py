@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgespec.bench import prompts, results
+from edgespec.bench import prompts, results, statistics
 from edgespec.bench.prompts import subtask
-from edgespec.bench.statistics import summary
 
 __all__ = ["read_prompts", "save", "subtask", "summary"]
 
@@ -18,6 +17,11 @@ def read_prompts(path: Path, per_subtask: int | None = None) -> list[dict[str, A
     """Prompts in Spec-Bench's form, evenly spread over each subtask when only some are wanted."""
     read = prompts.identified(prompts.read_prompts(path))
     return prompts.spread(read, per_subtask) if per_subtask else read
+
+
+def summary(ratios: Sequence[float]) -> dict[str, Any]:
+    """Median, interval and spread of the ratios of one text."""
+    return statistics.summary([ratios])
 
 
 def save(path: Path | None, what: str, models: Iterable[Path], result: dict[str, Any], *, quiet: bool = False) -> None:

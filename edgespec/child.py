@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -53,6 +54,7 @@ def run(command: Sequence[str], each: Callable[[str], object] = len) -> Ended:
             errors="replace",
             cwd=ROOT,
             env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # else a debugger is started on a child that aborts
+            start_new_session=True,  # so that its own children can be ended too
         )
     except OSError as error:
         raise EvaluationError(f"no process can be started: {error.strerror}") from error
@@ -66,14 +68,21 @@ def run(command: Sequence[str], each: Callable[[str], object] = len) -> Ended:
                 each(line)
             status = child.wait()
         except BaseException:
-            child.kill()
+            _kill_with_children(child)
             raise
     return Ended(status, last)
 
 
+def _kill_with_children(child: subprocess.Popen[str]) -> None:
+    if os.name == "posix":
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+    else:
+        child.kill()
+
+
 def expect_to_die() -> None:
-    """In a child: an abort leaves no dump behind, and Ctrl-C ends the process even inside of a callback."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """In a child: an abort leaves no dump behind."""
     if os.name == "posix":
         import resource  # noqa: PLC0415
 

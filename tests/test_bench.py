@@ -21,9 +21,9 @@ from edgespec.bench.field import PLAIN, Field, in_lockstep
 from edgespec.bench.memory import peak_of, peak_so_far
 from edgespec.bench.peers import PeerSpec, ProgramPeer, parsed
 from edgespec.bench.prompts import identified, read_prompts, spread, subtask
-from edgespec.bench.report import markdown
-from edgespec.bench.results import without_folders
-from edgespec.bench.statistics import interval, summary
+from edgespec.bench.report import markdown, summary_lines
+from edgespec.bench.results import origin, without_folders
+from edgespec.bench.statistics import summary
 from edgespec.cli import main
 from edgespec.cost import CostCurve
 from edgespec.drafters import make_drafter
@@ -47,13 +47,15 @@ SERVER = """
 
         def do_POST(self):
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if "--picky" in arguments and len(asked["prompt"]) > 20:
+                return self.reply({"error": "too long for me"}, 400)
             tokens = [7] * asked["n_predict"]
             self.reply({"tokens": tokens, "timings": {
                 "predicted_ms": 100.0, "prompt_ms": 50.0, "draft_n": 10, "draft_n_accepted": 4}})
 
-        def reply(self, body):
+        def reply(self, body, status=200):
             data = json.dumps(body).encode()
-            self.send_response(200)
+            self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
@@ -88,7 +90,9 @@ def test_prompts_without_a_number_get_one():
     assert (second["question_id"], second["category"]) == ("x", "rag")
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "{}", '{"turns": []}', '{"turns": [1]}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "line", ["{", "[]", "{}", '{"turns": []}', '{"turns": [1]}', "[" * 100_000, r'{"turns": ["\ud83d"]}']
+)
 def test_what_is_no_prompt(tmp_path, line):
     (tmp_path / "p.jsonl").write_text('{"turns": ["a"]}\n\n' + line + "\n")
     with pytest.raises(InvalidRequest, match="line 3"):
@@ -97,11 +101,21 @@ def test_what_is_no_prompt(tmp_path, line):
         read_prompts(tmp_path / "missing")
 
 
-@given(st.lists(st.floats(0.1, 10), min_size=1, max_size=30))
-def test_the_interval_holds_the_median(values):
-    low, high = interval(values)
-    assert min(values) <= low <= statistics.median(values) <= high <= max(values)
-    assert summary(values)["pairs"] == len(values)
+@given(st.lists(st.lists(st.floats(0.1, 10), min_size=1, max_size=9), min_size=1, max_size=9))
+def test_the_interval_holds_the_median(prompts):
+    found = summary(prompts)
+    low, high = found["interval"]
+    medians = sorted(map(statistics.median, prompts))
+    assert found["median"] == statistics.median(medians) and found["pairs"] == sum(map(len, prompts))
+    assert min(map(min, prompts)) <= low <= high <= max(map(max, prompts))
+    if len(prompts) > 2:
+        assert low <= medians[len(medians) // 2] <= high or len(set(medians)) > 1
+
+
+def test_a_prompt_with_more_rounds_counts_no_more():
+    assert summary([[2.0] * 5, [1.0] * 20])["median"] == 1.5
+    assert summary([[2.0] * 5, [1.0] * 20])["interval"] == [1.0, 2.0]
+    assert summary([[1.0, 1.0, 1.0]] * 8)["interval"] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +135,8 @@ RESULT = {
     "what": run.WHAT, "command": "edgespec bench", "date": "2000-01-01", "models": [{"file": "m.gguf", "bytes": 1}],
     "machine": {"cpu": "a CPU", "cores": 2}, "versions": {"edgespec": "0", "llama.cpp": "b1; x"},
     "settings": {"drafters": ["auto"], "peers": {"other": ""}, "temperature": 0.0},
-    "shares": {"auto": 0.5}, "memory": {PLAIN: 10_000_000, "auto": 12_000_000, "other": None},
+    "shares": {"auto": {"x": 0.25, "y": 0.5}, PLAIN: {}},
+    "memory": {PLAIN: 10_000_000, "auto": 12_000_000, "other": None},
     "curve": {"context": 256, "busy": False, "ms": {"1": 10.0, "2": 12.0, "4": 16.0, "8": 40.0}},
     "skipped": [{"question_id": 9, "category": "rag", "reason": "too long"}],
     "prompts": [
@@ -131,9 +146,9 @@ RESULT = {
             "answers": {
                 PLAIN: [told(11, 1.0), told(11, 2.0)],
                 "auto": [
-                    told(11, 0.5, blocks=5, drafted=8, accepted=5, guesses=10, judged_at={"x": [5, 3]},
+                    told(11, 0.5, blocks=5, drafted=8, accepted=5, guesses={"x": 10, "y": 5}, judged_at={"x": [5, 3]},
                          accepted_at={"x": [4, 1]}),
-                    told(11, 2.0, blocks=5, drafted=2, accepted=1, guesses=0, judged_at={"x": [2]},
+                    told(11, 2.0, blocks=5, drafted=2, accepted=1, judged_at={"x": [2]},
                          accepted_at={"x": [1]}),
                 ],
                 "other": [told(11, 4.0)],
@@ -158,6 +173,12 @@ class TestFigures:
         assert figures.ratios(self.rows[0], "other", PLAIN) == [0.25]  # it sat the second round out
         assert figures.mean_ratio(self.rows, "auto", PLAIN) == pytest.approx((1.5 + 1.0) / 2)
         assert figures.paired(self.rows, "auto", PLAIN)["pairs"] == 3
+        assert figures.paired(self.rows[:1], "auto", PLAIN)["median"] == 1.5
+        # the peer answered in the first round only, and is compared with that one
+        assert figures.total_ratio(self.rows[:1], "auto", "other") == pytest.approx(20 / 2.5)
+        assert figures.total_ratio(self.rows, "auto", PLAIN) == pytest.approx(
+            (11 / 7.5 + 21 / 10) / (11 / 12.5 + 21 / 10)
+        )
         # 11 tokens at the median of 10 and 5 tokens/s, and 21 tokens at 10
         assert figures.total_speed(self.rows, PLAIN) == pytest.approx(32 / (11 / 7.5 + 21 / 10))
 
@@ -167,8 +188,23 @@ class TestFigures:
         assert figures.acceptance(self.rows, "auto") == pytest.approx(6 / 10)
         assert figures.acceptance(self.rows, PLAIN) is None
         assert figures.acceptance_by_place(self.rows, "auto") == {"x": [(5, 7), (1, 3)]}
-        # 20 tokens in 10 evaluations and 10 guesses of half the bytes
-        assert figures.memory_bound(self.rows[:1], "auto", 0.5) == pytest.approx(20 / 15)
+        # 20 tokens in 10 evaluations, 10 guesses of a quarter of the bytes and 5 of half of them
+        assert figures.memory_bound(self.rows[:1], "auto", RESULT["shares"]["auto"]) == pytest.approx(20 / 15)
+
+    def test_an_answer_of_one_token_has_no_speed(self):
+        row = {
+            **self.rows[0],
+            "answers": {**self.rows[0]["answers"], "other": [{"tokens": 1, "seconds": 0.0, "blocks": 0}]},
+        }
+        result = {**RESULT, "prompts": [row]}
+        assert figures.paired([row], "other", PLAIN) is None and figures.total_ratio([row], "auto", "other") == 0.0
+        assert "`other`" in markdown(result, {})
+        assert any(line.startswith("other: 0.00") for line in summary_lines(result))
+
+    def test_texts_drawn_by_other_programs_are_not_compared(self):
+        assert "2 of 2" in markdown(RESULT, {}) and "1 of 2" in markdown(RESULT, {})
+        sampled = {**RESULT, "settings": {**RESULT["settings"], "temperature": 0.7}}
+        assert "1 of 2" not in markdown(sampled, {})
 
     def test_the_best_possible(self):
         assert figures.best_possible(RESULT["curve"]) == (pytest.approx(2.5), 4)
@@ -298,6 +334,7 @@ def test_a_whole_run(here):
     assert [row["question_id"] for row in found["prompts"]] == [0, 1, 2, 3] and not found["skipped"]
     for row in found["prompts"]:
         assert sorted(row["answers"]) == sorted(names)
+        assert row["first_token_seconds"]["auto"] > 0
         assert len(row["answers"]["auto"]) == len(row["answers"]["plain"]) >= 2
         assert len(row["answers"]["ngram-simple"]) == 1  # --peer-rounds
         assert all(answer["seconds"] > 0 for answer in row["answers"]["auto"])
@@ -309,11 +346,11 @@ def test_a_whole_run(here):
     report = (here / "r.md").read_text()
     pictures = sorted(path.name for path in here.glob("*.png"))
     assert "r-curve.png" in pictures and "r-speed-up.png" in pictures and all(name in report for name in pictures)
-    assert "anpd: " in result.stdout and "4 of 4 prompts" in result.stderr
+    assert "anpd: " in result.stdout and "measured 4 of 4 prompts" in result.stderr
 
     before = (here / "r.json").read_bytes()
     again = bench("-d", "auto,anpd", *peers, "--json", "r.json")
-    assert again.exit_code == 0 and again.stderr.splitlines() == ["4 of 4 prompts"]
+    assert again.exit_code == 0 and again.stderr.splitlines() == ["loading", "measured 4 of 4 prompts"]
     assert json.loads((here / "r.json").read_bytes())["prompts"] == json.loads(before)["prompts"]
 
 
@@ -363,17 +400,49 @@ def test_prompts_that_cannot_be_measured_are_left_out(here):
         (("-d", "nobody"), "no drafter 'nobody'"),
         (("--json", "p.jsonl"), "no result of this benchmark"),
         (("--json", "old.json"), "another rounds, seed (9, 8)"),
+        (("--json", "p.jsonl/r.json"), "cannot be written"),
+        (("-d", "none"), "plain decoding takes part anyway"),
         (("--report", "p.jsonl/r.md"), "cannot be written"),
     ],
 )
 def test_bad_input_gets_one_line(here, arguments, message):
-    old = {**run.Settings(None, ["auto"], count=12, n_ctx=128).told(), "rounds": 9, "seed": 8}
-    (here / "old.json").write_text(json.dumps({"what": run.WHAT, "settings": old, "prompts": []}))
+    settings = {**run.Settings(None, ["auto"], count=12, n_ctx=128, threads=1).told(), "rounds": 9, "seed": 8}
+    old = {**origin(run.WHAT, [here / "tiny.gguf"], []), "settings": settings, "prompts": [], "skipped": []}
+    (here / "old.json").write_text(json.dumps(old))
     before = {path.name: path.read_bytes() for path in here.iterdir()}
     result = bench("--limit", "1", *arguments)
     assert result.exit_code == 1, result.output
     assert message in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr
     assert {path.name: path.read_bytes() for path in here.iterdir()} == before
+
+
+def test_other_prompts_of_the_same_numbers_are_not_taken_for_done(here):
+    assert bench("--limit", "1", "--json", "r.json").exit_code == 0
+    (here / "p.jsonl").write_text(json.dumps({"question_id": 0, "turns": ["another"]}))
+    result = bench("--json", "r.json")
+    assert result.exit_code == 1 and "its prompt 0 is another one" in result.stderr
+
+
+def test_a_model_without_a_chat_template(here):
+    tiny_model(here / "tiny.gguf")
+    result = bench("--limit", "1", "--json", "r.json")
+    assert result.exit_code == 0, result.output
+    assert json.loads((here / "r.json").read_text())["memory"]["auto"] > 0
+
+
+def test_a_prompt_that_a_peer_refuses_is_left_out(here):
+    result = bench("--peer", "mine=--picky", "--server", "server", "--json", "r.json")
+    assert result.exit_code == 0, result.output
+    found = json.loads((here / "r.json").read_text())
+    assert found["skipped"] and found["prompts"] and "too long for me" in found["skipped"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    "prompts", [[{"question_id": [1]}], [{"question_id": 1}, {"question_id": 1}], [{"category": None}]]
+)
+def test_ids_that_are_none(prompts):
+    with pytest.raises(InvalidRequest):
+        identified([{"turns": ["a"], **prompt} for prompt in prompts])
 
 
 def test_no_prompts(here):

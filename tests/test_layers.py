@@ -24,6 +24,7 @@ LAYERS = [
         "machine",
         "store",
         "child",
+        "jsonl",
         "gguf_walk",
         "gguf_header",
         "gguf_values",

@@ -236,10 +236,10 @@ class TestCounts:
         counts = count_text(model, full, "abc\n" * 1000)
         a = model.vocabulary.tokenize("a")[-1]
         assert counts.tokens[a] + counts.held_out[a] == 1000 and counts.held_out[a] == 64
-        counts = count_recorded(model, full, [{"tokens": [5, 6]}, {"text": "a"}])
+        counts = count_recorded(model, full, [(1, {"tokens": [5, 6]}), (2, {"text": "a"})])
         assert counts.tokens[5] == 1 and counts.tokens[a] == 1
-        with pytest.raises(InvalidRequest, match="line 1"):
-            count_recorded(model, full, [{"tokens": [320]}])
+        with pytest.raises(InvalidRequest, match="line 7"):
+            count_recorded(model, full, [(7, {"tokens": [320]})])
 
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"

@@ -60,7 +60,7 @@ set -- -m "$model" --prompts "$prompts" --server "$server" --rounds 5 "$@" \
     --json "benchmarks/results/cuda-$name.json" --report "benchmarks/results/cuda-$name.md"
 if [ -n "$drafter" ]; then
     set -- -d "auto+$drafter,auto" "$@" \
-        --peer "draft-simple 3=--spec-type draft-simple -md $drafter -ngld 99 --spec-draft-n-max 3" \
-        --peer "draft-simple 6=--spec-type draft-simple -md $drafter -ngld 99 --spec-draft-n-max 6"
+        --peer "draft-simple 3=--spec-type draft-simple -md '$drafter' -ngld 99 --spec-draft-n-max 3" \
+        --peer "draft-simple 6=--spec-type draft-simple -md '$drafter' -ngld 99 --spec-draft-n-max 6"
 fi
 exec .venv/bin/edgespec bench "$@"

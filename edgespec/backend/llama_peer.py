@@ -1,9 +1,11 @@
 """llama-cpp-python's own `Llama` as a program, which the benchmark compares edgespec with.
 
-    python -m edgespec.backend.llama_peer MODEL N_CTX THREADS LOOKUP
+    python -m edgespec.backend.llama_peer MODEL N_CTX THREADS GPU_LAYERS LOOKUP
 
 It reads one JSON object a line, {"prompt": ids, "count", "temperature", "seed"}, and writes one: the fields of
 `edgespec.bench.answers.Answer`. LOOKUP is how many tokens LlamaPromptLookupDecoding drafts; 0: nothing is drafted.
+Flash
+attention is on, as llama.cpp's `auto` has it in edgespec and in the server; `Llama` leaves it off unless asked.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 class _Counted:
     """A model whose evaluations are counted, and what its drafter gave."""
 
-    def __init__(self, path: str, n_ctx: int, threads: int, lookup: int) -> None:
+    def __init__(self, path: str, n_ctx: int, threads: int, gpu_layers: int, lookup: int) -> None:
         self._drafter = LlamaPromptLookupDecoding(num_pred_tokens=lookup) if lookup else None
         self.llama = llama_cpp.Llama(
-            path, n_ctx=n_ctx, n_threads=threads, n_threads_batch=threads, n_gpu_layers=-1, verbose=False,
-            draft_model=self._draft if lookup else None,
+            path, n_ctx=n_ctx, n_threads=threads, n_threads_batch=threads, n_gpu_layers=gpu_layers, flash_attn=True,
+            verbose=False, draft_model=self._draft if lookup else None,
             logits_all=bool(lookup),  # without, drafting fails beyond n_batch tokens
         )  # fmt: skip
         self.evaluations = self.drafted = 0
@@ -67,9 +69,9 @@ class _Counted:
         return bool(llama_cpp.llama_vocab_is_eog(self.llama._model.vocab, token))
 
 
-def main(path: str, n_ctx: str, threads: str, lookup: str) -> None:
+def main(path: str, *numbers: str) -> None:
     """Answer until standard input ends."""
-    counted = _Counted(path, int(n_ctx), int(threads), int(lookup))
+    counted = _Counted(path, *map(int, numbers))
     sys.stdout.write("{}\n")
     sys.stdout.flush()
     for line in sys.stdin:

@@ -19,8 +19,8 @@ class Answer:
     """Evaluations of the target after the prompt's."""
     drafted: int = 0
     accepted: int = 0
-    guesses: int = 0
-    """Evaluations of drafter models."""
+    guesses: dict[str, int] = field(default_factory=dict)
+    """Evaluations of drafter models, by name."""
     judged_at: dict[str, list[int]] = field(default_factory=dict)
     """By drafter: drafted tokens by place in the draft, as far as the target came to judge them."""
     accepted_at: dict[str, list[int]] = field(default_factory=dict)

@@ -68,13 +68,11 @@ class Field:
         """The one that decodes plainly."""
         return self._engines[PLAIN]
 
-    def shares(self) -> dict[str, float]:
-        """The bytes that a guess reads as a share of the target's, of each contestant that drafts with a model."""
+    def shares(self) -> dict[str, dict[str, float]]:
+        """By contestant and drafter model: what a guess reads, as a share of the target's bytes."""
         return {
-            name: drafter.share.bytes
+            name: {drafter.name: drafter.share.bytes for drafter in drafters if isinstance(drafter, ModelDrafter)}
             for name, drafters in self._drafters.items()
-            for drafter in drafters
-            if isinstance(drafter, ModelDrafter)
         }
 
     def answer(self, prompt: Sequence[int], count: int, sampling: SamplingParams) -> dict[str, Answer]:
@@ -83,7 +81,11 @@ class Field:
         sessions = {name: self._session(name, prompt, count, sampling) for name in self._engines}
         seconds = in_lockstep(sessions)
         return {
-            name: _answer(session, seconds[name], self._guesses(name) - begun[name])
+            name: _answer(
+                session,
+                seconds[name],
+                {drafter: n - begun[name][drafter] for drafter, n in self._guesses(name).items()},
+            )
             for name, session in sessions.items()
         }
 
@@ -97,8 +99,8 @@ class Field:
         engine.policy = AdaptivePolicy(fresh, engine.policy.cost)
         return engine.session(list(prompt), sampling=sampling, max_tokens=count)
 
-    def _guesses(self, name: str) -> int:
-        return sum(drafter.evaluations for drafter in self._drafters[name] if isinstance(drafter, ModelDrafter))
+    def _guesses(self, name: str) -> dict[str, int]:
+        return {one.name: one.evaluations for one in self._drafters[name] if isinstance(one, ModelDrafter)}
 
     def __enter__(self) -> Field:
         return self
@@ -126,7 +128,7 @@ def in_lockstep(sessions: Mapping[str, Session]) -> dict[str, float]:
     return seconds
 
 
-def _answer(session: Session, seconds: float, guesses: int) -> Answer:
+def _answer(session: Session, seconds: float, guesses: dict[str, int]) -> Answer:
     tally = session.tally
     return Answer(
         tokens=tuple(session.emitted),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from edgespec.bench.field import PLAIN
@@ -35,27 +35,49 @@ def contestants(result: dict[str, Any]) -> list[str]:
     return [PLAIN, *settings["drafters"], *settings["peers"]]
 
 
+def pairs(row: Row, name: str, other: str) -> list[tuple[float, float]]:
+    """Speeds of two contestants in the rounds that both took part in; answers of one token have no speed."""
+    both = zip(row["answers"][name], row["answers"][other], strict=False)  # peers sit the later rounds out
+    speeds = [(speed_of(one), speed_of(two)) for one, two in both]
+    return [(one, two) for one, two in speeds if one and two]
+
+
 def ratios(row: Row, name: str, other: str) -> list[float]:
     """Speeds of `name` over those of `other`, round by round."""
-    pairs = zip(row["answers"][name], row["answers"][other], strict=False)  # peers sit some rounds out
-    return [speed_of(one) / speed_of(two) for one, two in pairs if speed_of(two)]
+    return [one / two for one, two in pairs(row, name, other)]
 
 
-def paired(rows: Sequence[Row], name: str, other: str) -> dict[str, Any]:
-    """Median, interval and spread of all the pairs of some prompts."""
-    return summary([ratio for row in rows for ratio in ratios(row, name, other)])
+def paired(rows: Sequence[Row], name: str, other: str) -> dict[str, Any] | None:
+    """Median, interval and spread over prompts; None where there is nothing to compare."""
+    found = [ratios(row, name, other) for row in rows]
+    return summary([one for one in found if one]) if any(found) else None
 
 
 def mean_ratio(rows: Sequence[Row], name: str, other: str) -> float:
     """The mean over prompts of the median ratio."""
-    return statistics.mean(statistics.median(ratios(row, name, other)) for row in rows)
+    found = [ratios(row, name, other) for row in rows]
+    return statistics.mean([statistics.median(one) for one in found if one] or [0.0])
+
+
+def total_ratio(rows: Sequence[Row], name: str, other: str) -> float:
+    """All tokens over all time, over the same of another: each prompt's from the medians of the rounds of both."""
+    times = [0.0, 0.0]
+    for row in rows:
+        if both := pairs(row, name, other):
+            tokens = row["answers"][PLAIN][0]["tokens"]
+            for place, speeds in enumerate(zip(*both, strict=True)):
+                times[place] += tokens / statistics.median(speeds)
+    return times[1] / times[0] if times[0] else 0.0
 
 
 def total_speed(rows: Sequence[Row], name: str) -> float:
     """All tokens over all time, each prompt's from the median of its rounds."""
-    tokens = [row["answers"][PLAIN][0]["tokens"] for row in rows]
-    speeds = [statistics.median(map(speed_of, row["answers"][name])) for row in rows]
-    return float(sum(tokens) / sum(count / speed for count, speed in zip(tokens, speeds, strict=True)))
+    tokens, time = 0, 0.0
+    for row in rows:
+        if speeds := [speed for speed in map(speed_of, row["answers"][name]) if speed]:
+            tokens += row["answers"][PLAIN][0]["tokens"]
+            time += row["answers"][PLAIN][0]["tokens"] / statistics.median(speeds)
+    return tokens / time if time else 0.0
 
 
 def counted(rows: Sequence[Row], name: str, key: str) -> int:
@@ -75,13 +97,19 @@ def acceptance(rows: Sequence[Row], name: str) -> float | None:
     return counted(rows, name, "accepted") / drafted if drafted else None
 
 
-def memory_bound(rows: Sequence[Row], name: str, share: float) -> float:
+def memory_bound(rows: Sequence[Row], name: str, shares: Mapping[str, float]) -> float:
     """The speed-up if time were the reading of weights and nothing else (MBSU; VocabTrim, arXiv 2506.22694, section 5).
 
-    `share`: what a guess of a drafter model reads, as a share of what the target reads for a token.
+    `shares`: by drafter model, what a guess reads, as a share of what the target reads for a token.
     """
-    guesses, blocks = counted(rows, name, "guesses"), max(1, counted(rows, name, "blocks"))
-    return block_length(rows, name) / (1.0 + share * guesses / blocks)
+    blocks = max(1, counted(rows, name, "blocks"))
+    read: float = sum(
+        answer.get("guesses", {}).get(drafter, 0) * share
+        for row in rows
+        for answer in row["answers"][name]
+        for drafter, share in shares.items()
+    )
+    return block_length(rows, name) / (1.0 + read / blocks)
 
 
 def acceptance_by_place(rows: Sequence[Row], name: str) -> dict[str, list[tuple[int, int]]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgespec import child
 from edgespec.errors import EvaluationError
 
 _WATCH = """
@@ -20,13 +20,11 @@ print(status, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 def peak_of(command: Sequence[str]) -> int:
     """Run `command` to its end; its peak resident memory in bytes. Raises EvaluationError when it fails."""
-    watched = subprocess.run(
-        (sys.executable, "-c", _WATCH, *command),
-        stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", check=False,
-    )  # fmt: skip
-    status, _, peak = watched.stdout.strip().partition(" ")
+    lines: list[str] = []
+    ended = child.run((sys.executable, "-c", _WATCH, *command), lines.append)
+    status, _, peak = ended.line.partition(" ")
     if status != "0" or not peak.isdigit():
-        reason = watched.stderr.strip().rsplit("\n", 1)[-1]
+        reason = lines[-2] if len(lines) > 1 else ended.how
         raise EvaluationError(f"a process whose memory was to be measured ended with status {status or '?'}: {reason}")
     return int(peak) * (1 if sys.platform == "darwin" else 1024)
 

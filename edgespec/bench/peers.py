@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,10 @@ _LOOKUP_TOKENS = 2
 """What llama-cpp-python's documentation advises on a CPU; its default is 10."""
 
 _PATIENCE = 900.0
-"""Seconds that an answer may take, and a model may take to load."""
+"""Seconds that a server's answer may take, and its model may take to load."""
+
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""A proxy that the environment names is for other places than this machine."""
 
 
 class PeerSpec(NamedTuple):
@@ -74,16 +78,21 @@ def parsed(text: str) -> PeerSpec:
         raise InvalidRequest(f"peer {text!r}: {error}") from error
 
 
-def started(spec: PeerSpec, model: Path, *, server: Path | None, n_ctx: int, threads: int) -> Peer:
+class PeerRefused(EvaluationError):
+    """A peer would not answer a prompt; it may well answer the next."""
+
+
+def started(spec: PeerSpec, model: Path, *, server: Path | None, n_ctx: int, threads: int, gpu_layers: int) -> Peer:
     """The peer, ready to answer. Raises EvaluationError when it does not start, InvalidRequest without a server."""
     if spec.assistant is not None:
         arguments = (model, threads, spec.assistant.absolute())
         return ProgramPeer(spec.name, "edgespec.bench.transformers_peer", arguments)
     if spec.server_arguments is None:
-        return ProgramPeer(spec.name, "edgespec.backend.llama_peer", (model, n_ctx, threads, spec.lookup))
+        return ProgramPeer(spec.name, "edgespec.backend.llama_peer", (model, n_ctx, threads, gpu_layers, spec.lookup))
     if server is None:
         raise InvalidRequest(f"the peer {spec.name} is a llama-server: name its file (--server)")
-    return LlamaServer(server, model, spec.server_arguments, n_ctx=n_ctx, threads=threads)
+    layers = str(gpu_layers) if gpu_layers >= 0 else "99"
+    return LlamaServer(server, model, ("-ngl", layers, *spec.server_arguments), n_ctx=n_ctx, threads=threads)
 
 
 class LlamaServer:
@@ -119,7 +128,7 @@ class LlamaServer:
                 reason = _last_line(self._log, "error")
                 raise EvaluationError(f"llama-server ended at once ({reason}): {shlex.join(command)}")
             with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{self._address}/health", timeout=5).close()
+                _DIRECTLY.open(f"{self._address}/health", timeout=5).close()
                 return
             time.sleep(0.2)
         raise EvaluationError(f"llama-server is not ready after {_PATIENCE:.0f} s: {shlex.join(command)}")
@@ -133,17 +142,20 @@ class LlamaServer:
             f"{self._address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=_PATIENCE) as response:
+            with _DIRECTLY.open(request, timeout=_PATIENCE) as response:
                 told = json.load(response)
-        except (OSError, ValueError) as error:
-            raise EvaluationError(f"llama-server did not answer: {error}") from error
-        timings = told["timings"]
+            timings = told["timings"]
+            tokens = tuple(told["tokens"])
+        except urllib.error.HTTPError as error:
+            raise PeerRefused(f"llama-server: {error.read().decode(errors='replace')[:200]}") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise EvaluationError(f"llama-server did not answer as one does: {error!r}") from error
         accepted = int(timings.get("draft_n_accepted", 0))
         return Answer(
-            tokens=tuple(told["tokens"]),
+            tokens=tokens,
             seconds=timings["predicted_ms"] / 1e3,
             first_token_seconds=timings["prompt_ms"] / 1e3,
-            blocks=max(0, len(told["tokens"]) - 1 - accepted),
+            blocks=max(0, len(tokens) - 1 - accepted),
             drafted=int(timings.get("draft_n", 0)),
             accepted=accepted,
         )

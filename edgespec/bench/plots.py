@@ -13,6 +13,7 @@ from edgespec.bench.field import PLAIN
 
 _DPI = 120
 _PLACES = 16
+_NOTHING: dict[str, Any] = {"median": 0.0, "interval": (0.0, 0.0)}
 _FEWEST = 10
 """A share of fewer judged tokens than this is noise."""
 
@@ -45,7 +46,7 @@ def _speed_ups(axes: Axes, result: dict[str, Any]) -> bool:
     names = figures.contestants(result)[1:]
     width = 0.8 / len(names)
     for place, name in enumerate(names):
-        ratios = [figures.paired(group, name, PLAIN) for group in groups.values()]
+        ratios = [figures.paired(group, name, PLAIN) or _NOTHING for group in groups.values()]
         medians = [ratio["median"] for ratio in ratios]
         whiskers = [
             [ratio["median"] - ratio["interval"][0] for ratio in ratios],

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from edgespec.errors import InvalidRequest
+from edgespec.jsonl import read_objects
 
 MULTI_TURN = {"writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"}
 
@@ -18,30 +18,29 @@ def subtask(category: str) -> str:
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:
     """The prompts of a file; keys other than `turns` are up to whoever wrote it. Raises InvalidRequest."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InvalidRequest(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{path} is not UTF-8 text: {error}") from error
-    prompts: list[dict[str, Any]] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            prompt = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InvalidRequest(f"{path}, line {number}: not JSON ({error})") from error
-        turns = prompt.get("turns") if isinstance(prompt, dict) else None
+    prompts = read_objects(path)
+    for number, prompt in prompts:
+        turns = prompt.get("turns")
         if not (isinstance(turns, list) and turns and all(isinstance(turn, str) for turn in turns)):
             raise InvalidRequest(f'{path}, line {number}: it must be an object with "turns", a list of texts')
-        prompts.append(prompt)
-    return prompts
+    return [prompt for _, prompt in prompts]
 
 
 def identified(prompts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The prompts with a `question_id` and a `category` each: their number, and `all`, where the file has none."""
-    return [{"question_id": number, "category": "all", **prompt} for number, prompt in enumerate(prompts, start=1)]
+    """The prompts with a `question_id` and a `category` each: their number, and `all`, where the file has none.
+
+    Raises InvalidRequest where an id is no number and no text, or two prompts have the same.
+    """
+    found: dict[Any, dict[str, Any]] = {}
+    for number, prompt in enumerate(prompts, start=1):
+        one = {"question_id": number, "category": "all", **prompt}
+        name = one["question_id"]
+        if not isinstance(name, int | str) or not isinstance(one["category"], str):
+            raise InvalidRequest(f"prompt {number}: question_id must be a number or a text, category a text")
+        if name in found:
+            raise InvalidRequest(f"prompt {number}: another one has the question_id {name!r} too")
+        found[name] = one
+    return list(found.values())
 
 
 def spread(prompts: list[dict[str, Any]], per_subtask: int) -> list[dict[str, Any]]:

@@ -17,8 +17,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
 
 
-def with_interval(ratio: Mapping[str, Any], digits: int = 2) -> str:
+def with_interval(ratio: Mapping[str, Any] | None, digits: int = 2) -> str:
     """A median with its interval."""
+    if ratio is None:
+        return ""
     low, high = ratio["interval"]
     return f"{ratio['median']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
@@ -34,9 +36,14 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
         ratio = figures.paired(rows, name, PLAIN)
         line = f"{name}: {figures.total_speed(rows, name):.2f} tokens/s, {with_interval(ratio)} times plain decoding"
         line += f", {figures.block_length(rows, name):.2f} tokens a block"
-        if not result["settings"]["temperature"] or name in result["settings"]["drafters"]:
+        if _comparable(result, name):
             line += f", the same text for {figures.same_text(rows, name)} of {len(rows)} prompts"
         yield line
+
+
+def _comparable(result: dict[str, Any], name: str) -> bool:
+    """Whether its text should be the plain one: other programs draw other tokens with the same seed."""
+    return not result["settings"]["temperature"] or name not in result["settings"]["peers"]
 
 
 def markdown(result: dict[str, Any], plots: Mapping[str, str]) -> str:
@@ -60,8 +67,8 @@ def sections(result: dict[str, Any]) -> Iterator[str]:
     settings = result["settings"]
     main = settings["drafters"][0]
     yield (
-        f"Speed after the first token, at temperature {settings['temperature']:g}: medians of the ratios to plain "
-        f"decoding, pair by pair, with 95% intervals (of the peers, by the rounds they took part in)."
+        f"Speed after the first token, at temperature {settings['temperature']:g}: medians over prompts of the ratios "
+        f"to plain decoding, with 95% intervals."
     )
     yield _speeds(result)
     if settings["peers"]:
@@ -70,7 +77,8 @@ def sections(result: dict[str, Any]) -> Iterator[str]:
     best, size = figures.best_possible(result["curve"])
     yield (
         f"What was drafted. Here drafts that cost nothing and are always right would make text {best:.2f} times as "
-        f"fast ({size} tokens an evaluation); the last column is what share of that speed was reached."
+        f"fast ({size} tokens an evaluation); the last column is what share of that speed was reached. "
+        "Memory is the peak of a process of its own that answers one prompt."
     )
     yield _drafting(result, best)
     yield from _places(result)
@@ -107,8 +115,7 @@ def _speeds(result: dict[str, Any]) -> str:
     ]
     every = result["prompts"]
     rows.append(["mean of prompts", "", *(f"{figures.mean_ratio(every, name, PLAIN):.2f}" for name in others)])
-    speeds = [figures.total_speed(every, name) for name in (PLAIN, *others)]
-    rows.append(["all tokens / all time", f"{speeds[0]:.2f}", *(f"{speed / speeds[0]:.2f}" for speed in speeds[1:])])
+    rows.append(["all tokens / all time", "", *(f"{figures.total_ratio(every, name, PLAIN):.2f}" for name in others)])
     return table(["subtask (prompts)", "plain, tokens/s", *(f"`{name}`" for name in others)], rows)
 
 
@@ -118,18 +125,21 @@ def _against(result: dict[str, Any], main: str) -> str:
     for title, group in figures.groups(result["prompts"]).items():
         cells = [title]
         for name in others:
-            ratio = figures.total_speed(group, main) / figures.total_speed(group, name)
-            each = [statistics.median(figures.ratios(row, main, name)) for row in group]
-            cells.append(f"{ratio:.2f} ({min(each):.2f} to {max(each):.2f})")
+            range_ = figures.paired(group, main, name)
+            cells.append(
+                f"{figures.total_ratio(group, main, name):.2f} ({range_['min']:.2f} to {range_['max']:.2f})"
+                if range_
+                else ""
+            )
         rows.append(cells)
     return table(["subtask", *(f"`{name}`" for name in others)], rows)
 
 
 def _drafting(result: dict[str, Any], best: float) -> str:
     every = result["prompts"]
-    plain = figures.total_speed(every, PLAIN)
     rows = []
     for name in figures.contestants(result):
+        peer = name in result["settings"]["peers"]  # what its drafter reads is not known
         accepted = figures.acceptance(every, name)
         first = statistics.median(row["first_token_seconds"][name] for row in every)
         peak = result["memory"].get(name)
@@ -138,14 +148,14 @@ def _drafting(result: dict[str, Any], best: float) -> str:
                 f"`{name}`",
                 f"{figures.block_length(every, name):.2f}",
                 "" if accepted is None else f"{accepted:.0%} of {figures.counted(every, name, 'drafted')}",
-                f"{figures.memory_bound(every, name, result['shares'].get(name, 0.0)):.2f}",
+                "" if peer else f"{figures.memory_bound(every, name, result['shares'].get(name, {})):.2f}",
                 f"{first:.2f}",
                 "" if peak is None else f"{peak / 1e6:.0f}",
-                f"{figures.same_text(every, name)} of {len(every)}",
-                f"{figures.total_speed(every, name) / plain / best:.0%}",
+                f"{figures.same_text(every, name)} of {len(every)}" if _comparable(result, name) else "",
+                f"{figures.total_ratio(every, name, PLAIN) / best:.0%}",
             ]
         )
-    head = ["", "tokens a block", "accepted", "MBSU by bytes", "first token, s", "peak memory, MB", "same text"]
+    head = ["", "tokens a block", "accepted", "MBSU by bytes", "first token, s", "memory, MB", "same text"]
     return table([*head, "of the best possible"], rows)
 
 

@@ -17,6 +17,8 @@ from edgespec.errors import InvalidRequest, OutputError
 from edgespec.machine import cpu_name, default_threads
 from edgespec.store import read_json, replacing
 
+_SAME = ("models", "machine", "versions")
+
 
 def without_folders(word: str) -> str:
     """An argument with the paths in it that lead out of the working directory cut down to their last part."""
@@ -39,6 +41,22 @@ def origin(what: str, models: Iterable[Path], command: Iterable[str]) -> dict[st
     }
 
 
+def writable(path: Path) -> Path:
+    """`path`, if a file can be made there. Raises OutputError now rather than after hours of measuring."""
+    try:
+        with replacing(path) as temporary:
+            temporary.touch()
+            raise _Undone
+    except _Undone:
+        return path
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+class _Undone(Exception):
+    """Nothing is to be left of a trial."""
+
+
 def write(path: Path, result: dict[str, Any]) -> None:
     """Put a result into its file, at once or not at all. Raises OutputError."""
     try:
@@ -48,21 +66,22 @@ def write(path: Path, result: dict[str, Any]) -> None:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def begun(path: Path, what: str, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """What an earlier run with these settings left in `path`, to be gone on with; None where there is no file.
+def begun(path: Path, fresh: dict[str, Any]) -> dict[str, Any] | None:
+    """What an earlier run left in `path`, if it is the same as the `fresh` one; None where there is no file.
 
-    Raises InvalidRequest where the file is something else, or other settings made it.
+    Raises InvalidRequest where the file is something else, or was made with other settings, elsewhere, or by other
+    versions: figures of two machines do not belong into one file.
     """
     if not path.exists():
         return None
     found = read_json(path)
-    if not isinstance(found, dict) or found.get("what") != what or not isinstance(found.get("prompts"), list):
+    if not isinstance(found, dict) or found.get("what") != fresh["what"] or not isinstance(found.get("prompts"), list):
         raise InvalidRequest(f"{path}: it exists and is no result of this benchmark; choose another file")
-    old = found.get("settings", {})
-    other = sorted(key for key in {*old, *settings} if old.get(key) != settings.get(key))
+    old, new = ({**one["settings"], **{key: one[key] for key in _SAME}} for one in (found, fresh))
+    other = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
     if other:
+        values = ", ".join(str(old.get(key)) for key in other)
         raise InvalidRequest(
-            f"{path}: it was begun with another {', '.join(other)} (" + ", ".join(f"{old.get(k)!r}" for k in other) +
-            "); choose another file, or remove this one"
-        )  # fmt: skip
+            f"{path}: it was begun with another {', '.join(other)} ({values}); choose another file, or remove this one"
+        )
     return found

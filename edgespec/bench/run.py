@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from edgespec import doctor
 from edgespec.bench.answers import Answer, Peer
 from edgespec.bench.field import PLAIN, Field, name_of
 from edgespec.bench.memory import peak_of
-from edgespec.bench.peers import PeerSpec, started
+from edgespec.bench.peers import PeerRefused, PeerSpec, started
 from edgespec.bench.results import begun, origin, without_folders, write
 from edgespec.child import program
-from edgespec.errors import InvalidRequest
+from edgespec.errors import EvaluationError, InvalidRequest
 from edgespec.exact import sample
 from edgespec.lossless import parting
 from edgespec.sampling import SamplingParams
@@ -56,24 +57,32 @@ class Settings:
         """What has to be the same for a run to be gone on with."""
         return {
             "drafters": [name_of(drafters) for drafters in self.drafters],
-            "peers": {spec.name: " ".join(map(without_folders, spec.server_arguments or ())) for spec in self.peers},
+            "peers": {
+                spec.name: " ".join(map(without_folders, spec.server_arguments or ()))
+                if spec.assistant is None
+                else spec.assistant.name
+                for spec in self.peers
+            },
             "tokens": self.count,
             "rounds": self.rounds,
             "peer_rounds": self.peer_rounds,
             "temperature": self.temperature,
             "seed": self.seed,
             "context": self.n_ctx,
+            "threads": self.threads,
+            "gpu_layers": self.gpu_layers,
         }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """After each prompt: how many are done, how many there are, the seconds left, and what the last one gave."""
+    """What is being done; of prompts, how many are, how many there are, the seconds left, what the last one gave."""
 
-    done: int
-    total: int
-    seconds_left: float | None
-    row: dict[str, Any] | None
+    doing: str
+    done: int = 0
+    total: int = 0
+    seconds_left: float | None = None
+    row: dict[str, Any] | None = None
 
 
 def run(
@@ -92,9 +101,7 @@ def run(
     names = [*map(name_of, settings.drafters), PLAIN, *(spec.name for spec in settings.peers)]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InvalidRequest(f"{twice!r} is named twice, or is the name of something else: give each its own name")
-    told = settings.told()
-    memory: dict[str, int | None] = {}
-    earlier = begun(out, WHAT, told) if out else None
+    tell(Progress("loading"))
     with contextlib.ExitStack() as stack:
         field = stack.enter_context(
             Field(
@@ -103,74 +110,93 @@ def run(
             )
         )  # fmt: skip
         model = field.first.model.path.absolute()
-        result = {**origin(WHAT, [model], command), "settings": told, "prompts": [], "skipped": []}
-        if earlier is not None:
-            _same_model(out, earlier, result)
-            result |= {key: earlier[key] for key in ("prompts", "skipped", "curve", "memory") if key in earlier}
-        done = {row["question_id"] for row in (*result["prompts"], *result["skipped"])}
-        asked = [prompt for prompt in prompts if prompt["question_id"] not in done]
+        fresh = {**origin(WHAT, [model], command), "settings": settings.told(), "prompts": [], "skipped": []}
+        result = (begun(out, fresh) if out else None) or fresh
+        asked = _not_done(prompts, result, out)
+        threads = field.first.context.threads
         peers: dict[str, Peer] = {}
-        if asked:
-            for spec in settings.peers:
-                peer = started(
-                    spec, model, server=settings.server, n_ctx=settings.n_ctx, threads=field.first.context.threads
-                )
-                peers[spec.name] = peer
-                stack.callback(_close, peer, spec.name, memory)
-        start, total = time.monotonic(), len(done) + len(asked)
-        tell(Progress(len(done), total, None, None))
-        for number, prompt in enumerate(asked, start=1):
-            row = _measured(field, peers, prompt, settings)
+        for spec in settings.peers if asked else ():
+            peers[spec.name] = peer = _started(spec, model, settings, threads)
+            stack.callback(peer.close)
+        row: dict[str, Any] | None = None
+        start, done = time.monotonic(), len(prompts) - len(asked)
+        for number, prompt in enumerate(asked):
+            left = (time.monotonic() - start) / number * (len(asked) - number) if number else None
+            tell(Progress("measuring", done + number, len(prompts), left, row))
+            row = {**_named(prompt), **_measured(field, peers, prompt, settings)}
             result["skipped" if "reason" in row else "prompts"].append(row)
             if out:
                 write(out, result)
-            left = (time.monotonic() - start) / number * (len(asked) - number)
-            tell(Progress(len(done) + number, total, left, row))
+        tell(Progress("measuring", len(prompts), len(prompts), None, row))
         result["shares"] = field.shares()
         if "curve" not in result:
+            tell(Progress("measuring T(n)"))
             result["curve"] = _curve(field)
-    if "memory" not in result:
-        result["memory"] = {**_own_memory(settings), **memory}
+        short = _tokens(field, _MEMORY_PROMPT)
     if out:
         write(out, result)
+    if "memory" not in result:
+        result["memory"] = dict(_memory(settings, model, threads, short, tell))
+        if out:
+            write(out, result)
     return result
 
 
-def _close(peer: Peer, name: str, memory: dict[str, int | None]) -> None:
-    memory[name] = peer.close()
+def _named(prompt: dict[str, Any]) -> dict[str, Any]:
+    """What tells a prompt from others."""
+    digest = hashlib.sha256(prompt["turns"][0].encode()).hexdigest()[:16]
+    return {"question_id": prompt["question_id"], "category": prompt["category"], "sha256": digest}
 
 
-def _same_model(out: Path | None, earlier: dict[str, Any], result: dict[str, Any]) -> None:
-    if earlier.get("models") != result["models"]:
-        raise InvalidRequest(f"{out}: it was begun with another model; choose another file, or remove this one")
+def _not_done(prompts: Sequence[dict[str, Any]], result: dict[str, Any], out: Path | None) -> list[dict[str, Any]]:
+    """The prompts that `result` does not have yet. Raises InvalidRequest where it has others of the same id."""
+    done = {row["question_id"]: row for row in (*result["prompts"], *result["skipped"])}
+    for prompt in prompts:
+        earlier = done.get(prompt["question_id"])
+        if earlier and earlier["sha256"] != _named(prompt)["sha256"]:
+            raise InvalidRequest(
+                f"{out}: its prompt {prompt['question_id']!r} is another one; choose another file, or remove this one"
+            )
+    return [prompt for prompt in prompts if prompt["question_id"] not in done]
+
+
+def _started(spec: PeerSpec, model: Path, settings: Settings, threads: int) -> Peer:
+    return started(
+        spec, model, server=settings.server, n_ctx=settings.n_ctx, threads=threads, gpu_layers=settings.gpu_layers
+    )
+
+
+def _tokens(field: Field, text: str) -> list[int]:
+    """A user's message as ids; of a model without a chat template, the text as it is."""
+    engine = field.first
+    return engine.tokenize(
+        engine.model.render([{"role": "user", "content": text}]) if engine.model.chat_template else text
+    )
 
 
 def _measured(field: Field, peers: Mapping[str, Peer], prompt: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """All of them on one prompt: its first turn, as the model's chat template renders it."""
-    engine = field.first
-    told = {"question_id": prompt["question_id"], "category": prompt["category"]}
-    text = prompt["turns"][0]
-    if engine.model.chat_template:
-        text = engine.model.render([{"role": "user", "content": text}])
-    tokens = engine.tokenize(text)
+    tokens = _tokens(field, prompt["turns"][0])
     if len(tokens) + settings.count > settings.n_ctx:
-        return {**told, "reason": f"{len(tokens)} tokens: too long for a context of {settings.n_ctx}"}
+        return {"reason": f"{len(tokens)} tokens: too long for a context of {settings.n_ctx}"}
     sampling = SamplingParams(temperature=settings.temperature, seed=settings.seed)
 
     def answered(count: int, peers: Mapping[str, Peer]) -> dict[str, Answer]:
         others = {name: peer.answer(tokens, count, settings.temperature, settings.seed) for name, peer in peers.items()}
         return field.answer(tokens, count, sampling) | others
 
-    first = answered(WARM_UP, peers)
     rounds: list[dict[str, Answer]] = []
     plainly = 0
-    while plainly < settings.rounds * settings.count and len(rounds) < _MOST_ROUNDS * settings.rounds:
-        rounds.append(answered(settings.count, peers if len(rounds) < settings.peer_rounds else {}))
-        plainly += len(rounds[-1][PLAIN].tokens)
-        if len(rounds[-1][PLAIN].tokens) < 2:
-            return {**told, "reason": "the answer is a single token: there is no speed to measure"}
+    try:
+        first = answered(WARM_UP, peers)
+        while plainly < settings.rounds * settings.count and len(rounds) < _MOST_ROUNDS * settings.rounds:
+            rounds.append(answered(settings.count, peers if len(rounds) < settings.peer_rounds else {}))
+            plainly += len(rounds[-1][PLAIN].tokens)
+            if len(rounds[-1][PLAIN].tokens) < 2:
+                return {"reason": "the answer is a single token: there is no speed to measure"}
+    except PeerRefused as refused:
+        return {"reason": str(refused)}
     return {
-        **told,
         "prompt_tokens": len(tokens),
         "first_token_seconds": {name: answer.first_token_seconds for name, answer in first.items()},
         "answers": {name: [one[name].told() for one in rounds if name in one] for name in first},
@@ -201,15 +227,33 @@ def _curve(field: Field) -> dict[str, Any]:
     return {"context": depth, "busy": busy, "ms": {str(n): 1e3 * seconds for n, seconds in times.items()}}
 
 
-def _own_memory(settings: Settings) -> dict[str, int]:
-    """The peak memory of edgespec with each of the drafters, and without: of a process that answers one prompt."""
-    peaks: dict[str, int] = {}
+def _memory(
+    settings: Settings, model: Path, threads: int, short: Sequence[int], tell: Callable[[Progress], object]
+) -> Iterator[tuple[str, int | None]]:
+    """The peak memory of each contestant alone, answering one short prompt; None where it cannot be told."""
     for drafter in (*settings.drafters, "none"):
+        name = PLAIN if drafter == "none" else name_of(drafter)
+        tell(Progress(f"measuring the memory of {name}"))
         command = [
-            *program("edgespec"), "generate", "-d", drafter, "-p", _MEMORY_PROMPT, "-n", str(_MEMORY_TOKENS),
-            "--ctx", str(settings.n_ctx), "--gpu-layers", str(settings.gpu_layers),
+            *program("edgespec"), "generate", "--raw", "-m", str(model), "-d", drafter, "-p", _MEMORY_PROMPT,
+            "-n", str(_MEMORY_TOKENS), "--ctx", str(settings.n_ctx), "--threads", str(threads),
+            "--gpu-layers", str(settings.gpu_layers),
         ]  # fmt: skip
-        command += ["--threads", str(settings.threads)] if settings.threads else []
-        command += ["-m", settings.model] if settings.model else []
-        peaks[PLAIN if drafter == "none" else name_of(drafter)] = peak_of(command)
-    return peaks
+        try:
+            yield name, peak_of(command)
+        except EvaluationError as error:
+            tell(Progress(str(error)))
+            yield name, None
+    for spec in settings.peers:
+        tell(Progress(f"measuring the memory of {spec.name}"))
+        try:
+            peer = _started(spec, model, settings, threads)
+        except EvaluationError as error:
+            tell(Progress(str(error)))
+            yield spec.name, None
+            continue
+        try:
+            peer.answer(short, _MEMORY_TOKENS, 0.0, settings.seed)
+        except EvaluationError as error:
+            tell(Progress(str(error)))
+        yield spec.name, peer.close()

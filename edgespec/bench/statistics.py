@@ -11,19 +11,25 @@ import numpy as np
 _RESAMPLINGS = 4000
 
 
-def interval(values: Sequence[float]) -> list[float]:
-    """The 95% interval of the median, by the bootstrap (Efron 1979)."""
-    drawn = np.random.default_rng(0).choice(np.asarray(values), (_RESAMPLINGS, len(values)))
-    low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
-    return [float(low), float(high)]
+def summary(prompts: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """The median over prompts of each one's median ratio, its 95% interval, and the range over prompts.
 
-
-def summary(ratios: Sequence[float]) -> dict[str, Any]:
-    """Median, interval and spread of paired ratios."""
+    The interval is of a bootstrap in two steps (Davison and Hinkley 1997, section 3.8): prompts are drawn, then rounds
+    of each. A prompt that was answered more often counts no more than another.
+    """
+    medians = [statistics.median(ratios) for ratios in prompts]
+    random = np.random.default_rng(0)
+    redrawn = np.stack(
+        [np.median(random.choice(np.asarray(ratios), (_RESAMPLINGS, len(ratios))), axis=1) for ratios in prompts]
+    )
+    chosen = random.integers(0, len(prompts), (len(prompts), _RESAMPLINGS))
+    drawn = np.median(np.take_along_axis(redrawn, chosen, axis=0), axis=0)
+    low, high = np.percentile(drawn, [2.5, 97.5])
     return {
-        "median": statistics.median(ratios),
-        "interval": interval(ratios),
-        "min": min(ratios),
-        "max": max(ratios),
-        "pairs": len(ratios),
+        "median": statistics.median(medians),
+        "interval": [float(low), float(high)],
+        "min": min(medians),
+        "max": max(medians),
+        "prompts": len(prompts),
+        "pairs": sum(map(len, prompts)),
     }

@@ -20,13 +20,13 @@ from transformers.generation.streamers import BaseStreamer
 
 
 class _Clock(BaseStreamer):  # type: ignore[misc]
-    """When the first token came, and the last."""
+    """When each block came, and how many tokens it had. The first call is the prompt's."""
 
     def __init__(self) -> None:
-        self.times: list[float] = []
+        self.blocks: list[tuple[float, int]] = []
 
     def put(self, value: Any) -> None:
-        self.times.append(time.perf_counter())  # the first call is the prompt's
+        self.blocks.append((time.perf_counter(), value.numel()))
 
     def end(self) -> None:
         pass
@@ -36,14 +36,8 @@ class _Assisted:
     def __init__(self, path: str, assistant: str | None) -> None:
         self._target = _loaded(path)
         self._assistant = _loaded(assistant) if assistant else None
-        self.evaluations = 0
-        self._target.register_forward_pre_hook(self._count)
-
-    def _count(self, *_: Any) -> None:
-        self.evaluations += 1
 
     def answer(self, prompt: list[int], count: int, temperature: float, seed: int) -> dict[str, Any]:
-        self.evaluations = 0
         set_seed(seed)
         chosen = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
         ids = torch.tensor([prompt])
@@ -55,11 +49,13 @@ class _Assisted:
                 assistant_model=self._assistant, **chosen,
             )  # fmt: skip
         tokens = said[0, len(prompt) :].tolist()
-        blocks = self.evaluations - 1
-        first, last = clock.times[1], clock.times[-1]
+        (first, at_once), (last, _) = clock.blocks[1], clock.blocks[-1]
+        blocks, later = len(clock.blocks) - 2, len(tokens) - at_once
+        # The first block holds drafted tokens too: the time is that of the later ones, for as many as there are.
+        seconds = (last - first) * (len(tokens) - 1) / later if later else 0.0
         return {
-            "tokens": tokens, "seconds": last - first, "first_token_seconds": first - begun, "blocks": blocks,
-            "accepted": max(0, len(tokens) - 1 - blocks) if self._assistant else 0,
+            "tokens": tokens, "seconds": seconds, "first_token_seconds": first - begun, "blocks": blocks,
+            "accepted": max(0, later - blocks) if self._assistant else 0,
         }  # fmt: skip
 
 

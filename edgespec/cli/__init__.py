@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import signal
 import sys
 from importlib import import_module
 from typing import Any
@@ -39,8 +41,12 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except EdgespecError as error:
             raise _OneLine(str(error)) from error
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             raise _OneLine(f"the input is not UTF-8 text: {error}") from error
+        except OSError as error:
+            if error.errno == errno.EPIPE or error.filename is None:
+                raise  # whoever read our output is gone, or it is no file's fault
+            raise _OneLine(f"{error.filename}: {error.strerror}") from error
         except KeyboardInterrupt:
             sys.exit(130)
 
@@ -51,6 +57,8 @@ class _Commands(click.Group):
 def main(verbose: int) -> None:
     """Answers from a GGUF model, faster, without changing a word."""
     _log_to_stderr(verbose)
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: processes and files are put away
 
 
 def _log_to_stderr(verbose: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import statistics
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from edgespec.bench.figures import speed_of
 from edgespec.bench.peers import parsed
 from edgespec.bench.prompts import identified, read_prompts, spread
 from edgespec.bench.report import markdown, summary_lines
+from edgespec.bench.results import writable
 from edgespec.bench.run import Progress, Settings, run
 from edgespec.cli.options import gpu_layers_option, model_option, threads_option
 from edgespec.errors import InvalidRequest, OutputError
@@ -109,44 +109,46 @@ def bench(**options: Any) -> None:  # fmt: skip
     prompts = prompts[: options["limit"]]
     if not prompts:
         raise InvalidRequest(f"{options['prompts']}: there are no prompts in it")
-    drafters = [name for name in options["drafters"].split(",") if name != "none"]
+    drafters = options["drafters"].split(",")
+    if "none" in drafters:
+        raise InvalidRequest("plain decoding takes part anyway: name with -d what to compare with it")
+    for path in filter(None, (options["out"], options["report"])):
+        if not path.exists():
+            writable(path)
     settings = Settings(
-        drafters=drafters or ["auto"], peers=[parsed(peer) for peer in options["peers"]], temperature=options["temp"],
+        drafters=drafters, peers=[parsed(peer) for peer in options["peers"]], temperature=options["temp"],
         n_ctx=options["ctx"],
         **{key: options[key] for key in
            ("model", "server", "count", "rounds", "peer_rounds", "seed", "threads", "gpu_layers")},
     )  # fmt: skip
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the peers would outlive it
     try:
         result = run(settings, prompts, out=options["out"], command=["edgespec", *sys.argv[1:]], tell=_tell)
     except KeyboardInterrupt:
         if options["out"]:
             click.echo(f"\nstopped; the same command goes on with {options['out']}", err=True)
         raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
     click.echo("\n".join(summary_lines(result)))
     if options["report"]:
         _write_report(options["report"], result)
 
 
 def _tell(progress: Progress) -> None:
-    """A line for every prompt, on stderr."""
-    left = "" if progress.seconds_left is None else f", {progress.seconds_left / 60:.0f} min left"
-    where = f"{progress.done} of {progress.total} prompts{left}"
+    """A line for every prompt and every other thing that takes long, on stderr."""
     row = progress.row
-    if row is None:
-        click.echo(where, err=True)
-    elif "reason" in row:
-        click.echo(f"{where}: {row['category']} {row['question_id']} left out, {row['reason']}", err=True)
-    else:
+    if row and "reason" in row:
+        click.echo(f"{row['category']} {row['question_id']} left out: {row['reason']}", err=True)
+    elif row:
         plain = statistics.median(map(speed_of, row["answers"][PLAIN]))
         speeds = ", ".join(
             f"{name} {statistics.median(map(speed_of, answers)) / plain:.2f}x"
             for name, answers in row["answers"].items()
             if name != PLAIN
         )
-        click.echo(f"{where}: {row['category']} {row['question_id']}, plain {plain:.1f} tokens/s, {speeds}", err=True)
+        click.echo(f"{row['category']} {row['question_id']}: plain {plain:.1f} tokens/s, {speeds}", err=True)
+    left = "" if progress.seconds_left is None else f", {progress.seconds_left / 60:.0f} min left"
+    count = f" {progress.done} of {progress.total} prompts" if progress.total else ""
+    done = progress.total and progress.done == progress.total
+    click.echo(f"{'measured' if done else progress.doing}{count}{left}", err=True)
 
 
 def _write_report(path: Path, result: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -15,7 +14,8 @@ from edgespec.backend import LlamaModel
 from edgespec.bench.prompts import read_prompts
 from edgespec.catalogue import resolve
 from edgespec.cli.options import gpu_layers_option, model_option, read_text, threads_option
-from edgespec.errors import InvalidRequest, OutputError
+from edgespec.errors import OutputError
+from edgespec.jsonl import read_objects
 from edgespec.vetting import vet
 from edgespec.vocabtrim.calibrate import AnswerSettings, count_answers_of, count_recorded, count_text
 from edgespec.vocabtrim.counts import Counts
@@ -81,6 +81,8 @@ def calibrate(**options: Any) -> None:
     if options["prompts"] is not None:
         journal_of(out).unlink(missing_ok=True)
     told = counts.told
+    if left_out := counts.origin.get("prompts_too_long"):
+        click.echo(f"{left_out} prompts were left out: they do not fit into {options['ctx']} tokens (--ctx)", err=True)
     click.echo(f"{out}: {told['tokens']} tokens counted, {told['distinct']} different, in {told['texts']} texts; "
                f"{told['held_out_tokens']} more held out")  # fmt: skip
 
@@ -94,10 +96,11 @@ def _count(model: LlamaModel, fingerprint: str, options: dict[str, Any]) -> Coun
     if options["text"] is not None:
         return count_text(model, options["text"], read_text(options["text"]))
     if options["answers"] is not None:
-        return count_recorded(model, options["answers"], _lines(options["answers"]))
+        return count_recorded(model, options["answers"], read_objects(options["answers"]))
     prompts = [prompt["turns"][0] for prompt in read_prompts(options["prompts"])]
     settings = AnswerSettings(options["max_tokens"], options["temp"], options["seed"], options["ctx"], options["raw"])
-    return count_answers_of(
+    progress = _Progress()
+    counts = count_answers_of(
         model,
         prompts,
         fingerprint=fingerprint,
@@ -105,23 +108,10 @@ def _count(model: LlamaModel, fingerprint: str, options: dict[str, Any]) -> Coun
         journal=journal_of(options["out"]),
         slots=options["parallel"],
         threads=options["threads"] or machine.default_threads(),
-        progress=_Progress(),
+        progress=progress,
     )
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file."""
-    found = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        try:
-            value = json.loads(line) if line.strip() else None
-        except ValueError as error:
-            raise InvalidRequest(f"{path}, line {number}: not JSON ({error})") from error
-        if isinstance(value, dict):
-            found.append(value)
-        elif value is not None:
-            raise InvalidRequest(f"{path}, line {number}: it must be an object")
-    return found
+    progress.finish()
+    return counts
 
 
 class _Progress:
@@ -140,6 +130,11 @@ class _Progress:
             left = seconds / fresh * (total - done)
             line += f", {(tokens - self._at_start[1]) / seconds:.0f} tokens/s, {left / 60:.0f} min left"
         if sys.stderr.isatty():
-            click.echo(f"\r\x1b[K{line}", nl=done == total, err=True)
+            click.echo(f"\r\x1b[K{line}", nl=False, err=True)
         elif done == total or done % max(1, total // 10) == 0:
             click.echo(line, err=True)
+
+    def finish(self) -> None:
+        """End the line: prompts that are too long never count as done."""
+        if sys.stderr.isatty():
+            click.echo(err=True)

@@ -15,6 +15,7 @@ from edgespec.bench.prompts import read_prompts
 from edgespec.cli.interrupt import cancelled_by_ctrl_c
 from edgespec.cli.options import model_options, open_engine, read_text, sampling_of, sampling_options, stats_option
 from edgespec.cli.report import Decisions, PromptProgress, as_json, decisions_of, print_stats
+from edgespec.errors import ContextOverflow
 
 
 @click.command()
@@ -36,9 +37,18 @@ def generate(**options: Any) -> None:  # fmt: skip
     """Answer a prompt: from -p, -f, --prompts, or standard input."""
     sampling = sampling_of(options, logprobs=options["logprobs"])
     conversations = list(_conversations(options))
+    too_long = 0
     with open_engine(options) as engine:
         for conversation in conversations:
-            _answer(engine, conversation, sampling, options)
+            try:
+                _answer(engine, conversation, sampling, options)
+            except ContextOverflow as error:
+                if options["prompts"] is None:
+                    raise
+                too_long += 1
+                click.echo(f"edgespec: prompt {conversation.get('question_id', '')}: {error}", err=True)
+    if too_long:
+        sys.exit(1)
 
 
 def _conversations(options: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from edgespec.core import Drafter
 from edgespec.drafters.anpd import Anpd
@@ -17,8 +18,16 @@ def names_of(names: str) -> tuple[str, ...]:
     """What DRAFTER names, one by one: `none` is nothing, `auto` is what edgespec chooses, `+` joins several."""
     if names == "none":
         return ()
-    parts = (part for name in names.split("+") for part in (_AUTO if name == "auto" else (name,)))
+    parts = (part for name in _split(names.split("+")) for part in (_AUTO if name == "auto" else (name,)))
     return tuple(dict.fromkeys(parts))
+
+
+def _split(pieces: list[str]) -> Iterator[str]:
+    """The names, where the path of an existing file may hold a + of its own."""
+    while pieces:
+        length = next((n for n in range(len(pieces), 1, -1) if Path("+".join(pieces[:n])).is_file()), 1)
+        yield "+".join(pieces[:length])
+        pieces = pieces[length:]
 
 
 def make_drafters(names: str) -> tuple[Drafter, ...]:

@@ -112,8 +112,8 @@ def count_answers_of(
     }
     if not prompts:
         raise InvalidRequest("there are no prompts to answer")
-    context = ParallelContext(model, slots=min(slots, len(prompts)), n_ctx=settings.n_ctx, threads=threads)
     book = Journal(journal, origin)
+    context = ParallelContext(model, slots=min(slots, len(prompts)), n_ctx=settings.n_ctx, threads=threads)
     said = sum(map(len, book.answers.values()))
     skipped = 0
 
@@ -143,11 +143,11 @@ def count_answers_of(
     return _counted("target", model.path, answers, {**origin, "prompts": len(prompts), "prompts_too_long": skipped})
 
 
-def count_recorded(model: LlamaModel, path: Path, lines: Sequence[dict[str, Any]]) -> Counts:
-    """Count recorded answers: objects with `tokens` (ids), or else `text`."""
+def count_recorded(model: LlamaModel, path: Path, lines: Sequence[tuple[int, dict[str, Any]]]) -> Counts:
+    """Count recorded answers: objects with `tokens` (ids), or else `text`; each with the number of its line."""
     size = model.vocabulary.size
     answers = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in lines:
         tokens, text = line.get("tokens"), line.get("text")
         if isinstance(tokens, list) and all(type(token) is int and 0 <= token < size for token in tokens):
             answers.append(tokens)

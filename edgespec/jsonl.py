@@ -1,0 +1,32 @@
+"""JSON lines: one object a line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from edgespec.errors import InvalidRequest
+
+
+def read_objects(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The objects of a file with the numbers of their lines; empty lines are left out. Raises InvalidRequest."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequest(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{path} is not UTF-8 text: {error}") from error
+    objects: list[tuple[int, dict[str, Any]]] = []
+    for number, line in enumerate(text.split("\n"), start=1):  # a text may hold what `splitlines` takes for an end
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is JSON, and no text
+        except (ValueError, RecursionError) as error:
+            raise InvalidRequest(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(value, dict):
+            raise InvalidRequest(f"{path}, line {number}: it must be an object")
+        objects.append((number, value))
+    return objects
