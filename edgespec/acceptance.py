@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 from edgespec.core import ROOT, Draft
 
@@ -30,23 +29,52 @@ def judged(draft: Draft, emitted: Sequence[int]) -> Iterator[tuple[int, bool]]:
         yield node, right
 
 
-@dataclass(slots=True)
+class _Counts:
+    """Guesses of one kind: how many were right, and how many were judged."""
+
+    __slots__ = ("judged", "right")
+
+    def __init__(self) -> None:
+        self.right = self.judged = 0.0
+
+    def estimate(self, prior: float) -> float:
+        return (self.right + _PRIOR_STRENGTH * prior) / (self.judged + _PRIOR_STRENGTH)
+
+    def add(self, right: bool) -> None:
+        if self.judged >= _MEMORY:
+            self.fade(0.5)
+        self.right += right
+        self.judged += 1.0
+
+    def fade(self, share: float) -> None:
+        self.right *= share
+        self.judged *= share
+
+
 class Acceptance:
     """How often each kind of guess of each drafter is right, given that the guesses before it in the draft were."""
 
-    _counts: dict[tuple[str, Hashable], list[float]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._kinds: dict[str, dict[Hashable, _Counts]] = {}
+        self._depths: dict[str, list[_Counts]] = {}
 
     def estimate(self, drafter: str, evidence: Hashable, prior: float) -> float:
         """The probability that a guess of this kind is right; `prior` is the drafter's own estimate."""
-        counts = self._counts.get((drafter, evidence))
-        if counts is None:
-            return prior
-        return (counts[0] + _PRIOR_STRENGTH * prior) / (counts[1] + _PRIOR_STRENGTH)
+        counts = self._kinds.get(drafter, {}).get(evidence)
+        return counts.estimate(prior) if counts else prior
+
+    def estimates(self, draft: Draft) -> list[float]:
+        """The same for every node of a draft."""
+        kinds = self._kinds.get(draft.drafter, {})
+        return [
+            counts.estimate(prior) if (counts := kinds.get(evidence)) else prior
+            for evidence, prior in zip(draft.evidence, draft.probabilities, strict=True)
+        ]
 
     def weight(self, drafter: str, evidence: Hashable) -> float:
         """How many observations of this kind of guess are remembered."""
-        counts = self._counts.get((drafter, evidence))
-        return counts[1] if counts else 0.0
+        counts = self._kinds.get(drafter, {}).get(evidence)
+        return counts.judged if counts else 0.0
 
     def by_depth(self, drafter: str, count: int, prior: float) -> list[float]:
         """The probabilities that this drafter's first, second, ... guess is right, before they are made.
@@ -54,39 +82,30 @@ class Acceptance:
         A depth that was seldom reached is taken for the one before it.
         """
         chances: list[float] = []
-        for depth in range(count):
-            prior = self.estimate(drafter, _Depth(depth), prior)
+        for counts in self._depths.get(drafter, [])[:count]:
+            prior = counts.estimate(prior)
             chances.append(prior)
-        return chances
+        return chances + [prior] * (count - len(chances))
 
     def observe(self, draft: Draft, emitted: Sequence[int]) -> None:
         """Learn from a proposal and the tokens that the target emitted instead."""
+        kinds = self._kinds.setdefault(draft.drafter, {})
         for node, right in judged(draft, emitted):
-            self._count(draft.drafter, draft.evidence[node], right)
+            evidence = draft.evidence[node]
+            counts = kinds.get(evidence)
+            if counts is None:
+                counts = kinds[evidence] = _Counts()
+            counts.add(right)
 
     def observe_depths(self, chain: Draft, emitted: Sequence[int]) -> None:
         """The same for `by_depth`."""
+        depths = self._depths.setdefault(chain.drafter, [])
         for node, right in judged(chain, emitted):
-            self._count(chain.drafter, _Depth(node), right)
+            if node == len(depths):
+                depths.append(_Counts())
+            depths[node].add(right)
 
     def fade_depths(self, drafter: str) -> None:
         """Trust `by_depth` a little less: a drafter that is not asked is not judged, and may have got better."""
-        for (name, evidence), counts in self._counts.items():
-            if name == drafter and isinstance(evidence, _Depth):
-                counts[0] *= _FADE
-                counts[1] *= _FADE
-
-    def _count(self, drafter: str, evidence: Hashable, right: bool) -> None:
-        counts = self._counts.setdefault((drafter, evidence), [0.0, 0.0])
-        if counts[1] >= _MEMORY:
-            counts[0] *= 0.5
-            counts[1] *= 0.5
-        counts[0] += right
-        counts[1] += 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Depth:
-    """Evidence of its own kind: no drafter's is equal to it."""
-
-    depth: int
+        for counts in self._depths.get(drafter, []):
+            counts.fade(_FADE)

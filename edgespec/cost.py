@@ -8,11 +8,11 @@ A prompt's evaluation gives the first correction, before the first token is out.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
-
-import numpy as np
 
 _PRIOR_SLOPE = 0.45
 """Cost of one more token in units of T(1), before anything is known: between a memory-bound F16 model's 0.15 and a
@@ -31,6 +31,14 @@ _STORED_COUNT = 6
 
 _RECENT = 256
 """Evaluations after which what was tried counts half as much."""
+
+_UNSEEN_HOPE = 0.75
+"""What an evaluation of a size that was never seen may cost, as a share of its estimate, at best."""
+
+_SEEN_HOPE = 0.9
+"""The same of a size that was seen, but not _TRIED times lately: the machine may have been busy then."""
+
+_TRIED = 3
 
 PROMPT_CHUNK = 128
 """Evaluations of more tokens than this are taken as several of this size: T is a straight line out there."""
@@ -58,13 +66,13 @@ class CostCurve:
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
-        self._sizes = np.arange(1, rows + 1)
-        self._log_prior = np.log(1.0 + _PRIOR_SLOPE * (self._sizes - 1))
         self._evaluations = 0
         self._single: _Estimate | None = None
         self._ratios: dict[int, _Estimate] = {}
         self._waiting: dict[int, float] = {}  # seconds seen before T(1) was
-        self._ratio_table: list[float] | None = None
+        self._logs = [math.log(n) for n in range(1, rows + 1)]
+        self._log_priors = [_log_prior(n) for n in range(1, rows + 1)]
+        self._draw()
 
     @property
     def known(self) -> bool:
@@ -78,13 +86,22 @@ class CostCurve:
 
     def ratio(self, n: int) -> float:
         """T(n)/T(1), for n from 1 to `rows`."""
-        return self.ratios()[n - 1]
+        return self._table[n - 1]
 
     def ratios(self) -> list[float]:
         """T(n)/T(1) for n = 1 .. rows."""
-        if self._ratio_table is None:
-            self._ratio_table = self._interpolated()
-        return self._ratio_table
+        return self._table
+
+    def hopes(self) -> list[float]:
+        """What an evaluation of n = 1 .. rows tokens may cost at best, as a share of its estimate."""
+        return self._hopes
+
+    def hopeful(self, rows: int) -> list[float]:
+        """T(n)/T(1) for n = 1 .. rows, where a size that was never seen is taken for as cheap as it may be."""
+        return [
+            max(1.0, ratio * hope) if hope == _UNSEEN_HOPE else ratio
+            for ratio, hope in zip(self._table[:rows], self._hopes, strict=False)
+        ]
 
     def observe(self, n: int, seconds: float) -> None:
         """Learn that an evaluation of n tokens took `seconds`."""
@@ -92,6 +109,7 @@ class CostCurve:
         if self._evaluations % _RECENT == 0:
             for estimate in self._ratios.values():
                 estimate.recent //= 2
+            self._hopes = [self._hope(size) for size in range(1, self.rows + 1)]
         if n > PROMPT_CHUNK:
             n, seconds = PROMPT_CHUNK, seconds * PROMPT_CHUNK / n
         if n == 1:
@@ -100,11 +118,6 @@ class CostCurve:
             self._waiting[n] = seconds
         else:
             self._observe_ratio(n, math.log(seconds) - self._single.value)
-
-    def tried(self, n: int) -> int:
-        """How many evaluations of n tokens were seen lately, in this run."""
-        estimate = self._ratios.get(n)
-        return estimate.recent if estimate else 0
 
     def observed(self, n: int) -> int:
         """How many evaluations of n tokens the estimate rests on."""
@@ -126,19 +139,56 @@ class CostCurve:
             if n <= self.rows:
                 log_ratio = min(log_ratio, math.log(self.ratio(n)) + _CLIP)
             self._ratios[n] = _Estimate(log_ratio)
+            insort(self._known, n)
         else:
             estimate.update(log_ratio)
-        self._ratio_table = None
+        self._bend(n)
 
-    def _interpolated(self) -> list[float]:
-        """The prior, bent to what was observed: corrections between observed sizes are interpolated over log n."""
-        known = [(1, 0.0)] + [
-            (n, estimate.value - math.log(1.0 + _PRIOR_SLOPE * (n - 1))) for n, estimate in sorted(self._ratios.items())
+    def _draw(self) -> None:
+        """Draw the whole curve: the prior, bent to what was observed."""
+        self._known = sorted({1, *self._ratios})
+        self._table = [1.0] * self.rows
+        self._hopes = [self._hope(n) for n in range(1, self.rows + 1)]
+        for left, right in pairwise([*self._known, self._end]):
+            self._stretch(left, right)
+
+    def _bend(self, n: int) -> None:
+        """Draw it anew where the estimate of n counts: between the known sizes to either side."""
+        self._table = self._table.copy()  # whoever holds the last one keeps it
+        place = bisect_left(self._known, n)
+        for left, right in pairwise([*self._known, self._end][place - 1 : place + 2]):
+            self._stretch(left, right)
+        if n <= self.rows:
+            self._hopes[n - 1] = self._hope(n)
+
+    @property
+    def _end(self) -> int:
+        """Beyond all sizes."""
+        return max(self.rows, self._known[-1]) + 1
+
+    def _stretch(self, left: int, right: int) -> None:
+        """The curve from one known size to before the next: corrections of the prior are interpolated over log n."""
+        start, slope = self._correction(left), 0.0
+        if right in self._ratios:
+            slope = (self._correction(right) - start) / math.log(right / left)
+        start -= slope * math.log(left)
+        sizes = slice(left - 1, right - 1)
+        self._table[sizes] = [
+            math.exp(prior + start + slope * log)
+            for prior, log in zip(self._log_priors[sizes], self._logs[sizes], strict=True)
         ]
-        at, correction = zip(*known, strict=True)
-        bent = self._log_prior + np.interp(np.log(self._sizes), np.log(at), correction)
-        ratios: list[float] = np.exp(bent).tolist()
-        return ratios
+
+    def _correction(self, n: int) -> float:
+        """How far log T(n)/T(1) is from the prior, for a known n."""
+        return self._ratios[n].value - _log_prior(n) if n > 1 else 0.0
+
+    def _hope(self, n: int) -> float:
+        if n == 1:
+            return 1.0
+        estimate = self._ratios.get(n)
+        if estimate is None:
+            return _UNSEEN_HOPE
+        return _SEEN_HOPE if estimate.recent < _TRIED else 1.0
 
     def as_json(self) -> dict[str, Any]:
         """What a later run can start from."""
@@ -160,4 +210,8 @@ class CostCurve:
         self._ratios = {
             n: _Estimate(math.log(ratio), min(count, _STORED_COUNT), recent=0) for n, (ratio, count) in ratios.items()
         }
-        self._ratio_table = None
+        self._draw()
+
+
+def _log_prior(n: int) -> float:
+    return math.log(1.0 + _PRIOR_SLOPE * (n - 1))

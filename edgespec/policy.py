@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from edgespec.acceptance import Acceptance
 from edgespec.core import NOTHING, Coupling, Draft, Drafter, PricedDrafter, Verdict
 from edgespec.cost import CostCurve
-from edgespec.prospects import Prospect, Worth, promise, prospects
+from edgespec.prospects import Prospects, Worth, promise
 from edgespec.reading import Reading
 
 MAX_DRAFT = 48
@@ -150,10 +150,10 @@ class AdaptivePolicy:
         if count > 1:
             self.cost.observe(count, seconds)
 
-    def _best_free(self, tokens: Sequence[int], limit: int) -> tuple[Draft, float, float, list[tuple[Draft, Prospect]]]:
+    def _best_free(self, tokens: Sequence[int], limit: int) -> tuple[Draft, float, float, list[Prospects]]:
         """The best draft whose guesses are free, its gain and loss, and all that there was to choose from."""
         best, best_gain, best_loss = NOTHING, 1.0, 0.0
-        options: list[tuple[Draft, Prospect]] = []
+        options: list[Prospects] = []
         for drafter in self._free:
             proposal = drafter.propose(tokens, limit)
             if not proposal.tokens:
@@ -162,16 +162,20 @@ class AdaptivePolicy:
             margin = self._margin(proposal)
             self._proposals.append(proposal)
             account = self.accounts[drafter.name]
-            own = list(prospects(proposal, self.acceptance, self.cost))
-            for option in own:
-                options.append((proposal, option))
-                if option.gain > max(best_gain, margin) and option.loss <= account:
-                    best, best_gain, best_loss = proposal.first(option.size), option.gain, option.loss
+            own = Prospects(proposal, self.acceptance, self.cost)
+            options.append(own)
+            for size in own.best_first():
+                gain = own.gains[size - 1]
+                if gain <= max(best_gain, margin):
+                    break
+                if own.loss(size) <= account:
+                    best, best_gain, best_loss = proposal.first(size), gain, own.loss(size)
+                    break
             if self.reasons is not None:
-                most = max(own, key=lambda option: option.gain)
+                most = own.best_first()[0]
                 self._say(
-                    f"{drafter.name}: {most.size} of {len(proposal)} tokens promise {most.gain:.2f} times plain speed, "
-                    f"needed is {margin:.2f}; they may lose {most.loss:.2f} T(1), allowed is {account:.2f}"
+                    f"{drafter.name}: {most} of {len(proposal)} tokens promise {own.gains[most - 1]:.2f} times plain "
+                    f"speed, needed is {margin:.2f}; they may lose {own.loss(most):.2f} T(1), allowed is {account:.2f}"
                 )
         return best, best_gain, best_loss, options
 
@@ -181,20 +185,18 @@ class AdaptivePolicy:
             return _SURE_MARGIN
         return _MARGIN if self._gained[proposal.drafter] > 0.0 else _UNPROVEN_MARGIN
 
-    def _worth_trying(
-        self, options: Sequence[tuple[Draft, Prospect]], gain: float, loss: float, margin: float
-    ) -> Draft:
+    def _worth_trying(self, options: Sequence[Prospects], gain: float, loss: float, margin: float) -> Draft:
         """A size that may be better than one with that gain and loss, if trying it costs no more than is set aside."""
-        wanted, tried, price = max(gain, margin), NOTHING, 0.0
-        for proposal, option in options:
-            more = option.loss - loss
-            if option.hoped > wanted and more <= self._probe_allowance:
-                tried, price, wanted = proposal.first(option.size), more, option.hoped
+        wanted, tried, price = max(gain, margin), (NOTHING, 0), 0.0
+        for own in options:
+            for size, hoped in enumerate(own.hoped, 1):
+                if hoped > wanted and (more := own.loss(size) - loss) <= self._probe_allowance:
+                    tried, price, wanted = (own.chain, size), more, hoped
         self._probe_allowance -= max(price, 0.0)
-        if tried.tokens:
-            size = len(tried)
-            self._say(f"{tried.drafter}: {size} tokens are tried, since T({size + 1}) may be less than thought")
-        return tried
+        chain, size = tried
+        if size:
+            self._say(f"{chain.drafter}: {size} tokens are tried, since T({size + 1}) may be less than thought")
+        return chain.first(size)
 
     def _consult(
         self, drafter: PricedDrafter, tokens: Sequence[int], room: int, coupling: Coupling, rival: float
@@ -235,13 +237,13 @@ class AdaptivePolicy:
         if not proposal.tokens:
             return NOTHING, 0.0
         self._proposals.append(proposal)
-        options = [(proposal, option) for option in prospects(proposal, self.acceptance, self.cost, spent)]
-        _, best = max(options, key=lambda option: option[1].gain)
-        draft, gain, loss = proposal.first(best.size), best.gain, best.loss
+        own = Prospects(proposal, self.acceptance, self.cost, spent)
+        size = own.best_first()[0]
+        draft, gain, loss = proposal.first(size), own.gains[size - 1], own.loss(size)
         # The time is spent whatever comes of it: from here on, a draft has to beat plain decoding after it.
         if gain <= 1 / (1 + spent):
             draft, gain, loss = NOTHING, 1 / (1 + spent), spent
-        tried = self._worth_trying(options, gain, loss, _PRICED_MARGIN)
+        tried = self._worth_trying([own], gain, loss, _PRICED_MARGIN)
         return (tried or draft), gain
 
     def _try_out(

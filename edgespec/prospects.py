@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Sequence
+from itertools import accumulate
+from operator import mul
 
 from edgespec.acceptance import Acceptance
-from edgespec.core import ROOT, Draft
+from edgespec.core import Draft
 from edgespec.cost import CostCurve
-
-_HOPE = 0.75
-"""What an evaluation of a size that was never seen may cost, as a share of its estimate, at best."""
-
-_SEEN_HOPE = 0.9
-"""The same of a size that was seen, but not _TRIED times lately: the machine may have been busy then."""
-
-_TRIED = 3
 
 _HOPELESS = 0.02
 """Guesses that are reached less often than this are not worth weighing."""
@@ -30,23 +23,50 @@ _LOOK_AHEAD = 4
 """Guesses beyond the next one that may make up for what that one costs: T(n) has steps."""
 
 
-class Prospect(NamedTuple):
-    """What a draft of some size promises."""
+class Prospects:
+    """What every size of a chain promises, up to where it is all but sure to have ended. Entry k - 1 is of k tokens.
 
-    size: int
-    expected: float
-    """Tokens of the block."""
-    time: float
-    """What the block takes."""
-    hoped: float
-    """The speed-up if the evaluation is as cheap as it may be."""
-    loss: float
-    """The expected amount by which the block falls short of what plain decoding makes in its time."""
+    `spent` is the time that drafting took, part of what a block costs.
+    """
 
-    @property
-    def gain(self) -> float:
-        """The expected speed-up."""
-        return self.expected / self.time
+    __slots__ = ("_expected", "_times", "chain", "gains", "hoped")
+
+    def __init__(self, chain: Draft, acceptance: Acceptance, cost: CostCurve, spent: float = 0.0) -> None:
+        self.chain = chain
+        reach = list(accumulate(acceptance.estimates(chain), mul))  # the chance of so many right guesses
+        sizes = next((size for size, chance in enumerate(reach, 1) if chance < _HOPELESS), len(reach))
+        ratios, hopes = cost.ratios()[1 : sizes + 1], cost.hopes()[1 : sizes + 1]
+        self._expected = list(accumulate(reach, initial=1.0))  # tokens of the block, without a draft first
+        self._times = [ratio + spent for ratio in ratios]
+        expected = self._expected[1 : sizes + 1]
+        self.gains = [tokens / time for tokens, time in zip(expected, self._times, strict=True)]
+        """The expected speed-ups."""
+        self.hoped = [
+            tokens / (max(1.0, ratio * hope) + spent)
+            for tokens, ratio, hope in zip(expected, ratios, hopes, strict=True)
+        ]
+        """The same if the evaluation is as cheap as it may be."""
+
+    def best_first(self) -> list[int]:
+        """All sizes, those of the largest gains first."""
+        return sorted(range(1, len(self.gains) + 1), key=lambda size: self.gains[size - 1], reverse=True)
+
+    def loss(self, size: int) -> float:
+        """The expected amount by which the block falls short of what plain decoding makes in its time."""
+        return shortfall(self._times[size - 1], self._expected, size)
+
+
+def shortfall(time: float, expected: Sequence[float], size: int) -> float:
+    """The expected amount by which a block falls short of the `time` tokens that plain decoding makes in its time.
+
+    `expected[k]` is the mean length of a block whose draft has k tokens; this one's has `size`. The shortfall is
+    time - E[min(time, length)], and a block that is cut at n tokens is as long as one whose draft has n - 1.
+    """
+    whole = int(time)
+    if whole > size:
+        return time - expected[size]
+    covered = expected[whole - 1] if whole else 0.0
+    return time - covered - (time - whole) * (expected[whole] - covered)
 
 
 def promise(
@@ -63,47 +83,17 @@ def promise(
 
     `unknown` is what a guess is taken for before any was judged.
     """
-    reach: list[float] = [1.0]
-    expected, best, best_loss = 1.0, 0.0, 0.0
-    for depth, chance in enumerate(acceptance.by_depth(drafter, min(limit, _DEEPEST), unknown)):
-        reach.append(reach[-1] * chance)
-        expected += reach[-1]
-        ratio = cost.ratio(depth + 2)
-        hoped = ratio if cost.observed(depth + 2) else max(1.0, ratio * _HOPE)
-        gain = expected / (hoped + start + depth * guess)
+    reach = accumulate(acceptance.by_depth(drafter, min(limit, _DEEPEST), unknown), mul)
+    expected = list(accumulate(reach, initial=1.0))
+    ratios, hopeful = cost.ratios(), cost.hopeful(len(expected))
+    best, best_size = 0.0, 0
+    for size in range(1, len(expected)):
+        gain = expected[size] / (hopeful[size] + start + (size - 1) * guess)
         if gain > best:
-            best, best_loss = gain, _shortfall(ratio + start + depth * guess, reach)
-    return best, best_loss
-
-
-def prospects(proposal: Draft, acceptance: Acceptance, cost: CostCurve, spent: float = 0.0) -> Iterator[Prospect]:
-    """What every size of a draft promises, up to where a chain is all but sure to have ended.
-
-    `spent` is the time that drafting took, part of what a block costs.
-    """
-    ratios = cost.ratios()
-    chances: list[float] = []
-    depths: list[int] = []
-    reach: list[float] = [1.0]  # reach[m]: the chance that more than m tokens are emitted
-    expected = 1.0
-    for node, parent in enumerate(proposal.parents):
-        chance = acceptance.estimate(proposal.drafter, proposal.evidence[node], proposal.probabilities[node])
-        depth = 1
-        if parent != ROOT:
-            chance *= chances[parent]
-            depth += depths[parent]
-        chances.append(chance)
-        depths.append(depth)
-        if depth == len(reach):
-            reach.append(0.0)
-        reach[depth] += chance
-        expected += chance
-        ratio = ratios[node + 1]
-        hope = _HOPE if not cost.observed(node + 2) else _SEEN_HOPE if cost.tried(node + 2) < _TRIED else 1.0
-        hoped = expected / (max(1.0, ratio * hope) + spent)
-        yield Prospect(node + 1, expected, ratio + spent, hoped, _shortfall(ratio + spent, reach))
-        if chance < _HOPELESS and depth == node + 1:
-            return
+            best, best_size = gain, size
+    if not best_size:
+        return 0.0, 0.0
+    return best, shortfall(ratios[best_size] + start + (best_size - 1) * guess, expected, best_size)
 
 
 class Worth:
@@ -114,17 +104,12 @@ class Worth:
     ) -> None:
         """`hopeful`: take sizes that were never tried for as cheap as they may be."""
         self._drafter, self._acceptance = drafter, acceptance
-        self._ratios = cost.ratios()
-        if hopeful:
-            self._ratios = [
-                ratio if n == 1 or cost.observed(n) else max(1.0, ratio * _HOPE)
-                for n, ratio in enumerate(self._ratios, 1)
-            ]
+        self._ratios = cost.hopeful(cost.rows) if hopeful else cost.ratios()
         self._spent, self._guess = start, guess
         self._reach = self._expected = 1.0
         self._best = 1.0
         self._size = 0
-        self._chances = acceptance.by_depth(drafter, len(cost.ratios()) - 1, UNKNOWN_ACCEPTANCE)
+        self._chances = acceptance.by_depth(drafter, cost.rows - 1, UNKNOWN_ACCEPTANCE)
 
     def __call__(self, probability: float, evidence: Hashable) -> bool:
         acceptance, ratios = self._acceptance, self._ratios
@@ -141,15 +126,3 @@ class Worth:
                 self._spent += self._guess
                 return True
         return False
-
-
-def _shortfall(ratio: float, reach: Sequence[float]) -> float:
-    """The expected amount by which a block falls short of the `ratio` tokens that plain decoding makes in its time.
-
-    E[max(0, ratio - length)] = ratio - E[min(ratio, length)], and E[min(ratio, length)] adds up P(length > m).
-    """
-    whole = int(ratio)
-    covered = sum(reach[:whole])
-    if whole < len(reach):
-        covered += (ratio - whole) * reach[whole]
-    return ratio - covered
