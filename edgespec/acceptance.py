@@ -65,10 +65,10 @@ class Acceptance:
 
     def estimates(self, draft: Draft) -> list[float]:
         """The same for every node of a draft."""
-        kinds = self._kinds.get(draft.drafter, {})
+        kinds = map(self._kinds.get(draft.drafter, {}).get, draft.evidence)
         return [
-            counts.estimate(prior) if (counts := kinds.get(evidence)) else prior
-            for evidence, prior in zip(draft.evidence, draft.probabilities, strict=True)
+            (counts.right + _PRIOR_STRENGTH * prior) / (counts.judged + _PRIOR_STRENGTH) if counts else prior
+            for counts, prior in zip(kinds, draft.probabilities, strict=True)
         ]
 
     def weight(self, drafter: str, evidence: Hashable) -> float:

@@ -92,16 +92,13 @@ class CostCurve:
         """T(n)/T(1) for n = 1 .. rows."""
         return self._table
 
-    def hopes(self) -> list[float]:
-        """What an evaluation of n = 1 .. rows tokens may cost at best, as a share of its estimate."""
-        return self._hopes
+    def hoped(self) -> list[float]:
+        """The same as cheap as it may be, where it was not tried lately."""
+        return self._hoped
 
-    def hopeful(self, rows: int) -> list[float]:
-        """T(n)/T(1) for n = 1 .. rows, where a size that was never seen is taken for as cheap as it may be."""
-        return [
-            max(1.0, ratio * hope) if hope == _UNSEEN_HOPE else ratio
-            for ratio, hope in zip(self._table[:rows], self._hopes, strict=False)
-        ]
+    def hoped_unseen(self) -> list[float]:
+        """The same as cheap as it may be, where it was never seen."""
+        return self._hoped_unseen
 
     def observe(self, n: int, seconds: float) -> None:
         """Learn that an evaluation of n tokens took `seconds`."""
@@ -109,7 +106,7 @@ class CostCurve:
         if self._evaluations % _RECENT == 0:
             for estimate in self._ratios.values():
                 estimate.recent //= 2
-            self._hopes = [self._hope(size) for size in range(1, self.rows + 1)]
+            self._draw()
         if n > PROMPT_CHUNK:
             n, seconds = PROMPT_CHUNK, seconds * PROMPT_CHUNK / n
         if n == 1:
@@ -147,19 +144,17 @@ class CostCurve:
     def _draw(self) -> None:
         """Draw the whole curve: the prior, bent to what was observed."""
         self._known = sorted({1, *self._ratios})
-        self._table = [1.0] * self.rows
-        self._hopes = [self._hope(n) for n in range(1, self.rows + 1)]
+        self._table, self._hoped, self._hoped_unseen = ([1.0] * self.rows for _ in range(3))
         for left, right in pairwise([*self._known, self._end]):
             self._stretch(left, right)
 
     def _bend(self, n: int) -> None:
         """Draw it anew where the estimate of n counts: between the known sizes to either side."""
-        self._table = self._table.copy()  # whoever holds the last one keeps it
+        # Whoever holds the last tables keeps them.
+        self._table, self._hoped, self._hoped_unseen = self._table[:], self._hoped[:], self._hoped_unseen[:]
         place = bisect_left(self._known, n)
         for left, right in pairwise([*self._known, self._end][place - 1 : place + 2]):
             self._stretch(left, right)
-        if n <= self.rows:
-            self._hopes[n - 1] = self._hope(n)
 
     @property
     def _end(self) -> int:
@@ -173,22 +168,19 @@ class CostCurve:
             slope = (self._correction(right) - start) / math.log(right / left)
         start -= slope * math.log(left)
         sizes = slice(left - 1, right - 1)
-        self._table[sizes] = [
+        ratios = self._table[sizes] = [
             math.exp(prior + start + slope * log)
             for prior, log in zip(self._log_priors[sizes], self._logs[sizes], strict=True)
         ]
+        self._hoped[sizes] = self._hoped_unseen[sizes] = [max(1.0, ratio * _UNSEEN_HOPE) for ratio in ratios]
+        if left <= self.rows:
+            tried = left == 1 or self._ratios[left].recent >= _TRIED
+            self._hoped[left - 1] = max(1.0, ratios[0] * (1.0 if tried else _SEEN_HOPE))
+            self._hoped_unseen[left - 1] = ratios[0]
 
     def _correction(self, n: int) -> float:
         """How far log T(n)/T(1) is from the prior, for a known n."""
         return self._ratios[n].value - _log_prior(n) if n > 1 else 0.0
-
-    def _hope(self, n: int) -> float:
-        if n == 1:
-            return 1.0
-        estimate = self._ratios.get(n)
-        if estimate is None:
-            return _UNSEEN_HOPE
-        return _SEEN_HOPE if estimate.recent < _TRIED else 1.0
 
     def as_json(self) -> dict[str, Any]:
         """What a later run can start from."""

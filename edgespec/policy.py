@@ -165,7 +165,7 @@ class AdaptivePolicy:
             own = Prospects(proposal, self.acceptance, self.cost)
             options.append(own)
             for size in own.best_first():
-                gain = own.gains[size - 1]
+                gain = own.gains[size]
                 if gain <= max(best_gain, margin):
                     break
                 if own.loss(size) <= account:
@@ -174,7 +174,7 @@ class AdaptivePolicy:
             if self.reasons is not None:
                 most = own.best_first()[0]
                 self._say(
-                    f"{drafter.name}: {most} of {len(proposal)} tokens promise {own.gains[most - 1]:.2f} times plain "
+                    f"{drafter.name}: {most} of {len(proposal)} tokens promise {own.gains[most]:.2f} times plain "
                     f"speed, needed is {margin:.2f}; they may lose {own.loss(most):.2f} T(1), allowed is {account:.2f}"
                 )
         return best, best_gain, best_loss, options
@@ -189,7 +189,7 @@ class AdaptivePolicy:
         """A size that may be better than one with that gain and loss, if trying it costs no more than is set aside."""
         wanted, tried, price = max(gain, margin), (NOTHING, 0), 0.0
         for own in options:
-            for size, hoped in enumerate(own.hoped, 1):
+            for size, hoped in enumerate(own.hoped):
                 if hoped > wanted and (more := own.loss(size) - loss) <= self._probe_allowance:
                     tried, price, wanted = (own.chain, size), more, hoped
         self._probe_allowance -= max(price, 0.0)
@@ -239,7 +239,7 @@ class AdaptivePolicy:
         self._proposals.append(proposal)
         own = Prospects(proposal, self.acceptance, self.cost, spent)
         size = own.best_first()[0]
-        draft, gain, loss = proposal.first(size), own.gains[size - 1], own.loss(size)
+        draft, gain, loss = proposal.first(size), own.gains[size], own.loss(size)
         # The time is spent whatever comes of it: from here on, a draft has to beat plain decoding after it.
         if gain <= 1 / (1 + spent):
             draft, gain, loss = NOTHING, 1 / (1 + spent), spent

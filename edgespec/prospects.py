@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Hashable, Sequence
 from itertools import accumulate
-from operator import mul
+from operator import mul, neg
 
 from edgespec.acceptance import Acceptance
 from edgespec.core import Draft
@@ -24,7 +25,7 @@ _LOOK_AHEAD = 4
 
 
 class Prospects:
-    """What every size of a chain promises, up to where it is all but sure to have ended. Entry k - 1 is of k tokens.
+    """What every size of a chain promises, from none on, up to where it is all but sure to have ended.
 
     `spent` is the time that drafting took, part of what a block costs.
     """
@@ -33,27 +34,22 @@ class Prospects:
 
     def __init__(self, chain: Draft, acceptance: Acceptance, cost: CostCurve, spent: float = 0.0) -> None:
         self.chain = chain
-        reach = list(accumulate(acceptance.estimates(chain), mul))  # the chance of so many right guesses
-        sizes = next((size for size, chance in enumerate(reach, 1) if chance < _HOPELESS), len(reach))
-        ratios, hopes = cost.ratios()[1 : sizes + 1], cost.hopes()[1 : sizes + 1]
-        self._expected = list(accumulate(reach, initial=1.0))  # tokens of the block, without a draft first
-        self._times = [ratio + spent for ratio in ratios]
-        expected = self._expected[1 : sizes + 1]
-        self.gains = [tokens / time for tokens, time in zip(expected, self._times, strict=True)]
+        reach = list(accumulate(acceptance.estimates(chain), mul, initial=1.0))  # the chance of so many right guesses
+        del reach[bisect_right(reach, -_HOPELESS, key=neg) + 1 :]
+        self._expected = list(accumulate(reach))
+        self._times = [ratio + spent for ratio in cost.ratios()[: len(reach)]]
+        self.gains = [tokens / time for tokens, time in zip(self._expected, self._times, strict=True)]
         """The expected speed-ups."""
-        self.hoped = [
-            tokens / (max(1.0, ratio * hope) + spent)
-            for tokens, ratio, hope in zip(expected, ratios, hopes, strict=True)
-        ]
+        self.hoped = [tokens / (ratio + spent) for tokens, ratio in zip(self._expected, cost.hoped(), strict=False)]
         """The same if the evaluation is as cheap as it may be."""
 
     def best_first(self) -> list[int]:
-        """All sizes, those of the largest gains first."""
-        return sorted(range(1, len(self.gains) + 1), key=lambda size: self.gains[size - 1], reverse=True)
+        """The sizes of all drafts, those of the largest gains first."""
+        return sorted(range(1, len(self.gains)), key=self.gains.__getitem__, reverse=True)
 
     def loss(self, size: int) -> float:
         """The expected amount by which the block falls short of what plain decoding makes in its time."""
-        return shortfall(self._times[size - 1], self._expected, size)
+        return shortfall(self._times[size], self._expected, size)
 
 
 def shortfall(time: float, expected: Sequence[float], size: int) -> float:
@@ -85,15 +81,11 @@ def promise(
     """
     reach = accumulate(acceptance.by_depth(drafter, min(limit, _DEEPEST), unknown), mul)
     expected = list(accumulate(reach, initial=1.0))
-    ratios, hopeful = cost.ratios(), cost.hopeful(len(expected))
-    best, best_size = 0.0, 0
-    for size in range(1, len(expected)):
-        gain = expected[size] / (hopeful[size] + start + (size - 1) * guess)
-        if gain > best:
-            best, best_size = gain, size
-    if not best_size:
-        return 0.0, 0.0
-    return best, shortfall(ratios[best_size] + start + (best_size - 1) * guess, expected, best_size)
+    spent = [0.0, *(start + depth * guess for depth in range(len(expected) - 1))]
+    gains = [tokens / (ratio + time) for tokens, ratio, time in zip(expected, cost.hoped_unseen(), spent, strict=False)]
+    gain = max(gains[1:])
+    size = gains.index(gain, 1)
+    return gain, shortfall(cost.ratio(size + 1) + spent[size], expected, size)
 
 
 class Worth:
@@ -104,7 +96,7 @@ class Worth:
     ) -> None:
         """`hopeful`: take sizes that were never tried for as cheap as they may be."""
         self._drafter, self._acceptance = drafter, acceptance
-        self._ratios = cost.hopeful(cost.rows) if hopeful else cost.ratios()
+        self._ratios = cost.hoped_unseen() if hopeful else cost.ratios()
         self._spent, self._guess = start, guess
         self._reach = self._expected = 1.0
         self._best = 1.0
