@@ -200,6 +200,16 @@ def simulated(result: Result) -> str:
     )
 
 
+def policy_time(result: Result) -> str:
+    """The policy's own time for a block."""
+    rows = [
+        [row["text"], "suffix and a model" if row["model"] else "suffix", "known" if row["known"] else "new",
+         f"{row['drafted']:.1f}", f"{row['us']:.0f}", f"{row['us_90']:.0f}"]
+        for row in result["rows"]
+    ]  # fmt: skip
+    return table(["text", "drafters", "T(n)", "tokens drafted a block", "µs, median", "90% are below"], rows)
+
+
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "auto against plain decoding and llama-server ngram-simple": eight,
     "a drafter against plain decoding and llama-server": eight,
@@ -211,6 +221,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "time for a drafted token": drafter_time,
     "the policy on simulated machines": simulated,
     run.WHAT: lambda result: "\n\n".join(sections(result)),
+    "the policy's own time": policy_time,
 }
 
 

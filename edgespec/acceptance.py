@@ -18,6 +18,12 @@ _MEMORY = 64.0
 
 def judged(draft: Draft, emitted: Sequence[int]) -> Iterator[tuple[int, bool]]:
     """The nodes of `draft` that the emitted tokens settle, each with whether it was right."""
+    if draft.is_chain:
+        for node, (token, said) in enumerate(zip(draft.tokens, emitted, strict=False)):
+            yield node, token == said
+            if token != said:
+                return
+        return
     right_at: dict[int, int] = {ROOT: 0}  # node on the emitted path -> tokens emitted up to and including it
     for node, parent in enumerate(draft.parents):
         depth = right_at.get(parent)
@@ -91,10 +97,9 @@ class Acceptance:
         """Learn from a proposal and the tokens that the target emitted instead."""
         kinds = self._kinds.setdefault(draft.drafter, {})
         for node, right in judged(draft, emitted):
-            evidence = draft.evidence[node]
-            counts = kinds.get(evidence)
+            counts = kinds.get(draft.evidence[node])
             if counts is None:
-                counts = kinds[evidence] = _Counts()
+                counts = kinds[draft.evidence[node]] = _Counts()
             counts.add(right)
 
     def observe_depths(self, chain: Draft, emitted: Sequence[int]) -> None:

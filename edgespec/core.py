@@ -49,7 +49,7 @@ class Draft:
 
     @property
     def is_chain(self) -> bool:
-        return all(parent == node - 1 for node, parent in enumerate(self.parents))
+        return self.parents == tuple(range(ROOT, len(self.parents) - 1))
 
     def first(self, size: int) -> Draft:
         """The first `size` nodes: still a tree, since parents stand before their children."""

@@ -70,8 +70,9 @@ class CostCurve:
         self._single: _Estimate | None = None
         self._ratios: dict[int, _Estimate] = {}
         self._waiting: dict[int, float] = {}  # seconds seen before T(1) was
-        self._logs = [math.log(n) for n in range(1, rows + 1)]
-        self._log_priors = [_log_prior(n) for n in range(1, rows + 1)]
+        self._end = max(rows, PROMPT_CHUNK) + 1  # beyond all sizes
+        self._logs = [math.log(n) for n in range(1, self._end)]
+        self._log_priors = [math.log(1.0 + _PRIOR_SLOPE * (n - 1)) for n in range(1, self._end)]
         self._draw()
 
     @property
@@ -116,11 +117,6 @@ class CostCurve:
         else:
             self._observe_ratio(n, math.log(seconds) - self._single.value)
 
-    def observed(self, n: int) -> int:
-        """How many evaluations of n tokens the estimate rests on."""
-        estimate = self._single if n == 1 else self._ratios.get(n)
-        return estimate.count if estimate else 0
-
     def _observe_single(self, seconds: float) -> None:
         if self._single is not None:
             self._single.update(math.log(seconds))
@@ -153,21 +149,16 @@ class CostCurve:
         # Whoever holds the last tables keeps them.
         self._table, self._hoped, self._hoped_unseen = self._table[:], self._hoped[:], self._hoped_unseen[:]
         place = bisect_left(self._known, n)
-        for left, right in pairwise([*self._known, self._end][place - 1 : place + 2]):
+        for left, right in pairwise([*self._known[place - 1 : place + 2], self._end][:3]):
             self._stretch(left, right)
-
-    @property
-    def _end(self) -> int:
-        """Beyond all sizes."""
-        return max(self.rows, self._known[-1]) + 1
 
     def _stretch(self, left: int, right: int) -> None:
         """The curve from one known size to before the next: corrections of the prior are interpolated over log n."""
         start, slope = self._correction(left), 0.0
         if right in self._ratios:
-            slope = (self._correction(right) - start) / math.log(right / left)
-        start -= slope * math.log(left)
-        sizes = slice(left - 1, right - 1)
+            slope = (self._correction(right) - start) / (self._logs[right - 1] - self._logs[left - 1])
+        start -= slope * self._logs[left - 1]
+        sizes = slice(left - 1, min(right - 1, self.rows))
         ratios = self._table[sizes] = [
             math.exp(prior + start + slope * log)
             for prior, log in zip(self._log_priors[sizes], self._logs[sizes], strict=True)
@@ -180,7 +171,7 @@ class CostCurve:
 
     def _correction(self, n: int) -> float:
         """How far log T(n)/T(1) is from the prior, for a known n."""
-        return self._ratios[n].value - _log_prior(n) if n > 1 else 0.0
+        return self._ratios[n].value - self._log_priors[n - 1] if n > 1 else 0.0
 
     def as_json(self) -> dict[str, Any]:
         """What a later run can start from."""
@@ -194,7 +185,7 @@ class CostCurve:
         single = stored["single_seconds"]
         ratios = {int(n): (float(ratio), int(count)) for n, (ratio, count) in stored["ratios"].items()}
         if (single is not None and not 0 < float(single) < math.inf) or not all(
-            n > 1 and 0 < ratio < math.inf and count > 0 for n, (ratio, count) in ratios.items()
+            1 < n <= PROMPT_CHUNK and 0 < ratio < math.inf and count > 0 for n, (ratio, count) in ratios.items()
         ):
             raise ValueError("a stored cost curve with values out of range")
         if single is not None:
@@ -203,7 +194,3 @@ class CostCurve:
             n: _Estimate(math.log(ratio), min(count, _STORED_COUNT), recent=0) for n, (ratio, count) in ratios.items()
         }
         self._draw()
-
-
-def _log_prior(n: int) -> float:
-    return math.log(1.0 + _PRIOR_SLOPE * (n - 1))

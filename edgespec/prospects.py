@@ -79,13 +79,17 @@ def promise(
 
     `unknown` is what a guess is taken for before any was judged.
     """
-    reach = accumulate(acceptance.by_depth(drafter, min(limit, _DEEPEST), unknown), mul)
-    expected = list(accumulate(reach, initial=1.0))
-    spent = [0.0, *(start + depth * guess for depth in range(len(expected) - 1))]
-    gains = [tokens / (ratio + time) for tokens, ratio, time in zip(expected, cost.hoped_unseen(), spent, strict=False)]
-    gain = max(gains[1:])
-    size = gains.index(gain, 1)
-    return gain, shortfall(cost.ratio(size + 1) + spent[size], expected, size)
+    hoped = cost.hoped_unseen()
+    expected, reach = [1.0], 1.0
+    best, size, spent = 0.0, 0, 0.0
+    for depth, chance in enumerate(acceptance.by_depth(drafter, min(limit, _DEEPEST, cost.rows - 1), unknown)):
+        reach *= chance
+        expected.append(expected[-1] + reach)
+        time = start + depth * guess
+        gain = expected[-1] / (hoped[depth + 1] + time)
+        if gain > best:
+            best, size, spent = gain, depth + 1, time
+    return best, shortfall(cost.ratio(size + 1) + spent, expected, size)
 
 
 class Worth:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 import random
 
 import pytest
@@ -13,6 +15,7 @@ from edgespec.acceptance import Acceptance, judged
 from edgespec.core import NOTHING, ROOT, Draft, Verdict
 from edgespec.cost import CostCurve
 from edgespec.policy import AdaptivePolicy
+from edgespec.prospects import Prospects, promise
 from edgespec.testing import ScriptedDrafter
 
 
@@ -42,6 +45,15 @@ def test_judged_walks_the_emitted_path_of_a_tree():
     assert list(judged(tree, (5, 7, 9))) == [(0, False), (1, True), (2, True)]
     assert list(judged(tree, (5,))) == [(0, False), (1, True)]
     assert list(judged(tree, (4, 4))) == [(0, False), (1, False)]
+
+
+@given(st.lists(st.integers(0, 2), max_size=6), st.lists(st.integers(0, 2), max_size=6))
+def test_judged_says_of_a_chain_what_it_says_of_the_same_chain_as_a_tree(tokens, emitted):
+    plain = chain(tokens)
+    tree = Draft((*tokens, 9), (*plain.parents, ROOT), (0.5,) * len(tokens) + (0.5,), ("x",) * (len(tokens) + 1), "t")
+    judged_in_tree = [(node, right) for node, right in judged(tree, emitted) if node < len(tokens)]
+    assert plain.is_chain and (not tokens or not tree.is_chain)
+    assert list(judged(plain, emitted)) == judged_in_tree
 
 
 def test_acceptance_moves_from_the_drafters_estimate_to_what_happens():
@@ -111,6 +123,30 @@ def test_a_drafter_that_got_better_is_noticed_without_drafting():
         policy.plan([1], 60)
         policy.settle(NOTHING, Verdict((), (1,)), 0.01)
     assert len(policy.plan([1], 60)) > 0
+
+
+def test_a_model_is_weighed_where_few_rows_fit():
+    acceptance, cost = Acceptance(), CostCurve(4)
+    gain, loss = promise("small", acceptance, cost, 0.1, 0.1, 48, unknown=1.0)
+    assert gain == pytest.approx(max((1 + k) / (max(1.0, 0.75 * cost.ratio(k + 1)) + 0.1 * k) for k in (1, 2, 3)))
+    assert loss == 0.0
+
+
+def expected_loss(chances, size, time):
+    """E[max(0, time - length)], length by length."""
+    reach = [1.0, *itertools.accumulate(chances[:size], operator.mul), 0.0]
+    return sum((reach[k - 1] - reach[k]) * max(0.0, time - k) for k in range(1, size + 2))
+
+
+@given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=30), st.floats(0.0, 3.0), st.data())
+def test_what_a_draft_promises_is_what_its_lengths_come_to(chances, spent, data):
+    cost = curve(flat, range(2, 60))
+    weighed = Prospects(Draft.chain([1] * len(chances), chances, range(len(chances)), "t"), Acceptance(), cost, spent)
+    size = data.draw(st.sampled_from(weighed.best_first()))
+    reach = list(itertools.accumulate(chances[:size], operator.mul))
+    assert weighed.gains[size] == pytest.approx((1 + sum(reach)) / (cost.ratio(size + 1) + spent))
+    assert weighed.loss(size) == pytest.approx(expected_loss(chances, size, cost.ratio(size + 1) + spent), abs=1e-9)
+    assert weighed.gains[weighed.best_first()[0]] == max(weighed.gains[1:])
 
 
 def test_dips_in_the_curve_are_used():
@@ -189,6 +225,20 @@ def test_a_curve_passes_through_what_was_observed(surprises, single):
     assert again.single == pytest.approx(single)
 
 
+@given(st.lists(st.tuples(st.integers(1, 200), st.floats(1e-3, 1e3)), max_size=40), st.sampled_from([4, 64, 128]))
+def test_a_curve_bent_bit_by_bit_is_the_curve_drawn_at_once(evaluations, rows):
+    cost = CostCurve(rows)
+    for n, seconds in [(1, 1.0), *evaluations]:
+        before = cost.ratios()
+        kept = before.copy()
+        cost.observe(n, seconds)
+        assert before == kept, "a curve that was handed out stays as it is"
+    again = CostCurve(rows)
+    again.restore(cost.as_json())
+    assert cost.ratios() == pytest.approx(again.ratios())
+    assert all(1.0 <= hoped <= max(1.0, ratio) for hoped, ratio in zip(cost.hoped(), cost.ratios(), strict=True))
+
+
 def test_a_prompt_bends_the_prior_before_the_first_draft():
     memory_bound, compute_bound = CostCurve(64), CostCurve(64)
     memory_bound.observe(100, 1.6)
@@ -230,6 +280,7 @@ def test_the_curve_follows_a_machine_that_throttles():
     [
         {}, [], {"single_seconds": -1, "ratios": {}}, {"single_seconds": 0.1, "ratios": {"x": [1, 1]}},
         {"single_seconds": 0.1, "ratios": {"2": [math.inf, 1]}}, {"single_seconds": 0.1, "ratios": {"2": 5}},
+        {"single_seconds": 0.1, "ratios": {"129": [5, 1]}},
     ],
     ids=str,
 )  # fmt: skip

@@ -1,0 +1,167 @@
+"""What deciding costs: the policy's own time for a block, in microseconds, without the drafters'.
+
+    python benchmarks/policy_time.py [--json OUT.json]
+
+The text is made as in `drafting.py`: docstrings that go on, and docstrings that are said a second time, where whole
+proposals of 48 tokens come true. Nothing is evaluated: T(n) is that of a simulated machine. A drafter whose guesses
+cost time stands for a model; what it and the suffix drafter take to guess is left out.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+
+import click
+from common import save
+from drafting import texts
+from simulate import MACHINES, Clock
+
+from edgespec.core import MAX_ROWS, Coupling, Draft, Drafter, Price, Verdict
+from edgespec.cost import CostCurve
+from edgespec.drafters.suffix import Suffix
+from edgespec.policy import AdaptivePolicy
+from edgespec.verify import verify
+
+WHAT = "the policy's own time"
+CONTEXT = 1500
+ROUNDS = 3
+ROOM = 60
+
+_SINGLE = 0.1
+"""T(1) of the simulated machine in seconds."""
+
+_GUESS = 0.015
+_RIGHT = 0.7
+_NOISE = 0.03
+
+
+class Watch:
+    """The time that passed while it ran."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+
+    def start(self) -> None:
+        self.total -= time.perf_counter()
+
+    def stop(self) -> None:
+        self.total += time.perf_counter()
+
+
+class WatchedSuffix(Suffix):
+    """The suffix drafter, with the watch stopped while it works."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self.watch = watch
+
+    def propose(self, tokens: Sequence[int], limit: int) -> Draft:
+        self.watch.stop()
+        proposal = super().propose(tokens, limit)
+        self.watch.start()
+        return proposal
+
+
+class Model:
+    """Stands for a drafter model that knows the text and is right of _RIGHT of it."""
+
+    name = "model"
+
+    def __init__(self, watch: Watch, clock: Clock, text: Sequence[int]) -> None:
+        self._watch, self._clock = watch, clock
+        chance = random.Random(1)
+        self._guesses = [token if chance.random() < _RIGHT else -1 for token in text]
+
+    def price(self, tokens: Sequence[int], target_seconds: float) -> Price:
+        return Price(start=_GUESS, guess=_GUESS)
+
+    def propose(self, tokens: Sequence[int], limit: int) -> Draft:
+        return self.draft(tokens, limit, Coupling(), lambda probability, evidence: True)
+
+    def draft(
+        self, tokens: Sequence[int], limit: int, coupling: Coupling, go_on: Callable[[float, Hashable], bool]
+    ) -> Draft:
+        self._watch.stop()
+        size, wanted = 0, True
+        evidence = [(place % 20, False) for place in range(len(tokens), len(tokens) + limit)]
+        while size < limit and wanted:
+            self._watch.start()
+            wanted = go_on(_RIGHT, evidence[size])
+            self._watch.stop()
+            size += 1
+            self._clock.now += _GUESS
+        guesses = self._guesses[len(tokens) : len(tokens) + size]
+        draft = Draft.chain(guesses, [_RIGHT] * size, evidence[:size], self.name)
+        self._watch.start()
+        return draft
+
+    def observe(self, draft: Draft, verdict: Verdict) -> None:
+        """It learns nothing."""
+
+
+def measure(text: Sequence[int], *, model: bool, known: bool) -> tuple[list[float], list[int]]:
+    """The policy's microseconds for every block from CONTEXT on, and the sizes drafted."""
+    watch, clock, ratios, chance = Watch(), Clock(), MACHINES[0].ratios(), random.Random(0)
+    cost = CostCurve(MAX_ROWS)
+    for n in range(1, MAX_ROWS + 1) if known else ():
+        for _ in range(3):
+            cost.observe(n, _SINGLE * ratios[n - 1])
+    drafters: list[Drafter] = [WatchedSuffix(watch)]
+    if model:
+        drafters.append(Model(watch, clock, text))
+    policy = AdaptivePolicy(drafters, cost, clock=clock)
+    policy.prefilled(MAX_ROWS, _SINGLE * ratios[-1])
+    tokens = list(text[:CONTEXT])
+    times, sizes = [], []
+    while len(tokens) + ROOM < len(text):
+        watch.total = 0.0
+        watch.start()
+        draft = policy.plan(tokens, ROOM)
+        watch.stop()
+        place = len(tokens)
+        verdict = verify(draft, lambda row: text[place + row], lambda token: False, ROOM)  # noqa: B023
+        seconds = _SINGLE * ratios[len(draft)] * chance.lognormvariate(0.0, _NOISE)
+        clock.now += seconds
+        watch.start()
+        policy.settle(draft, verdict, seconds)
+        watch.stop()
+        times.append(1e6 * watch.total)
+        sizes.append(len(draft))
+        tokens += verdict.emitted
+    return times, sizes
+
+
+@click.command()
+@click.option("--json", "out", type=click.Path(path_type=Path))
+def main(out: Path | None) -> None:
+    """One line for each kind of text, with and without a model, with T(n) known and not."""
+    prose = texts()["prose"]
+    kinds = {"goes on": prose[: 2 * CONTEXT], "said again": prose[:CONTEXT] * 2}
+    rows = []
+    for kind, text in kinds.items():
+        for model in (False, True):
+            for known in (False, True):
+                runs = [measure(text, model=model, known=known) for _ in range(ROUNDS)]
+                times = sorted(took for run, _ in runs for took in run)
+                sizes = runs[0][1]
+                rows.append(
+                    {
+                        "text": kind, "model": model, "known": known, "blocks": len(sizes),
+                        "drafted": statistics.mean(sizes), "us": statistics.median(times),
+                        "us_90": times[len(times) * 9 // 10],
+                    }
+                )  # fmt: skip
+                print(
+                    f"{kind:11} {'suffix and model' if model else 'suffix':17} T(n) {'known' if known else 'new':6}"
+                    f"{rows[-1]['us']:7.0f} us, 90% below {rows[-1]['us_90']:5.0f} us; {len(sizes):5} blocks, "
+                    f"{rows[-1]['drafted']:.1f} tokens drafted"
+                )
+    save(out, WHAT, [], {"context": CONTEXT, "rounds": ROUNDS, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
