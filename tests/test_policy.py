@@ -125,6 +125,19 @@ def test_a_drafter_that_got_better_is_noticed_without_drafting():
     assert len(policy.plan([1], 60)) > 0
 
 
+@given(st.lists(st.floats(0.3, 2.0), min_size=2, max_size=40), st.lists(st.floats(0.0, 1.0), min_size=1, max_size=39))
+def test_what_pays_best_is_never_better_evaluated_in_two_parts(factors, chances):
+    """Why, says docs/architecture.md: with T(a) + T(b) < T(a + b), a draft for one of the parts promises more."""
+    cost = CostCurve(64)
+    ratios = {n: [factor * n, 1] for n, factor in enumerate(factors, 2)}
+    cost.restore({"single_seconds": 0.01, "ratios": ratios})
+    draft = Draft.chain([1] * len(chances), chances, range(len(chances)), "t")
+    gains = Prospects(draft, Acceptance(), cost).gains
+    size = max(range(len(gains)), key=gains.__getitem__)
+    whole = cost.ratio(size + 1)
+    assert all(cost.ratio(a) + cost.ratio(size + 1 - a) > whole * (1 - 1e-9) for a in range(1, size + 1))
+
+
 def test_a_model_is_weighed_where_few_rows_fit():
     acceptance, cost = Acceptance(), CostCurve(4)
     gain, loss = promise("small", acceptance, cost, 0.1, 0.1, 48, unknown=1.0)
