@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
 
 from edgespec.core import ROOT, Draft
 
@@ -14,6 +16,12 @@ _FADE = 0.995
 
 _MEMORY = 64.0
 """Observations of a kind of guess that are remembered; older ones fade."""
+
+_STORED = 24.0
+"""Observations of earlier runs that count, of each kind."""
+
+_CARRIED = 3.0
+"""Observations of earlier answers that count, of each depth: how long chains come true is a matter of the text."""
 
 
 def judged(draft: Draft, emitted: Sequence[int]) -> Iterator[tuple[int, bool]]:
@@ -40,8 +48,9 @@ class _Counts:
 
     __slots__ = ("judged", "right")
 
-    def __init__(self) -> None:
-        self.right = self.judged = 0.0
+    def __init__(self, right: float = 0.0, judged: float = 0.0) -> None:
+        self.right = right
+        self.judged = judged
 
     def estimate(self, prior: float) -> float:
         return (self.right + _PRIOR_STRENGTH * prior) / (self.judged + _PRIOR_STRENGTH)
@@ -55,6 +64,10 @@ class _Counts:
     def fade(self, share: float) -> None:
         self.right *= share
         self.judged *= share
+
+    def keep(self, most: float) -> None:
+        if self.judged > most:
+            self.fade(most / self.judged)
 
 
 class Acceptance:
@@ -114,3 +127,24 @@ class Acceptance:
         """Trust `by_depth` a little less: a drafter that is not asked is not judged, and may have got better."""
         for counts in self._depths.get(drafter, []):
             counts.fade(_FADE)
+
+    def begin(self) -> None:
+        """Another answer begins, and there `by_depth` is another."""
+        for depths in self._depths.values():
+            for counts in depths:
+                counts.keep(_CARRIED)
+
+    def as_json(self, drafter: str) -> dict[str, Any]:
+        """What a later run can start from, for a drafter whose evidence is plain values or tuples of them."""
+        kinds = self._kinds.get(drafter, {})
+        return {"kinds": [[kind, counts.right, counts.judged] for kind, counts in kinds.items()]}
+
+    def restore(self, drafter: str, stored: Mapping[str, Any]) -> None:
+        """Start from what an earlier run left, believed less than it was then. Raises ValueError on nonsense."""
+        kinds: dict[Hashable, _Counts] = {}
+        for kind, right, judged in stored["kinds"]:
+            if not 0.0 <= right <= judged < math.inf:
+                raise ValueError(f"a stored kind of guess of which {right} of {judged} were right")
+            counts = kinds[tuple(kind) if isinstance(kind, list) else kind] = _Counts(float(right), float(judged))
+            counts.keep(_STORED)
+        self._kinds[drafter] = kinds

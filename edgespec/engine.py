@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -113,7 +113,10 @@ class Engine:
         self._lock = threading.RLock()
         self._save: Callable[[], object] = lambda: None
         if measured is not None and isinstance(policy, AdaptivePolicy):
-            self._save = weakref.finalize(self, measured.remember, policy.cost)
+            models = {drafter.name: drafter.fingerprint for drafter in drafters if isinstance(drafter, ModelDrafter)}
+            for name, fingerprint in models.items():
+                measured.recall(policy.acceptance, name, fingerprint)
+            self._save = weakref.finalize(self, _remember, measured, policy, models)
 
     def stream(
         self,
@@ -228,6 +231,13 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _remember(measured: Measured, policy: AdaptivePolicy, models: Mapping[str, str]) -> None:
+    """Keep for the next run what this one learned; `models` are the drafters' fingerprints by name."""
+    measured.remember(policy.cost)
+    for name, fingerprint in models.items():
+        measured.remember_acceptance(policy.acceptance, name, fingerprint)
 
 
 def conversation(prompt: str | Sequence[Message], system: str | None) -> list[Message]:

@@ -1,4 +1,4 @@
-"""What was measured of a model on this machine, kept from one run to the next: T(n), and which widths are exact."""
+"""What was learned of a model, kept from one run to the next: T(n), which widths are exact, whose guesses are right."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from edgespec import machine, store
+from edgespec.acceptance import Acceptance
 from edgespec.backend import LlamaContext, build_name
 from edgespec.cost import CostCurve
 from edgespec.exact import exact_rows, sample
@@ -15,15 +16,19 @@ _log = logging.getLogger("edgespec")
 
 _FORMAT = 1
 
+_NONSENSE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+"""What reading a file raises that is none of ours."""
+
 
 class Measured:
     """The files of one model, by its `fingerprint`, and whatever else its times depend on: `settings`."""
 
     def __init__(self, cache_dir: Path, fingerprint: str, *settings: object) -> None:
-        described = repr((machine.cpu_name(), build_name(), fingerprint, *settings))
-        name = f"{hashlib.sha256(described.encode()).hexdigest()[:24]}.json"
+        name = _file_name(machine.cpu_name(), build_name(), fingerprint, *settings)
         self._costs = cache_dir / "costs" / name
         self._exact = cache_dir / "exact" / name
+        self._acceptance = cache_dir / "acceptance"
+        self._fingerprint = fingerprint
 
     def cost(self, rows: int) -> CostCurve:
         """T(n) as the last run left it, else a fresh curve."""
@@ -32,7 +37,7 @@ class Measured:
         if stored is not None:
             try:
                 cost.restore(stored)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except _NONSENSE as error:
                 _log.warning("%s is left aside: %s", self._costs, error)
                 cost = CostCurve(rows)
         return cost
@@ -41,6 +46,26 @@ class Measured:
         """Keep T(n), as far as it is known."""
         if cost.known:
             store.remember(self._costs, cost.as_json())
+
+    def recall(self, acceptance: Acceptance, drafter: str, fingerprint: str) -> None:
+        """Let `acceptance` begin with what was learned of a drafter model, by its `fingerprint`, for this target."""
+        path = self._pair(fingerprint)
+        stored = store.read_json(path)
+        if stored is not None:
+            try:
+                acceptance.restore(drafter, stored)
+            except _NONSENSE as error:
+                _log.warning("%s is left aside: %s", path, error)
+
+    def remember_acceptance(self, acceptance: Acceptance, drafter: str, fingerprint: str) -> None:
+        """Keep what is known by now."""
+        learned = acceptance.as_json(drafter)
+        if learned["kinds"]:
+            store.remember(self._pair(fingerprint), learned)
+
+    def _pair(self, fingerprint: str) -> Path:
+        """Whose guesses are right does not depend on the machine, nor on threads and the like."""
+        return self._acceptance / _file_name(self._fingerprint, fingerprint)
 
     def exact_rows(self, context: LlamaContext, n_vocab: int) -> int:
         """What `edgespec.exact` finds for this context: now, or in an earlier run."""
@@ -53,3 +78,7 @@ class Measured:
         context.forget()
         store.remember(self._exact, {"format": _FORMAT, "rows": rows})
         return rows
+
+
+def _file_name(*key: object) -> str:
+    return f"{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.json"

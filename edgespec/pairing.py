@@ -156,7 +156,9 @@ def open_drafter(
     if target_part.values.get("split.count"):  # this is but the first of its files
         theirs = Sizes(target.parameters, target.size_bytes)
     share = Share(own.parameters / theirs.parameters, own.bytes / theirs.bytes)
-    return ModelDrafter(path.stem, context, reader, share=share, cost=cost, window=window, close=close)
+    return ModelDrafter(
+        path.stem, context, reader, share=share, cost=cost, window=window, fingerprint=header.fingerprint, close=close
+    )
 
 
 def _matched(model: LlamaModel, target: LlamaModel, part: Part, target_part: Part) -> Reader:

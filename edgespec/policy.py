@@ -147,6 +147,7 @@ class AdaptivePolicy:
 
     def prefilled(self, count: int, seconds: float) -> None:
         self._reading.begin()
+        self.acceptance.begin()
         if count > 1:
             self.cost.observe(count, seconds)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import operator
 import random
@@ -72,6 +73,52 @@ def test_nothing_is_learned_of_what_was_not_judged():
     acceptance.observe(Draft.chain([1, 2, 3], [0.5] * 3, ["a", "b", "c"], "t"), [1, 9, 9])
     assert acceptance.estimate("t", "a", 0.5) > 0.5 > acceptance.estimate("t", "b", 0.5)
     assert acceptance.estimate("t", "c", 0.5) == 0.5
+
+
+evidence = st.one_of(st.integers(0, 3), st.sampled_from(["x", "y"]), st.tuples(st.integers(0, 3), st.booleans()))
+
+
+@given(st.lists(st.tuples(evidence, st.booleans()), max_size=200), st.floats(0.0, 1.0))
+def test_what_was_learned_is_restored_but_believed_less(guesses, prior):
+    acceptance = Acceptance()
+    for kind, right in guesses:
+        acceptance.observe(Draft.chain([1], [prior], [kind], "t"), [1 if right else 2])
+    again = Acceptance()
+    again.restore("t", json.loads(json.dumps(acceptance.as_json("t"))))
+    for kind in {kind for kind, _ in guesses}:
+        before, after = acceptance.weight("t", kind), again.weight("t", kind)
+        assert after <= before and (after == before or after > 20)
+        share = (acceptance.estimate("t", kind, prior) * (before + 6) - 6 * prior) / before
+        assert again.estimate("t", kind, prior) == pytest.approx((share * after + 6 * prior) / (after + 6))
+    assert again.weight("other", 1) == 0.0
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        [], {}, {"kinds": None}, {"kinds": [[1, 2]]}, {"kinds": [[1, 5, 4]]}, {"kinds": [[1, -1, 4]]},
+        {"kinds": [[1, math.nan, 4]]}, {"kinds": [[1, 4, math.inf]]}, {"kinds": [[1, "1", "2"]]},
+        {"kinds": [[{}, 1, 2]]}, {"kinds": [[[[1]], 1, 2]]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_spoilt_acceptance_is_refused_and_nothing_is_taken_from_it(stored):
+    acceptance = Acceptance()
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        acceptance.restore("t", stored)
+    assert acceptance.estimate("t", 1, 0.5) == 0.5
+
+
+def test_another_answer_begins_with_little_belief_in_how_long_chains_came_true():
+    acceptance = Acceptance()
+    for _ in range(50):
+        acceptance.observe_depths(chain([1, 1]), [2])
+    known = acceptance.by_depth("scripted", 2, 0.75)
+    assert known[0] < 0.1
+    for _ in range(9):
+        acceptance.begin()  # beginning again forgets no more
+        first, second = acceptance.by_depth("scripted", 2, 0.75)
+        assert first == second == pytest.approx(0.75 * 6 / 9)
 
 
 def plan_after(cost: CostCurve, emit, probability=0.8, blocks=200, size=16) -> list[int]:

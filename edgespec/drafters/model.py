@@ -75,7 +75,8 @@ class SameVocabulary:
 class ModelDrafter:
     """A language model as a `PricedDrafter`. It owns its context, whose time it measures.
 
-    By its `share` of bytes the time of an evaluation is guessed until it has been measured.
+    By its `share` of bytes the time of an evaluation is guessed until it has been measured; by the `fingerprint` of its
+    file is remembered how good its guesses are.
     """
 
     def __init__(
@@ -87,11 +88,13 @@ class ModelDrafter:
         share: Share,
         cost: CostCurve | None = None,
         window: int | None = None,
+        fingerprint: str = "",
         close: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.cost = cost or CostCurve(PROMPT_CHUNK)
         self.share = share
+        self.fingerprint = fingerprint
         self.close = close
         self.context = context
         self.evaluations = 0

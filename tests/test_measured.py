@@ -1,0 +1,73 @@
+"""What one run learned the next one begins with, and a spoilt file is no more than a line in the log."""
+
+from __future__ import annotations
+
+import pytest
+from gguf_files import tiny_llama
+
+from edgespec import load
+from edgespec.acceptance import Acceptance
+from edgespec.core import Draft
+from edgespec.measured import Measured
+
+
+def learned(right=9, wrong=3, drafter="small") -> Acceptance:
+    acceptance = Acceptance()
+    for said in [1] * right + [2] * wrong:
+        acceptance.observe(Draft.chain([1], [0.5], [(7, False)], drafter), [said])
+    return acceptance
+
+
+def recalled(cache, *fingerprints) -> float:
+    target, drafter = fingerprints
+    acceptance = Acceptance()
+    Measured(cache, target).recall(acceptance, "small", drafter)
+    return acceptance.estimate("small", (7, False), 0.5)
+
+
+def test_how_good_a_models_guesses_are_is_kept_for_each_pair(tmp_path):
+    known = learned()
+    Measured(tmp_path, "target").remember_acceptance(known, "small", "drafter")
+    assert recalled(tmp_path, "target", "drafter") == known.estimate("small", (7, False), 0.5) > 0.5
+    assert recalled(tmp_path, "target", "other") == recalled(tmp_path, "drafter", "target") == 0.5
+
+
+def test_nothing_learned_replaces_nothing(tmp_path):
+    measured = Measured(tmp_path, "target")
+    measured.remember_acceptance(learned(), "small", "drafter")
+    measured.remember_acceptance(Acceptance(), "small", "drafter")
+    assert recalled(tmp_path, "target", "drafter") > 0.5
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[", "[]", "5", '{"kinds": 5}', '{"kinds": [[[7, false], 9, 1e999]]}', '{"ratios": {}}']
+)
+def test_a_spoilt_or_foreign_file_is_left_aside(tmp_path, text, caplog):
+    Measured(tmp_path, "target").remember_acceptance(learned(), "small", "drafter")
+    (stored,) = (tmp_path / "acceptance").iterdir()
+    stored.write_text(text)
+    assert recalled(tmp_path, "target", "drafter") == 0.5
+    assert str(stored) in caplog.text
+
+
+@pytest.mark.parametrize("stored", ['{"single_seconds": 1%s, "ratios": {}}' % ("0" * 400), "{}", "3"])
+def test_a_spoilt_curve_is_left_aside(tmp_path, stored, caplog):
+    measured = Measured(tmp_path, "target")
+    cost = measured.cost(64)
+    cost.observe(1, 0.1)
+    measured.remember(cost)
+    assert measured.cost(64).known
+    (path,) = (tmp_path / "costs").iterdir()
+    path.write_text(stored)
+    assert not measured.cost(64).known
+    assert str(path) in caplog.text
+
+
+def test_an_engine_remembers_its_drafter_when_it_is_closed(tmp_path):
+    model = tiny_llama(tmp_path / "tiny.gguf")
+    for known in (False, True):
+        with load(model, n_ctx=128, drafter=str(model), cache_dir=tmp_path) as engine:
+            (drafter,) = engine.drafters
+            estimate = engine.policy.acceptance.estimate(drafter.name, (7, False), 0.5)
+            assert (estimate != 0.5) is known
+            engine.policy.acceptance = learned(drafter=drafter.name)
