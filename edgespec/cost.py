@@ -40,6 +40,9 @@ _SEEN_HOPE = 0.9
 
 _TRIED = 3
 
+_SHALLOW = 1024
+"""Tokens of context up to which one curve will do; from there on, each doubling has its own."""
+
 PROMPT_CHUNK = 128
 """Evaluations of more tokens than this are taken as several of this size: T is a straight line out there."""
 
@@ -62,7 +65,7 @@ class _Estimate:
 
 
 class CostCurve:
-    """T(n) in seconds for n from 1 to `rows`, as known so far."""
+    """T(n) in seconds for n from 1 to `rows`, as known so far; for long contexts, see `at`."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
@@ -70,6 +73,7 @@ class CostCurve:
         self._single: _Estimate | None = None
         self._ratios: dict[int, _Estimate] = {}
         self._waiting: dict[int, float] = {}  # seconds seen before T(1) was
+        self._deeper: dict[int, CostCurve] = {}  # by doublings of _SHALLOW
         self._end = max(rows, PROMPT_CHUNK) + 1  # beyond all sizes
         self._logs = [math.log(n) for n in range(1, self._end)]
         self._log_priors = [math.log(1.0 + _PRIOR_SLOPE * (n - 1)) for n in range(1, self._end)]
@@ -84,6 +88,21 @@ class CostCurve:
     def single(self) -> float:
         """T(1) in seconds; 1.0 while it is not known."""
         return math.exp(self._single.value) if self._single else 1.0
+
+    def at(self, depth: int) -> CostCurve:
+        """The curve after `depth` tokens of context: this one, or one of its own for a long context.
+
+        Attention takes longer there, and for several tokens more so. A curve that knows nothing yet begins as the
+        nearest one that does, believed less.
+        """
+        doublings = (depth // _SHALLOW).bit_length()
+        if doublings and doublings not in self._deeper:
+            self._deeper[doublings] = CostCurve(self.rows)
+        curves = {0: self, **self._deeper}
+        curve = curves[doublings]
+        if not curve.known and (known := [place for place in curves if curves[place].known]):
+            curve._begin(curves[min(known, key=lambda place: abs(place - doublings))]._own())
+        return curve
 
     def ratio(self, n: int) -> float:
         """T(n)/T(1), for n from 1 to `rows`."""
@@ -175,13 +194,25 @@ class CostCurve:
 
     def as_json(self) -> dict[str, Any]:
         """What a later run can start from."""
+        deeper = {str(doublings): curve._own() for doublings, curve in self._deeper.items() if curve.known}
+        return {**self._own(), "deeper": deeper}
+
+    def restore(self, stored: Mapping[str, Any]) -> None:
+        """Start from what an earlier run left, believed less than it was then. Raises ValueError on nonsense."""
+        self._begin(stored)
+        for doublings, own in stored.get("deeper", {}).items():
+            if int(doublings) < 1:
+                raise ValueError(f"a stored cost curve for contexts of {doublings} doublings")
+            curve = self._deeper[int(doublings)] = CostCurve(self.rows)
+            curve._begin(own)
+
+    def _own(self) -> dict[str, Any]:
         return {
             "single_seconds": self.single if self.known else None,
             "ratios": {str(n): [math.exp(e.value), e.count] for n, e in sorted(self._ratios.items())},
         }
 
-    def restore(self, stored: Mapping[str, Any]) -> None:
-        """Start from what an earlier run left, believed less than it was then. Raises ValueError on nonsense."""
+    def _begin(self, stored: Mapping[str, Any]) -> None:
         single = stored["single_seconds"]
         ratios = {int(n): (float(ratio), int(count)) for n, (ratio, count) in stored["ratios"].items()}
         if (single is not None and not 0 < float(single) < math.inf) or not all(

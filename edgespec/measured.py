@@ -44,8 +44,9 @@ class Measured:
 
     def remember(self, cost: CostCurve) -> None:
         """Keep T(n), as far as it is known."""
-        if cost.known:
-            store.remember(self._costs, cost.as_json())
+        learned = cost.as_json()
+        if cost.known or learned["deeper"]:
+            store.remember(self._costs, learned)
 
     def recall(self, acceptance: Acceptance, drafter: str, fingerprint: str) -> None:
         """Let `acceptance` begin with what was learned of a drafter model, by its `fingerprint`, for this target."""

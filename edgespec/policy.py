@@ -81,6 +81,8 @@ class AdaptivePolicy:
         self, drafters: Sequence[Drafter], cost: CostCurve, *, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         self.cost = cost
+        self._cost = cost  # at the depth of the last plan
+        self._prompt: tuple[int, float] | None = None  # its size and time, until the depth is known
         self._clock = clock
         self.acceptance = Acceptance()
         self.accounts = {
@@ -97,7 +99,11 @@ class AdaptivePolicy:
         self.reasons: list[str] | None = None
 
     def plan(self, tokens: Sequence[int], room: int, coupling: Coupling = GREEDY) -> Draft:
-        limit = min(room, MAX_DRAFT, self.cost.rows - 1)
+        self._cost = self.cost.at(len(tokens))
+        if self._prompt is not None:
+            self._cost.observe(*self._prompt)
+            self._prompt = None
+        limit = min(room, MAX_DRAFT, self._cost.rows - 1)
         self._proposals = []
         self._spent = {}
         if self.reasons is not None:
@@ -106,7 +112,7 @@ class AdaptivePolicy:
             self._say("there is no room for a draft")
             return NOTHING
         best, gain, loss, options = self._best_free(tokens, limit)
-        if not self.cost.known:
+        if not self._cost.known:
             self._say("T(1) is not known yet: without it, no evaluation tells what it costs more than that")
             return NOTHING
         for drafter in self._priced:
@@ -122,12 +128,12 @@ class AdaptivePolicy:
 
     def settle(self, draft: Draft, verdict: Verdict, seconds: float) -> None:
         size = 1 + len(draft)
-        self.cost.observe(size, seconds)
-        self._reading.answered(len(verdict.emitted), None if self._spent else self.cost.ratio(size))
+        self._cost.observe(size, seconds)
+        self._reading.answered(len(verdict.emitted), None if self._spent else self._cost.ratio(size))
         for name in self.accounts:
             gained = -self._spent.get(name, 0.0)
             if draft.drafter == name:
-                gained += len(verdict.emitted) - self.cost.ratio(size)
+                gained += len(verdict.emitted) - self._cost.ratio(size)
                 self._gained[name] += gained
             elif not draft.tokens:
                 gained += _INTEREST
@@ -136,7 +142,7 @@ class AdaptivePolicy:
         for drafter in self._priced:
             if drafter.name not in self._spent:
                 self.acceptance.fade_depths(drafter.name)
-        self._probe_allowance = min(self._probe_allowance + _PROBE_SHARE * self.cost.ratio(size), 1.0)
+        self._probe_allowance = min(self._probe_allowance + _PROBE_SHARE * self._cost.ratio(size), 1.0)
         for proposal in self._proposals:
             self.acceptance.observe(proposal, verdict.emitted)
             if proposal.drafter in self._spent:
@@ -148,8 +154,7 @@ class AdaptivePolicy:
     def prefilled(self, count: int, seconds: float) -> None:
         self._reading.begin()
         self.acceptance.begin()
-        if count > 1:
-            self.cost.observe(count, seconds)
+        self._prompt = (count, seconds) if count > 1 else None
 
     def _best_free(self, tokens: Sequence[int], limit: int) -> tuple[Draft, float, float, list[Prospects]]:
         """The best draft whose guesses are free, its gain and loss, and all that there was to choose from."""
@@ -163,7 +168,7 @@ class AdaptivePolicy:
             margin = self._margin(proposal)
             self._proposals.append(proposal)
             account = self.accounts[drafter.name]
-            own = Prospects(proposal, self.acceptance, self.cost)
+            own = Prospects(proposal, self.acceptance, self._cost)
             options.append(own)
             for size in own.best_first():
                 gain = own.gains[size]
@@ -203,14 +208,14 @@ class AdaptivePolicy:
         self, drafter: PricedDrafter, tokens: Sequence[int], room: int, coupling: Coupling, rival: float
     ) -> tuple[Draft, float]:
         """What a drafter whose guesses cost time drafts, if that promises more than `rival`, and its gain."""
-        limit = min(room, MAX_DRAFT, self.cost.rows - 1)
-        single = self.cost.single
+        limit = min(room, MAX_DRAFT, self._cost.rows - 1)
+        single = self._cost.single
         price = drafter.price(tokens, single)
         guess = price.guess / single
         start, once = price.start / single, 0.0
         if start > 2 * guess:  # more to read than a block leaves behind: that is paid once, not by every block
             start, once = guess, start - guess
-        gain, loss = promise(drafter.name, self.acceptance, self.cost, start, guess, limit)
+        gain, loss = promise(drafter.name, self.acceptance, self._cost, start, guess, limit)
         account = self.accounts[drafter.name]
         if self.reasons is not None:
             self._say(
@@ -228,7 +233,7 @@ class AdaptivePolicy:
             return NOTHING, 0.0
         lent = self._reading.lend(drafter.name, once)
         worth = Worth(
-            drafter.name, self.acceptance, self.cost, start, guess, hopeful=self._probe_allowance >= _FIRST_PROBES
+            drafter.name, self.acceptance, self._cost, start, guess, hopeful=self._probe_allowance >= _FIRST_PROBES
         )
         begun = self._clock()
         proposal = drafter.draft(tokens, limit, coupling, worth)
@@ -238,7 +243,7 @@ class AdaptivePolicy:
         if not proposal.tokens:
             return NOTHING, 0.0
         self._proposals.append(proposal)
-        own = Prospects(proposal, self.acceptance, self.cost, spent)
+        own = Prospects(proposal, self.acceptance, self._cost, spent)
         size = own.best_first()[0]
         draft, gain, loss = proposal.first(size), own.gains[size], own.loss(size)
         # The time is spent whatever comes of it: from here on, a draft has to beat plain decoding after it.
@@ -251,12 +256,14 @@ class AdaptivePolicy:
         self, drafter: PricedDrafter, tokens: Sequence[int], coupling: Coupling, guess: float, rival: float
     ) -> None:
         """Ask for one guess, not to draft it but to learn how good it is, if it might be good enough."""
-        hoped, _ = promise(drafter.name, self.acceptance, self.cost, guess, guess, MAX_DRAFT, unknown=_HOPED_ACCEPTANCE)
+        hoped, _ = promise(
+            drafter.name, self.acceptance, self._cost, guess, guess, MAX_DRAFT, unknown=_HOPED_ACCEPTANCE
+        )
         if hoped <= rival:
             return
         self._say(f"{drafter.name}: asked for one guess, to see how good it is by now")
         begun = self._clock()
         proposal = drafter.draft(tokens, 1, coupling, lambda probability, evidence: False)
-        self._spent[drafter.name] = (self._clock() - begun) / self.cost.single
+        self._spent[drafter.name] = (self._clock() - begun) / self._cost.single
         if proposal.tokens:
             self._proposals.append(proposal)

@@ -63,6 +63,14 @@ def test_a_spoilt_curve_is_left_aside(tmp_path, stored, caplog):
     assert str(path) in caplog.text
 
 
+def test_a_curve_of_long_contexts_is_kept_where_there_were_no_others(tmp_path):
+    measured = Measured(tmp_path, "target")
+    cost = measured.cost(64)
+    cost.at(5000).observe(1, 0.1)
+    measured.remember(cost)
+    assert measured.cost(64).at(5000).single == pytest.approx(0.1)
+
+
 def test_an_engine_remembers_its_drafter_when_it_is_closed(tmp_path):
     model = tiny_llama(tmp_path / "tiny.gguf")
     for known in (False, True):

@@ -309,6 +309,47 @@ def test_a_prompt_bends_the_prior_before_the_first_draft():
     assert memory_bound.ratio(8) < CostCurve(64).ratio(8) < compute_bound.ratio(8)
 
 
+def test_a_long_context_has_a_curve_of_its_own_that_begins_as_the_nearest_known():
+    cost = curve(flat)
+    deep = cost.at(3000)
+    assert cost.at(1023) is cost and cost.at(2048) is deep is not cost.at(1500) is not cost
+    assert deep.single == pytest.approx(cost.single) and deep.ratios() == pytest.approx(cost.ratios())
+    for _ in range(30):
+        deep.observe(1, 0.03)
+        deep.observe(8, 0.03 * steep(8))
+    assert cost.single == pytest.approx(0.01) and cost.ratio(8) == pytest.approx(flat(8))
+    assert cost.at(9000).single == pytest.approx(deep.single), "it begins as the deepest one known, not the first"
+    assert cost.at(9000).ratio(8) == pytest.approx(deep.ratio(8)) and deep.ratio(8) > 3 * flat(8)
+    again = CostCurve(64)
+    again.restore(json.loads(json.dumps(cost.as_json())))
+    for depth in (0, 1500, 3000, 9000):
+        assert again.at(depth).ratios() == pytest.approx(cost.at(depth).ratios())
+        assert again.at(depth).single == pytest.approx(cost.at(depth).single)
+
+
+def test_a_curve_of_earlier_versions_is_read():
+    cost = CostCurve(64)
+    cost.restore({"single_seconds": 0.1, "ratios": {"2": [1.5, 3]}})
+    assert cost.ratio(2) == cost.at(5000).ratio(2) == pytest.approx(1.5)
+
+
+def test_a_short_context_begins_as_a_long_one_did():
+    cost = CostCurve(64)
+    cost.at(3000).observe(1, 0.03)
+    assert cost.at(10) is cost and cost.single == pytest.approx(0.03)
+
+
+def test_what_a_plan_takes_is_learned_at_its_depth():
+    policy = AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [])], CostCurve(64))
+    for depth, seconds in [(10, 0.01)] + 9 * [(3000, 0.02)] + [(10, 0.01)]:
+        policy.prefilled(64, 10 * seconds)
+        policy.plan([1] * depth, 60)
+        policy.settle(NOTHING, Verdict((), (1,)), seconds)
+    assert policy.cost.single == pytest.approx(0.01)
+    assert policy.cost.at(3000).single == pytest.approx(0.02, rel=0.1)
+    assert policy.cost.ratio(64) == pytest.approx(10.0, rel=0.2)
+
+
 def test_one_slow_evaluation_does_not_turn_the_curve():
     cost = curve(flat)
     cost.observe(4, 10.0)
@@ -340,7 +381,8 @@ def test_the_curve_follows_a_machine_that_throttles():
     [
         {}, [], {"single_seconds": -1, "ratios": {}}, {"single_seconds": 0.1, "ratios": {"x": [1, 1]}},
         {"single_seconds": 0.1, "ratios": {"2": [math.inf, 1]}}, {"single_seconds": 0.1, "ratios": {"2": 5}},
-        {"single_seconds": 0.1, "ratios": {"129": [5, 1]}},
+        {"single_seconds": 0.1, "ratios": {"129": [5, 1]}}, {"single_seconds": 0.1, "ratios": {}, "deeper": {"0": {}}},
+        {"single_seconds": 0.1, "ratios": {}, "deeper": {"1": {"single_seconds": 0, "ratios": {}}}},
     ],
     ids=str,
 )  # fmt: skip
