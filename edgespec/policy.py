@@ -45,8 +45,8 @@ _PRICED_STAKE = 2.0
 """The same for a drafter whose guesses cost time: what it is worth cannot be learned without asking it."""
 
 _INTEREST = 0.01
-"""What every plain evaluation adds to that. So short answers are not slowed down by trying, and in a long text drafting
-is tried again after it was given up."""
+"""What every evaluation without its drafts adds to that. So short answers are not slowed down by trying, and in a long
+text a drafter is tried again after it was given up."""
 
 _MOST_ACCOUNT = 15.0
 """Gains beyond this are kept: a text that stops repeating itself may take back no more of them."""
@@ -135,7 +135,7 @@ class AdaptivePolicy:
             if draft.drafter == name:
                 gained += len(verdict.emitted) - self._cost.ratio(size)
                 self._gained[name] += gained
-            elif not draft.tokens:
+            else:
                 gained += _INTEREST
             self.accounts[name] = min(self.accounts[name] + gained, _MOST_ACCOUNT)
             self._reading.earned(name, gained)

@@ -20,7 +20,7 @@ from edgespec.pairing import MatchedVocabulary, match_texts, open_drafter
 from edgespec.policy import AdaptivePolicy
 from edgespec.reading import Reading
 from edgespec.session import Session
-from edgespec.testing import FixedPolicy, KeyedSampler, TableModel
+from edgespec.testing import FixedPolicy, KeyedSampler, ScriptedDrafter, TableModel
 from edgespec.vocabtrim.counts import Counts, tokenizer_hash
 from edgespec.vocabtrim.make import trim
 
@@ -195,6 +195,24 @@ def play(drafter, blocks=300, slope=0.1):
         policy.settle(draft, Verdict(tuple(range(right)), (1,) * (right + 1)), 0.01 * (1 + slope * len(draft)))
         sizes.append(len(draft))
     return sizes
+
+
+def test_a_free_drafter_that_has_lost_comes_back_while_a_model_drafts():
+    free, model = ScriptedDrafter(lambda tokens, limit: [1] * 16), Costly(start=0.002, guess=0.002, right=0.8)
+    cost = CostCurve(64)
+    for _ in range(5):
+        for n in range(1, 33):
+            cost.observe(n, 0.01 * (1 + 0.1 * (n - 1)))
+    policy = AdaptivePolicy([free, model], cost, clock=lambda: model.seconds)
+    policy.prefilled(10, 0.05)
+    policy.accounts.update({free.name: -0.2, model.name: 5.0})
+    drafted = []
+    for _ in range(60):
+        draft = policy.plan([1], 60)
+        drafted.append(draft.drafter)
+        right = next((i for i, token in enumerate(draft.tokens) if token != 1), len(draft))
+        policy.settle(draft, Verdict(tuple(range(right)), (1,) * (right + 1)), 0.01 * (1 + 0.1 * len(draft)))
+    assert drafted[9] == model.name and set(drafted[40:]) == {free.name}
 
 
 def test_a_model_that_pays_is_asked_again_and_again():
