@@ -136,6 +136,14 @@ class CostCurve:
         else:
             self._observe_ratio(n, math.log(seconds) - self._single.value)
 
+    def measure(self, times: Mapping[int, float]) -> None:
+        """Take T(n) from what was measured on purpose, in seconds by n, whatever was known of those sizes before."""
+        self._single = _Estimate(math.log(times[1]), _STORED_COUNT)
+        for n, seconds in times.items():
+            if 1 < n <= PROMPT_CHUNK:
+                self._ratios[n] = _Estimate(math.log(seconds / times[1]), _STORED_COUNT, recent=_TRIED)
+        self._draw()
+
     def _observe_single(self, seconds: float) -> None:
         if self._single is not None:
             self._single.update(math.log(seconds))

@@ -34,7 +34,7 @@ GREEDY = SamplingParams()
 def load(
     model: str | Path | None = None,
     *,
-    drafter: str = "auto",
+    drafter: str | Drafter = "auto",
     n_ctx: int | None = None,
     threads: int | None = None,
     gpu_layers: int = -1,
@@ -46,19 +46,20 @@ def load(
     """Load a target and be ready to answer.
 
     `model`: a path to a .gguf or an alias; None is the small default model. `drafter`: `auto`, `none`, `anpd`,
-    `suffix`, a drafter model (a .gguf, plain or trimmed, or an alias), or several joined by `+`. `n_ctx`: tokens of
-    prompt and answer together (default: the smaller of the model's own and 8192). `threads`: default, the physical
-    fast cores. `gpu_layers`: default, all of them where there is a GPU. `kv_type` (f16, q8_0, ...) and
-    `flash_attention` (auto, on, off) are llama.cpp's. `exact`: draft only as many tokens at once as can be checked with
-    the very bits of single-token decoding (`engine.context.max_rows`, found out once for a model on a machine), so that
-    text is not only the same but cannot differ; keys and values are then kept as f16 and bf16. `cache_dir`: where
-    measured costs are kept (default: the user's cache directory).
+    `suffix`, a drafter model (a .gguf, plain or trimmed, or an alias), several joined by `+`, or a drafter of your own
+    (an object that implements `Drafter`). `n_ctx`: tokens of prompt and answer together (default: the smaller of the
+    model's own and 8192). `threads`: default, the physical fast cores. `gpu_layers`: default, all of them where there
+    is a GPU. `kv_type` (f16, q8_0, ...) and `flash_attention` (auto, on, off) are llama.cpp's. `exact`: draft only as
+    many tokens at once as can be checked with the very bits of single-token decoding (`engine.context.max_rows`, found
+    out once for a model on a machine), so that text is not only the same but cannot differ; keys and values are then
+    kept as f16 and bf16. `cache_dir`: where measured costs are kept (default: the user's cache directory).
 
     Raises ModelError (no such file, malformed, unsupported) and InvalidRequest. A file never seen before is first
     loaded in a child process, which doubles that one start.
     """
     cache = cache_dir or machine.cache_directory()
-    names = names_of(drafter)
+    own, drafter = (None, drafter) if isinstance(drafter, str) else (drafter, drafter.name)
+    names = names_of(drafter) if own is None else ()
     for name in names:
         if not is_model(name):
             make_drafter(name)  # an unknown name is found out before the model is loaded
@@ -75,15 +76,17 @@ def load(
         kv_type = EXACT_KV
     measured = Measured(cache, header.fingerprint, threads, gpu_layers, kv_type, flash_attention)
     context = LlamaContext(target, n_ctx=length, threads=threads, kv_type=kv_type, flash_attention=flash_attention)
-    if names and not target.can_rewind:
-        _log.warning("%s cannot take tokens back (recurrent memory): decoding without drafts", target.name)
-        names, drafter = (), "none"
-    if exact and names:
+    hindrance = ""
+    if not target.can_rewind:
+        hindrance = "it cannot take tokens back (recurrent memory)"
+    elif exact and (names or own):
         context.max_rows = measured.exact_rows(context, target.vocabulary.size)
-        if context.max_rows == 1:
-            _log.warning("%s: no evaluation of several tokens is bit-exact here: decoding without drafts", target.name)
-            names, drafter = (), "none"
+        hindrance = "no evaluation of several tokens is bit-exact here" if context.max_rows == 1 else ""
+    if hindrance and (names or own):
+        _log.warning("%s: %s: decoding without drafts", target.name, hindrance)
+        names, own, drafter = (), None, "none"
     drafters = open_drafters(names, target, n_ctx=length, threads=threads, gpu_layers=gpu_layers, cache_dir=cache)
+    drafters += [own] if own else []
     policy = AdaptivePolicy(drafters, measured.cost(context.max_rows))
     return Engine(target, context, policy, drafters=drafters, drafter_name=drafter, measured=measured)
 

@@ -28,15 +28,19 @@ def sample(n_vocab: int) -> list[int]:
 def exact_rows(context: Context, tokens: Sequence[int]) -> int:
     """The largest n, up to WIDEST, such that evaluations of 2 to n rows are bit-identical to single ones; else 1.
 
-    `tokens` are any; depths beyond them or beyond the context are left out. Which kernels run depends on widths and
-    depths, not on what is said.
+    `tokens` are any. Which kernels run depends on widths and depths, not on what is said.
     """
     widest = min(WIDEST, context.max_rows)
-    for depth in DEPTHS:
-        if widest == 1 or depth + widest >= min(context.n_ctx, len(tokens)):
-            break
-        widest = _exact_at(context, tokens, depth, widest)
+    for depth in depths(context.n_ctx):
+        if widest > 1:
+            widest = _exact_at(context, tokens, depth, widest)
     return widest
+
+
+def depths(n_ctx: int) -> list[int]:
+    """DEPTHS as far as they fit into a context; what is beyond is taken for the last that does."""
+    deepest = n_ctx - WIDEST - 1
+    return sorted({min(depth, deepest) for depth in DEPTHS}) if deepest > 0 else []
 
 
 def _exact_at(context: Context, tokens: Sequence[int], depth: int, widest: int) -> int:

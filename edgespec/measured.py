@@ -10,11 +10,11 @@ from edgespec import machine, store
 from edgespec.acceptance import Acceptance
 from edgespec.backend import LlamaContext, build_name
 from edgespec.cost import CostCurve
-from edgespec.exact import exact_rows, sample
+from edgespec.exact import depths, exact_rows, sample
 
 _log = logging.getLogger("edgespec")
 
-_FORMAT = 1
+_FORMAT = 2
 
 _NONSENSE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 """What reading a file raises that is none of ours."""
@@ -70,14 +70,16 @@ class Measured:
 
     def exact_rows(self, context: LlamaContext, n_vocab: int) -> int:
         """What `edgespec.exact` finds for this context: now, or in an earlier run."""
+        deepest = max(depths(context.n_ctx), default=0)
         stored = store.read_json(self._exact)
-        known = stored.get("rows") if isinstance(stored, dict) and stored.get("format") == _FORMAT else None
-        if isinstance(known, int) and known > 0:
-            return min(known, context.max_rows)
-        _log.info("finding out which evaluations are exact to the bit, once for this model and machine")
+        if isinstance(stored, dict) and stored.get("format") == _FORMAT:
+            rows, tested = stored.get("rows"), stored.get("deepest")
+            if isinstance(rows, int) and rows > 0 and isinstance(tested, int) and tested >= deepest:
+                return min(rows, context.max_rows)
+        _log.warning("finding out which evaluations are exact to the bit here: once for a model, up to some minutes")
         rows = exact_rows(context, sample(n_vocab))
         context.forget()
-        store.remember(self._exact, {"format": _FORMAT, "rows": rows})
+        store.remember(self._exact, {"format": _FORMAT, "rows": rows, "deepest": deepest})
         return rows
 
 

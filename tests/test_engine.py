@@ -12,7 +12,7 @@ from edgespec.drafters import make_drafters
 from edgespec.engine import conversation
 from edgespec.errors import ContextOverflow, InvalidRequest, ModelNotFound, UnknownDrafter
 from edgespec.lossless import parting, rounding_noise
-from edgespec.testing import FixedPolicy
+from edgespec.testing import FixedPolicy, ScriptedDrafter
 
 pytestmark = pytest.mark.model
 
@@ -200,3 +200,16 @@ def test_bad_requests_leave_the_engine_usable(engine):
     with pytest.raises(InvalidRequest, match="template"):
         engine.generate([{"role": "nobody", "text": "x"}])
     assert engine.generate("Hello", max_tokens=3).emitted
+
+
+def test_a_drafter_of_ones_own(smollm2, engine, tmp_path):
+    plain = answer(engine, PROMPTS[0], SamplingParams(), 24)
+    prompt = engine.tokenize(engine.model.render(conversation(PROMPTS[0], None)))
+
+    def know_it_all(tokens, limit):
+        return plain.emitted[len(tokens) - len(prompt) :][:limit]
+
+    with edgespec.load(smollm2, drafter=ScriptedDrafter(know_it_all, "mine"), n_ctx=256, cache_dir=tmp_path) as own:
+        drafted = own.generate(PROMPTS[0], max_tokens=24)
+        assert own.drafter_name == "mine" and drafted.emitted == plain.emitted
+        assert drafted.tally.drafters["mine"].accepted > 0

@@ -13,7 +13,7 @@ import edgespec
 from edgespec import SamplingParams
 from edgespec.core import NOTHING, Draft
 from edgespec.drafters import make_drafter
-from edgespec.exact import DEPTHS, WIDEST, exact_rows, sample
+from edgespec.exact import DEPTHS, WIDEST, depths, exact_rows, sample
 from edgespec.testing import FixedPolicy, TableModel
 
 
@@ -44,6 +44,13 @@ class Rounding(TableModel):
 @given(st.integers(1, WIDEST), st.sampled_from([0, 100, 500]), st.booleans())
 def test_the_widest_exact_evaluation_is_found(exact, depth, lasting):
     assert exact_rows(Rounding(exact, depth, lasting), sample(32)) == exact
+
+
+@given(st.integers(1, 5000))
+def test_depths_fit_the_context_and_reach_as_deep_as_it_does(n_ctx):
+    found = depths(n_ctx)
+    assert all(0 < depth < n_ctx - WIDEST for depth in found)
+    assert max(found, default=0) == max(0, min(n_ctx - WIDEST - 1, DEPTHS[-1]))
 
 
 def test_a_width_that_rounds_only_beyond_the_context_is_exact():
@@ -89,6 +96,15 @@ def test_what_was_found_out_is_remembered(smollm2, tmp_path, caplog, monkeypatch
             found.append(engine.context.max_rows)
         monkeypatch.setattr("edgespec.measured.exact_rows", None)
     assert found[0] == found[1] > 1
+
+
+@pytest.mark.model
+def test_a_longer_context_is_not_taken_for_tested(smollm2, tmp_path, monkeypatch):
+    tested = []
+    monkeypatch.setattr("edgespec.measured.exact_rows", lambda context, tokens: tested.append(context.n_ctx) or 2)
+    for n_ctx in (256, 512, 300, 2048, 4096):
+        edgespec.load(smollm2, drafter="suffix", exact=True, n_ctx=n_ctx, cache_dir=tmp_path).close()
+    assert tested == [256, 512, 2048]
 
 
 @pytest.mark.model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from gguf_files import tiny_llama
+from gguf_files import tiny_model
 
 from edgespec import load
 from edgespec.acceptance import Acceptance
@@ -72,7 +72,7 @@ def test_a_curve_of_long_contexts_is_kept_where_there_were_no_others(tmp_path):
 
 
 def test_an_engine_remembers_its_drafter_when_it_is_closed(tmp_path):
-    model = tiny_llama(tmp_path / "tiny.gguf")
+    model = tiny_model(tmp_path / "tiny.gguf")
     for known in (False, True):
         with load(model, n_ctx=128, drafter=str(model), cache_dir=tmp_path) as engine:
             (drafter,) = engine.drafters

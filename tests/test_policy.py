@@ -389,3 +389,15 @@ def test_the_curve_follows_a_machine_that_throttles():
 def test_a_spoilt_store_is_refused(stored):
     with pytest.raises((KeyError, TypeError, ValueError)):
         CostCurve(64).restore(stored)
+
+
+@given(st.dictionaries(st.integers(2, 64), st.floats(1.0, 20.0), min_size=1), st.lists(st.floats(0.5, 30), max_size=20))
+def test_what_was_measured_on_purpose_counts_whatever_was_known(ratios, before):
+    cost = CostCurve(64)
+    cost.observe(1, 0.2)
+    for n, ratio in enumerate(before, start=2):
+        cost.observe(n, 0.2 * ratio)
+    cost.measure({1: 0.1, **{n: 0.1 * ratio for n, ratio in ratios.items()}})
+    assert cost.single == pytest.approx(0.1)
+    assert all(cost.ratio(n) == pytest.approx(ratio) for n, ratio in ratios.items())
+    assert cost.hoped()[0] == 1.0 and all(cost.hoped()[n - 1] == pytest.approx(cost.ratio(n)) for n in ratios)

@@ -43,15 +43,15 @@ def examine(engine: Engine) -> dict[str, Any]:
     times, busy = timed(engine.context, tokens, depth=depth, progress=_Progress("target"))
     ratios = {n: seconds / times[1] for n, seconds in times.items()}
     assert isinstance(engine.policy, AdaptivePolicy)
-    for n, seconds in times.items() if not busy else ():
-        engine.policy.cost.observe(n, seconds)
+    if not busy:
+        engine.policy.cost.measure(times)
     prices: dict[str, float] = {}
     for drafter in engine.drafters:
         if isinstance(drafter, ModelDrafter):
             own_depth = min(depth, drafter.context.n_ctx // 2)
             own, also_busy = timed(drafter.context, tokens, depth=own_depth, progress=_Progress(drafter.name))
-            for n, seconds in own.items() if not also_busy else ():
-                drafter.cost.observe(n, seconds)
+            if not also_busy:
+                drafter.cost.measure(own)
             busy |= also_busy
             prices[drafter.name] = own[1] / times[1]
     engine.context.forget()
