@@ -15,6 +15,7 @@ from typing import Any
 from common import subtask
 
 from edgespec.bench import run
+from edgespec.bench.plots import draw
 from edgespec.bench.report import sections, table, with_interval
 
 RESULTS = Path(__file__).parent / "results"
@@ -220,7 +221,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "trimmed drafters against recorded answers": trims,
     "time for a drafted token": drafter_time,
     "the policy on simulated machines": simulated,
-    run.WHAT: lambda result: "\n\n".join(sections(result)),
+    run.WHAT: lambda result: "\n\n".join(sections(result)),  # and plots, see `filled`
     "the policy's own time": policy_time,
 }
 
@@ -234,7 +235,11 @@ def filled(page: str) -> str:
         versions = f"edgespec {result['versions']['edgespec']}, {result['versions']['llama.cpp'].split(';')[0]}"
         link = f"[{name}.json](../benchmarks/results/{name}.json)"
         origin = f"{link}, {result['date']}, {result['machine']['cpu']}, {versions}: `{result['command']}`"
-        return f"<!-- {name} -->\n{RENDERERS[result['what']](result)}\n\n{origin}\n<!-- end -->"
+        shown = RENDERERS[result["what"]](result)
+        if result["what"] == run.WHAT:
+            plots = draw(result, PAGE.parent / "plots", name)
+            shown += "".join(f"\n\n![{title}](plots/{file})" for title, file in plots.items())
+        return f"<!-- {name} -->\n{shown}\n\n{origin}\n<!-- end -->"
 
     return re.sub(r"<!-- ([\w.-]+) -->\n.*?<!-- end -->", fill, page, flags=re.DOTALL)
 

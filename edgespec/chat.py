@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgespec.errors import ContextOverflow
 from edgespec.sampling import SamplingParams
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from edgespec.engine import Engine
 
 _log = logging.getLogger("edgespec.chat")
+
+
+class _Before(NamedTuple):
+    """A conversation before a turn."""
+
+    messages: int
+    text: str
+    tokens: int
 
 
 class Chat:
@@ -34,6 +42,8 @@ class Chat:
         self._tokens: list[int] = []
         self._dropped = 0
         self._answer: Session | None = None
+        self._turns: list[_Before] = []
+        self._keep = 0  # leading tokens that a shift of the last answer spared
         self.rewritten = 0
 
     @property
@@ -41,6 +51,75 @@ class Chat:
         """The conversation so far, the answer in progress included."""
         self._take_answer()
         return list(self._messages)
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt. Another one counts from the next turn on, for all of the conversation."""
+        return self._system
+
+    @system.setter
+    def system(self, text: str | None) -> None:
+        turns = [message for message in self.messages if message["role"] != "system"]
+        self._system = text
+        self._messages = turns if text is None else [{"role": "system", "content": text}, *turns]
+        self._start_anew()
+
+    def clear(self) -> None:
+        """Forget what was said, but not the system prompt."""
+        self._take_answer()
+        self._messages = [message for message in self._messages if message["role"] == "system"]
+        self._start_anew()
+
+    def undo(self) -> str | None:
+        """Take the last turn back, and return what the user said; None where there is none.
+
+        The ids of what was said before stay, so that nothing of it is evaluated again.
+        """
+        self._take_answer()
+        asked = next(
+            (place for place in reversed(range(len(self._messages))) if self._messages[place]["role"] == "user"), None
+        )
+        if asked is None:
+            return None
+        text = self._messages[asked]["content"]
+        del self._messages[asked:]
+        if self._turns and self._turns[-1].messages == asked:
+            before = self._turns.pop()
+            self._text = before.text
+            del self._tokens[before.tokens :]
+        else:  # what the ids were is not known any more
+            self._start_anew()
+        return text
+
+    def as_json(self) -> dict[str, Any]:
+        """All that `restore` needs, its ids included."""
+        return {
+            "messages": self.messages, "text": self._text, "tokens": list(self._tokens), "dropped": self._dropped,
+        }  # fmt: skip
+
+    def restore(self, kept: Mapping[str, Any], *, same_model: bool) -> None:
+        """Go on with a conversation that `as_json` told; of another model, with its texts and not its ids.
+
+        Raises KeyError, TypeError or ValueError on nonsense; then nothing has changed.
+        """
+        messages: list[Message] = [
+            {"role": str(message["role"]), "content": str(message["content"])} for message in kept["messages"]
+        ]
+        tokens, text, dropped = [int(token) for token in kept["tokens"]], str(kept["text"]), int(kept["dropped"])
+        size = self._engine.model.vocabulary.size
+        if same_model and not all(0 <= token < size for token in tokens):
+            raise ValueError("ids that the vocabulary does not have")
+        self._answer = None
+        self._messages = messages
+        self._system = next((message["content"] for message in messages if message["role"] == "system"), None)
+        self._start_anew()
+        if same_model:
+            self._tokens, self._text, self._dropped = tokens, text, dropped
+
+    def _start_anew(self) -> None:
+        """What comes next is tokenized as a whole."""
+        self._tokens, self._text, self._dropped = [], "", 0
+        self._turns.clear()
 
     def stream(
         self,
@@ -58,13 +137,15 @@ class Chat:
         prompt), and then the turn has not happened.
         """
         self._take_answer()
-        messages = [*self._messages, {"role": "user", "content": text}]
+        messages: list[Message] = [*self._messages, {"role": "user", "content": text}]
         rendered = self._engine.model.render(messages)
+        before = _Before(len(self._messages), self._text, len(self._tokens))
+        rewritten = self.rewritten
         tokens = self._tokens_of(rendered)
-        keep = 0
+        keep = drop = 0
         if overflow == "shift":
             keep = self._engine.system_length(tokens, self._system)
-            self._drop_oldest(tokens, keep, max_tokens)
+            drop = self._drop_oldest(tokens, keep, max_tokens)
         session = self._engine.session(
             tokens,
             sampling=sampling or SamplingParams(),
@@ -72,9 +153,15 @@ class Chat:
             stop=stop,
             overflow=overflow,
             keep=keep,
-            skipped=self._dropped,
+            skipped=self._dropped + drop,
             on_prefill=on_prefill,
         )
+        if rewritten == self.rewritten:
+            self._turns.append(before)
+        else:
+            self._turns.clear()
+        self._keep = keep
+        self._shifted(drop)
         self._messages, self._text, self._tokens, self._answer = messages, rendered, tokens, session
         return session
 
@@ -87,7 +174,7 @@ class Chat:
         count, text = answer.whole_tokens()
         del self._tokens[len(self._tokens) - len(answer.emitted) + count :]  # the rest is not in the text
         self._text += text
-        self._dropped += answer.tally.dropped_tokens
+        self._shifted(answer.tally.dropped_tokens)
         self._messages.append({"role": "assistant", "content": answer.text})
 
     def _tokens_of(self, rendered: str) -> list[int]:
@@ -100,13 +187,20 @@ class Chat:
         self._dropped = 0
         return self._engine.tokenize(rendered)
 
-    def _drop_oldest(self, tokens: list[int], keep: int, max_tokens: int) -> None:
-        """Make room for the prompt and an answer by forgetting the tokens after the system prompt."""
+    def _shifted(self, drop: int) -> None:
+        """So many tokens are gone from after the first ones."""
+        self._dropped += drop
+        if drop:
+            gone = self._keep + drop
+            self._turns = [one._replace(tokens=one.tokens - drop) for one in self._turns if one.tokens >= gone]
+
+    def _drop_oldest(self, tokens: list[int], keep: int, max_tokens: int) -> int:
+        """Make room for the prompt and an answer by forgetting tokens after the system prompt; how many went."""
         context = self._engine.context
         room = min(max_tokens, context.n_ctx // 4)
         excess = len(tokens) + room - context.n_ctx
         if excess <= 0:
-            return
+            return 0
         drop = max(excess, (context.n_ctx - keep) // 2)
         if keep + drop > context.cached(tokens):
             raise ContextOverflow(
@@ -115,4 +209,4 @@ class Chat:
             )
         context.shift(keep, drop)
         del tokens[keep : keep + drop]
-        self._dropped += drop
+        return drop

@@ -1,4 +1,4 @@
-"""JSON lines: one object a line."""
+"""Text files, and JSON lines: one object a line."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from typing import Any
 from edgespec.errors import InvalidRequest
 
 
-def read_objects(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """The objects of a file with the numbers of their lines; empty lines are left out. Raises InvalidRequest."""
+def read_text(path: Path) -> str:
+    """A file's text. Raises InvalidRequest saying why not."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise InvalidRequest(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"{path} is not UTF-8 text: {error}") from error
+
+
+def read_objects(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The objects of a file with the numbers of their lines; empty lines are left out. Raises InvalidRequest."""
+    text = read_text(path)
     objects: list[tuple[int, dict[str, Any]]] = []
     for number, line in enumerate(text.split("\n"), start=1):  # a text may hold what `splitlines` takes for an end
         if not line.strip():

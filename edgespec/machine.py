@@ -59,6 +59,16 @@ def cache_directory() -> Path:
     return Path(platformdirs.user_cache_dir("edgespec", appauthor=False))
 
 
+def config_directory() -> Path:
+    """Where the person's configuration file is."""
+    return Path(platformdirs.user_config_dir("edgespec", appauthor=False))
+
+
+def data_directory() -> Path:
+    """Where what a person said is kept, if it is: chats, lines typed."""
+    return Path(platformdirs.user_data_dir("edgespec", appauthor=False))
+
+
 def _number(path: Path, default: int = 0) -> int:
     try:
         return int(path.read_text())

@@ -31,7 +31,8 @@ class Block:
     """What one evaluation added to an answer.
 
     The first `accepted` of `tokens` were drafted by `drafter`, which guessed `drafted` of them. `text` is what can be
-    shown by now: a partial UTF-8 character or the beginning of a stop string waits for the next block.
+    shown by now: a partial UTF-8 character or the beginning of a stop string waits for the next block. Its first
+    `drafted_characters` are of drafted tokens.
     """
 
     tokens: tuple[int, ...]
@@ -40,6 +41,7 @@ class Block:
     accepted: int = 0
     drafter: str = "none"
     finish_reason: FinishReason | None = None
+    drafted_characters: int = 0
 
 
 class Session:
@@ -178,11 +180,13 @@ class Session:
     def _emit(self, draft: Draft, verdict: Verdict) -> Block:
         """Append what was emitted, up to an end token or the end of a stop string."""
         shown = ""
-        kept = 0
+        kept = drafted = 0
         for token in verdict.emitted:
             piece, stopped = self._text.push(token)
             shown += piece
             kept += 1
+            if kept <= len(verdict.accepted):
+                drafted = len(shown)
             if stopped or self._vocabulary.is_end(token):
                 self.finish_reason = "stop"
                 break
@@ -193,7 +197,8 @@ class Session:
             self.finish_reason = "length"
         if self.finish_reason is not None:
             shown += self._text.finish()
-        return Block(emitted, shown, len(draft), min(kept, len(verdict.accepted)), draft.drafter, self.finish_reason)
+        accepted = min(kept, len(verdict.accepted))
+        return Block(emitted, shown, len(draft), accepted, draft.drafter, self.finish_reason, drafted)
 
     def _finish(self, reason: FinishReason) -> Block:
         self.finish_reason = reason

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
-import pty
-import re
-import select
 import signal
-import struct
 import subprocess
 import sys
-import termios
-import time
 
 import pytest
 from click.testing import CliRunner
+from terminal import Terminal
 
 from edgespec.cli import main
 
@@ -168,47 +161,15 @@ def test_a_piped_chat_remembers(run):
         "-n", "12", "--stats", stdin="My name is Ada.\nWhat is my name?\n/nonsense\n/exit\nnot said\n", command="chat"
     )
     assert result.returncode == 0
-    assert "no command /nonsense" in result.stderr
+    assert "edgespec: no command /nonsense: see /help" in result.stderr
     cached = [line for line in result.stderr.splitlines() if "cached)" in line]
     assert len(cached) == 2 and "0 cached" in cached[0] and " 0 cached" not in cached[1]
-
-
-class Terminal:
-    """A program in a pseudo-terminal."""
-
-    def __init__(self, command, env):
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.execvpe(command[0], command, env)
-        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        self.screen = ""
-
-    def type(self, text):
-        os.write(self.fd, text.encode())
-
-    def wait_for(self, text, seconds=40):
-        end = time.monotonic() + seconds
-        while not re.search(text, self.screen, re.DOTALL):
-            assert time.monotonic() < end, f"{text!r} did not come: {self.screen!r}"
-            if select.select([self.fd], [], [], 0.2)[0]:
-                self.screen += os.read(self.fd, 65536).decode(errors="replace")
-
-    def status(self, seconds=60):
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if select.select([self.fd], [], [], 0.1)[0]:
-                with contextlib.suppress(OSError):  # the terminal goes with the program
-                    self.screen += os.read(self.fd, 65536).decode(errors="replace")
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                return os.waitstatus_to_exitcode(status)
-        raise AssertionError(f"still running: {self.screen!r}")
 
 
 def test_a_chat_in_a_terminal_survives_ctrl_c(cache, smollm2):
     env = {**os.environ, "XDG_CACHE_HOME": cache, "TERM": "xterm-256color"}
     terminal = Terminal([*COMMAND, "chat", "--ctx", "1024", "-n", "900"], env)
-    terminal.wait_for(r"leaves\..*>")
+    terminal.wait_for(r"commands\..*>")
     terminal.type("Count to one thousand, one number a line.\r")
     terminal.wait_for(r"\?2004l\W*\w\w")  # line editing has ended, and an answer has begun
     terminal.type("\x03")
@@ -220,6 +181,6 @@ def test_a_chat_in_a_terminal_survives_ctrl_c(cache, smollm2):
 
 def test_ctrl_d_leaves_a_chat(cache, smollm2):
     terminal = Terminal([*COMMAND, "chat", "--ctx", "256"], {**os.environ, "XDG_CACHE_HOME": cache, "TERM": "xterm"})
-    terminal.wait_for(r"leaves\..*>")
+    terminal.wait_for(r"commands\..*>")
     terminal.type("\x04")
     assert terminal.status() == 0

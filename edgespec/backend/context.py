@@ -138,6 +138,8 @@ class LlamaContext:
         """The largest number of rows that one evaluation returns; may be set to fewer."""
         self.n_ctx = int(llama_cpp.llama_n_ctx(pointer))
         self.threads = threads
+        self.settings = f"{native.build_name()}; keys and values {kv_type}, flash attention {flash_attention}"
+        """What a state depends on besides the model."""
 
     def close(self) -> None:
         """Free the cache."""
@@ -213,6 +215,31 @@ class LlamaContext:
         """Empty the cache: what comes next is evaluated from its first token on."""
         self._tokens.clear()
         llama_cpp.llama_memory_clear(self._memory, False)
+
+    def state(self) -> tuple[list[int], bytes]:
+        """The tokens that the cache holds, and their keys and values as llama.cpp writes them."""
+        tokens = list(self._true_tokens())
+        size = int(llama_cpp.llama_state_seq_get_size(self._pointer, _SEQUENCE))
+        buffer = (ctypes.c_uint8 * size)()
+        written = int(llama_cpp.llama_state_seq_get_data(self._pointer, buffer, size, _SEQUENCE))
+        return tokens, bytes(memoryview(buffer)[:written])
+
+    def set_state(self, tokens: Sequence[int], data: bytes) -> bool:
+        """Take over what `state` gave, of the same model and settings; whether llama.cpp took it. Else nothing is held.
+
+        The data has to be whole: llama.cpp ends the process over some that is not.
+        """
+        self.forget()
+        if len(tokens) > self.n_ctx:
+            return False
+        buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
+        taken = int(llama_cpp.llama_state_seq_set_data(self._pointer, buffer, len(data), _SEQUENCE))
+        held = int(llama_cpp.llama_memory_seq_pos_max(self._memory, _SEQUENCE)) + 1
+        if not taken or held != len(tokens):
+            self.forget()
+            return False
+        self._tokens[:] = tokens
+        return True
 
     def _true_tokens(self) -> list[int]:
         """The tokens the cache really holds."""

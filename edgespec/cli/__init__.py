@@ -7,11 +7,12 @@ import logging
 import signal
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
 
-from edgespec import EdgespecError, __version__
+from edgespec import EdgespecError, __version__, machine
 
 _COMMANDS = ("generate", "chat", "calibrate", "trim", "doctor", "bench")
 """Each is in the module of its name, which is only imported where the command is wanted."""
@@ -54,11 +55,36 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, "-V", "--version")
 @click.option("-v", "--verbose", count=True, help="Log what happens to stderr; twice, llama.cpp's log too.")
-def main(verbose: int) -> None:
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    envvar="EDGESPEC_CONFIG",
+    metavar="FILE",
+    help="Defaults for the options, as TOML. Default: config.toml in the user's configuration folder.",
+)
+@click.pass_context
+def main(ctx: click.Context, verbose: int, config: Path | None) -> None:  # fmt: skip
     """Answers from a GGUF model, faster, without changing a word."""
     _log_to_stderr(verbose)
+    _read_config(ctx, config)
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: processes and files are put away
+
+
+def _read_config(ctx: click.Context, path: Path | None) -> None:
+    """Give the command the defaults of the configuration file, if there is one."""
+    name = ctx.invoked_subcommand
+    command = main.get_command(ctx, name) if name else None
+    if name is None or command is None:
+        return
+    if path is None:
+        path = machine.config_directory() / "config.toml"
+        if not path.exists():
+            return
+    from edgespec.cli.config import defaults_for  # noqa: PLC0415
+    from edgespec.cli.options import SHARED  # noqa: PLC0415
+
+    ctx.default_map = {name: defaults_for(path, name, command, SHARED, _COMMANDS)}
 
 
 def _log_to_stderr(verbose: int) -> None:

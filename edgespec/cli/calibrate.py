@@ -13,9 +13,9 @@ from edgespec import machine
 from edgespec.backend import LlamaModel
 from edgespec.bench.prompts import read_prompts
 from edgespec.catalogue import resolve
-from edgespec.cli.options import gpu_layers_option, model_option, read_text, threads_option
+from edgespec.cli.options import gpu_layers_option, model_option, threads_option
 from edgespec.errors import OutputError
-from edgespec.jsonl import read_objects
+from edgespec.jsonl import read_objects, read_text
 from edgespec.vetting import vet
 from edgespec.vocabtrim.calibrate import AnswerSettings, count_answers_of, count_recorded, count_text
 from edgespec.vocabtrim.counts import Counts

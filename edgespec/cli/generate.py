@@ -13,9 +13,10 @@ import click
 from edgespec import Engine, SamplingParams, Session
 from edgespec.bench.prompts import read_prompts
 from edgespec.cli.interrupt import cancelled_by_ctrl_c
-from edgespec.cli.options import model_options, open_engine, read_text, sampling_of, sampling_options, stats_option
+from edgespec.cli.options import model_options, open_engine, sampling_of, sampling_options, stats_option
 from edgespec.cli.report import Decisions, PromptProgress, as_json, decisions_of, print_stats
 from edgespec.errors import ContextOverflow
+from edgespec.jsonl import read_text
 
 
 @click.command()

@@ -12,19 +12,32 @@ import click
 from edgespec import Engine, SamplingParams, load
 from edgespec.backend import schema_to_grammar
 from edgespec.errors import InvalidRequest
+from edgespec.jsonl import read_text
 from edgespec.sampling import random_seed
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-model_option = click.option(
+SHARED: set[str] = set()
+"""Names of the options that several commands have; the environment and the configuration file may set them."""
+
+
+def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
+    """An option that EDGESPEC_NAME sets too; one that may be repeated is not for the environment."""
+    name = names[-1].removeprefix("--")
+    SHARED.add(name)
+    variable = None if attributes.get("multiple") else f"EDGESPEC_{name.upper().replace('-', '_')}"
+    return click.option(*names, envvar=variable, **attributes)
+
+
+model_option = _option(
     "-m", "--model", metavar="MODEL", help="A .gguf file or an alias. Default: the small built-in model."
 )
-threads_option = click.option("--threads", type=int, metavar="N", help="CPU threads. Default: the fast physical cores.")
-gpu_layers_option = click.option(
+threads_option = _option("--threads", type=int, metavar="N", help="CPU threads. Default: the fast physical cores.")
+gpu_layers_option = _option(
     "--gpu-layers", type=int, default=-1, metavar="N", help="Layers on the GPU. Default: all it can."
 )
 
-stats_option = click.option(
+stats_option = _option(
     "--stats",
     is_flag=False,
     flag_value="short",
@@ -34,37 +47,37 @@ stats_option = click.option(
 
 _MODEL = (
     model_option,
-    click.option("-d", "--drafter", default="auto", show_default=True, metavar="DRAFTER",
+    _option("-d", "--drafter", default="auto", show_default=True, metavar="DRAFTER",
                  help="auto, none, anpd, suffix, a drafter model (a .gguf or alias), or several joined by +."),
-    click.option("--ctx", type=int, metavar="N", help="Context in tokens. Default: the model's, at most 8192."),
+    _option("--ctx", type=int, metavar="N", help="Context in tokens. Default: the model's, at most 8192."),
     threads_option,
     gpu_layers_option,
-    click.option("--exact", is_flag=True,
+    _option("--exact", is_flag=True,
                  help="Guarantee the bits of plain decoding, not only its text: draft only what can be checked so."),
 )  # fmt: skip
 
 _SAMPLING = (
-    click.option("-n", "--max-tokens", type=int, default=512, show_default=True, metavar="N",
+    _option("-n", "--max-tokens", type=int, default=512, show_default=True, metavar="N",
                  help="The most tokens to answer with."),
-    click.option("--seed", type=int, metavar="N", help="Seed of the draw. Default: random, and reported."),
-    click.option("--system", metavar="TEXT", help="System prompt."),
-    click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. Repeatable."),
-    click.option("--temp", type=float, default=0.0, show_default=True, metavar="F", help="Temperature; 0 is greedy."),
-    click.option("--top-k", type=int, default=0, metavar="N", help="Keep the N likeliest tokens; 0: all."),
-    click.option("--top-p", type=float, default=1.0, metavar="F", help="Keep the likeliest of this mass; 1: all."),
-    click.option("--min-p", type=float, default=0.0, metavar="F", help="Drop what is rarer than F of the best."),
-    click.option("--typical", type=float, default=1.0, metavar="F", help="Locally typical mass; 1: all."),
-    click.option("--repeat-penalty", type=float, default=1.0, metavar="F", help="1 is none."),
-    click.option("--repeat-last-n", type=int, default=64, metavar="N", help="Tokens penalties look at; -1: all."),
-    click.option("--presence-penalty", type=float, default=0.0, metavar="F"),
-    click.option("--frequency-penalty", type=float, default=0.0, metavar="F"),
-    click.option("--dry-multiplier", type=float, default=0.0, metavar="F", help="Strength of the dry sampler; 0: off."),
-    click.option("--dry-base", type=float, default=1.75, metavar="F"),
-    click.option("--dry-allowed-length", type=int, default=2, metavar="N"),
-    click.option("--logit-bias", multiple=True, metavar="ID=F", help="Add F to a token's logit. Repeatable."),
-    click.option("--grammar", type=click.Path(path_type=Path), metavar="FILE", help="Answer by this GBNF grammar."),
-    click.option("--json-schema", type=click.Path(path_type=Path), metavar="FILE", help="Answer by this JSON schema."),
-    click.option("--context-shift", is_flag=True,
+    _option("--seed", type=int, metavar="N", help="Seed of the draw. Default: random, and reported."),
+    _option("--system", metavar="TEXT", help="System prompt."),
+    _option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. Repeatable."),
+    _option("--temp", type=float, default=0.0, show_default=True, metavar="F", help="Temperature; 0 is greedy."),
+    _option("--top-k", type=int, default=0, metavar="N", help="Keep the N likeliest tokens; 0: all."),
+    _option("--top-p", type=float, default=1.0, metavar="F", help="Keep the likeliest of this mass; 1: all."),
+    _option("--min-p", type=float, default=0.0, metavar="F", help="Drop what is rarer than F of the best."),
+    _option("--typical", type=float, default=1.0, metavar="F", help="Locally typical mass; 1: all."),
+    _option("--repeat-penalty", type=float, default=1.0, metavar="F", help="1 is none."),
+    _option("--repeat-last-n", type=int, default=64, metavar="N", help="Tokens penalties look at; -1: all."),
+    _option("--presence-penalty", type=float, default=0.0, metavar="F"),
+    _option("--frequency-penalty", type=float, default=0.0, metavar="F"),
+    _option("--dry-multiplier", type=float, default=0.0, metavar="F", help="Strength of the dry sampler; 0: off."),
+    _option("--dry-base", type=float, default=1.75, metavar="F"),
+    _option("--dry-allowed-length", type=int, default=2, metavar="N"),
+    _option("--logit-bias", multiple=True, metavar="ID=F", help="Add F to a token's logit. Repeatable."),
+    _option("--grammar", type=click.Path(path_type=Path), metavar="FILE", help="Answer by this GBNF grammar."),
+    _option("--json-schema", type=click.Path(path_type=Path), metavar="FILE", help="Answer by this JSON schema."),
+    _option("--context-shift", is_flag=True,
                  help="When the context is full, drop its oldest tokens but the system prompt, and go on."),
 )  # fmt: skip
 
@@ -115,16 +128,6 @@ def sampling_of(options: dict[str, Any], logprobs: int | None = None) -> Samplin
         seed=random_seed() if options["seed"] is None else options["seed"],
         logprobs=logprobs,
     )
-
-
-def read_text(path: Path) -> str:
-    """A file's text, or one line saying why not."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InvalidRequest(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{path} is not UTF-8 text: {error}") from error
 
 
 def _bias(text: str) -> tuple[int, float]:

@@ -1,0 +1,48 @@
+"""A pseudo-terminal for tests: what a person would see and type."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import termios
+import time
+
+
+class Terminal:
+    """A program in a pseudo-terminal."""
+
+    def __init__(self, command, env):
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execvpe(command[0], command, env)
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self.screen = ""
+        self.read_up_to = 0
+
+    def type(self, text):
+        os.write(self.fd, text.encode())
+
+    def wait_for(self, text, seconds=40):
+        """Read until `text`, a regular expression, comes after what was waited for before."""
+        end = time.monotonic() + seconds
+        while not (found := re.compile(text, re.DOTALL).search(self.screen, self.read_up_to)):
+            assert time.monotonic() < end, f"{text!r} did not come: {self.screen[self.read_up_to :]!r}"
+            if select.select([self.fd], [], [], 0.2)[0]:
+                self.screen += os.read(self.fd, 65536).decode(errors="replace")
+        self.read_up_to = found.end()
+
+    def status(self, seconds=60):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if select.select([self.fd], [], [], 0.1)[0]:
+                with contextlib.suppress(OSError):  # the terminal goes with the program
+                    self.screen += os.read(self.fd, 65536).decode(errors="replace")
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+        raise AssertionError(f"still running: {self.screen!r}")

@@ -1,0 +1,79 @@
+"""Defaults from the environment and from a file: who wins, and what is wrong is said."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from gguf_files import tiny_model
+from test_vocabtrim import TEMPLATE
+
+from edgespec.cli import main
+
+ANSWER = ["generate", "-p", "w300", "--threads", "1", "--json"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with a tiny model, in which the program runs."""
+    monkeypatch.chdir(tmp_path)
+    tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": TEMPLATE})
+    return tmp_path
+
+
+def run(*arguments, **env):
+    return CliRunner(env=env).invoke(main, arguments)
+
+
+def tokens(result):
+    assert result.exit_code == 0, result.output
+    return len(json.loads(result.stdout)["tokens"])
+
+
+def test_the_command_line_then_the_environment_then_the_file(here, home):
+    config = home / "config" / "edgespec" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text('model = "tiny.gguf"\nctx = 64\nmax-tokens = 9\n\n[chat]\nmax-tokens = 3\n')
+    assert tokens(run(*ANSWER)) == 9
+    assert tokens(run(*ANSWER, EDGESPEC_MAX_TOKENS="7")) == 7
+    assert tokens(run(*ANSWER, "-n", "5", EDGESPEC_MAX_TOKENS="7")) == 5
+    config.write_text('model = "tiny.gguf"\nmax-tokens = 9\n\n[generate]\nmax-tokens = 4\nstop = ["zzz"]\n')
+    assert tokens(run(*ANSWER)) == 4
+
+
+def test_another_file(here):
+    (here / "mine.toml").write_text('model = "tiny.gguf"\nmax-tokens = 2\n')
+    assert tokens(run("--config", "mine.toml", *ANSWER)) == 2
+    assert tokens(run(*ANSWER, EDGESPEC_CONFIG="mine.toml")) == 2
+    assert tokens(run(*ANSWER, "-n", "1", EDGESPEC_MODEL="tiny.gguf")) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("modle = 'x'", "unknown key 'modle': did you mean 'model'?"),
+        ("[generat]\ntemp = 1", "unknown table 'generat': did you mean 'generate'?"),
+        ("[generate]\ntmp = 1", "unknown key in [generate] 'tmp': did you mean 'temp'?"),
+        ("qqq = 1", "there are"),
+        ("temp = ", "config.toml: "),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(here, home, text, message):
+    config = home / "config" / "edgespec" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(text)
+    result = run(*ANSWER)
+    assert result.exit_code == 1
+    assert message in result.stderr and len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_file_that_was_named_has_to_exist(here):
+    result = run("--config", "no.toml", *ANSWER)
+    assert result.exit_code == 1 and "cannot read no.toml" in result.stderr
+
+
+def test_a_value_of_the_wrong_kind(here):
+    (here / "mine.toml").write_text('temp = "warm"\n')
+    result = run("--config", "mine.toml", *ANSWER)
+    assert result.exit_code == 2 and "'warm' is not a valid float" in result.stderr

@@ -1,0 +1,37 @@
+"""The examples of the documentation run as they stand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = {name: (ROOT / name).read_text() for name in ("docs/python.md", "README.md")}
+EXAMPLES = [
+    pytest.param(text, id=f"{name}-{number}")
+    for name, page in PAGES.items()
+    for number, text in enumerate(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE), start=1)
+]
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_runs(example, smollm2, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.gguf").symlink_to(smollm2)
+    exec(compile(example, "example", "exec"), {"__name__": "example"})
+
+
+def test_the_page_of_the_command_line_is_the_programs_own(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    from cli_docs import PAGE, page  # noqa: PLC0415
+
+    assert PAGE.read_text(encoding="utf-8") == page(), "run: python tools/cli_docs.py"
+
+
+def test_links_between_the_pages_lead_somewhere():
+    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")):
+        for target in re.findall(r"\]\((?!https?://)([^)#\s]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

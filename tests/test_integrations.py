@@ -1,0 +1,71 @@
+"""Drafters in llama-cpp-python's `Llama`: the same text, with drafts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from llama_cpp import Llama
+
+from edgespec.core import Draft
+from edgespec.errors import InvalidRequest, UnknownDrafter
+from edgespec.integrations.llama_cpp import DraftModel
+
+
+class Fixed:
+    """Proposes one chain."""
+
+    name = "fixed"
+
+    def __init__(self, probabilities):
+        self._probabilities = probabilities
+
+    def propose(self, tokens, limit):
+        chances = self._probabilities[:limit]
+        return Draft.chain(list(range(len(chances))), chances, [0] * len(chances), "fixed")
+
+    def observe(self, draft, verdict):
+        raise AssertionError("Llama does not tell")
+
+
+@given(st.lists(st.floats(0.01, 1.0), max_size=12), st.integers(1, 9), st.floats(0, 1))
+def test_a_draft_ends_where_it_becomes_doubtful(probabilities, most, confidence):
+    drafted = DraftModel(Fixed(probabilities), max_tokens=most, confidence=confidence)(np.array([1, 2], np.intc))
+    assert drafted.dtype == np.intc and len(drafted) <= most
+    assert np.prod(probabilities[: len(drafted)]) >= confidence * 0.999999
+    if len(drafted) < min(most, len(probabilities)):
+        assert np.prod(probabilities[: len(drafted) + 1]) < confidence * 1.000001
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [({"drafter": "x"}, UnknownDrafter), ({"max_tokens": 0}, InvalidRequest), ({"confidence": 2}, InvalidRequest)],
+)
+def test_what_makes_no_sense(arguments, error):
+    with pytest.raises(error):
+        DraftModel(**arguments)
+
+
+def test_nothing_follows_nothing():
+    assert len(DraftModel()(np.empty(0, np.intc))) == 0
+
+
+@pytest.mark.model
+def test_llama_says_the_same_with_drafts(smollm2):
+    prompt = "Repeat after me: one two three four five six seven. one two three four five six seven. one two three"
+    texts, calls = [], []
+
+    class Counted(DraftModel):
+        def __call__(self, input_ids, /, **options):
+            calls.append(len(input_ids))
+            return super().__call__(input_ids, **options)
+
+    for draft_model in (None, Counted()):
+        llama = Llama(
+            str(smollm2), n_ctx=256, verbose=False, draft_model=draft_model, logits_all=draft_model is not None
+        )
+        texts.append(llama.create_completion(prompt, max_tokens=24, temperature=0.0)["choices"][0]["text"])
+        llama.close()
+    assert texts[0] == texts[1] and texts[0].strip()
+    assert 0 < len(calls) < 24, "with accepted drafts there are fewer evaluations than tokens"

@@ -1,0 +1,61 @@
+"""A KV cache in a file: what comes back is what was written, or nothing."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgespec.kv_file import OtherKv, TornKv, read_kv, write_kv
+
+ABOUT = {"model": "abc", "settings": "x"}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tokens=st.lists(st.integers(0, 2**31 - 1), max_size=50), data=st.binary(max_size=300))
+def test_what_is_written_is_read(tmp_path, tokens, data):
+    write_kv(tmp_path / "a.kv", ABOUT, tokens, data)
+    assert read_kv(tmp_path / "a.kv", ABOUT) == (tokens, data)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.kv"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_damage_is_noticed(tmp_path, data):
+    path = tmp_path / "a.kv"
+    write_kv(path, ABOUT, [1, 2, 3], b"keys and values")
+    whole = path.read_bytes()
+    place = data.draw(st.integers(0, len(whole) - 1))
+    damage = data.draw(st.sampled_from(["cut", "flip", "longer"]))
+    if damage == "cut":
+        path.write_bytes(whole[:place])
+    elif damage == "flip":
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << data.draw(st.integers(0, 7))]) + whole[place + 1 :])
+    else:
+        path.write_bytes(whole + b"x")
+    with pytest.raises((TornKv, OtherKv)):
+        read_kv(path, ABOUT)
+
+
+@pytest.mark.parametrize(
+    ("about", "key"),
+    [
+        ({**ABOUT, "model": "other"}, "model: abc"),
+        ({"model": "abc"}, "settings: x"),
+        ({**ABOUT, "new": "y"}, "new: None"),
+    ],
+)
+def test_what_something_else_made_is_refused(tmp_path, about, key):
+    write_kv(tmp_path / "a.kv", ABOUT, [1], b"x")
+    with pytest.raises(OtherKv, match=key):
+        read_kv(tmp_path / "a.kv", about)
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    write_kv(tmp_path / "a.kv", ABOUT, [1], b"x")
+    (tmp_path / "f").write_text("")
+    with pytest.raises(OSError):
+        write_kv(tmp_path / "f" / "a.kv", ABOUT, [2], b"y")
+    with pytest.raises(FileNotFoundError):
+        read_kv(tmp_path / "b.kv", ABOUT)
+    assert read_kv(tmp_path / "a.kv", ABOUT) == ([1], b"x")

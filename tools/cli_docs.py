@@ -1,0 +1,62 @@
+"""Writes docs/cli.md from the program itself; a test holds the two together.
+
+python tools/cli_docs.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgespec.cli import main
+
+PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
+
+HEAD = """# Command line
+
+This page is written by `python tools/cli_docs.py` from what the program says of itself.
+
+Exit status: 0 done, 1 an error that a line on stderr explains, 2 wrong usage, 130 ended by Ctrl-C.
+
+Options that several commands share can be set in the environment: `EDGESPEC_MODEL`, `EDGESPEC_DRAFTER`, `EDGESPEC_TEMP`
+and so on, by the name of the option. A file `config.toml` in the user's configuration folder (`--config FILE` names
+another) sets them too, with tables for single commands:
+
+```toml
+model = "~/models/small.gguf"
+temp = 0.7
+
+[chat]
+max-tokens = 2048
+```
+
+The command line comes first, then the environment, then the file. Your shell completes commands and options after
+
+```sh
+eval "$(_EDGESPEC_COMPLETE=bash_source edgespec)"           # bash; for zsh it is zsh_source
+_EDGESPEC_COMPLETE=fish_source edgespec | source            # fish
+```
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    context = click.Context(main, info_name="edgespec", **main.context_settings)
+    return "\n".join([HEAD, *_sections(main, context)])
+
+
+def _sections(command: click.Command, context: click.Context) -> list[str]:
+    """A command's help, then that of its own commands."""
+    context.max_content_width = context.terminal_width = 100
+    sections = [f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"]
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            sections += _sections(below, click.Context(below, info_name=name, parent=context))
+    return sections
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
