@@ -5,6 +5,7 @@
     │   ├── ModelNotFound     no such file, alias or installed default
     │   ├── MalformedModel    not a GGUF, truncated, corrupted, or refused by llama.cpp
     │   ├── UnsupportedModel  a sound file that cannot generate text here (an embedding model, say)
+    │   ├── DownloadError     a model cannot be fetched
     │   └── ProofFailed       a trimmed model whose logits are not the full one's
     ├── InvalidRequest        an argument out of range, or a combination that makes no sense
     │   ├── GrammarError      a grammar or JSON schema that cannot be used
@@ -37,6 +38,10 @@ class MalformedModel(ModelError):
 
 class UnsupportedModel(ModelError):
     """The file is sound, and edgespec cannot generate text with it."""
+
+
+class DownloadError(ModelError):
+    """A model cannot be fetched."""
 
 
 class ProofFailed(ModelError):

@@ -108,7 +108,7 @@ def open_drafters(
 
 def is_model(name: str) -> bool:
     """Whether the name of a drafter is that of a model."""
-    return name not in KNOWN and (name.endswith(".gguf") or name in catalogue.MODELS or Path(name).is_file())
+    return name not in KNOWN and (name.endswith(".gguf") or catalogue.is_alias(name) or Path(name).is_file())
 
 
 def open_drafter(

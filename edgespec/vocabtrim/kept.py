@@ -32,7 +32,7 @@ class KeptList:
 def load_kept(path: Path) -> KeptList:
     """A list from a file. Raises InvalidRequest where there is none or it is something else."""
     if not path.is_file():
-        raise InvalidRequest(f"{path}: no such file; lists lie in models/, or calibrate and give --counts")
+        raise InvalidRequest(f"{path}: no such file or list; calibrate and give --counts instead")
     data = read_json(path)
     try:
         if data["format"] != FORMAT or data["kind"] != "kept tokens":

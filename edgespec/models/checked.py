@@ -1,0 +1,50 @@
+"""Checksums of gigabytes, taken once: which file had which sha256 when."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from edgespec.store import read_json, remember
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, and how many bytes of how many are."""
+
+
+def sha256_of(path: Path, progress: Progress | None = None) -> str:
+    """The file's sha256, in hexadecimal. Raises OSError."""
+    digest, done, total = hashlib.sha256(), 0, path.stat().st_size
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+            done += len(piece)
+            if progress is not None:
+                progress("checking", done, total)
+    return digest.hexdigest()
+
+
+def known_sha256(path: Path, cache_dir: Path) -> str:
+    """The file's sha256, from memory where its size and time are what they were when it was taken. Raises OSError."""
+    status = path.stat()
+    stamp = [status.st_size, status.st_mtime_ns]
+    memory = cache_dir / "checked.json"
+    remembered = _read(memory)
+    before = remembered.get(str(path))
+    if isinstance(before, list) and before[:2] == stamp and len(before) == 3:
+        return str(before[2])
+    found = sha256_of(path)
+    remember(memory, {**remembered, str(path): [*stamp, found]})
+    return found
+
+
+def note(path: Path, sha256: str, cache_dir: Path) -> None:
+    """Remember a checksum that was taken just now."""
+    status = path.stat()
+    memory = cache_dir / "checked.json"
+    remember(memory, {**_read(memory), str(path): [status.st_size, status.st_mtime_ns, sha256]})
+
+
+def _read(memory: Path) -> dict[str, object]:
+    remembered = read_json(memory)
+    return remembered if isinstance(remembered, dict) else {}
