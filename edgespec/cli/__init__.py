@@ -14,7 +14,7 @@ import click
 
 from edgespec import EdgespecError, __version__, machine
 
-_COMMANDS = ("generate", "chat", "calibrate", "trim", "doctor", "bench")
+_COMMANDS = ("generate", "chat", "calibrate", "trim", "doctor", "bench", "models")
 """Each is in the module of its name, which is only imported where the command is wanted."""
 
 
