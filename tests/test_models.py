@@ -377,9 +377,10 @@ def test_the_hugging_face_cache_names_its_files_by_their_sha256(home, tmp_path):
 
 def test_from_a_file_that_came_another_way(store, tmp_path):
     (tmp_path / "stick.gguf").write_bytes(Hub().content)
-    (tmp_path / "wrong.gguf").write_bytes(b"wrong")
-    wrong = run("pull", "tiny", "--from", str(tmp_path / "wrong.gguf"))
-    assert wrong.exit_code == 1 and "is not tiny-q4_0.gguf" in wrong.stderr and names(store) == []
+    for content, why in ((b"wrong", "it has 5 bytes"), (b"x" * SIZE, "its sha256 is")):
+        (tmp_path / "wrong.gguf").write_bytes(content)
+        wrong = run("pull", "tiny", "--from", str(tmp_path / "wrong.gguf"))
+        assert wrong.exit_code == 1 and f"is not {FILE}: {why}" in wrong.stderr and names(store) == []
     assert run("pull", "tiny", "--from", str(tmp_path / "none.gguf")).exit_code == 1
     result = run("pull", "tiny", "--from", str(tmp_path / "stick.gguf"))
     assert result.exit_code == 0, result.output
@@ -441,6 +442,17 @@ def test_another_aliases_figures_do_not_count(hub, store, tmp_path, monkeypatch)
     pull(UNTRIED)
     monkeypatch.setitem(entries(), "untried", replace(UNTRIED, sha256=hashlib.sha256(b"x").hexdigest(), size=SIZE))
     with pytest.raises(MalformedModel, match="edgespec models rm untried"):
+        resolve("untried", cache_dir=tmp_path)
+
+
+def test_only_pull_touches_the_network(hub, store, tmp_path, monkeypatch):
+    pull()
+    monkeypatch.setattr("socket.socket.connect", None)
+    assert resolve("tiny", cache_dir=tmp_path).exists()
+    for command in (("list",), ("path", "tiny"), ("verify",), ("pull", "tiny"), ("rm", "tiny")):
+        result = run(*command)
+        assert result.exit_code == 0, result.output
+    with pytest.raises(ModelNotFound):
         resolve("untried", cache_dir=tmp_path)
 
 

@@ -1,6 +1,6 @@
 """Makes a list of tokens worth keeping, for models/, from counts of edgespec calibrate.
 
-    python tools/kept_ids.py FULL.gguf COUNTS.json... -o models/NAME.kept.json
+    python tools/kept_ids.py FULL.gguf COUNTS.json... -o edgespec/models/NAME.kept.json
 
 FULL.gguf is any model with the vocabulary. For the lists in models/, the target answered
 models/calibration_prompts.jsonl.

@@ -103,6 +103,8 @@ def adopt(entry: Entry, path: Path, cache_dir: Path, *, progress: Progress | Non
     """The model in our store, copied from a file that came another way. Raises DownloadError, OutputError."""
     if not path.is_file():
         raise DownloadError(f"{path}: no such file")
+    if not is_whole(path, entry.size):
+        raise DownloadError(f"{path} is not {entry.file}: it has {path.stat().st_size} bytes instead of {entry.size}")
     sha256 = sha256_of(path, progress)
     if entry.sha256 not in {None, sha256}:
         raise DownloadError(f"{path} is not {entry.file}: its sha256 is {sha256} instead of {entry.sha256}")
@@ -113,7 +115,7 @@ def adopt(entry: Entry, path: Path, cache_dir: Path, *, progress: Progress | Non
             if sha256_of(temporary) != sha256:
                 raise DownloadError(f"{path} changed while it was copied: try again")
     except OSError as error:
-        raise OutputError(f"{target}: cannot be written: {error.strerror}") from error
+        raise OutputError(f"{path} cannot be copied to {target}: {error.strerror}") from error
     return _shelved(entry, Source(path.absolute().as_uri(), sha256, target.stat().st_size), cache_dir)
 
 
