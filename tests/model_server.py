@@ -94,8 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.hub
         sent = body if hub.cut is None else body[: hub.cut]
         for piece in [sent[n : n + 1] for n in range(len(sent))] if hub.drip else [sent]:
+            hub.served += len(piece)  # before whoever asked can go on
             self.wfile.write(piece)
-            hub.served += len(piece)
             if hub.drip and hub.over.wait(hub.drip):
                 return
         if hub.stall:

@@ -177,6 +177,19 @@ def test_a_server_that_cannot_go_on_begins_anew(hub, store):
     assert pull().path.read_bytes() == hub.content
 
 
+@pytest.mark.parametrize("entry", [KNOWN, UNTRIED], ids=["known", "untried"])
+def test_a_login_page_in_between_costs_nothing(hub, store, entry):
+    hub.cut = 100
+    with pytest.raises(DownloadError):
+        pull(entry)
+    page = Hub(content=b"<html>Welcome to our hotel!</html>", sha256="", ranges=False)
+    whole, hub.content, hub.sha256, hub.ranges, hub.cut = hub.content, page.content, "", False, None
+    with pytest.raises(DownloadError, match="another file than expected: 34 bytes"):
+        pull(entry)
+    hub.content, hub.sha256, hub.ranges = whole, None, True
+    assert pull(entry).path.read_bytes() == whole and hub.requests[-1][1]["Range"] == "bytes=100-"
+
+
 def test_a_part_that_was_spoilt_is_found_out_and_removed(hub, store):
     hub.cut = 100
     with pytest.raises(DownloadError):

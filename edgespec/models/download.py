@@ -163,10 +163,10 @@ class _Transfer:
                 self._begin_anew()
                 raise Broken(f"{self.source.url}: the server answers with another part than it was asked for")
             total = span[1]
-        elif self._have:  # a server that cannot go on in the middle, or has another file now
-            self._begin_anew()
         self._agree(answer.sha256, answer.size)
         self._agree(None, total)
+        if answer.status != 206 and self._have:  # a server that cannot go on in the middle
+            self._begin_anew()
         if self.source.size is None or self.source.sha256 is None:
             missing = "length" if self.source.size is None else "sha256"
             raise DownloadError(
@@ -177,18 +177,23 @@ class _Transfer:
         self._receive(answer.pieces, self.source.size)
 
     def _agree(self, sha256: str | None, size: int | None) -> None:
-        """What the server says must be what is known. What only the server said before may change: then begin anew."""
+        """What the server says must be what is known. What only the server said before may change: then begin anew.
+
+        Another length alone takes nothing away: a hotel's login page is no reason to lose what there is.
+        """
         known = self.source
-        if (sha256 or known.sha256, size or known.size) == (known.sha256 or sha256, known.size or size):
+        if sha256 not in {None, known.sha256} and known.sha256 is not None:
+            complaint = f"sha256 {sha256} instead of {known.sha256}"
+            if self._wanted.sha256 is None:
+                self._begin_anew()
+                self.source = self._wanted
+        elif size not in {None, known.size} and known.size is not None:
+            complaint = f"{size} bytes instead of {known.size}"
+        else:
             self.source = replace(known, sha256=known.sha256 or sha256, size=known.size or size)
             return
-        said, expected = (
-            (f"sha256 {sha256}", known.sha256) if sha256 not in {None, known.sha256} else (f"{size} bytes", known.size)
-        )
-        complaint = f"{known.url}: the server has another file than expected: {said} instead of {expected}"
-        self._begin_anew()
-        self.source = self._wanted
-        if known != self._wanted:
+        complaint = f"{known.url}: the server has another file than expected: {complaint}"
+        if self._wanted.sha256 is None:
             raise Broken(complaint)
         raise DownloadError(f"{complaint}; nothing of it was kept. A newer edgespec may know the new file")
 
