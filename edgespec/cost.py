@@ -40,9 +40,6 @@ _SEEN_HOPE = 0.9
 
 _TRIED = 3
 
-_NOTICEABLE = 0.005
-"""The curve is drawn anew where it is off by more than this: half a percent decides nothing."""
-
 _SHALLOW = 1024
 """Tokens of context up to which one curve will do; from there on, each doubling has its own."""
 
@@ -57,8 +54,6 @@ class _Estimate:
     count: int = 1
     recent: int = 1
     """Evaluations in this run, older ones counting less and less."""
-    drawn: float = math.inf
-    """The value that the curve shows."""
 
     def update(self, observed: float) -> None:
         observed = min(observed, self.value + _CLIP)
@@ -167,8 +162,6 @@ class CostCurve:
             insort(self._known, n)
         else:
             estimate.update(log_ratio)
-            if abs(estimate.value - estimate.drawn) < _NOTICEABLE and estimate.recent != _TRIED:
-                return
         self._bend(n)
 
     def _draw(self) -> None:
@@ -205,11 +198,7 @@ class CostCurve:
 
     def _correction(self, n: int) -> float:
         """How far log T(n)/T(1) is from the prior, for a known n."""
-        if n == 1:
-            return 0.0
-        estimate = self._ratios[n]
-        estimate.drawn = estimate.value
-        return estimate.value - self._log_priors[n - 1]
+        return self._ratios[n].value - self._log_priors[n - 1] if n > 1 else 0.0
 
     def as_json(self) -> dict[str, Any]:
         """What a later run can start from."""
