@@ -143,7 +143,8 @@ class PricedGuesser:
 class Case:
     """One machine, one kind of drafter, and how often that is right along the text.
 
-    `guess` is the price of a guess in units of T(1); None is a drafter whose guesses are free.
+    `guess` is the price of a guess in units of T(1); None is a drafter whose guesses are free. `throttled`: from a
+    place in the text on, one token takes that many times as long, and several what they take on that machine.
     """
 
     machine: Machine
@@ -153,6 +154,16 @@ class Case:
     belief: float = 0.75
     length: int = 1000
     seed: int = 0
+    throttled: tuple[int, float, Machine] | None = None
+
+    def curves(self) -> Callable[[int], list[float]]:
+        """The time of evaluations of 1, 2, ... tokens at a place in the text, in units of T(1) at its beginning."""
+        before = self.machine.ratios()
+        if self.throttled is None:
+            return lambda place: before
+        begin, times, machine = self.throttled
+        after = [times * ratio for ratio in machine.ratios()]
+        return lambda place: before if place < begin else after
 
     def text(self) -> Text:
         return Text(self.length, self.acceptance, self.seed)
@@ -177,7 +188,8 @@ class Course:
 def with_policy(case: Case, *, known: bool = False) -> Course:
     """The text made block by block with the adaptive policy; `known`: it has seen T(n) before."""
     text, clock, chance = case.text(), Clock(), random.Random(case.seed + 1)
-    ratios = case.machine.ratios()
+    curves = case.curves()
+    ratios = curves(0)
     cost = CostCurve(MAX_ROWS)
     for n in range(1, MAX_ROWS + 1) if known else ():
         for _ in range(3):
@@ -188,7 +200,7 @@ def with_policy(case: Case, *, known: bool = False) -> Course:
     while len(tokens) < text.length:
         draft = policy.plan(tokens, text.length - len(tokens) - 1)
         verdict = _checked(text, tokens, draft)
-        seconds = ratios[len(draft)] * chance.lognormvariate(0.0, _NOISE)
+        seconds = curves(len(tokens))[len(draft)] * chance.lognormvariate(0.0, _NOISE)
         clock.now += seconds
         policy.settle(draft, verdict, seconds)
         tokens += verdict.emitted
@@ -199,14 +211,14 @@ def with_policy(case: Case, *, known: bool = False) -> Course:
 def fixed(case: Case, size: int) -> Course:
     """The same with drafts of `size` tokens, always."""
     text, clock = case.text(), Clock()
-    ratios = case.machine.ratios()
+    curves = case.curves()
     drafter = case.drafter(text, clock)
     tokens, course = [text.said(0)], Course([0.0])
     while len(tokens) < text.length:
         limit = min(size, text.length - len(tokens) - 1)
         draft = drafter.propose(tokens, limit) if limit > 0 else NOTHING
         verdict = _checked(text, tokens, draft)
-        clock.now += ratios[len(draft)]
+        clock.now += curves(len(tokens))[len(draft)]
         tokens += verdict.emitted
         course.at += [clock.now] * len(verdict.emitted)
     return course

@@ -25,6 +25,12 @@ _CLIP = math.log(1.6)
 """One evaluation moves an estimate as if it were off by this factor at most: another process may have had the core.
 That makes an evaluation slower and never faster, so a slow one is doubted from the first on, a fast one only later."""
 
+_SURPRISE = math.log(1.25)
+_SURPRISES = 4
+"""After so many evaluations in a row that were off by so much, all slower or all faster than thought, the machine has
+changed (a phone throttles), and T(1) is due: where every evaluation drafts, nothing else tells that from a change of
+T(n)/T(1), and drafting would be given up for nothing."""
+
 _TRUSTED_AFTER = 3
 _STORED_COUNT = 6
 """What a curve from an earlier run is worth, in evaluations."""
@@ -73,6 +79,8 @@ class CostCurve:
         self._single: _Estimate | None = None
         self._ratios: dict[int, _Estimate] = {}
         self._waiting: dict[int, float] = {}  # seconds seen before T(1) was
+        self._surprises = 0  # in a row; below 0 those of a machine faster than thought
+        self._due = False
         self._deeper: dict[int, CostCurve] = {}  # by doublings of _SHALLOW
         self._end = max(rows, PROMPT_CHUNK) + 1  # beyond all sizes
         self._logs = [math.log(n) for n in range(1, self._end)]
@@ -83,6 +91,11 @@ class CostCurve:
     def known(self) -> bool:
         """Whether T(1) has been seen: before that there are no seconds, only the prior's ratios."""
         return self._single is not None
+
+    @property
+    def due(self) -> bool:
+        """Whether T(1) has to be seen again, since the machine is not what it was."""
+        return self._due
 
     @property
     def single(self) -> float:
@@ -129,9 +142,10 @@ class CostCurve:
             self._draw()
         if n > PROMPT_CHUNK:
             n, seconds = PROMPT_CHUNK, seconds * PROMPT_CHUNK / n
+        self._compare(n, seconds)
         if n == 1:
             self._observe_single(seconds)
-        elif self._single is None:
+        elif self._single is None or self._due:
             self._waiting[n] = seconds
         else:
             self._observe_ratio(n, math.log(seconds) - self._single.value)
@@ -144,11 +158,25 @@ class CostCurve:
                 self._ratios[n] = _Estimate(math.log(seconds / times[1]), _STORED_COUNT, recent=_TRIED)
         self._draw()
 
+    def _compare(self, n: int, seconds: float) -> None:
+        """Notice when the machine has become another one."""
+        ratio = self._ratios.get(n)
+        if self._single is None or (n > 1 and (ratio is None or ratio.count < _TRUSTED_AFTER)):
+            return
+        off = math.log(seconds) - self._single.value - (ratio.value if ratio else 0.0)
+        if abs(off) < _SURPRISE:
+            self._surprises = 0
+            return
+        step = 1 if off > 0.0 else -1
+        self._surprises = self._surprises + step if self._surprises * step > 0 else step
+        self._due = self._due or abs(self._surprises) >= _SURPRISES
+
     def _observe_single(self, seconds: float) -> None:
-        if self._single is not None:
+        if self._single is not None and not self._due:
             self._single.update(math.log(seconds))
             return
         self._single = _Estimate(math.log(seconds))
+        self._due, self._surprises = False, 0
         for n, waited in self._waiting.items():
             self._observe_ratio(n, math.log(waited) - self._single.value)
         self._waiting.clear()

@@ -115,6 +115,9 @@ class AdaptivePolicy:
         if not self._cost.known:
             self._say("T(1) is not known yet: without it, no evaluation tells what it costs more than that")
             return NOTHING
+        if self._cost.due:
+            self._say("evaluations take another time than they did: T(1) is measured again")
+            return NOTHING
         for drafter in self._priced:
             rival = max(gain if best.tokens else 0.0, _PRICED_MARGIN)
             drafted, promised = self._consult(drafter, tokens, room, coupling, rival)

@@ -401,3 +401,42 @@ def test_what_was_measured_on_purpose_counts_whatever_was_known(ratios, before):
     assert cost.single == pytest.approx(0.1)
     assert all(cost.ratio(n) == pytest.approx(ratio) for n, ratio in ratios.items())
     assert cost.hoped()[0] == 1.0 and all(cost.hoped()[n - 1] == pytest.approx(cost.ratio(n)) for n in ratios)
+
+
+@pytest.mark.parametrize("times", [2.0, 4.0, 0.5])
+def test_a_policy_that_drafts_in_every_block_measures_t1_again_when_all_times_change(times):
+    cost = curve(flat)
+    policy = AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [1] * min(limit, 12))], cost)
+    tokens, sizes = [1], []
+    for block in range(100):
+        draft = policy.plan(tokens, 1000)
+        verdict = Verdict(range(len(draft)), (1,) * (len(draft) + 1))
+        seconds = 0.01 * flat(1 + len(draft)) * (times if block >= 50 else 1.0)
+        policy.settle(draft, verdict, seconds)
+        tokens += verdict.emitted
+        sizes.append(len(draft))
+    assert sizes[30:50] == [12] * 20
+    assert 1 <= sizes[50:].count(0) <= 2  # T(1), measured again; all other blocks go on drafting
+    assert min(sizes[60:]) >= 10
+    assert cost.single == pytest.approx(0.01 * times, rel=0.05)
+    assert cost.ratio(13) == pytest.approx(flat(13), rel=0.1)
+
+
+def test_slow_moments_do_not_make_t1_due():
+    cost = curve(flat)
+    for place in range(200):
+        cost.observe(8, 0.01 * flat(8) * (3.0 if place % 4 else 1.0))
+        assert not cost.due
+
+
+def test_what_was_seen_while_t1_was_due_is_learned_with_it():
+    cost = curve(flat)
+    while not cost.due:
+        cost.observe(8, 0.03 * flat(8))
+    before = cost.ratio(8)
+    cost.observe(8, 0.03 * flat(8))
+    assert cost.ratio(8) == before
+    cost.observe(1, 0.03)
+    assert not cost.due
+    assert cost.single == pytest.approx(0.03)
+    assert cost.ratio(8) < before

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from simulate import MACHINES, Case, always, best_fixed, changing, fixed, recovered, with_policy
 
-LAPTOP, SMALL, GPU = (machine for machine in MACHINES if machine.name in ("2 cores, F16", "2 cores, Q8_0", "GPU"))
+LAPTOP, SMALL, PHONE, GPU = (
+    machine for machine in MACHINES if machine.name in ("2 cores, F16", "2 cores, Q8_0", "phone", "GPU")
+)
 PRICES = (None, 0.15)
 
 
@@ -36,6 +38,22 @@ def test_where_nothing_changes_it_is_near_the_best_fixed_length(machine, guess):
 def test_fifty_blocks_after_a_change_it_is_there_again(before, after, guess):
     case = Case(LAPTOP, changing(400, before, after), guess, length=1000)
     assert recovered(case, 400) > 0.93
+
+
+@pytest.mark.parametrize("times", [2, 4, 0.5], ids=lambda times: f"{times} times the time")
+@pytest.mark.parametrize("share", [0.7, 0.9])
+@pytest.mark.parametrize("machine", [LAPTOP, PHONE, GPU], ids=lambda machine: machine.name)
+def test_fifty_blocks_after_a_throttling_it_is_there_again(machine, share, times):
+    case = Case(machine, always(share), length=3000, throttled=(500, times, machine))
+    assert recovered(case, 500) > 0.93
+
+
+@pytest.mark.parametrize("guess", PRICES)
+@pytest.mark.parametrize("times", [1, 2], ids=lambda times: f"{times} times the time")
+@pytest.mark.parametrize("share", [0.7, 0.9])
+def test_fifty_blocks_after_arithmetic_got_slower_than_memory_it_is_there_again(share, times, guess):
+    case = Case(LAPTOP, always(share), guess, length=3000, throttled=(500, times, PHONE))
+    assert recovered(case, 500) > 0.93
 
 
 @pytest.mark.parametrize("guess", PRICES)
