@@ -153,6 +153,7 @@ class CostCurve:
     def measure(self, times: Mapping[int, float]) -> None:
         """Take T(n) from what was measured on purpose, in seconds by n, whatever was known of those sizes before."""
         self._single = _Estimate(math.log(times[1]), _STORED_COUNT)
+        self._due, self._surprises = False, 0
         for n, seconds in times.items():
             if 1 < n <= PROMPT_CHUNK:
                 self._ratios[n] = _Estimate(math.log(seconds / times[1]), _STORED_COUNT, recent=_TRIED)

@@ -6,11 +6,13 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import platformdirs
 
 _CPUS = Path("/sys/devices/system/cpu")
+"""Where Linux describes them."""
 
 
 def default_threads() -> int:
@@ -18,25 +20,49 @@ def default_threads() -> int:
     if sys.platform == "darwin":
         return _sysctl("hw.perflevel0.physicalcpu") or _sysctl("hw.physicalcpu") or os.cpu_count() or 1
     if sys.platform.startswith(("linux", "android")):
-        return linux_threads(_CPUS, sorted(os.sched_getaffinity(0)))
+        return linux_threads(_CPUS, sorted(os.sched_getaffinity(0)), phone=is_android())
     return os.cpu_count() or 1
 
 
-def linux_threads(cpus: Path, allowed: list[int]) -> int:
-    """The fast physical cores among `allowed`, by the kernel's description in `cpus` (/sys/devices/system/cpu).
+def is_android() -> bool:
+    """Whether this is Android; Python calls it so since 3.13 only, and linux before."""
+    return sys.platform == "android" or "ANDROID_ROOT" in os.environ
 
-    A core counts as fast at 0.8 of the highest clock: phones have two or three kinds (say 3.2, 2.8 and 2.0 GHz), and
-    an evaluation waits for its slowest thread.
+
+def linux_threads(cpus: Path, allowed: Sequence[int], *, phone: bool = False) -> int:
+    """The number of fast physical cores among `allowed`, by the kernel's description in `cpus` (_CPUS).
+
+    `phone`: half of them where the kernel does not tell how fast they are, since a phone's are seldom of one kind.
     """
-    clocks = {cpu: _number(cpus / f"cpu{cpu}" / "cpufreq" / "cpuinfo_max_freq") for cpu in allowed}
-    fastest = max(clocks.values(), default=0)
+    if phone and not any(_clocks(cpus, allowed).values()):
+        return max(1, len(allowed) // 2)
     cores = set()
-    for cpu, clock in clocks.items():
+    for cpu in fast_cpus(cpus, allowed):
         topology = cpus / f"cpu{cpu}" / "topology"
-        if clock >= 0.8 * fastest:
-            core = _number(topology / "core_id", default=cpu)
-            cores.add((_number(topology / "physical_package_id"), core))
+        # Since Linux 6.0 a phone's cores are counted anew in each cluster.
+        places = [_number(topology / name) for name in ("physical_package_id", "cluster_id")]
+        cores.add((*places, _number(topology / "core_id", default=cpu)))
     return max(1, len(cores))
+
+
+def fast_cpus(cpus: Path = _CPUS, allowed: Sequence[int] | None = None) -> list[int]:
+    """The fast ones of the CPUs `allowed` (by default, to this process), by the kernel's description.
+
+    Phones have two or three kinds (say 3.2, 2.8 and 2.0 GHz), and an evaluation waits for its slowest thread: a CPU
+    counts as fast at 0.8 of the highest clock. Some phones clock both kinds nearly alike, and the slow ones do half as
+    much in a cycle; so where the kernel tells their capacities, it has to have half of the highest, too.
+    """
+    if allowed is None:
+        allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else ()
+    clocks = _clocks(cpus, allowed)
+    capacities = {cpu: _number(cpus / f"cpu{cpu}" / "cpu_capacity") for cpu in allowed}
+    clock, capacity = max(clocks.values(), default=0), max(capacities.values(), default=0)
+    return [cpu for cpu in allowed if clocks[cpu] >= 0.8 * clock and capacities[cpu] >= 0.5 * capacity]
+
+
+def _clocks(cpus: Path, allowed: Sequence[int]) -> dict[int, int]:
+    """The highest clock of each CPU in kHz, 0 where the kernel does not tell."""
+    return {cpu: _number(cpus / f"cpu{cpu}" / "cpufreq" / "cpuinfo_max_freq") for cpu in allowed}
 
 
 def cpu_name() -> str:
