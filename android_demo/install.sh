@@ -133,7 +133,7 @@ fetch_llama_cpp() {
         tar -xzf "$source.tar.gz" -C "$sources"
     loader=$source/llama_cpp/_ctypes_extensions.py
     act "Naming Android to it." "" \
-        sed -i 's/sys\.platform\.startswith("linux")/sys.platform.startswith(("linux", "android"))/' "$loader"
+        sed -i.orig 's/sys\.platform\.startswith("linux")/sys.platform.startswith(("linux", "android"))/' "$loader"
     [ "$dry" ] && return
     grep -q '"android"' "$loader" || die "$loader is not what this script knows; report this, please"
     : >"$source/fetched"
@@ -150,7 +150,7 @@ build_llama_cpp() {
     [ -z "$dry" ] || say "+ export CMAKE_BUILD_PARALLEL_LEVEL=$CMAKE_BUILD_PARALLEL_LEVEL CMAKE_ARGS=\"$CMAKE_ARGS\""
     stay_awake
     # The objects are kept in a folder of ours, so that a build that Android ended goes on.
-    act "Compiling llama.cpp, $CMAKE_BUILD_PARALLEL_LEVEL files at once: 10 to 40 minutes. Leave Termux in front." \
+    act "Compiling llama.cpp, $CMAKE_BUILD_PARALLEL_LEVEL files at once. That takes a while: leave Termux in front." \
         "if Android ended it (signal 9), start this again with CMAKE_BUILD_PARALLEL_LEVEL=1: it goes on where it was" \
         "$python" -m pip install --verbose --no-deps --no-build-isolation \
         --config-settings "build-dir=$sources/objects" "$source"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -11,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from gguf_files import tiny_model
 
 ROOT = Path(__file__).parent.parent
 TOOLS = (
@@ -219,6 +222,13 @@ def test_llama_cpp_is_compiled_with_what_works_there(termux):
     assert 'startswith(("linux", "android"))' in (termux.folder / "loader").read_text()
 
 
+def test_the_line_that_is_changed_is_in_the_llama_cpp_that_is_pinned():
+    folder = importlib.util.find_spec("llama_cpp").submodule_search_locations[0]
+    loader = (Path(folder) / "_ctypes_extensions.py").read_text()
+    assert loader.count('sys.platform.startswith("linux")') == 1
+    assert "android" not in loader  # else nothing has to be changed any more
+
+
 def test_an_old_or_unknown_cpu_gets_the_plain_instruction_set(termux):
     (termux.proc / "cpuinfo").write_text("Features\t: fp asimd aes asimdhp\n")
     termux.install()
@@ -331,6 +341,99 @@ def test_the_launcher_says_how_to_install(termux):
     assert failed.returncode == 1
     assert "install.sh" in failed.stderr
     assert termux.calls() == []
+
+
+@pytest.fixture
+def sustained(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "android_demo")
+    import sustained  # noqa: PLC0415
+
+    return sustained
+
+
+def run_sustained(folder, *arguments, **environment):
+    model = tiny_model(folder / "tiny.gguf")
+    return subprocess.run(
+        [
+            sys.executable, ROOT / "android_demo" / "sustained.py", "-m", model, "--threads", "1", "-n", "16",
+            "--ctx", "512", "--json", folder / "out.json", *arguments,
+        ],
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment, cwd=folder,
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+
+
+def test_the_sustained_speed_is_measured_and_written(tmp_path):
+    done = run_sustained(tmp_path, "--minutes", "0.03", "--every", "0.5")
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert told["what"] == "sustained speed"
+    assert told["threads"] == 1
+    assert len(told["samples"]) >= 2
+    for sample in told["samples"]:
+        assert set(sample["tokens_per_second"]) == {"auto", "plain"}
+        assert all(speed > 0 for speed in sample["tokens_per_second"].values())
+        assert sample["t1_ms"] > 0
+        assert "temperature_c" not in sample
+    minutes = [sample["minute"] for sample in told["samples"]]
+    assert minutes == sorted(minutes)
+    assert told["slowdown"]["plain"]["last_of_first"] > 0
+    assert "plain: " in done.stdout
+    assert str(tmp_path) not in json.dumps(told["models"]) + told["command"]
+
+
+def test_the_sustained_speed_comes_with_heat_where_termux_tells(tmp_path):
+    status = tmp_path / "bin" / "termux-battery-status"
+    status.parent.mkdir()
+    told = {"health": "GOOD", "percentage": 83, "plugged": "UNPLUGGED", "status": "DISCHARGING", "temperature": 31.4}
+    status.write_text(f"#!/bin/sh\necho '{json.dumps(told)}'\n")
+    status.chmod(0o700)
+    path = f"{status.parent}{os.pathsep}{os.environ['PATH']}"
+    done = run_sustained(tmp_path, "--minutes", "0.01", "--every", "0.5", PATH=path)
+    sample = json.loads((tmp_path / "out.json").read_text())["samples"][-1]
+    assert sample["temperature_c"] == 31.4
+    assert sample["battery_percent"] == 83
+    assert sample["battery_status"] == "DISCHARGING"
+    assert "31.4" in done.stdout
+
+
+def test_the_sustained_speed_of_no_drafter_is_refused_and_so_is_no_model(tmp_path):
+    assert "name one" in run_sustained(tmp_path, "-d", "none").stderr
+    failed = run_sustained(tmp_path, "-m", "nothing.gguf")
+    assert failed.returncode == 1
+    assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize(
+    "body", ["echo no json", "echo '[]'", "echo '{}'", "exit 1", "echo '{\"temperature\": null}'", "exec sleep 20"]
+)
+def test_a_battery_that_does_not_answer_is_asked_once(body, sustained, tmp_path, monkeypatch):
+    monkeypatch.setattr(sustained, "_PATIENCE", 0.5)
+    command = tmp_path / "termux-battery-status"
+    command.write_text(f'#!/bin/sh\necho asked >>"{tmp_path}/asked"\n{body}\n')
+    command.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    battery = sustained.Battery()
+    assert battery.status() == {}
+    assert battery.status() == {}
+    assert (tmp_path / "asked").read_text() == "asked\n"
+
+
+def test_the_end_is_compared_with_the_beginning(sustained):
+    made = [sustained.Made(60.0 * n, {"plain": 100}, {"plain": 10.0 if n <= 5 else 20.0}) for n in range(1, 11)]
+    found = sustained.slowdown(made, ["plain"])
+    assert found == {"seconds_compared": 120.0, "plain": {"first": 10.0, "last": 5.0, "last_of_first": 0.5}}
+    assert sustained.slowdown([], ["plain"]) == {}
+    alone = sustained.slowdown(made[:1], ["plain"])
+    assert alone["plain"]["last_of_first"] == 1.0
+
+
+def test_clocks_are_read_where_they_may_be(sustained, tmp_path, monkeypatch):
+    monkeypatch.setattr(sustained, "_CPUS", tmp_path)
+    assert sustained.clock_mhz([4, 5]) is None
+    (tmp_path / "cpu5" / "cpufreq").mkdir(parents=True)
+    (tmp_path / "cpu5" / "cpufreq" / "scaling_cur_freq").write_text("2016000\n")
+    assert sustained.clock_mhz([4, 5]) == 2016.0
 
 
 SCRIPTS = [ROOT / "android_demo" / "edgespec-chat", *sorted(ROOT.glob("*/*.sh"))]
