@@ -20,6 +20,7 @@ from edgespec.bench import figures, run
 from edgespec.bench.field import PLAIN, Field, in_lockstep
 from edgespec.bench.memory import peak_of, peak_so_far
 from edgespec.bench.peers import PeerSpec, ProgramPeer, parsed
+from edgespec.bench.plots import draw
 from edgespec.bench.prompts import identified, read_prompts, spread, subtask
 from edgespec.bench.report import markdown, summary_lines
 from edgespec.bench.results import origin, without_folders
@@ -190,6 +191,12 @@ class TestFigures:
         assert figures.acceptance_by_place(self.rows, "auto") == {"x": [(5, 7), (1, 3)]}
         # 20 tokens in 10 evaluations, 10 guesses of a quarter of the bytes and 5 of half of them
         assert figures.memory_bound(self.rows[:1], "auto", RESULT["shares"]["auto"]) == pytest.approx(20 / 15)
+
+    def test_the_report_of_a_run_that_was_stopped(self, tmp_path):
+        stopped = {key: value for key, value in RESULT.items() if key not in ("curve", "memory", "shares")}
+        text = markdown(stopped, draw(stopped, tmp_path, "r"))
+        assert "| multi-turn (1) | 7.50 |" in text and "T(n)" not in text
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["r-speed-up.png"]
 
     def test_an_answer_of_one_token_has_no_speed(self):
         row = {

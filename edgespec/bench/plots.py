@@ -62,6 +62,8 @@ def _speed_ups(axes: Axes, result: dict[str, Any]) -> bool:
 
 def _curve(axes: Axes, result: dict[str, Any]) -> bool:
     """T(n)/T(1), and what it would be if n tokens took n times as long."""
+    if "curve" not in result:
+        return False
     times = {int(n): value for n, value in result["curve"]["ms"].items()}
     axes.plot(list(times), [value / times[1] for value in times.values()], marker="o", markersize=3, label="together")
     axes.plot(list(times), list(times), color="gray", linewidth=0.8, linestyle="--", label="one by one")

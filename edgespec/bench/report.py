@@ -74,19 +74,25 @@ def sections(result: dict[str, Any]) -> Iterator[str]:
     if settings["peers"]:
         yield f"`{main}` against the others: the ratio of all tokens over all time, and the range by prompt."
         yield _against(result, main)
-    best, size = figures.best_possible(result["curve"])
-    yield (
-        f"What was drafted. Here drafts that cost nothing and are always right would make text {best:.2f} times as "
-        f"fast ({size} tokens an evaluation); the last column is what share of that speed was reached. "
-        "Memory is the peak of a process of its own that answers one prompt."
-    )
+    best = None
+    if "curve" in result:  # the last things that a run measures
+        best, size = figures.best_possible(result["curve"])
+        yield (
+            f"What was drafted. Here drafts that cost nothing and are always right would make text {best:.2f} times as "
+            f"fast ({size} tokens an evaluation); the last column is what share of that speed was reached. "
+            "Memory is the peak of a process of its own that answers one prompt."
+        )
     yield _drafting(result, best)
     yield from _places(result)
     yield from _partings(result)
     if result["skipped"]:
         left_out = "; ".join(f"{row['category']} {row['question_id']}, {row['reason']}" for row in result["skipped"])
         yield f"Left out: {left_out}."
-    curve = result["curve"]
+    if "curve" in result:
+        yield from _curve(result["curve"])
+
+
+def _curve(curve: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"T(n) after {curve['context']} tokens of context"
         + (" (measured while the machine was busy)" if curve["busy"] else "")
@@ -135,24 +141,24 @@ def _against(result: dict[str, Any], main: str) -> str:
     return table(["subtask", *(f"`{name}`" for name in others)], rows)
 
 
-def _drafting(result: dict[str, Any], best: float) -> str:
+def _drafting(result: dict[str, Any], best: float | None) -> str:
     every = result["prompts"]
     rows = []
     for name in figures.contestants(result):
         peer = name in result["settings"]["peers"]  # what its drafter reads is not known
         accepted = figures.acceptance(every, name)
         first = statistics.median(row["first_token_seconds"][name] for row in every)
-        peak = result["memory"].get(name)
+        peak = result.get("memory", {}).get(name)
         rows.append(
             [
                 f"`{name}`",
                 f"{figures.block_length(every, name):.2f}",
                 "" if accepted is None else f"{accepted:.0%} of {figures.counted(every, name, 'drafted')}",
-                "" if peer else f"{figures.memory_bound(every, name, result['shares'].get(name, {})):.2f}",
+                "" if peer else f"{figures.memory_bound(every, name, result.get('shares', {}).get(name, {})):.2f}",
                 f"{first:.2f}",
                 "" if peak is None else f"{peak / 1e6:.0f}",
                 f"{figures.same_text(every, name)} of {len(every)}" if _comparable(result, name) else "",
-                f"{figures.total_ratio(every, name, PLAIN) / best:.0%}",
+                "" if best is None else f"{figures.total_ratio(every, name, PLAIN) / best:.0%}",
             ]
         )
     head = ["", "tokens a block", "accepted", "MBSU by bytes", "first token, s", "memory, MB", "same text"]
