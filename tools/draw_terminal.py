@@ -1,6 +1,7 @@
 """Draws what commands print in a terminal of 100 columns: `python tools/draw_terminal.py OUT.svg COMMAND...`
 
-Each COMMAND is one argument, shown behind a `$` and run by the shell in the current folder.
+Each COMMAND is one argument, shown behind a `$` and run by the shell in the current folder. `SHOWN=cat` shows SHOWN and
+draws what comes on standard input.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ def output_of(command: str) -> str:
 def main(out: str, *commands: str) -> None:
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     for command in commands:
-        console.print(Text(f"$ {command}", style="bold"))
-        console.print(Text.from_ansi(output_of(command)))
+        shown = command.removesuffix("=cat")
+        console.print(Text(f"$ {shown}", style="bold"))
+        console.print(Text.from_ansi(sys.stdin.read().strip("\n") if shown != command else output_of(command)))
     Path(out).write_text(console.export_svg(title="edgespec"), encoding="utf-8")
 
 
