@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from edgespec.errors import EvaluationError
 
@@ -79,6 +80,18 @@ def _kill_with_children(child: subprocess.Popen[str]) -> None:
             os.killpg(child.pid, signal.SIGKILL)
     else:
         child.kill()
+
+
+def serve(answer: Callable[..., dict[str, Any]]) -> None:
+    """In a child: say that all is ready, then answer each object that comes as a line of JSON, until no more come."""
+    told: dict[str, Any] = {}
+    while True:
+        sys.stdout.write(json.dumps(told) + "\n")
+        sys.stdout.flush()
+        line = sys.stdin.readline()
+        if not line:
+            return
+        told = answer(**json.loads(line))
 
 
 def expect_to_die() -> None:

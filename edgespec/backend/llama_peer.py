@@ -10,13 +10,14 @@ attention is on, as llama.cpp's `auto` has it in edgespec and in the server; `Ll
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from typing import Any
 
 import llama_cpp
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
+
+from edgespec.child import serve
 
 
 class _Counted:
@@ -71,12 +72,7 @@ class _Counted:
 
 def main(path: str, *numbers: str) -> None:
     """Answer until standard input ends."""
-    counted = _Counted(path, *map(int, numbers))
-    sys.stdout.write("{}\n")
-    sys.stdout.flush()
-    for line in sys.stdin:
-        sys.stdout.write(json.dumps(counted.answer(**json.loads(line))) + "\n")
-        sys.stdout.flush()
+    serve(_Counted(path, *map(int, numbers)).answer)
 
 
 if __name__ == "__main__":

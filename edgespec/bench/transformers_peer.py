@@ -8,7 +8,6 @@ Both files are brought to 32-bit numbers: transformers has no kernels for GGUF's
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, set_seed
 from transformers.generation.streamers import BaseStreamer
+
+from edgespec.child import serve
 
 
 class _Clock(BaseStreamer):  # type: ignore[misc]
@@ -68,12 +69,7 @@ def _loaded(name: str) -> Any:
 def main(path: str, threads: str, assistant: str | None = None) -> None:
     """Answer until standard input ends."""
     torch.set_num_threads(int(threads))
-    assisted = _Assisted(path, assistant)
-    sys.stdout.write("{}\n")
-    sys.stdout.flush()
-    for line in sys.stdin:
-        sys.stdout.write(json.dumps(assisted.answer(**json.loads(line))) + "\n")
-        sys.stdout.flush()
+    serve(_Assisted(path, assistant).answer)
 
 
 if __name__ == "__main__":
