@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgespec.errors import ContextOverflow
+from edgespec.core import common_prefix
+from edgespec.errors import ContextOverflow, InvalidRequest
 from edgespec.sampling import SamplingParams
 from edgespec.session import Overflow, Session
 from edgespec.text import continuation
@@ -24,6 +25,15 @@ class _Before(NamedTuple):
     messages: int
     text: str
     tokens: int
+
+
+class _State(NamedTuple):
+    """A conversation: `tokens` stand for `text`, less the ids that shifts of the context dropped."""
+
+    messages: list[Message]
+    text: str
+    tokens: list[int]
+    dropped: int
 
 
 class Chat:
@@ -49,8 +59,7 @@ class Chat:
     @property
     def messages(self) -> list[Message]:
         """The conversation so far, the answer in progress included."""
-        self._take_answer()
-        return list(self._messages)
+        return self._state().messages
 
     @property
     def system(self) -> str | None:
@@ -59,7 +68,8 @@ class Chat:
 
     @system.setter
     def system(self, text: str | None) -> None:
-        turns = [message for message in self.messages if message["role"] != "system"]
+        self._take_answer()
+        turns = [message for message in self._messages if message["role"] != "system"]
         self._system = text
         self._messages = turns if text is None else [{"role": "system", "content": text}, *turns]
         self._start_anew()
@@ -93,9 +103,7 @@ class Chat:
 
     def as_json(self) -> dict[str, Any]:
         """All that `restore` needs, its ids included."""
-        return {
-            "messages": self.messages, "text": self._text, "tokens": list(self._tokens), "dropped": self._dropped,
-        }  # fmt: skip
+        return self._state()._asdict()
 
     def restore(self, kept: Mapping[str, Any], *, same_model: bool) -> None:
         """Go on with a conversation that `as_json` told; of another model, with its texts and not its ids.
@@ -109,7 +117,7 @@ class Chat:
         size = self._engine.model.vocabulary.size
         if same_model and not all(0 <= token < size for token in tokens):
             raise ValueError("ids that the vocabulary does not have")
-        self._answer = None
+        self._take_answer()
         self._messages = messages
         self._system = next((message["content"] for message in messages if message["role"] == "system"), None)
         self._start_anew()
@@ -145,7 +153,7 @@ class Chat:
         keep = drop = 0
         if overflow == "shift":
             keep = self._engine.system_length(tokens, self._system)
-            drop = self._drop_oldest(tokens, keep, max_tokens)
+            drop = self._drop_oldest(tokens, keep, max_tokens, continued=rewritten == self.rewritten)
         session = self._engine.session(
             tokens,
             sampling=sampling or SamplingParams(),
@@ -165,17 +173,29 @@ class Chat:
         self._messages, self._text, self._tokens, self._answer = messages, rendered, tokens, session
         return session
 
+    def _state(self) -> _State:
+        """The conversation with the last answer as far as it was made, which goes on undisturbed."""
+        answer = self._answer
+        if answer is None:
+            return _State(list(self._messages), self._text, list(self._tokens), self._dropped)
+        count, text = answer.whole_tokens()
+        return _State(
+            [*self._messages, {"role": "assistant", "content": answer.text}],
+            self._text + text,
+            self._tokens[: len(self._tokens) - len(answer.emitted) + count],  # the rest is not in the text
+            self._dropped + answer.tally.dropped_tokens,
+        )
+
     def _take_answer(self) -> None:
-        """Make the last answer part of the conversation."""
+        """Make the last answer part of the conversation. One in progress ends there: its list of ids is left to it."""
         answer = self._answer
         if answer is None:
             return
+        if not answer.finished:
+            answer.cancel()
+        self._messages, self._text, self._tokens, _ = self._state()
         self._answer = None
-        count, text = answer.whole_tokens()
-        del self._tokens[len(self._tokens) - len(answer.emitted) + count :]  # the rest is not in the text
-        self._text += text
         self._shifted(answer.tally.dropped_tokens)
-        self._messages.append({"role": "assistant", "content": answer.text})
 
     def _tokens_of(self, rendered: str) -> list[int]:
         added = continuation(self._text, rendered) if self._tokens else None
@@ -194,19 +214,31 @@ class Chat:
             gone = self._keep + drop
             self._turns = [one._replace(tokens=one.tokens - drop) for one in self._turns if one.tokens >= gone]
 
-    def _drop_oldest(self, tokens: list[int], keep: int, max_tokens: int) -> int:
-        """Make room for the prompt and an answer by forgetting tokens after the system prompt; how many went."""
+    def _drop_oldest(self, tokens: list[int], keep: int, max_tokens: int, *, continued: bool) -> int:
+        """Make room for the prompt and an answer by forgetting tokens after the system prompt; how many went.
+
+        `continued`: the ids of earlier turns stand before those of this one.
+        """
         context = self._engine.context
         room = min(max_tokens, context.n_ctx // 4)
         excess = len(tokens) + room - context.n_ctx
         if excess <= 0:
             return 0
         drop = max(excess, (context.n_ctx - keep) // 2)
-        if keep + drop > context.cached(tokens):
+        earlier = len(self._tokens) if continued and self._tokens else self._earlier(tokens)
+        if keep + drop > earlier:
             raise ContextOverflow(
                 f"the conversation has {len(tokens)} tokens and the context holds {context.n_ctx}; what is new does "
                 "not fit even without the earlier turns: begin a new chat or enlarge the context (--ctx)"
             )
-        context.shift(keep, drop)
-        del tokens[keep : keep + drop]
+        if keep + drop <= context.cached(tokens):
+            context.shift(keep, drop)
+        del tokens[keep : keep + drop]  # of a cache that does not hold them, what comes after is evaluated anew
         return drop
+
+    def _earlier(self, tokens: Sequence[int]) -> int:
+        """How many of a whole conversation's tokens stand for earlier turns."""
+        try:
+            return common_prefix(self._engine.tokenize(self._engine.model.render(self._messages, reply=False)), tokens)
+        except InvalidRequest:  # a template that wants a user's turn
+            return 0

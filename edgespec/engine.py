@@ -219,13 +219,14 @@ class Engine:
         )
 
     def close(self) -> None:
-        """Remember what was measured, and free the memory."""
-        self._save()
-        for drafter in self.drafters:
-            if isinstance(drafter, ModelDrafter):
-                drafter.close()
-        self.context.close()
-        self.model.close()
+        """Remember what was measured, and free the memory, after the evaluation in progress."""
+        with self._lock:
+            self._save()
+            for drafter in self.drafters:
+                if isinstance(drafter, ModelDrafter):
+                    drafter.close()
+            self.context.close()
+            self.model.close()
 
     def __enter__(self) -> Engine:
         return self

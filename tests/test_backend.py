@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import signal
 import threading
@@ -190,6 +191,30 @@ def test_a_file_that_is_no_model_is_refused_by_name(tmp_path):
     path.write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(MalformedModel, match=r"not\.gguf"):
         LlamaModel(path)
+
+
+def test_ctrl_c_while_a_model_is_loaded_is_not_lost(smollm2):
+    pressed = []
+
+    class Press(logging.Handler):
+        """Presses Ctrl-C in the middle of llama.cpp's loading, at its first word."""
+
+        def emit(self, record):
+            if not pressed:
+                pressed.append(record)
+                signal.raise_signal(signal.SIGINT)
+
+    logger, press = logging.getLogger("edgespec.llama_cpp"), Press()
+    level = logger.level
+    logger.addHandler(press)
+    logger.setLevel(logging.DEBUG)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            LlamaModel(smollm2)
+    finally:
+        logger.removeHandler(press)
+        logger.setLevel(level)
+    assert pressed and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_pieces_join_to_the_text(model):

@@ -140,6 +140,59 @@ def test_a_full_chat_is_an_error_or_shifts(smollm2, tmp_path):
             assert session.emitted and session.tally.prompt_tokens < 256
         with pytest.raises(ContextOverflow, match="even without"):
             shifting.stream("word " * 300, overflow="shift")
+        engine.context.forget()  # as after another model, or a session whose cache was lost
+        again = consumed(shifting.stream("Tell me something about the sea.", max_tokens=40, overflow="shift"))
+        assert again.emitted and again.tally.prompt_tokens < 256
+        reopened = engine.chat()
+        reopened.restore(shifting.as_json(), same_model=False)
+        assert consumed(reopened.stream("And about the sky?", max_tokens=40, overflow="shift")).emitted
+
+
+def consumed(session):
+    for _ in session.stream():
+        pass
+    return session
+
+
+def test_looking_at_a_conversation_leaves_its_answer_alone(engine):
+    looked_at, other = engine.chat("Be brief."), engine.chat("Be brief.")
+    session = looked_at.stream(PROMPTS[0], max_tokens=24)
+    for _ in session.stream():
+        assert looked_at.messages[-1] == {"role": "assistant", "content": session.text}
+        engine.chat().restore(looked_at.as_json(), same_model=True)
+    assert session.emitted == consumed(other.stream(PROMPTS[0], max_tokens=24)).emitted
+    assert looked_at.as_json() == other.as_json()
+    turns = [consumed(chat.stream("Go on.", max_tokens=8)) for chat in (looked_at, other)]
+    assert turns[0].emitted == turns[1].emitted and looked_at.rewritten == 0
+
+
+def test_changing_a_conversation_ends_its_answer(engine):
+    chat, other = engine.chat(), engine.chat()
+    consumed(chat.stream(PROMPTS[1], max_tokens=8))
+    session = chat.stream(PROMPTS[0], max_tokens=200)
+    session.step()
+    session.step()
+    chat.undo()
+    begun = chat.stream("Name a river.", max_tokens=12)
+    assert consumed(session).finish_reason == "cancelled" and len(session.emitted) < 100
+    consumed(other.stream(PROMPTS[1], max_tokens=8))
+    assert consumed(begun).emitted == consumed(other.stream("Name a river.", max_tokens=12)).emitted
+    assert chat.messages == other.messages
+
+
+def test_whoever_uses_a_closed_engine_is_told(smollm2, tmp_path):
+    with edgespec.load(smollm2, n_ctx=256, cache_dir=tmp_path) as engine:
+        chat, session = engine.chat(), engine.stream("Hello", max_tokens=8)
+        session.step()
+    uses = [
+        session.step, lambda: chat.stream("Hello"), lambda: engine.generate("Hello"), lambda: engine.tokenize("Hello"),
+        engine.context.forget, engine.context.state, lambda: engine.context.set_state([], b""),
+        lambda: engine.model.name, lambda: engine.model.vocabulary,
+    ]  # fmt: skip
+    for use in uses:
+        with pytest.raises(InvalidRequest, match="closed"):
+            use()
+    engine.close()
 
 
 def test_two_chats_on_one_engine_take_turns_in_threads(engine):

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from edgespec.cli import main
+from edgespec.cli.chat.commands import COMMANDS
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 
@@ -20,8 +21,9 @@ This page is written by `python tools/cli_docs.py` from what the program says of
 Exit status: 0 done, 1 an error that a line on stderr explains, 2 wrong usage, 130 ended by Ctrl-C.
 
 Options that several commands share can be set in the environment: `EDGESPEC_MODEL`, `EDGESPEC_DRAFTER`, `EDGESPEC_TEMP`
-and so on, by the name of the option. A file `config.toml` in the user's configuration folder (`--config FILE` names
-another) sets them too, with tables for single commands:
+and so on, by the name of the option. A file `config.toml` in the user's configuration folder
+(`~/.config/edgespec/config.toml` on Linux; `--config FILE` names another) sets them too, with tables for single
+commands:
 
 ```toml
 model = "~/models/small.gguf"
@@ -37,6 +39,13 @@ The command line comes first, then the environment, then the file. Your shell co
 eval "$(_EDGESPEC_COMPLETE=bash_source edgespec)"           # bash; for zsh it is zsh_source
 _EDGESPEC_COMPLETE=fish_source edgespec | source            # fish
 ```
+
+Files of prompts are JSON lines in the form of [Spec-Bench](https://github.com/hemingkx/Spec-Bench), of which only
+`turns` is needed, a user's messages one after the other:
+
+```json
+{"question_id": 1, "category": "writing", "turns": ["Write a haiku.", "Now one about rain."]}
+```
 """
 
 
@@ -50,12 +59,22 @@ def _sections(command: click.Command, context: click.Context) -> list[str]:
     """A command's help, then that of its own commands."""
     context.max_content_width = context.terminal_width = 100
     sections = [f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"]
+    if command.name == "chat":
+        sections.append(_chat_commands())
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             below = command.get_command(context, name)
             assert below is not None
             sections += _sections(below, click.Context(below, info_name=name, parent=context))
     return sections
+
+
+def _chat_commands() -> str:
+    """What can be typed in a chat."""
+    lines = [f"| `{f'{name} {command.arguments}'.strip()}` | {command.help} |" for name, command in COMMANDS.items()]
+    return "\n".join(
+        ["In a chat:\n", "| | |", "|---|---|", *(line.replace("on|off", "on\\|off") for line in lines), ""]
+    )
 
 
 if __name__ == "__main__":

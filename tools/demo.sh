@@ -18,7 +18,7 @@ from pathlib import Path
 
 drafted, plain = (json.loads(Path(name).read_text()) for name in sys.argv[1:])
 fast, slow = (answer["timings"]["predicted_per_second"] for answer in (drafted, plain))
-same = "the same text" if drafted["tokens"] == plain["tokens"] else "another text (see docs: rounding)"
+same = "the same text" if drafted["tokens"] == plain["tokens"] else "another text (docs/benchmarks.md, The same text)"
 print(f"\n{fast:.0f} tokens per second with drafting, {slow:.0f} with plain decoding: {fast / slow:.2f} times, {same}")
 PYTHON
 }

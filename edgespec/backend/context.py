@@ -10,13 +10,12 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import llama_cpp
 import numpy as np
 
 from edgespec.backend import native
-from edgespec.backend.embedding import EmbeddingTable
+from edgespec.backend.batch import SEQUENCE, Batch
 from edgespec.backend.model import LlamaModel
 from edgespec.core import MAX_ROWS, Draft, Row, common_prefix
 from edgespec.errors import ContextOverflow, InvalidRequest, UnsupportedModel
@@ -25,7 +24,6 @@ CHUNK = 128
 """Tokens of a prefill evaluated at once: the wait for a cancellation. Borders lie at multiples of it, so that a prompt
 is split alike whatever drafts it."""
 
-_SEQUENCE = 0
 EXACT_KV = "f16+bf16"
 """With keys and values of different types llama.cpp's attention takes one path for one row and for several."""
 
@@ -49,44 +47,6 @@ FLASH_ATTENTION = {
     "on": llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     "off": llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
-
-
-class _Batch:
-    """One llama_batch for the life of a context; numpy writes straight into its arrays.
-
-    Where `inputs` are given, tokens go in as their embeddings.
-    """
-
-    def __init__(self, capacity: int, inputs: EmbeddingTable | None) -> None:
-        self._struct = llama_cpp.llama_batch_init(capacity, inputs.columns if inputs else 0, 1)
-        self._release = weakref.finalize(self, llama_cpp.llama_batch_free, self._struct)
-        self._inputs = inputs
-        if inputs is None:
-            self._tokens = np.ctypeslib.as_array(self._struct.token, (capacity,))
-        else:
-            self._vectors = np.ctypeslib.as_array(self._struct.embd, (capacity, inputs.columns))
-        self._positions = np.ctypeslib.as_array(self._struct.pos, (capacity,))
-        self._outputs = np.ctypeslib.as_array(self._struct.logits, (capacity,))
-        np.ctypeslib.as_array(self._struct.n_seq_id, (capacity,))[:] = 1
-        for entry in range(capacity):
-            self._struct.seq_id[entry][0] = _SEQUENCE
-        self._count_up = np.arange(capacity, dtype=np.int32)
-
-    def fill(self, tokens: Sequence[int], position: int, rows: int) -> Any:
-        """The batch of `tokens` from `position` on, the last `rows` of them with logits."""
-        count = len(tokens)
-        self._struct.n_tokens = count
-        if self._inputs is None:
-            self._tokens[:count] = tokens
-        else:
-            self._inputs.fill(tokens, self._vectors[:count])
-        np.add(self._count_up[:count], position, out=self._positions[:count])
-        self._outputs[: count - rows] = 0
-        self._outputs[count - rows : count] = 1
-        return self._struct
-
-    def close(self) -> None:
-        self._release()
 
 
 class LlamaContext:
@@ -128,7 +88,7 @@ class LlamaContext:
             )
         self._model = model  # outlives the context
         self._pointer = pointer
-        self._batch = _Batch(int(llama_cpp.llama_n_batch(pointer)), model.inputs)
+        self._batch = Batch(int(llama_cpp.llama_n_batch(pointer)), model.inputs)
         self._release = weakref.finalize(self, llama_cpp.llama_free, pointer)
         self._memory = llama_cpp.llama_get_memory(pointer)
         self._tokens: list[int] = []  # the cache holds these or, after an interrupt, fewer of them
@@ -142,7 +102,7 @@ class LlamaContext:
         """What a state depends on besides the model."""
 
     def close(self) -> None:
-        """Free the cache."""
+        """Free the cache. Whoever uses it afterwards gets an InvalidRequest."""
         self._release()
         self._batch.close()
 
@@ -202,8 +162,8 @@ class LlamaContext:
             )
         tail = self._tokens[keep + drop :]
         del self._tokens[keep:]  # an interrupt from here on loses the tail, never the truth
-        llama_cpp.llama_memory_seq_rm(self._memory, _SEQUENCE, keep, keep + drop)
-        llama_cpp.llama_memory_seq_add(self._memory, _SEQUENCE, keep + drop, -1, -drop)
+        llama_cpp.llama_memory_seq_rm(self._memory, SEQUENCE, keep, keep + drop)
+        llama_cpp.llama_memory_seq_add(self._memory, SEQUENCE, keep + drop, -1, -drop)
         self._tokens += tail
 
     def rewind(self, length: int) -> None:
@@ -213,15 +173,16 @@ class LlamaContext:
 
     def forget(self) -> None:
         """Empty the cache: what comes next is evaluated from its first token on."""
+        self._need_open()
         self._tokens.clear()
         llama_cpp.llama_memory_clear(self._memory, False)
 
     def state(self) -> tuple[list[int], bytes]:
         """The tokens that the cache holds, and their keys and values as llama.cpp writes them."""
         tokens = list(self._true_tokens())
-        size = int(llama_cpp.llama_state_seq_get_size(self._pointer, _SEQUENCE))
+        size = int(llama_cpp.llama_state_seq_get_size(self._pointer, SEQUENCE))
         buffer = (ctypes.c_uint8 * size)()
-        written = int(llama_cpp.llama_state_seq_get_data(self._pointer, buffer, size, _SEQUENCE))
+        written = int(llama_cpp.llama_state_seq_get_data(self._pointer, buffer, size, SEQUENCE))
         return tokens, bytes(memoryview(buffer)[:written])
 
     def set_state(self, tokens: Sequence[int], data: bytes) -> bool:
@@ -233,17 +194,23 @@ class LlamaContext:
         if len(tokens) > self.n_ctx:
             return False
         buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
-        taken = int(llama_cpp.llama_state_seq_set_data(self._pointer, buffer, len(data), _SEQUENCE))
-        held = int(llama_cpp.llama_memory_seq_pos_max(self._memory, _SEQUENCE)) + 1
+        taken = int(llama_cpp.llama_state_seq_set_data(self._pointer, buffer, len(data), SEQUENCE))
+        held = int(llama_cpp.llama_memory_seq_pos_max(self._memory, SEQUENCE)) + 1
         if not taken or held != len(tokens):
             self.forget()
             return False
         self._tokens[:] = tokens
         return True
 
+    def _need_open(self) -> None:
+        """llama.cpp would read freed memory."""
+        if not self._release.alive:
+            raise InvalidRequest("the engine is closed: an answer has to be finished before that")
+
     def _true_tokens(self) -> list[int]:
         """The tokens the cache really holds."""
-        held = int(llama_cpp.llama_memory_seq_pos_max(self._memory, _SEQUENCE)) + 1
+        self._need_open()
+        held = int(llama_cpp.llama_memory_seq_pos_max(self._memory, SEQUENCE)) + 1
         if held < len(self._tokens):
             del self._tokens[held:]
         return self._tokens
@@ -254,7 +221,7 @@ class LlamaContext:
             raise ContextOverflow(f"{len(tokens)} tokens do not fit into a context of {self.n_ctx}: enlarge --ctx")
         stay = min(self.cached(tokens), most)
         del self._tokens[stay:]
-        if not llama_cpp.llama_memory_seq_rm(self._memory, _SEQUENCE, stay, -1):
+        if not llama_cpp.llama_memory_seq_rm(self._memory, SEQUENCE, stay, -1):
             self._tokens.clear()  # a recurrent state cannot go back: begin again
             llama_cpp.llama_memory_clear(self._memory, False)
             return 0

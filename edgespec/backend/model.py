@@ -6,6 +6,7 @@ import ctypes
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 from llama_cpp import llama_chat_format
@@ -118,22 +119,39 @@ class LlamaModel:
         params.n_gpu_layers = gpu_layers
         params.load_mode = llama_cpp.LLAMA_LOAD_MODE_MMAP
         params.use_extra_bufts = repack
-        pointer = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        pointer = native.load_model(path, params)
         if not pointer:
             raise MalformedModel(f"{path}: llama.cpp cannot load it ({native.last_error() or 'no reason given'})")
         self.path = path
         self.inputs = inputs
-        self.pointer = pointer
+        self._pointer = pointer
         self._release = weakref.finalize(self, llama_cpp.llama_model_free, pointer)
         if not llama_cpp.llama_model_has_decoder(pointer) or llama_cpp.llama_model_has_encoder(pointer):
             self._release()
             raise UnsupportedModel(f"{path}: not a decoder-only model; edgespec generates text with those")
-        self.vocabulary = LlamaVocabulary(self)
+        self._vocabulary = LlamaVocabulary(self)
         self._formatter: llama_chat_format.Jinja2ChatFormatter | None = None
 
     def close(self) -> None:
         """Free the weights. Contexts on them must be closed before."""
         self._release()
+
+    @property
+    def pointer(self) -> Any:
+        """llama.cpp's model. Raises InvalidRequest when it is closed."""
+        self._need_open()
+        return self._pointer
+
+    @property
+    def vocabulary(self) -> LlamaVocabulary:
+        """Ids and texts. Raises InvalidRequest when the model is closed."""
+        self._need_open()
+        return self._vocabulary
+
+    def _need_open(self) -> None:
+        """llama.cpp would read freed memory."""
+        if not self._release.alive:
+            raise InvalidRequest(f"{self.path.name} is closed: load it again")
 
     @property
     def n_ctx_train(self) -> int:

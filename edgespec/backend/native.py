@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
+import signal
+import threading
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import llama_cpp
@@ -63,6 +67,33 @@ def forget_errors() -> None:
 def last_error() -> str:
     """What llama.cpp logged as its last error since `forget_errors`, or nothing."""
     return _collector.last_error
+
+
+def load_model(path: Path, params: Any) -> Any:
+    """`llama_model_load_from_file`: a model, or nothing. Raises KeyboardInterrupt.
+
+    Python would raise that in a callback of llama.cpp's, where it is lost; so Ctrl-C is noted, and llama.cpp asked to
+    stop.
+    """
+    interrupted = threading.Event()
+    proceed = llama_cpp.llama_progress_callback(lambda _share, _data: not interrupted.is_set())
+    params.progress_callback = proceed
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if ours:
+        signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    try:
+        model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    if interrupted.is_set():
+        if model:
+            llama_cpp.llama_model_free(model)
+        raise KeyboardInterrupt
+    return model
 
 
 def decode(context: Any, batch: Any) -> None:

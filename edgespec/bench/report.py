@@ -162,7 +162,13 @@ def _drafting(result: dict[str, Any], best: float | None) -> str:
             ]
         )
     head = ["", "tokens a block", "accepted", "MBSU by bytes", "first token, s", "memory, MB", "same text"]
-    return table([*head, "of the best possible"], rows)
+    return _without_empty_columns([*head, "of the best possible"], rows)
+
+
+def _without_empty_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of what was measured: a run that was stopped lacks some of it."""
+    there = [place for place, cells in enumerate(zip(*rows, strict=True)) if any(cells)]
+    return table([head[place] for place in there], [[row[place] for place in there] for row in rows])
 
 
 def _places(result: dict[str, Any]) -> Iterator[str]:

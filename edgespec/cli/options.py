@@ -53,7 +53,7 @@ _MODEL = (
     threads_option,
     gpu_layers_option,
     _option("--exact", is_flag=True,
-                 help="Guarantee the bits of plain decoding, not only its text: draft only what can be checked so."),
+                 help="Draft only what can be checked bit for bit, so that not even rounding can change the text."),
 )  # fmt: skip
 
 _SAMPLING = (
@@ -69,11 +69,15 @@ _SAMPLING = (
     _option("--typical", type=float, default=1.0, metavar="F", help="Locally typical mass; 1: all."),
     _option("--repeat-penalty", type=float, default=1.0, metavar="F", help="1 is none."),
     _option("--repeat-last-n", type=int, default=64, metavar="N", help="Tokens penalties look at; -1: all."),
-    _option("--presence-penalty", type=float, default=0.0, metavar="F"),
-    _option("--frequency-penalty", type=float, default=0.0, metavar="F"),
+    _option("--presence-penalty", type=float, default=0.0, metavar="F",
+                 help="Taken off the logits of tokens that occurred; 0: off."),
+    _option("--frequency-penalty", type=float, default=0.0, metavar="F",
+                 help="The same, for every time they did; 0: off."),
     _option("--dry-multiplier", type=float, default=0.0, metavar="F", help="Strength of the dry sampler; 0: off."),
-    _option("--dry-base", type=float, default=1.75, metavar="F"),
-    _option("--dry-allowed-length", type=int, default=2, metavar="N"),
+    _option("--dry-base", type=float, default=1.75, metavar="F",
+                 help="How fast it grows with the length of what is repeated."),
+    _option("--dry-allowed-length", type=int, default=2, metavar="N",
+                 help="Repeats up to so many tokens are let pass."),
     _option("--logit-bias", multiple=True, metavar="ID=F", help="Add F to a token's logit. Repeatable."),
     _option("--grammar", type=click.Path(path_type=Path), metavar="FILE", help="Answer by this GBNF grammar."),
     _option("--json-schema", type=click.Path(path_type=Path), metavar="FILE", help="Answer by this JSON schema."),

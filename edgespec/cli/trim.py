@@ -84,7 +84,7 @@ def report(made: Trimmed) -> str:
             f"{made.size.bytes / 1e6:.0f} MB read for a token instead of {made.full_size.bytes / 1e6:.0f}",
             f"held-out text covered: {made.coverage:.2%} of {made.held_out_tokens} tokens"
             if made.held_out_tokens
-            else "no held-out text to measure coverage on",
+            else "how much of the target's text that covers was not measured: it takes --counts of edgespec calibrate",
             f"proved: {made.proof.logits} logits identical to the full model's, after {made.proof.tokens} tokens, "
             f"{made.proof.outside} of them without a row of their own",
         )
