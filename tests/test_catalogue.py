@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import pytest
+from gguf_files import tiny_model
 
+import edgespec
 from edgespec.catalogue import DEFAULT, kept_list, resolve
 from edgespec.errors import MalformedModel, ModelNotFound
 from edgespec.models import checked
@@ -62,6 +65,14 @@ def test_paths_are_taken_as_they_are_and_unknown_aliases_refused(tmp_path):
         resolve("llama-9000b", cache_dir=tmp_path)
     with pytest.raises(ModelNotFound, match=r"did you mean qwen2\.5-coder-1\.5b\?"):
         resolve("qwen2.5-coder-1.5", cache_dir=tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems have no such names")
+def test_a_name_that_is_not_utf_8_is_opened_all_the_same(tmp_path):
+    path = tmp_path / os.fsdecode(b"m\xff.gguf")
+    tiny_model(tmp_path / "tiny.gguf").rename(path)
+    with edgespec.load(path, threads=1) as engine:
+        assert engine.model.path == path
 
 
 def test_the_catalogue_is_sound():
