@@ -40,11 +40,23 @@ def test_a_draft_ends_where_it_becomes_doubtful(probabilities, most, confidence)
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
-    [({"drafter": "x"}, UnknownDrafter), ({"max_tokens": 0}, InvalidRequest), ({"confidence": 2}, InvalidRequest)],
+    [
+        ({"drafter": "x"}, UnknownDrafter),
+        ({"drafter": "none"}, UnknownDrafter),
+        ({"drafter": "suffix+anpd"}, UnknownDrafter),
+        ({"max_tokens": 0}, InvalidRequest),
+        ({"confidence": 2}, InvalidRequest),
+    ],
 )
 def test_what_makes_no_sense(arguments, error):
     with pytest.raises(error):
         DraftModel(**arguments)
+
+
+def test_only_what_can_be_chosen_is_named():
+    assert [DraftModel(name).drafter.name for name in ("auto", "suffix", "anpd")] == ["suffix", "suffix", "anpd"]
+    with pytest.raises(UnknownDrafter, match="for Llama: choose auto, anpd, suffix"):
+        DraftModel("none")
 
 
 def test_nothing_follows_nothing():

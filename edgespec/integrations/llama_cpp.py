@@ -20,22 +20,22 @@ import numpy.typing as npt
 from llama_cpp.llama_speculative import LlamaDraftModel
 
 from edgespec.core import Drafter
-from edgespec.drafters import make_drafter
-from edgespec.errors import InvalidRequest
+from edgespec.drafters import KNOWN, make_drafter, names_of
+from edgespec.errors import InvalidRequest, UnknownDrafter
 
 
 class DraftModel(LlamaDraftModel):  # type: ignore[misc]
     """A drafter of edgespec's as `Llama(draft_model=...)`.
 
-    `drafter`: `suffix`, `anpd`, or an object that implements `edgespec.Drafter`. A draft has at most `max_tokens` and
-    ends where, by the drafter's own estimate, all of it is right less often than `confidence`: a doubtful draft costs
-    time, and nobody notices here when it does.
+    `drafter`: `auto`, `suffix`, `anpd`, or an object that implements `edgespec.Drafter`. A draft has at most
+    `max_tokens` and ends where, by the drafter's own estimate, all of it is right less often than `confidence`: a
+    doubtful draft costs time, and nobody notices here when it does.
     """
 
     def __init__(self, drafter: str | Drafter = "suffix", *, max_tokens: int = 8, confidence: float = 0.5) -> None:
         if max_tokens < 1 or not 0.0 <= confidence <= 1.0:
             raise InvalidRequest(f"max_tokens {max_tokens} must be at least 1, confidence {confidence} from 0 to 1")
-        self.drafter = make_drafter(drafter) if isinstance(drafter, str) else drafter
+        self.drafter = _named(drafter) if isinstance(drafter, str) else drafter
         self._max_tokens = max_tokens
         self._confidence = confidence
 
@@ -51,3 +51,11 @@ class DraftModel(LlamaDraftModel):  # type: ignore[misc]
                 break
             length += 1
         return np.array(draft.tokens[:length], np.intc)
+
+
+def _named(name: str) -> Drafter:
+    """The one drafter that `name` means; for several, or a model, there is no place in `Llama`."""
+    names = names_of(name)
+    if len(names) != 1 or names[0] not in KNOWN:
+        raise UnknownDrafter(f"no drafter {name!r} for Llama: choose auto, {', '.join(KNOWN)}")
+    return make_drafter(names[0])
