@@ -10,6 +10,8 @@ from gguf_files import tiny_model
 from test_vocabtrim import TEMPLATE
 
 from edgespec.cli import main
+from edgespec.cli.generate import generate
+from edgespec.cli.options import SHARED
 
 ANSWER = ["generate", "-p", "w300", "--threads", "1", "--json"]
 
@@ -77,3 +79,35 @@ def test_a_value_of_the_wrong_kind(here):
     (here / "mine.toml").write_text('temp = "warm"\n')
     result = run("--config", "mine.toml", *ANSWER)
     assert result.exit_code == 2 and "'warm' is not a valid float" in result.stderr
+
+
+def test_what_may_be_repeated_alone_has_no_variable():
+    """As docs/cli.md says."""
+    shared = {
+        option.opts[-1]: option.envvar for option in generate.params if option.opts[-1].removeprefix("--") in SHARED
+    }
+    assert {name for name, variable in shared.items() if variable is None} == {"--stop", "--logit-bias"}
+    assert shared["--max-tokens"] == "EDGESPEC_MAX_TOKENS"
+
+
+def completed(line):
+    """What the program tells bash of a line that ends in what is to be completed."""
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" ")), "_EDGESPEC_COMPLETE": "bash_complete"}
+    return CliRunner(env=words).invoke(main, prog_name="edgespec").stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("edgespec generate -m qwen2.5-coder-0", ["file,qwen2.5-coder-0", "plain,qwen2.5-coder-0.5b"]),
+        ("edgespec bench --model models/x", ["file,models/x"]),
+        ("edgespec chat -d s", ["file,s", "plain,suffix", "plain,smollm2-135m"]),
+        ("edgespec chat -d no", ["file,no", "plain,none"]),
+        ("edgespec chat -d suffix+no", ["file,suffix+no"]),
+        ("edgespec chat -d suffix+an", ["file,suffix+an", "plain,suffix+anpd"]),
+        ("edgespec chat -d suffix+ti", ["file,suffix+ti", "plain,suffix+tiny.gguf"]),
+    ],
+)
+def test_the_shell_completes_models_and_drafters(here, line, told):
+    """Files first: bash forgets what came before them."""
+    assert completed(line) == told

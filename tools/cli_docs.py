@@ -21,8 +21,9 @@ This page is written by `python tools/cli_docs.py` from what the program says of
 Exit status: 0 done, 1 an error that a line on stderr explains, 2 wrong usage, 130 ended by Ctrl-C.
 
 Options that several commands share can be set in the environment: `EDGESPEC_MODEL`, `EDGESPEC_DRAFTER`, `EDGESPEC_TEMP`
-and so on, by the name of the option. A file `config.toml` in the user's configuration folder
-(`~/.config/edgespec/config.toml` on Linux; `--config FILE` names another) sets them too, with tables for single
+and so on, by the name of the option; but not `--stop` and `--logit-bias`, which may be repeated, and what only one
+command has, like `--session`. A file `config.toml` in the user's configuration folder
+(`~/.config/edgespec/config.toml` on Linux; `--config FILE` names another) sets all of them, with tables for single
 commands:
 
 ```toml

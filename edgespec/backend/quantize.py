@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 
 import llama_cpp
@@ -29,7 +30,7 @@ def quantize(source: Path, out: Path, kind: str, *, threads: int) -> None:
     params.ftype = QUANTIZATIONS[kind]
     params.nthread = threads
     params.allow_requantize = params.pure = True
-    status = llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(params))
+    status = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(out), ctypes.byref(params))
     if status:
         raise UnsupportedModel(
             f"{source}: llama.cpp cannot bring it to {kind} ({native.last_error() or 'no reason given'})"

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from glob import escape, glob
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from edgespec import Engine, SamplingParams, load
 from edgespec.backend import schema_to_grammar
+from edgespec.drafters import KNOWN
 from edgespec.errors import InvalidRequest
 from edgespec.jsonl import read_text
+from edgespec.models.entries import entries
 from edgespec.sampling import random_seed
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -29,8 +33,30 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     return click.option(*names, envvar=variable, **attributes)
 
 
+def complete_alias(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem[str]]:
+    """Models by name, for the shell."""
+    return [CompletionItem(alias) for alias in entries() if alias.startswith(begun)]
+
+
+def _complete_model(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem[str]]:
+    """Files, and models by name; in this order, since bash forgets what it was told before the files."""
+    return [CompletionItem(begun, type="file"), *complete_alias(context, parameter, begun)]
+
+
+def _complete_drafter(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem[str]]:
+    """The same, and our own drafters; behind a + the shell finds no files by itself."""
+    head, plus, last = begun.rpartition("+")
+    more = glob(f"{escape(last)}*.gguf") if plus else ["auto", "none"]  # noqa: PTH207 - Path has no glob from the root
+    names = [name for name in (*more, *KNOWN, *entries()) if name.startswith(last)]
+    return [CompletionItem(begun, type="file"), *(CompletionItem(f"{head}{plus}{name}") for name in names)]
+
+
 model_option = _option(
-    "-m", "--model", metavar="MODEL", help="A .gguf file or an alias. Default: the small built-in model."
+    "-m",
+    "--model",
+    metavar="MODEL",
+    shell_complete=_complete_model,
+    help="A .gguf file or an alias. Default: the small built-in model.",
 )
 threads_option = _option("--threads", type=int, metavar="N", help="CPU threads. Default: the fast physical cores.")
 gpu_layers_option = _option(
@@ -47,7 +73,7 @@ stats_option = _option(
 
 _MODEL = (
     model_option,
-    _option("-d", "--drafter", default="auto", show_default=True, metavar="DRAFTER",
+    _option("-d", "--drafter", default="auto", show_default=True, metavar="DRAFTER", shell_complete=_complete_drafter,
                  help="auto, none, anpd, suffix, a drafter model (a .gguf or alias), or several joined by +."),
     _option("--ctx", type=int, metavar="N", help="Context in tokens. Default: the model's, at most 8192."),
     threads_option,
