@@ -95,6 +95,15 @@ def data_directory() -> Path:
     return Path(platformdirs.user_data_dir("edgespec", appauthor=False))
 
 
+def made(folder: Path) -> Path:
+    """`folder`, made where it is missing. A new data directory is for nobody else's eyes. Raises OSError."""
+    data = data_directory()
+    if folder.is_relative_to(data):
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _number(path: Path, default: int = 0) -> int:
     try:
         return int(path.read_text())

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import stat
+import subprocess
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from gguf_files import encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_server import Hub, serving
 
+from edgespec import machine
 from edgespec.catalogue import resolve
 from edgespec.cli import main
 from edgespec.errors import DownloadError, MalformedModel, ModelNotFound, OutputError
-from edgespec.models import download, shelf
+from edgespec.models import checked, download, shelf
 from edgespec.models.download import Source, fetch
 from edgespec.models.entries import Entry, entries
 from edgespec.models.web import Endpoint
@@ -315,6 +321,36 @@ def test_one_download_at_a_time(hub, store):
             pull()
 
 
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_does_without(hub, store, monkeypatch, caplog, code):
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert pull().path.read_bytes() == hub.content
+    assert f"{FILE}.part cannot be locked ({os.strerror(code)})" in caplog.text
+
+
+def test_a_system_without_locks_does_without(hub, store, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    assert pull().path.read_bytes() == hub.content
+    without = "import sys; sys.modules['fcntl'] = None; import edgespec"
+    subprocess.run([sys.executable, "-c", without], check=True)
+
+
+@pytest.mark.parametrize("how", ["pull", "adopt"])
+def test_nobody_else_looks_into_the_folder_that_holds_the_store(hub, tmp_path, how):
+    """Chats are kept in it later."""
+    (tmp_path / "stick.gguf").write_bytes(hub.content)
+    if how == "pull":
+        pull(tmp=tmp_path)
+    else:
+        shelf.adopt(KNOWN, tmp_path / "stick.gguf", tmp_path)
+    data = machine.data_directory()
+    assert shelf.directory() == data / "models" and names(data / "models") == [FILE]
+    assert stat.S_IMODE(data.stat().st_mode) == 0o700
+
+
 def test_a_link_is_not_written_through(hub, store, tmp_path):
     store.mkdir()
     (tmp_path / "precious").write_text("precious")
@@ -388,6 +424,60 @@ def test_the_hugging_face_cache_names_its_files_by_their_sha256(home, tmp_path):
     assert list(shelf.candidates(UNTRIED)) == [], "a link to nothing"
 
 
+def test_a_folder_of_another_person_is_passed_by(home, tmp_path, monkeypatch):
+    """As root one may look everywhere, so the refusal is made up."""
+    snapshot = home / "cache/huggingface/hub/models--org--tiny-GGUF/snapshots/abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / FILE).write_bytes(Hub().content)
+    is_file = Path.is_file
+
+    def refused(path):
+        if path.parent == snapshot:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    assert list(shelf.candidates(KNOWN)) == []
+
+
+def test_checking_for_long_is_told_once(home, tmp_path, monkeypatch, caplog):
+    path = home / "cache/llama.cpp" / f"org_tiny-GGUF_{FILE}"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(Hub().content)
+    monkeypatch.setattr(checked, "_LONG", SIZE + 1)
+    resolve("tiny", cache_dir=tmp_path / "one")
+    assert not caplog.messages, "what is quick is not told"
+    monkeypatch.setattr(checked, "_LONG", SIZE)
+    resolve("tiny", cache_dir=tmp_path / "two")
+    assert caplog.messages == [f"checking {path} (0.0 GB), once"]
+    resolve("tiny", cache_dir=tmp_path / "two")
+    assert len(caplog.messages) == 1
+    result = run("path", "tiny")
+    assert result.stdout == f"{path}\n" and result.stderr == f"edgespec: checking {path} (0.0 GB), once\n"
+
+
+def test_one_file_that_cannot_be_read_does_not_end_the_check(hub, store, home, monkeypatch):
+    pull()
+    other = home / ".lmstudio/models/org/tiny-GGUF" / FILE
+    other.parent.mkdir(parents=True)
+    other.write_bytes(hub.content)
+    sha256_of = checked.sha256_of
+
+    def refused(path, progress=None):
+        if path == store / FILE:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return sha256_of(path, progress)
+
+    monkeypatch.setattr("edgespec.cli.models.sha256_of", refused)
+    result = run("verify", "tiny")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [
+        f"tiny: {store / FILE} (edgespec): cannot be read: {os.strerror(errno.EACCES)}",
+        f"tiny: {other} (LM Studio): ok",
+    ]
+    assert result.stderr.startswith("edgespec: 1 of the files above cannot be read") and result.stderr.count("\n") == 1
+
+
 def test_from_a_file_that_came_another_way(store, tmp_path):
     (tmp_path / "stick.gguf").write_bytes(Hub().content)
     for content, why in ((b"wrong", "it has 5 bytes"), (b"x" * SIZE, "its sha256 is")):
@@ -398,6 +488,20 @@ def test_from_a_file_that_came_another_way(store, tmp_path):
     result = run("pull", "tiny", "--from", str(tmp_path / "stick.gguf"))
     assert result.exit_code == 0, result.output
     assert (store / FILE).read_bytes() == Hub().content and names(store) == [FILE]
+
+
+def test_what_is_no_model_is_not_taken_for_one_that_nobody_knows_the_sha256_of(store, tmp_path):
+    (tmp_path / "notes.txt").write_text("Buy milk, eggs and bread.")
+    result = run("pull", "untried", "--from", str(tmp_path / "notes.txt"))
+    assert result.exit_code == 1 and names(store) == []
+    assert result.stderr.endswith("notes.txt: not a GGUF (it starts with b'Buy '); name a .gguf file\n")
+    (tmp_path / "cut.gguf").write_bytes(encode()[:-1])
+    result = run("pull", "untried", "--from", str(tmp_path / "cut.gguf"))
+    assert result.exit_code == 1 and names(store) == [] and "incomplete" in result.stderr
+    (tmp_path / "model.gguf").write_bytes(encode())
+    result = run("pull", "untried", "--from", str(tmp_path / "model.gguf"))
+    assert result.exit_code == 0 and "its own word" in result.stdout
+    assert (store / "untried.gguf").read_bytes() == encode()
 
 
 def test_the_commands_from_pull_to_rm(hub, store):
@@ -479,3 +583,28 @@ def test_ctrl_c_keeps_the_part(hub, store):
     hub.requests = []
     pull()
     assert (store / FILE).stat().st_size == SIZE
+
+
+def test_ctrl_c_promises_no_more_than_is_so(hub, store, tmp_path, monkeypatch):
+    def interrupted(source, target):
+        target.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    (tmp_path / "stick.gguf").write_bytes(hub.content)
+    monkeypatch.setattr(shelf.shutil, "copyfile", interrupted)
+    result = run("pull", "tiny", "--from", str(tmp_path / "stick.gguf"))
+    assert result.exit_code == 130 and "stopped; nothing was copied" in result.stderr and names(store) == []
+
+    def interrupt(self, stage, done, total):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgespec.cli.models._Progress.__call__", interrupt)
+    result = run("pull", "tiny")
+    assert result.exit_code == 130 and "the same command goes on" in result.stderr
+    assert names(store) == [f"{FILE}.part", f"{FILE}.part.json"]
+
+
+@pytest.mark.parametrize("command", ["pull", "path", "verify", "rm"])
+def test_the_shell_completes_aliases(command):
+    line = {"COMP_WORDS": f"edgespec models {command} ti", "COMP_CWORD": "3", "_EDGESPEC_COMPLETE": "bash_complete"}
+    assert CliRunner(env=line).invoke(main, prog_name="edgespec").stdout == "plain,tiny\n"

@@ -11,13 +11,14 @@ import click
 
 from edgespec import machine
 from edgespec.catalogue import DEFAULT, entry_of, resolve
-from edgespec.errors import MalformedModel, ModelNotFound
+from edgespec.cli.options import complete_alias
+from edgespec.errors import MalformedModel, ModelError, ModelNotFound
 from edgespec.models import shelf
 from edgespec.models.checked import note, sha256_of
 from edgespec.models.entries import Entry, entries
 from edgespec.models.found import Found
 
-_aliases = click.argument("aliases", nargs=-1, metavar="ALIAS...")
+_SPOILT, _UNREAD = "sha256 is", "cannot be read"
 
 
 @click.group()
@@ -46,7 +47,7 @@ def list_(as_object: bool) -> None:
 
 
 @models.command()
-@click.argument("aliases", nargs=-1, required=True, metavar="ALIAS...")
+@click.argument("aliases", nargs=-1, required=True, metavar="ALIAS...", shell_complete=complete_alias)
 @click.option(
     "--from", "local", type=click.Path(path_type=Path), metavar="FILE", help="Copy it from this file instead."
 )
@@ -66,7 +67,7 @@ def pull(aliases: tuple[str, ...], local: Path | None) -> None:
 
 
 @models.command()
-@click.argument("alias")
+@click.argument("alias", shell_complete=complete_alias)
 def path(alias: str) -> None:
     """Print where the model's file is."""
     entry_of(alias)
@@ -74,28 +75,31 @@ def path(alias: str) -> None:
 
 
 @models.command()
-@_aliases
+@click.argument("aliases", nargs=-1, metavar="[ALIAS]...", shell_complete=complete_alias)
 def verify(aliases: tuple[str, ...]) -> None:
     """Take the sha256 of every model that is here, or of those named, and compare."""
     named = [entry_of(alias) for alias in aliases]
-    spoilt = 0
+    spoilt = unread = 0
     for entry in named or entries().values():
         there = list(shelf.candidates(entry))
         if not there and named:
             raise shelf.missing(entry)
         for found in there:
             said = _verified(found)
-            spoilt += said.startswith("sha256 is")
+            spoilt += said.startswith(_SPOILT)
+            unread += said.startswith(_UNREAD)
             click.echo(f"{entry.alias}: {found.path} ({found.owner}): {said}")
     if spoilt:
         raise MalformedModel(
             f"{spoilt} of the files above {'is' if spoilt == 1 else 'are'} not what they should be: remove them "
             "(edgespec models rm, where they are edgespec's), and pull again"
         )
+    if unread:
+        raise ModelError(f"{unread} of the files above cannot be read: see to their permissions, or remove them")
 
 
 @models.command()
-@click.argument("aliases", nargs=-1, required=True, metavar="ALIAS...")
+@click.argument("aliases", nargs=-1, required=True, metavar="ALIAS...", shell_complete=complete_alias)
 def rm(aliases: tuple[str, ...]) -> None:
     """Remove models from edgespec's own store. What other tools downloaded stays."""
     for entry in [entry_of(alias) for alias in aliases]:
@@ -116,7 +120,8 @@ def _pull(entry: Entry, local: Path | None, cache: Path) -> None:
         else:
             found = shelf.pull(entry, cache, progress=progress)
     except KeyboardInterrupt:
-        click.echo("\nstopped; the same command goes on where this one was", err=True)
+        left = "the same command goes on where this one was" if local is None else "nothing was copied"
+        click.echo(f"\nstopped; {left}", err=True)
         raise
     finally:
         progress.finish()
@@ -136,11 +141,14 @@ def _use_both(entry: Entry) -> str:
 
 
 def _verified(found: Found) -> str:
-    sha256 = sha256_of(found.path)
+    try:
+        sha256 = sha256_of(found.path)
+    except OSError as error:  # of another person, perhaps: the other files are to be checked all the same
+        return f"{_UNREAD}: {error.strerror}"
     if found.sha256 is None:
         return f"nobody told its sha256, it is {sha256}"
     if sha256 != found.sha256:
-        return f"sha256 is {sha256}, not {found.sha256}"
+        return f"{_SPOILT} {sha256}, not {found.sha256}"
     note(found.path, sha256, machine.cache_directory())
     return "ok"
 

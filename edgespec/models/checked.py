@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from edgespec.store import read_json, remember
+
+_log = logging.getLogger("edgespec.models")
+
+_LONG = 1 << 28
+"""Bytes: taking the sha256 of as many may be felt, so that a line is due."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how many bytes of how many are."""
@@ -33,6 +39,8 @@ def known_sha256(path: Path, cache_dir: Path) -> str:
     before = remembered.get(str(path))
     if isinstance(before, list) and before[:2] == stamp and len(before) == 3:
         return str(before[2])
+    if status.st_size >= _LONG:
+        _log.warning("checking %s (%.1f GB), once", path, status.st_size / 1e9)
     found = sha256_of(path)
     remember(memory, {**remembered, str(path): [*stamp, found]})
     return found

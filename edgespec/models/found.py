@@ -54,8 +54,8 @@ def _hugging_face(entry: Entry, repository: str) -> Iterator[Path]:
     else:
         hub = _path(os.environ.get("HF_HOME") or str(_xdg_cache() / "huggingface")) / "hub"
     snapshots = hub / f"models--{repository.replace('/', '--')}" / "snapshots"
-    found = snapshots.glob(f"*/{escape(entry.file)}")
-    yield from sorted((path for path in found if path.is_file()), key=lambda path: path.stat().st_mtime, reverse=True)
+    found = (path for path in snapshots.glob(f"*/{escape(entry.file)}") if is_whole(path, None))
+    yield from sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def _llama_cpp(entry: Entry, repository: str) -> Iterator[Path]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edgespec import machine
 from edgespec.errors import DownloadError, MalformedModel, ModelNotFound, OutputError
+from edgespec.gguf_header import read_header
 from edgespec.models.checked import Progress, known_sha256, note, sha256_of
 from edgespec.models.download import PAUSES, Source, discard, fetch, part_of
 from edgespec.models.entries import Entry
@@ -100,16 +101,22 @@ def pull(
 
 
 def adopt(entry: Entry, path: Path, cache_dir: Path, *, progress: Progress | None = None) -> Found:
-    """The model in our store, copied from a file that came another way. Raises DownloadError, OutputError."""
+    """The model in our store, copied from a file that came another way.
+
+    Raises DownloadError, OutputError; where the catalogue has no sha256, what `read_header` raises of another file.
+    """
     if not path.is_file():
         raise DownloadError(f"{path}: no such file")
     if not is_whole(path, entry.size):
         raise DownloadError(f"{path} is not {entry.file}: it has {path.stat().st_size} bytes instead of {entry.size}")
+    if entry.sha256 is None:
+        read_header(path)
     sha256 = sha256_of(path, progress)
     if entry.sha256 not in {None, sha256}:
         raise DownloadError(f"{path} is not {entry.file}: its sha256 is {sha256} instead of {entry.sha256}")
     target = directory() / entry.file
     try:
+        machine.made(target.parent)
         with replacing(target) as temporary:
             shutil.copyfile(path, temporary)
             if sha256_of(temporary) != sha256:
