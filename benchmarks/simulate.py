@@ -23,12 +23,12 @@ from common import save
 
 from edgespec.core import MAX_ROWS, NOTHING, Coupling, Draft, Drafter, Price, Verdict
 from edgespec.cost import CostCurve
-from edgespec.policy import AdaptivePolicy
+from edgespec.policy import MAX_DRAFT, AdaptivePolicy
 from edgespec.verify import verify
 
 WHAT = "the policy on simulated machines"
-LONGEST = 16
-"""The longest fixed draft that is tried."""
+LONGEST = MAX_DRAFT
+"""The longest fixed draft that is tried: the policy drafts no more either."""
 
 _NOISE = 0.03
 """Spread of an evaluation's time around T(n)."""

@@ -14,8 +14,13 @@ _PRIOR_STRENGTH = 6.0
 _FADE = 0.995
 """What is left after an evaluation of what was learned of a drafter that was not asked: half after 140 tokens."""
 
-_MEMORY = 64.0
+_MEMORY = 256.0
 """Observations of a kind of guess that are remembered; older ones fade."""
+
+_WINDOW = 32.0
+_CHANGED = 2.5
+"""So many of the last are held against those before them, and these are forgotten where the two differ by more standard
+deviations than this: a long memory tells 97 right guesses of 100 from 94, and must not be slow where the text turns."""
 
 _STORED = 24.0
 """Observations of earlier runs that count, of each kind."""
@@ -46,11 +51,13 @@ def judged(draft: Draft, emitted: Sequence[int]) -> Iterator[tuple[int, bool]]:
 class _Counts:
     """Guesses of one kind: how many were right, and how many were judged."""
 
-    __slots__ = ("judged", "right")
+    __slots__ = ("judged", "late", "late_right", "right")
 
     def __init__(self, right: float = 0.0, judged: float = 0.0) -> None:
         self.right = right
         self.judged = judged
+        self.late_right = 0.0  # of the last ones, which `judged` counts too
+        self.late = 0.0
 
     def estimate(self, prior: float) -> float:
         return (self.right + _PRIOR_STRENGTH * prior) / (self.judged + _PRIOR_STRENGTH)
@@ -60,10 +67,26 @@ class _Counts:
             self.fade(0.5)
         self.right += right
         self.judged += 1.0
+        self.late_right += right
+        self.late += 1.0
+        if self.late >= _WINDOW:
+            self._notice()
+
+    def _notice(self) -> None:
+        """Forget what was before, if the last ones were right far more or far less often."""
+        earlier = self.judged - self.late
+        if earlier > 0.0:
+            share = (self.right + 1.0) / (self.judged + 2.0)
+            off = self.late_right / self.late - (self.right - self.late_right) / earlier
+            if off**2 > _CHANGED**2 * share * (1.0 - share) * (1.0 / self.late + 1.0 / earlier):
+                self.right, self.judged = self.late_right, self.late
+        self.late_right = self.late = 0.0
 
     def fade(self, share: float) -> None:
         self.right *= share
         self.judged *= share
+        self.late_right *= share
+        self.late *= share
 
     def keep(self, most: float) -> None:
         if self.judged > most:

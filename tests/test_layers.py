@@ -20,6 +20,7 @@ LAYERS = [
         "tally",
         "text",
         "cost",
+        "estimate",
         "acceptance",
         "machine",
         "store",
