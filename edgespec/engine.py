@@ -89,7 +89,10 @@ def load(
     drafters = open_drafters(names, target, n_ctx=length, threads=threads, gpu_layers=gpu_layers, cache_dir=cache)
     drafters += [own] if own else []
     policy = AdaptivePolicy(drafters, measured.cost(context.max_rows))
-    return Engine(target, context, policy, drafters=drafters, drafter_name=drafter, measured=measured)
+    return Engine(
+        target, context, policy, drafters=drafters, drafter_name=drafter, measured=measured,
+        fingerprint=header.fingerprint,
+    )  # fmt: skip
 
 
 class Engine:
@@ -108,18 +111,21 @@ class Engine:
         drafters: Sequence[Drafter] = (),
         drafter_name: str,
         measured: Measured | None = None,
+        fingerprint: str = "",
     ) -> None:
         self.model = model
         self.context = context
         self.policy = policy
         self.drafters = tuple(drafters)
         self.drafter_name = drafter_name
+        self.fingerprint = fingerprint
+        """Tells the model's file from others; empty where nobody said."""
         self._lock = threading.RLock()
         self._save: Callable[[], object] = lambda: None
         if measured is not None and isinstance(policy, AdaptivePolicy):
             models = {drafter.name: drafter.fingerprint for drafter in drafters if isinstance(drafter, ModelDrafter)}
-            for name, fingerprint in models.items():
-                measured.recall(policy.acceptance, name, fingerprint)
+            for name, its in models.items():
+                measured.recall(policy.acceptance, name, its)
             self._save = weakref.finalize(self, _remember, measured, policy, models)
 
     def stream(

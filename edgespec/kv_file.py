@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgespec.store import replacing
+from edgespec.store import owner_only, replacing
 
 _MAGIC = b"edgespec kv 1\n"
 _LONGEST_HEAD = 1 << 16
@@ -28,11 +28,11 @@ class TornKv(Exception):
 
 
 def write_kv(path: Path, about: Mapping[str, str], tokens: Sequence[int], data: bytes) -> None:
-    """Keep the state of a cache that holds `tokens`; `about` says what made it. Raises OSError."""
+    """Keep the state of a cache that holds `tokens`, for its owner alone; `about` says what made it. Raises OSError."""
     ids = np.asarray(tokens, "<i4").tobytes()
     checksum = zlib.crc32(data, zlib.crc32(ids))
     head = json.dumps({"about": dict(about), "ids": len(ids), "data": len(data), "crc32": checksum}).encode()
-    with replacing(path) as temporary, temporary.open("xb") as file:
+    with replacing(path) as temporary, open(temporary, "xb", opener=owner_only) as file:
         file.write(_MAGIC + struct.pack("<I", len(head)) + head + ids)
         file.write(data)
 

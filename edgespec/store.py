@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,10 +39,24 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Put `value` into `path`, at once or not at all. Raises OSError."""
-    with replacing(path) as temporary, temporary.open("x", encoding="utf-8") as file:
+def write_json(path: Path, value: Any, *, private: bool = False) -> None:
+    """Put `value` into `path`, at once or not at all; `private`: readable for its owner alone. Raises OSError."""
+    opener = owner_only if private else None
+    with replacing(path) as temporary, open(temporary, "x", encoding="utf-8", opener=opener) as file:
         json.dump(value, file, separators=(",", ":"))
+
+
+def owner_only(path: str, flags: int) -> int:
+    """For `open(..., opener=owner_only)`: what it creates can never be read by others, not for a moment."""
+    return os.open(path, flags, 0o600)
+
+
+def private_folder(path: Path) -> None:
+    """Have a folder that others cannot look into, even if it is there and they could. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o700)
 
 
 def remember(path: Path, value: Any) -> None:

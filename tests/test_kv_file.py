@@ -16,7 +16,8 @@ ABOUT = {"model": "abc", "settings": "x"}
 def test_what_is_written_is_read(tmp_path, tokens, data):
     write_kv(tmp_path / "a.kv", ABOUT, tokens, data)
     assert read_kv(tmp_path / "a.kv", ABOUT) == (tokens, data)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.kv"]
+    (path,) = tmp_path.iterdir()
+    assert path.name == "a.kv" and path.stat().st_mode & 0o777 == 0o600
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
-from edgespec.store import read_json, remember, write_json
+from edgespec.store import private_folder, read_json, remember, write_json
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -36,3 +37,28 @@ def test_remembering_is_no_duty(tmp_path):
     (tmp_path / "file").write_text("in the way")
     remember(tmp_path / "file" / "x.json", 1)  # a folder that cannot be made: a log line, no error
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.fixture
+def no_umask():
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def test_what_is_private_nobody_else_reads(tmp_path, no_umask):
+    path = tmp_path / "x.json"
+    write_json(path, 1)
+    assert path.stat().st_mode & 0o777 == 0o666
+    write_json(path, 2, private=True)
+    assert path.stat().st_mode & 0o777 == 0o600 and read_json(path) == 2
+
+
+def test_a_folder_becomes_private(tmp_path, no_umask):
+    folder = tmp_path / "data" / "sessions"
+    private_folder(folder)
+    assert folder.stat().st_mode & 0o777 == folder.parent.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o755)
+    folder.parent.chmod(0o755)  # that one may hold what is for everybody
+    private_folder(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700 and folder.parent.stat().st_mode & 0o777 == 0o755
