@@ -184,3 +184,43 @@ def test_ctrl_d_leaves_a_chat(cache, smollm2):
     terminal.wait_for(r"commands\..*>")
     terminal.type("\x04")
     assert terminal.status() == 0
+
+
+def terminal_of(cache, *arguments, shell=None, **env):
+    """A program in a terminal; `shell`: what a shell makes of it ("$@")."""
+    command = [*COMMAND, *arguments]
+    command = command if shell is None else ["sh", "-c", shell, "sh", *command]
+    return Terminal(command, {**os.environ, "XDG_CACHE_HOME": cache, "TERM": "xterm-256color", **env})
+
+
+def test_being_hung_up_on_is_status_129(cache, smollm2):
+    terminal = terminal_of(cache, "chat", "--ctx", "256")
+    terminal.wait_for(r"commands\..*>")
+    os.kill(terminal.pid, signal.SIGHUP)
+    assert terminal.status() == 129
+
+
+@pytest.mark.parametrize(("env", "dim"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_no_colour_is_no_colour(cache, smollm2, env, dim):
+    terminal = terminal_of(cache, "generate", "--ctx", "256", "-n", "4", "-p", "Hello", "--stats", **env)
+    assert terminal.status() == 0
+    assert "tokens/s" in terminal.screen and ("\x1b[2m" in terminal.screen) == dim
+
+
+def test_a_letter_that_the_terminal_lacks_is_no_error(cache, smollm2, tmp_path):
+    grammar = tmp_path / "smile.gbnf"
+    grammar.write_text('root ::= "\\U0001F642 é"')
+    result = subprocess.run(
+        [*COMMAND, "generate", "--ctx", "256", "-p", "Smile!", "--grammar", str(grammar)], capture_output=True,
+        env={**os.environ, "XDG_CACHE_HOME": cache, "PYTHONIOENCODING": "latin-1"}, timeout=300, check=False,
+    )  # fmt: skip
+    assert (result.returncode, result.stdout) == (0, b"? \xe9\n"), result.stderr
+
+
+def test_input_that_is_no_text_is_told_of(cache, smollm2):
+    for arguments, stdin in ((["generate"], b"\xff"), (["generate", "-p", b"\xff"], b""), (["chat"], b"\xff\n")):
+        result = subprocess.run(
+            [*COMMAND, *arguments, "--ctx", "256"], input=stdin, capture_output=True, timeout=300, check=False,
+            env={**os.environ, "XDG_CACHE_HOME": cache, "PYTHONUTF8": "0", "LC_ALL": "C.UTF-8"},
+        )  # fmt: skip
+        assert result.returncode == 1 and result.stderr.startswith(b"edgespec: the input is not UTF-8 text")

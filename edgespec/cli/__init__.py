@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import signal
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -65,10 +67,20 @@ class _Commands(click.Group):
 @click.pass_context
 def main(ctx: click.Context, verbose: int, config: Path | None) -> None:  # fmt: skip
     """Answers from a GGUF model, faster, without changing a word."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")  # no answer ends at a letter that the terminal does not have
     _log_to_stderr(verbose)
     _read_config(ctx, config)
-    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: processes and files are put away
+    for name in ("SIGTERM", "SIGHUP"):  # as with Ctrl-C: processes and files are put away
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _leave)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    """Only once: a window that is closed may send two, and the second must not break what the first one began."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def _read_config(ctx: click.Context, path: Path | None) -> None:

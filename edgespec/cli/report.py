@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -100,7 +101,12 @@ def stats_lines(session: Session, engine: Engine, seed: int) -> Iterator[str]:
 def print_stats(session: Session, engine: Engine, seed: int) -> None:
     """The same on stderr."""
     for line in stats_lines(session, engine, seed):
-        click.secho(line, err=True, dim=True)
+        click.echo(styled(line, sys.stderr, dim=True), err=True)
+
+
+def styled(text: str, stream: IO[str], **style: Any) -> str:
+    """Only for a terminal, and not where NO_COLOR is set (no-color.org)."""
+    return click.style(text, **style) if stream.isatty() and not os.environ.get("NO_COLOR") else text
 
 
 class Decisions:
