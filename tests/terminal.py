@@ -46,3 +46,14 @@ class Terminal:
             if pid:
                 return os.waitstatus_to_exitcode(status)
         raise AssertionError(f"still running: {self.screen!r}")
+
+    def hang_up(self, seconds=60):
+        """Close the window; the program's exit status."""
+        os.close(self.fd)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.1)
+        raise AssertionError("still running")

@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+from click import Context
+from click.testing import CliRunner
 from gguf_files import tiny_model
+from prompt_toolkit.application import create_app_session
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
+from prompt_toolkit.history import FileHistory, InMemoryHistory
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
 from terminal import Terminal
 from test_vocabtrim import TEMPLATE
 
 import edgespec
-from edgespec.cli.chat.commands import COMMANDS, SETTINGS
-from edgespec.cli.chat.keeping import Kept, Memory, read_chat, write_chat
-from edgespec.cli.chat.typing import _Commands, _whole
+from edgespec.cli import main
+from edgespec.cli.chat import _converse, _history
+from edgespec.cli.chat import chat as command
+from edgespec.cli.chat.commands import COMMANDS, SETTINGS, run_command
+from edgespec.cli.chat.keeping import Kept, Memory, is_chat, read_chat, write_chat
+from edgespec.cli.chat.screen import Screen, footer
+from edgespec.cli.chat.talk import Talk
+from edgespec.cli.chat.typing import Line, Typed, _Commands, _whole
 from edgespec.drafters.suffix import Suffix
-from edgespec.errors import InvalidRequest
+from edgespec.errors import ContextOverflow, InvalidRequest, UnknownDrafter
+from edgespec.gguf_header import read_header
 
 COMMAND = [sys.executable, "-m", "edgespec", "chat", "--ctx", "1024", "--seed", "1"]
 
@@ -151,11 +165,23 @@ class TestKept:
         with pytest.raises(InvalidRequest):
             Kept(tmp_path, name)
 
-    @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 1}', '{"format": 2, "model": "x"}'])
-    def test_what_is_no_conversation(self, engine, tmp_path, text):
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [
+            ("", "damaged or cannot be read"),
+            ("[]", "damaged or cannot be read"),
+            ("{}", "no conversation"),
+            ('{"format": 1}', "no conversation"),
+            ('{"format": 2, "model": "x"}', "no conversation"),
+        ],
+    )
+    def test_what_is_no_conversation(self, engine, tmp_path, text, reason):
         (tmp_path / "c.json").write_text(text)
-        with pytest.raises(InvalidRequest, match="no conversation"):
+        with pytest.raises(InvalidRequest, match=reason) as told:
             read_chat(tmp_path / "c.json", engine.chat(), engine)
+        assert "(" not in str(told.value)  # no repr of an exception
+        with pytest.raises(InvalidRequest, match=f"{reason}.*; move it away to begin anew"):
+            list(Kept(tmp_path, "c").restore(engine.chat(), engine))
         with pytest.raises(InvalidRequest, match="there is no such"):
             read_chat(tmp_path / "d.json", engine.chat(), engine)
 
@@ -165,19 +191,63 @@ class TestKept:
         write_chat(tmp_path / "c.json", chat, engine)
         assert read_chat(tmp_path / "c.json", other, engine) and other.messages == chat.messages
 
+    def test_it_is_for_its_owner_alone(self, engine, tmp_path):
+        data = tmp_path / "data"
+        (data / "sessions").mkdir(parents=True)
+        for folder in (data, data / "sessions"):
+            folder.chmod(0o755)  # as `models pull` made the first, and an earlier version the second
+        chat = engine.chat()
+        said(chat, "w300 ")
+        with Kept(data / "sessions", "a") as kept:
+            kept.save(chat, engine, cache=True)
+        Memory(data / "memory").add(chat, engine)
+        write_chat(tmp_path / "saved.json", chat, engine)
+        paths = [*(data / "sessions").iterdir(), *(data / "memory").iterdir(), tmp_path / "saved.json"]
+        assert {path.suffix for path in paths} == {".json", ".kv", ".lock"} and len(paths) == 5
+        modes = {path.name: path.stat().st_mode & 0o077 for path in [*paths, data / "sessions", data / "memory"]}
+        assert not any(modes.values()), modes
+
+    def test_a_session_is_open_once(self, tmp_path, monkeypatch):
+        with Kept(tmp_path, "a"), Kept(tmp_path, "b"):
+            with pytest.raises(InvalidRequest, match="session a is open in another terminal"), Kept(tmp_path, "a"):
+                raise AssertionError("it was opened twice")
+            monkeypatch.setattr("edgespec.cli.chat.keeping.fcntl", None)
+            with Kept(tmp_path, "a"):
+                pass
+        monkeypatch.undo()
+        with Kept(tmp_path, "a"):
+            pass
+
+    def test_the_models_file_is_not_read_again(self, tmp_path):
+        path = tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": TEMPLATE})
+        with edgespec.load(path, n_ctx=256, threads=1, cache_dir=tmp_path / "cache") as engine:
+            assert engine.fingerprint == read_header(path).fingerprint
+            path.unlink()
+            write_chat(tmp_path / "c.json", engine.chat(), engine)
+            assert json.loads((tmp_path / "c.json").read_text())["model"] == engine.fingerprint
+            assert read_chat(tmp_path / "c.json", engine.chat(), engine)
+
+    def test_what_is_recognised(self, engine, tmp_path):
+        path = tmp_path / "c.json"
+        write_chat(path, engine.chat(), engine)
+        assert is_chat(path)
+        for text in ("", "{}", '{"format":1,"model":"x","chats":[]}', "notes"):
+            path.write_text(text)
+            assert not is_chat(path)
+
 
 class TestMemory:
     def test_what_was_said_is_found_again_and_bounded(self, engine, tmp_path, monkeypatch):
         monkeypatch.setattr("edgespec.cli.chat.keeping._MOST_REMEMBERED", 100)
-        memory = Memory(tmp_path / "m.json")
+        memory = Memory(tmp_path / "memory")
         for number in range(6):
             chat = engine.chat()
             said(chat, f"w30{number} " * 20)
             memory.add(chat, engine)
-        kept = json.loads((tmp_path / "m.json").read_text())["chats"]
+        kept = memory._chats(engine)
         assert 0 < sum(map(len, kept)) <= 100
         with edgespec.load(engine.model.path, n_ctx=512, threads=1, cache_dir=tmp_path / "cache") as fresh:
-            Memory(tmp_path / "m.json").teach(fresh)
+            Memory(tmp_path / "memory").teach(fresh)
             (suffix,) = fresh.drafters
             assert isinstance(suffix, Suffix)
             place = len(kept[-1]) // 2
@@ -185,8 +255,55 @@ class TestMemory:
 
     def test_a_memory_of_another_model_or_none_is_empty(self, engine, tmp_path):
         for text in ("", "{}", "[]", '{"model": "x", "format": 1, "chats": [[1]]}'):
-            (tmp_path / "m.json").write_text(text)
-            assert Memory(tmp_path / "m.json")._chats(engine) == []
+            (tmp_path / f"{engine.fingerprint}.json").write_text(text)
+            assert Memory(tmp_path)._chats(engine) == []
+
+    def test_each_model_has_its_own(self, engine, tmp_path):
+        memory, chat = Memory(tmp_path / "memory"), engine.chat()
+        said(chat, "w300")
+        memory.add(chat, engine)
+        path = tiny_model(tmp_path / "other.gguf", seed=5, **{"tokenizer.chat_template": TEMPLATE})
+        with edgespec.load(path, n_ctx=512, threads=1, cache_dir=tmp_path / "cache") as other:
+            assert memory._chats(other) == []
+            another = other.chat()
+            said(another, "w301 w302")
+            memory.add(another, other)
+            assert memory._chats(other) == [another.as_json()["tokens"]]
+        assert memory._chats(engine) == [chat.as_json()["tokens"]]
+
+    def test_a_session_that_went_on_is_remembered_once(self, engine, tmp_path):
+        memory, chat, other = Memory(tmp_path / "memory"), engine.chat(), engine.chat()
+        said(other, "w305")
+        memory.add(other, engine)
+        for text in ("w300", "w301", "w302"):
+            said(chat, text)
+            memory.add(chat, engine)
+        assert memory._chats(engine) == [other.as_json()["tokens"], chat.as_json()["tokens"]]
+
+    def test_nothing_said_leaves_nothing(self, engine, tmp_path):
+        Memory(tmp_path / "memory").add(engine.chat(), engine)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_the_models_used_last_are_remembered(self, engine, tmp_path):
+        for number in range(10):
+            path = tmp_path / f"{number}.json"
+            path.write_text("{}")
+            os.utime(path, (number, number))
+        chat = engine.chat()
+        said(chat, "w300")
+        Memory(tmp_path).add(chat, engine)
+        left = {path.stem for path in tmp_path.iterdir()}
+        assert left == {*map(str, range(3, 10)), engine.fingerprint}
+
+    def test_what_an_earlier_version_remembered(self, engine, tmp_path):
+        before = tmp_path / "memory.json"
+        before.write_text(json.dumps({"format": 1, "model": engine.fingerprint, "chats": [[5, 6, 7]]}))
+        memory = Memory(tmp_path / "memory")
+        memory.teach(engine)
+        assert memory._chats(engine) == [[5, 6, 7]] and not before.exists()
+
+
+DOCSTRING = '"""A module."""\nimport os\n\n\ndef f():\n    """A function."""'
 
 
 @pytest.mark.parametrize(
@@ -194,14 +311,330 @@ class TestMemory:
     [
         (["plain"], "plain"),
         (['"""one', "two", 'three"""', "rest"], "one\ntwo\nthree"),
-        (['"""', "  indented", '"""'], "\n  indented\n"),
+        (['"""', "  indented", '"""'], "indented"),
         (['"""all in one"""'], "all in one"),
         (['"""no end'], "no end"),
+        (['"""one', 'two """three""" four', 'five"""  '], 'one\ntwo """three""" four\nfive'),
+        (['""""quoted""""'], '"quoted"'),
+        (['"""one""" two', "rest"], '"""one""" two'),
+        ([DOCSTRING, "rest"], DOCSTRING),
+        (['"""What is this?', DOCSTRING + "\n    return 1", '"""'], f"What is this?\n{DOCSTRING}\n    return 1"),
+        (['""""""'], ""),
+        (['"""/help"""'], "/help"),
+        (['"""', '/help"""'], "/help"),
+        (["/help\nme"], "/help\nme"),
+        (["/* main.c */"], "/* main.c */"),
+        (["// a comment"], "// a comment"),
+        (["/etc/hosts is what?"], "/etc/hosts is what?"),
     ],
 )
-def test_messages_of_several_lines(lines, text):
+def test_messages(lines, text):
     rest = iter(lines[1:])
-    assert _whole(lines[0], lambda: next(rest, None)) == text
+    assert _whole(lines[0], lambda: next(rest, None)) == (text, False)
+
+
+@pytest.mark.parametrize("line", ["/help", "/?", "/set temp 1", "/file\tnotes.txt", "/nonsense", " /exit \n"])
+def test_commands_are_single_lines(line):
+    assert _whole(line, lambda: None) == (line.strip(), True)
+
+
+class TestTyped:
+    @pytest.fixture
+    def typed(self):
+        with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+            yield keys.send_text, Typed(InMemoryHistory())
+
+    def test_ctrl_c_clears_and_ctrl_d_ends(self, typed):
+        press, lines = typed
+        press("begun\x03hello\r")
+        assert lines.next() == ("hello", False)
+        press("\x04")
+        assert lines.next() is None
+
+    def test_a_pasted_file_is_one_message(self, typed):
+        press, lines = typed
+        press(f"\x1b[200~{DOCSTRING}\x1b[201~\r")
+        assert lines.next() == (DOCSTRING, False)
+
+    @pytest.mark.parametrize(
+        ("keys", "text"),
+        [(" more\r", "the text more"), ("\x15/exit\r", "/exit"), ("x\x03", None), ("\x15\x04", None), ("\x15\r", None)],
+    )
+    def test_a_text_is_edited_or_left(self, typed, keys, text):
+        press, lines = typed
+        press(keys)
+        assert lines.edit("the text") == text
+
+
+class Script:
+    """Lines that come one after the other."""
+
+    def __init__(self, *lines):
+        self.rest = iter(lines)
+
+    def next(self):
+        return next(self.rest, None)
+
+
+class FakeTalk:
+    """Raises what it is told to say."""
+
+    def __init__(self, *, person):
+        self.editor = (lambda text: text) if person else None
+        self.screen, self.last, self.heard = Screen(footer=False), None, []
+
+    def say(self, text):
+        self.heard.append(text)
+        if not isinstance(text, str):
+            raise text
+
+
+def lines_of(*texts):
+    return Script(*(Line(text, command=False) for text in texts))
+
+
+class TestTurnsOfEvents:
+    def test_ctrl_c_at_any_moment_ends_no_persons_chat(self, capsys):
+        talk = FakeTalk(person=True)
+        assert _converse(talk, lines_of("a", KeyboardInterrupt(), "b"))
+        assert talk.heard[-1] == "b" and capsys.readouterr().err == "[stopped]\n"
+        with pytest.raises(KeyboardInterrupt):
+            _converse(FakeTalk(person=False), lines_of("a", KeyboardInterrupt(), "b"))
+
+    def test_an_answer_that_was_stopped_ends_a_piped_chat(self):
+        talk = FakeTalk(person=False)
+        talk.last = SimpleNamespace(finish_reason="cancelled")
+        with pytest.raises(KeyboardInterrupt):
+            _converse(talk, lines_of("a", "b"))
+        assert talk.heard == ["a"]
+
+    def test_a_file_that_cannot_be_used_ends_nothing(self, capsys):
+        talk = FakeTalk(person=True)
+        refused = PermissionError(13, "Permission denied", "/root/x")
+        assert not _converse(talk, lines_of(refused, InvalidRequest("no"), "b"))
+        assert talk.heard[-1] == "b"
+        assert capsys.readouterr().err == "edgespec: /root/x: Permission denied\nedgespec: no\n"
+        with pytest.raises(BrokenPipeError):
+            _converse(talk, lines_of(BrokenPipeError(32, "Broken pipe"), "b"))
+
+    def test_without_a_place_for_the_history(self, tmp_path, capsys):
+        (tmp_path / "file").write_text("in the way")
+        assert isinstance(_history(tmp_path / "file" / "history", Screen(footer=False)), InMemoryHistory)
+        assert "what you type is not kept for the next chat: " in capsys.readouterr().err
+        assert isinstance(_history(tmp_path / "new" / "history", Screen(footer=False)), FileHistory)
+        assert (tmp_path / "new" / "history").stat().st_mode & 0o077 == 0
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A tiny model in a file, and where it was checked once."""
+    folder = tmp_path_factory.mktemp("tiny")
+    return tiny_model(folder / "tiny.gguf", **{"tokenizer.chat_template": TEMPLATE}), str(folder / "cache")
+
+
+ENDLESS = ("--logit-bias", "2=-100")  # never the token that ends an answer
+
+
+@pytest.fixture
+def talk(tiny, monkeypatch):
+    """A chat without a terminal."""
+    path, cache = tiny
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    arguments = ["-m", str(path), "--ctx", "256", "--threads", "1", "-n", "12", "--seed", "1", *ENDLESS]
+    options = command.make_context("chat", arguments, parent=Context(main, **main.context_settings)).params
+    with Talk(options, Screen(footer=False), kept=None, memory=None) as talk:
+        yield talk
+
+
+class TestTalk:
+    def test_an_edit_that_was_given_up_or_fails_changes_nothing(self, talk, capsys):
+        talk.say("w300 ")
+        talk.say("w301 ")
+        before = talk.chat.as_json()
+        talk.editor = lambda text: None
+        run_command(talk, "/edit")
+        assert talk.chat.as_json() == before and "left as it was" in capsys.readouterr().err
+        talk.editor = lambda text: "w301 " * 600
+        with pytest.raises(ContextOverflow):
+            run_command(talk, "/edit")
+        assert talk.chat.as_json() == before
+        talk.editor = lambda text: f"/exit {text}"
+        run_command(talk, "/edit")
+        (_, first, asked, _) = talk.chat.messages
+        assert asked["content"] == "/exit w301 " and first["content"] == before["messages"][1]["content"]
+
+    def test_an_answer_that_is_not_made_again_stays(self, talk, monkeypatch):
+        with pytest.raises(InvalidRequest, match="nothing was said"):
+            run_command(talk, "/regen")
+        talk.say("w300 ")
+        before = talk.chat.as_json()
+
+        def interrupted(*arguments, **options):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(talk.chat, "stream", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_command(talk, "/regen")
+        assert talk.chat.as_json() == before
+        monkeypatch.undo()
+        monkeypatch.setattr(talk.engine.context, "prefill", lambda *_: None)  # stopped while the prompt is read
+        run_command(talk, "/regen")
+        assert talk.last.finish_reason == "cancelled" and talk.chat.as_json() == before
+        monkeypatch.undo()
+        run_command(talk, "/regen")
+        assert talk.chat.as_json() == before
+
+    def test_a_file_that_is_too_large_is_not_read(self, talk, tmp_path, monkeypatch):
+        (tmp_path / "large.txt").write_bytes(bytes(16 * talk.engine.context.n_ctx + 1))
+        (tmp_path / "long.txt").write_text("x" * talk.engine.context.n_ctx)
+        with pytest.raises(InvalidRequest, match="does not fit into a context of 256"):
+            run_command(talk, f"/file {tmp_path}/long.txt")
+        monkeypatch.setattr("edgespec.cli.chat.commands.read_text", None)
+        with pytest.raises(InvalidRequest, match="does not fit into a context of 256"):
+            run_command(talk, f"/file {tmp_path}/large.txt")
+        with pytest.raises(InvalidRequest, match="is no file"):
+            run_command(talk, f"/file {tmp_path}")
+        with pytest.raises(FileNotFoundError):
+            run_command(talk, f"/file {tmp_path}/nothing.txt")
+        assert talk.attached == []
+
+    def test_a_file_too_many_can_be_left_out(self, talk, tmp_path, capsys):
+        (tmp_path / "notes.txt").write_text("x" * 60)
+        (tmp_path / "more.txt").write_text("y" * 170)
+        run_command(talk, f"/file {tmp_path}/notes.txt")
+        run_command(talk, f"/file {tmp_path}/more.txt")
+        with pytest.raises(ContextOverflow, match=r"/undo \(leaves more.txt out\), /clear or /set context-shift on"):
+            talk.say("w302")
+        run_command(talk, "/undo")
+        assert "left out: more.txt" in capsys.readouterr().err
+        talk.say("w302")
+        (asked, _) = talk.chat.messages
+        assert asked["content"].startswith("notes.txt:\n```\nxxx") and asked["content"].endswith("w302")
+        assert talk.attached == []
+        run_command(talk, f"/file {tmp_path}/notes.txt")
+        run_command(talk, "/clear")
+        assert talk.attached == [] and talk.chat.messages == []
+
+    def test_why_an_answer_ends(self, talk, capsys):
+        run_command(talk, "/set max-tokens 5")
+        talk.say("w300")
+        assert "[cut after 5 tokens: /set max-tokens 10 allows more]" in capsys.readouterr().err
+        run_command(talk, "/set max-tokens 600")
+        talk.say("w301")
+        assert "[the context is full: /undo, /clear, or /set context-shift on]" in capsys.readouterr().err
+        with pytest.raises(InvalidRequest, match="write on or off"):
+            run_command(talk, "/set context-shift maybe")
+        run_command(talk, "/set context-shift on")
+        talk.say("w302")
+        assert "[cut after 600 tokens" in capsys.readouterr().err
+        used, most = re.search(r"context (\d+) of (\d+)", footer(talk.last, talk.engine)).groups()
+        assert talk.last.tally.dropped_tokens > 0 and int(used) <= int(most)
+
+    def test_words_of_the_programs_own_stay_out_of_the_text(self, talk, capsys, monkeypatch):
+        monkeypatch.setattr(talk.engine.context, "prefill", lambda *_: None)
+        talk.say("w300")
+        told = capsys.readouterr()
+        assert told.out == "\n" and told.err == "[stopped]\n"
+
+    def test_plain_decoding_stays_plain(self, talk):
+        run_command(talk, "/draft off")
+        plain = talk.engine.policy
+        with pytest.raises(UnknownDrafter):
+            run_command(talk, "/drafter nobody")
+        assert not talk.drafting and talk.engine.policy is plain
+        run_command(talk, f"/model {talk.engine.model.path}")
+        assert not talk.drafting and talk.engine.policy is not plain
+        run_command(talk, "/drafter anpd")
+        assert talk.drafting and [one.name for one in talk.engine.drafters] == ["anpd"]
+        talk.say("w300")
+
+    def test_another_model_that_does_not_come(self, talk, monkeypatch):
+        talk.say("w300")
+        before, engine = talk.chat.as_json(), talk.engine
+
+        def interrupted(*arguments, **options):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(edgespec.Chat, "restore", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run_command(talk, f"/model {engine.model.path}")
+        assert talk.engine is engine and talk.chat.as_json() == before
+        talk.say("w301")
+
+    def test_what_is_no_conversation_is_not_written_over(self, talk, tmp_path):
+        notes = tmp_path / "notes.txt"
+        notes.write_text("mine")
+        with pytest.raises(InvalidRequest, match="exists and is no conversation: choose another name"):
+            run_command(talk, f"/save {notes}")
+        assert notes.read_text() == "mine"
+        for _ in range(2):
+            run_command(talk, f"/save {tmp_path}/new.json")
+        with pytest.raises(InvalidRequest, match="home"):
+            run_command(talk, "/save ~nobody-of-this-name/x.json")
+
+
+@pytest.fixture
+def piped(tiny):
+    """Runs a piped chat in this process."""
+    path, cache = tiny
+
+    def piped(text, *arguments, **env):
+        asked = ["chat", "-m", str(path), "--ctx", "256", "--threads", "1", "-n", "4", "--seed", "1", *ENDLESS]
+        return CliRunner(env={"XDG_CACHE_HOME": cache, **env}).invoke(main, [*asked, *arguments], input=text)
+
+    return piped
+
+
+class TestPiped:
+    def test_the_status_tells_of_any_error(self, piped):
+        result = piped("w300\n")
+        assert result.exit_code == 0, result.output
+        result = piped("w300\n/nonsense\nw301\n/exit\nnot said\n", "--stats")
+        assert result.exit_code == 1 and result.stderr.count("4 tokens at") == 2
+        assert "no command /nonsense" in result.stderr
+
+    def test_nothing_kept_needs_no_place(self, piped, home, tmp_path):
+        (tmp_path / "file").write_text("in the way")
+        result = piped("w300\n", XDG_DATA_HOME=str(tmp_path / "file" / "data"))
+        assert result.exit_code == 0, result.output
+        assert piped("w300\n").exit_code == 0 and not (home / "data").exists()
+
+    def test_private_is_stronger_than_the_file(self, piped, home):
+        config = home / "config" / "edgespec" / "config.toml"
+        config.parent.mkdir(parents=True)
+        config.write_text('[chat]\nmemory = true\nsession = "diary"\n')
+        result = piped("w300\n", "--private")
+        assert result.exit_code == 0, result.output
+        assert not (home / "data").exists()
+        assert piped("w300\n", "--private", "--memory").exit_code == 2
+        assert piped("w300\n", "--private", "--session", "x").exit_code == 2
+        assert piped("w300\n").exit_code == 0 and (home / "data" / "edgespec" / "sessions" / "diary.kv").exists()
+
+    def test_a_session_takes_a_new_system_prompt(self, piped, home):
+        kept = home / "data" / "edgespec" / "sessions" / "s.json"
+
+        def system():
+            return json.loads(kept.read_text())["messages"][0]["content"]
+
+        assert "--system" not in piped("w300\n", "--session", "s", "--system", "w310 ").stderr
+        result = piped("w301\n", "--session", "s", "--system", "w311 ")
+        assert "session s goes on: 1 turns so far" in result.stderr and "system prompt of --system" in result.stderr
+        assert system() == "w311 "
+        assert "--system" not in piped("w302\n", "--session", "s", "--system", "w311 ").stderr
+        piped("w303\n", "--session", "s", EDGESPEC_SYSTEM="w312 ")  # a default is for those that begin
+        assert system() == "w311 "
+
+    def test_a_session_is_open_in_another_terminal(self, piped, home):
+        with Kept(home / "data" / "edgespec" / "sessions", "s"):
+            result = piped("w300\n", "--session", "s")
+        assert result.exit_code == 1 and result.stderr.startswith("edgespec: session s is open in another terminal")
+
+    def test_a_model_without_a_template(self, piped, tmp_path):
+        path = tiny_model(tmp_path / "plain.gguf")
+        result = piped("w300\n", "-m", str(path))
+        assert result.exit_code == 1
+        assert result.stderr == "edgespec: plain.gguf has no chat template: use edgespec generate --raw\n"
 
 
 @pytest.mark.parametrize(
@@ -235,6 +668,7 @@ EVENING = [
     ("/regen\r", [ANSWERED]),
     ("/set colour on\r", ["colour on"]),
     ("/set temp 0.8\r", ["temp 0.8"]),
+    ("/set context-shift on\r", ["context-shift on"]),
     ("/set tmp 1\r", ["did you mean temp"]),
     ("/set temp warm\r", ["not a valid float"]),
     ("/regen\r", [ANSWERED]),
@@ -284,7 +718,8 @@ def test_every_command_in_a_terminal(env, tmp_path, monkeypatch):
     terminal.type("\x04")
     assert terminal.status() == 0
     folder = tmp_path / "data" / "edgespec"
-    assert folder.stat().st_mode & 0o077 == 0
+    kept = [folder, folder / "history", folder / "sessions", *(folder / "sessions").iterdir()]
+    assert not any(path.stat().st_mode & 0o077 for path in kept) and len(kept) == 6
     assert "+Name a river in France." in (folder / "history").read_text()
 
 
@@ -306,7 +741,7 @@ def test_a_piped_chat_is_plain_text(env):
         [*COMMAND, "-n", "16"], input="\n".join(lines), capture_output=True, text=True, timeout=300, check=False,
         env={**env, "NO_COLOR": "1"},
     )  # fmt: skip
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 1, result.stderr  # a terminal was missing
     assert "\x1b" not in result.stdout + result.stderr
     assert "taken back: Say\nhello." in result.stderr and "needs a terminal" in result.stderr
     assert f"/set knows {', '.join(SETTINGS)}" in result.stderr and "context" in result.stderr

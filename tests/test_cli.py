@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -160,7 +161,7 @@ def test_a_piped_chat_remembers(run):
     result = run(
         "-n", "12", "--stats", stdin="My name is Ada.\nWhat is my name?\n/nonsense\n/exit\nnot said\n", command="chat"
     )
-    assert result.returncode == 0
+    assert result.returncode == 1  # one line was no command
     assert "edgespec: no command /nonsense: see /help" in result.stderr
     cached = [line for line in result.stderr.splitlines() if "cached)" in line]
     assert len(cached) == 2 and "0 cached" in cached[0] and " 0 cached" not in cached[1]
@@ -193,11 +194,52 @@ def terminal_of(cache, *arguments, shell=None, **env):
     return Terminal(command, {**os.environ, "XDG_CACHE_HOME": cache, "TERM": "xterm-256color", **env})
 
 
+def test_an_impatient_ctrl_c_leaves_the_chat_open(cache, smollm2):
+    terminal = terminal_of(cache, "chat", "--ctx", "1024", "-n", "900")
+    terminal.wait_for(r"commands\..*>")
+    for _ in range(3):
+        terminal.type("Count to one thousand, one number a line.\r")
+        terminal.wait_for(r"\?2004l\W*\w\w")
+        terminal.type("\x03")
+        time.sleep(0.004)  # long enough to be a second one, short enough to come during the same evaluation
+        terminal.type("\x03")
+        terminal.wait_for(r"\[stopped\].*>")
+        terminal.type("/clear\r")  # else the next answer may be short
+        terminal.wait_for(r"is empty.*>")
+    terminal.type("/exit\r")
+    assert terminal.status() == 0
+    assert "Traceback" not in terminal.screen
+
+
+def test_a_window_that_is_closed_loses_nothing(cache, smollm2, home):
+    terminal = terminal_of(cache, "chat", "--ctx", "1024", "-n", "900", "--session", "s", "--memory")
+    terminal.wait_for(r"commands\..*>")
+    terminal.type("Count to one thousand, one number a line.\r")
+    terminal.wait_for(r"\?2004l\W*\w\w")
+    terminal.hang_up()
+    data = home / "data" / "edgespec"
+    assert (data / "sessions" / "s.kv").exists() and len(list((data / "memory").iterdir())) == 1
+    (asked, answer) = json.loads((data / "sessions" / "s.json").read_text())["messages"]
+    assert asked["role"] == "user" and answer["content"]
+
+
 def test_being_hung_up_on_is_status_129(cache, smollm2):
     terminal = terminal_of(cache, "chat", "--ctx", "256")
     terminal.wait_for(r"commands\..*>")
     os.kill(terminal.pid, signal.SIGHUP)
     assert terminal.status() == 129
+
+
+def test_a_typed_chat_into_a_file_is_the_answers(cache, smollm2, tmp_path):
+    out = tmp_path / "out.txt"
+    shell = f'exec "$@" > {out}'
+    terminal = terminal_of(cache, "chat", "--ctx", "256", "-n", "8", shell=shell)
+    terminal.wait_for(r"commands\..*>")
+    terminal.type("Say hello.\r")
+    terminal.wait_for(r"context \d+ of.*>")
+    terminal.type("/exit\r")
+    assert terminal.status() == 0
+    assert out.read_text().count("\n") == 1 and "\x1b" not in out.read_text() and ">" not in out.read_text()
 
 
 @pytest.mark.parametrize(("env", "dim"), [({}, True), ({"NO_COLOR": "1"}, False)])

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
+from prompt_toolkit.history import History, InMemoryHistory
 
 from edgespec import machine
 from edgespec.cli.chat.commands import Leave, run_command
 from edgespec.cli.chat.keeping import Kept, Memory
 from edgespec.cli.chat.screen import Screen
 from edgespec.cli.chat.talk import Talk
-from edgespec.cli.chat.typing import Piped, Typed
+from edgespec.cli.chat.typing import Line, Piped, Typed, kept_history
 from edgespec.cli.options import model_options, sampling_options, stats_option
 from edgespec.errors import EdgespecError
 
@@ -24,30 +28,81 @@ from edgespec.errors import EdgespecError
 @click.option("--session", metavar="NAME", help="Keep the conversation under this name, and go on with it next time.")
 @click.option("--memory", is_flag=True, help="Let the n-gram drafter remember what was said in earlier chats.")
 @click.option("--private", is_flag=True, help="Leave nothing on the disk: no history of lines, no memory.")
-def chat(**options: Any) -> None:
+@click.pass_context
+def chat(ctx: click.Context, /, **options: Any) -> None:
     """Talk with a model. Ctrl-C stops an answer, Ctrl-D or /exit leaves, /help lists the commands."""
-    if options["private"] and (options["session"] or options["memory"]):
-        raise click.UsageError("--private keeps nothing: leave out --session and --memory")
-    interactive = sys.stdin.isatty()
+    if options["private"]:
+        for name in ("session", "memory"):
+            if options[name] and _given(ctx, name):
+                raise click.UsageError(f"--private keeps nothing: leave out --{name}")
+            options[name] = None  # the configuration file's, for other chats
     data = machine.data_directory()
-    if not options["private"]:
-        data.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is said to a model is nobody else's business
+    interactive = sys.stdin.isatty()
     screen = Screen(footer=interactive)
-    kept = Kept(data / "sessions", options["session"]) if options["session"] else None
-    memory = Memory(data / "memory.json") if options["memory"] else None
-    with Talk(options, screen, kept=kept, memory=memory) as talk:
+    kept: AbstractContextManager[Kept | None] = nullcontext()
+    if options["session"]:
+        kept = Kept(data / "sessions", options["session"])
+    memory = Memory(data / "memory") if options["memory"] else None
+    with kept as session, Talk(options, screen, kept=session, memory=memory) as talk:
+        if _given(ctx, "system") and talk.chat.system != options["system"]:
+            talk.chat.system = options["system"]
+            screen.note("with the system prompt of --system from now on, not the one of the session")
+        lines: Piped | Typed = Piped()
         if interactive:
             screen.note(f"{talk.engine.model.name}, drafter {talk.engine.drafter_name}. /help lists the commands.")
-        lines = Typed(None if options["private"] else data / "history") if interactive else Piped()
-        talk.lines = lines
+            lines = Typed(_history(None if options["private"] else data / "history", screen))
+            talk.editor = lines.edit
+        went_well = _converse(talk, lines)
+    if not (interactive or went_well):
+        sys.exit(1)
+
+
+def _converse(talk: Talk, lines: Piped | Typed) -> bool:
+    """Answer all lines; whether there was no error. An error is told, and what was said so far stays."""
+    went_well = True
+    while True:
         try:
-            while (text := lines.next()) is not None:
-                try:
-                    if text.startswith("/"):
-                        run_command(talk, text)
-                    else:
-                        talk.say(text)
-                except EdgespecError as error:  # what was said so far stays
-                    screen.error(str(error))
+            line = lines.next()
+            if line is None:
+                break
+            _do(talk, line)
         except Leave:
-            pass
+            break
+        except EdgespecError as error:
+            talk.screen.error(str(error))
+            went_well = False
+        except OSError as error:
+            if error.filename is None:  # our own input or output is gone
+                raise
+            talk.screen.error(f"{error.filename}: {error.strerror}")
+            went_well = False
+        except KeyboardInterrupt:  # a moment before an answer, after it, or the second one during it
+            if talk.editor is None:
+                raise
+            talk.screen.note("[stopped]")
+    return went_well
+
+
+def _do(talk: Talk, line: Line) -> None:
+    if line.command:
+        run_command(talk, line.text)
+    else:
+        talk.say(line.text)
+    if talk.editor is None and talk.last and talk.last.finish_reason == "cancelled":
+        raise KeyboardInterrupt  # nobody is there to go on
+
+
+def _given(ctx: click.Context, name: str) -> bool:
+    """Whether an option stands on the command line itself."""
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _history(path: Path | None, screen: Screen) -> History:
+    """What was typed before, where there is a file for it."""
+    if path is None:
+        return InMemoryHistory()
+    try:
+        return kept_history(path)
+    except OSError as error:
+        screen.note(f"what you type is not kept for the next chat: {error.filename}: {error.strerror}")
+        return InMemoryHistory()

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
-from edgespec.cli.chat.keeping import read_chat, write_chat
+from edgespec.cli.chat.keeping import is_chat, read_chat, write_chat
+from edgespec.cli.chat.talk import Attached, Talk
 from edgespec.cli.options import sampling_options
 from edgespec.cli.report import print_stats
 from edgespec.errors import InvalidRequest
 from edgespec.jsonl import read_text
 
-if TYPE_CHECKING:
-    from edgespec.cli.chat.talk import Talk
+_MOST_BYTES = 16
+"""Of a file for each token of the context: what has more is not read to see that it has too many tokens."""
 
 
 class Leave(Exception):
@@ -32,13 +34,13 @@ class Command(NamedTuple):
 
 
 def run_command(talk: Talk, line: str) -> None:
-    """Do what a line says. Raises EdgespecError, Leave."""
-    name, _, rest = line.partition(" ")
+    """Do what a line says. Raises EdgespecError, OSError, Leave."""
+    name, *rest = line.split(maxsplit=1)
     command = COMMANDS.get(_ALIASES.get(name, name))
     if command is None:
         near = get_close_matches(name, COMMANDS, 1)
         raise InvalidRequest(f"no command {name}: " + (f"did you mean {near[0]}?" if near else "see /help"))
-    command.run(talk, rest.strip())
+    command.run(talk, "".join(rest))
 
 
 def _help(talk: Talk, rest: str) -> None:
@@ -55,6 +57,7 @@ def _exit(talk: Talk, rest: str) -> None:
 
 def _clear(talk: Talk, rest: str) -> None:
     talk.chat.clear()
+    talk.attached.clear()
     talk.last = None
     talk.screen.note("the conversation is empty")
 
@@ -67,35 +70,43 @@ def _system(talk: Talk, rest: str) -> None:
         talk.screen.note(talk.chat.system or "there is no system prompt; /system TEXT sets one")
 
 
-def _taken_back(talk: Talk) -> str:
-    text = talk.chat.undo()
-    if text is None:
-        raise InvalidRequest("nothing was said yet")
-    return text
+def _last_message(talk: Talk) -> str:
+    for message in reversed(talk.chat.messages):
+        if message["role"] == "user":
+            return message["content"]
+    raise InvalidRequest("nothing was said yet")
 
 
 def _undo(talk: Talk, rest: str) -> None:
-    text = _taken_back(talk)
+    if talk.attached:
+        talk.screen.note(f"left out: {talk.attached.pop().name}")
+        return
+    text = _last_message(talk)
+    talk.chat.undo()
     talk.screen.note(f"taken back: {text if len(text) <= 60 else text[:59] + '…'}")
 
 
 def _regen(talk: Talk, rest: str) -> None:
-    text = _taken_back(talk)
+    text = _last_message(talk)
     if talk.sampling.temperature > 0.0:
         talk.set_sampling("seed", talk.sampling.seed + 1)  # with the same one it would be the same answer
-    talk.say(text)
+    talk.say_instead(text)
 
 
 def _edit(talk: Talk, rest: str) -> None:
-    if talk.lines is None or not talk.lines.interactive:
+    if talk.editor is None:
         raise InvalidRequest("/edit needs a terminal to edit in; /undo takes the last message back")
-    text = talk.lines.next(_taken_back(talk))
-    if text is not None:
-        talk.say(text)
+    text = talk.editor(_last_message(talk))
+    if text is None:
+        talk.screen.note("left as it was")
+    else:
+        talk.say_instead(text)
 
 
 def _save(talk: Talk, rest: str) -> None:
     path = _path(rest, "/save FILE.json")
+    if path.exists() and not is_chat(path):
+        raise InvalidRequest(f"{path} exists and is no conversation: choose another name")
     write_chat(path, talk.chat, talk.engine)
     talk.screen.note(f"saved: {path}")
 
@@ -110,10 +121,19 @@ def _load(talk: Talk, rest: str) -> None:
 
 def _file(talk: Talk, rest: str) -> None:
     path = _path(rest, "/file PATH")
+    room = talk.engine.context.n_ctx
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise InvalidRequest(f"{path} is no file with text")
+    too_large = f"{path} does not fit into a context of {room} tokens: put a part of it, or begin with a larger --ctx"
+    if about.st_size > _MOST_BYTES * room:
+        raise InvalidRequest(too_large)
     text = read_text(path)
-    talk.attached.append(f"{path.name}:\n```\n{text.rstrip()}\n```")
     count = len(talk.engine.model.vocabulary.tokenize(text))
-    talk.screen.note(f"{path.name}, {count} tokens, goes before the next message")
+    if count >= room:
+        raise InvalidRequest(too_large)
+    talk.attached.append(Attached(path.name, f"{path.name}:\n```\n{text.rstrip()}\n```"))
+    talk.screen.note(f"{path.name}, {count} tokens, goes before the next message; /undo leaves it out")
 
 
 def _set(talk: Talk, rest: str) -> None:
@@ -122,24 +142,29 @@ def _set(talk: Talk, rest: str) -> None:
         near = get_close_matches(name, SETTINGS, 1)
         wrong = f"there is no setting {name!r}" + (f": did you mean {near[0]}?" if near else "")
         raise InvalidRequest(f"{wrong if name else 'which one?'} /set knows {', '.join(SETTINGS)}")
-    if name in _SWITCHES:
+    option = SETTINGS[name]
+    if option is None:
         setattr(talk.screen, name, _on(name, value))
+    elif option.is_flag:
+        talk.options[str(option.name)] = _on(name, value)
     else:
-        option = SETTINGS[name]
-        assert option is not None
-        try:
-            found = option.type_cast_value(click.Context(click.Command("set")), value.strip() or None)
-        except click.BadParameter as error:
-            raise InvalidRequest(f"{name} {value!r}: {error.message}") from error
-        if found is None:
-            raise InvalidRequest(f"/set {name} needs a value")
-        if option.name == "max_tokens":
-            if found < 1:
-                raise InvalidRequest(f"{found} tokens to answer with: it must be at least 1")
-            talk.options["max_tokens"] = found
-        else:
-            talk.set_sampling(str(option.name), found)
+        _set_value(talk, option, name, value)
     talk.screen.note(f"{name} {value.strip()}")
+
+
+def _set_value(talk: Talk, option: click.Option, name: str, value: str) -> None:
+    try:
+        found = option.type_cast_value(click.Context(click.Command("set")), value.strip() or None)
+    except click.BadParameter as error:
+        raise InvalidRequest(f"{name} {value!r}: {error.message}") from error
+    if found is None:
+        raise InvalidRequest(f"/set {name} needs a value")
+    if option.name == "max_tokens":
+        if found < 1:
+            raise InvalidRequest(f"{found} tokens to answer with: it must be at least 1")
+        talk.options["max_tokens"] = found
+    else:
+        talk.set_sampling(str(option.name), found)
 
 
 def _stats(talk: Talk, rest: str) -> None:
@@ -169,7 +194,10 @@ def _draft(talk: Talk, rest: str) -> None:
 def _path(rest: str, usage: str) -> Path:
     if not rest:
         raise InvalidRequest(f"write {usage}")
-    return Path(rest).expanduser()
+    try:
+        return Path(rest).expanduser()
+    except RuntimeError as error:  # ~somebody
+        raise InvalidRequest(f"{rest}: {error}") from error
 
 
 def _on(what: str, value: str) -> bool:
@@ -184,7 +212,7 @@ COMMANDS: dict[str, Command] = {
     "/clear": Command("", "Forget the conversation.", _clear),
     "/system": Command("[TEXT]", "Show or set the system prompt.", _system),
     "/regen": Command("", "Answer the last message again.", _regen),
-    "/undo": Command("", "Take the last message and its answer back.", _undo),
+    "/undo": Command("", "Leave a file out that was not sent yet, else take the last turn back.", _undo),
     "/edit": Command("", "Change the last message and say it again.", _edit),
     "/save": Command("FILE", "Write the conversation to a file.", _save),
     "/load": Command("FILE", "Go on with one that was saved.", _load),
@@ -209,7 +237,7 @@ def _settings() -> dict[str, click.Option | None]:
     def carrier(**_: Any) -> None:
         pass
 
-    left_out = {"system", "stop", "logit_bias", "grammar", "json_schema", "context_shift"}
+    left_out = {"system", "stop", "logit_bias", "grammar", "json_schema"}
     options = [one for one in carrier.params if isinstance(one, click.Option) and one.name not in left_out]
     named: dict[str, click.Option | None] = {one.opts[-1].removeprefix("--"): one for one in options}
     return {**dict.fromkeys(_SWITCHES), **named}

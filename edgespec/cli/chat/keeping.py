@@ -1,7 +1,11 @@
-"""What a chat leaves for the next time: the conversation with its KV cache, and what the n-gram drafter learned."""
+"""What a chat leaves for the next time: the conversation with its KV cache, and what the n-gram drafter learned.
+
+All of it is for the eyes of its owner alone.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,23 +14,39 @@ from typing import Any
 from edgespec import Chat, Engine
 from edgespec.drafters.suffix import Suffix
 from edgespec.errors import InvalidRequest, OutputError
-from edgespec.gguf_header import read_header
 from edgespec.kv_file import OtherKv, TornKv, read_kv, write_kv
-from edgespec.store import read_json, write_json
+from edgespec.store import private_folder, read_json, write_json
+
+try:
+    import fcntl
+except ImportError:  # no POSIX: then nothing keeps a session from being open twice
+    fcntl = None  # type: ignore[assignment]
 
 _FORMAT = 1
 
+_BEGINNING = re.compile(rb'\{"format":\d+,"model":"[^"]*","model_name":')
+"""Of what `write_chat` writes."""
+
 _MOST_REMEMBERED = 32_768
-"""Tokens of earlier chats; the oldest go first."""
+"""Tokens of earlier chats with a model; the oldest go first."""
+
+_MOST_MODELS = 8
+"""Models whose chats are remembered: those used last."""
 
 
 def write_chat(path: Path, chat: Chat, engine: Engine) -> None:
     """Keep a conversation. Raises OutputError."""
-    kept = {"format": _FORMAT, "model": _fingerprint(engine), "model_name": engine.model.path.name, **chat.as_json()}
+    kept = {"format": _FORMAT, "model": engine.fingerprint, "model_name": engine.model.path.name, **chat.as_json()}
     try:
-        write_json(path, kept)
+        write_json(path, kept, private=True)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def is_chat(path: Path) -> bool:
+    """Whether `write_chat` made this file, by how it begins: it may be of any size. Raises OSError."""
+    with path.open("rb") as file:
+        return _BEGINNING.match(file.read(512)) is not None
 
 
 def read_chat(path: Path, chat: Chat, engine: Engine) -> bool:
@@ -34,31 +54,52 @@ def read_chat(path: Path, chat: Chat, engine: Engine) -> bool:
     if not path.exists():
         raise InvalidRequest(f"{path}: there is no such conversation")
     kept: Any = read_json(path)
+    if not isinstance(kept, dict):
+        raise InvalidRequest(f"{path}: it is damaged or cannot be read")
+    same = kept.get("model") == engine.fingerprint
     try:
         if kept["format"] != _FORMAT:
             raise ValueError(f"format {kept['format']!r}")
-        same = kept["model"] == _fingerprint(engine)
         chat.restore(kept, same_model=same)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise InvalidRequest(f"{path}: it is no conversation that edgespec kept ({error!r})") from error
-    return bool(same)
+        raise InvalidRequest(f"{path}: it is no conversation that this version of edgespec kept") from error
+    return same
 
 
 class Kept:
-    """A conversation under a name: its texts and ids in one file, the KV cache in another."""
+    """A conversation under a name: its texts and ids in one file, the KV cache in another.
+
+    As a context manager it is nobody else's meanwhile.
+    """
 
     def __init__(self, folder: Path, name: str) -> None:
         if not re.fullmatch(r"\w[\w. -]*", name):
             raise InvalidRequest(f"{name!r} cannot name a session: use letters, digits, dots, dashes and spaces")
         self._name = name
+        self._folder = folder
         self._chat, self._cache = folder / f"{name}.json", folder / f"{name}.kv"
+        self._lock = -1
+
+    def __enter__(self) -> Kept:
+        private_folder(self._folder)
+        self._lock = os.open(self._folder / f"{self._name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        if not _locked(self._lock):
+            os.close(self._lock)
+            raise InvalidRequest(f"session {self._name} is open in another terminal: leave it there, or name another")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lock)  # the file stays: to remove it could let in two who waited for it
 
     def restore(self, chat: Chat, engine: Engine) -> Iterator[str]:
         """Go on where the session ended; words to the person, one by one. What cannot be used is set aside."""
         if not self._chat.exists():
             yield f"session {self._name} begins"
             return
-        same = read_chat(self._chat, chat, engine)
+        try:
+            same = read_chat(self._chat, chat, engine)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"{error}; move it away to begin anew") from error
         turns = sum(message["role"] == "user" for message in chat.messages)
         yield f"session {self._name} goes on: {turns} turns so far" + ("" if same else ", with another model")
         try:
@@ -89,43 +130,72 @@ class Kept:
 
 
 class Memory:
-    """Token ids of earlier chats, for the n-gram drafter to find what is said again. Ids are of one model."""
+    """Token ids of earlier chats, for the n-gram drafter to find what is said again. Each model's have a file."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
     def teach(self, engine: Engine) -> None:
         """Let the drafter read what was said."""
+        self._take_over()
         for drafter in engine.drafters:
             if isinstance(drafter, Suffix):
                 for tokens in self._chats(engine):
                     drafter.propose(tokens, 0)
 
     def add(self, chat: Chat, engine: Engine) -> None:
-        """Remember this chat too, and forget the oldest beyond the bound. Raises OutputError."""
-        tokens = chat.as_json()["tokens"][-_MOST_REMEMBERED:]
-        chats = [*self._chats(engine), tokens] if tokens else self._chats(engine)
+        """Remember this chat too, and forget the oldest beyond the bounds. Raises OutputError."""
+        tokens = chat.as_json()["tokens"]
+        if not tokens:
+            return
+        chats = [kept for kept in self._chats(engine) if tokens[: len(kept)] != kept]  # a session that went on is one
+        chats.append(tokens[-_MOST_REMEMBERED:])
         while sum(map(len, chats)) > _MOST_REMEMBERED:
             chats.pop(0)
+        path = self._file(engine.fingerprint)
         try:
-            write_json(self._path, {"format": _FORMAT, "model": _fingerprint(engine), "chats": chats})
+            private_folder(self._folder)
+            write_json(path, {"format": _FORMAT, "model": engine.fingerprint, "chats": chats}, private=True)
+            for old in sorted(self._folder.glob("*.json"), key=lambda one: one.stat().st_mtime_ns)[:-_MOST_MODELS]:
+                old.unlink()
         except OSError as error:
-            raise OutputError(f"{self._path}: cannot be written: {error.strerror}") from error
+            raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
     def _chats(self, engine: Engine) -> list[list[int]]:
-        kept: Any = read_json(self._path)
+        kept: Any = read_json(self._file(engine.fingerprint))
         size = engine.model.vocabulary.size
         try:
-            if kept["model"] != _fingerprint(engine) or kept["format"] != _FORMAT:
+            if kept["model"] != engine.fingerprint or kept["format"] != _FORMAT:
                 return []
             return [tokens for tokens in kept["chats"] if tokens and all(0 <= int(token) < size for token in tokens)]
         except (KeyError, TypeError, ValueError):
             return []
 
+    def _file(self, model: str) -> Path:
+        return self._folder / f"{model}.json"
+
+    def _take_over(self) -> None:
+        """Give what an earlier version remembered, of one model and readable for all, its place."""
+        before = self._folder.with_suffix(".json")
+        kept: Any = read_json(before)
+        model = kept.get("model") if isinstance(kept, dict) else None
+        if isinstance(model, str) and re.fullmatch(r"[0-9a-f]+", model):
+            private_folder(self._folder)
+            before.replace(self._file(model))
+
 
 def _about(engine: Engine) -> dict[str, str]:
-    return {"model": _fingerprint(engine), "settings": engine.context.settings}
+    return {"model": engine.fingerprint, "settings": engine.context.settings}
 
 
-def _fingerprint(engine: Engine) -> str:
-    return read_header(engine.model.path).fingerprint
+def _locked(file: int) -> bool:
+    """Take the lock on an open file; whether nobody else has it. It goes with the process, however that ends."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: as where there is no fcntl
+        return True
+    return True

@@ -5,13 +5,12 @@ The text is printed as it is, character by character: Markdown stays readable, a
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import IO, Any
 
 import click
 
 from edgespec import Block, Engine, Session
+from edgespec.cli.report import styled
 from edgespec.policy import AdaptivePolicy
 
 _DRAFTED = {"fg": "green"}
@@ -28,36 +27,47 @@ class Screen:
         """A piece of the answer, as it comes."""
         drafted = block.text[: block.drafted_characters]
         if self.colour and drafted:
-            drafted = _styled(drafted, sys.stdout, **_DRAFTED)
+            drafted = styled(drafted, sys.stdout, **_DRAFTED)
         click.echo(drafted + block.text[block.drafted_characters :], nl=False)
 
-    def end(self, session: Session, engine: Engine) -> None:
-        """The answer is over."""
-        click.echo(" [stopped]" if session.finish_reason == "cancelled" else "")
+    def end_line(self) -> None:
+        """The answer is over, or was interrupted: what follows begins a line."""
+        click.echo()
+
+    def end(self, session: Session, engine: Engine, max_tokens: int) -> None:
+        """What there is to say of an answer that is over."""
+        if words := ending(session, max_tokens):
+            self.note(words)
         if self.footer and session.emitted:
             self.note(footer(session, engine))
 
     def note(self, text: str) -> None:
         """A word of the program's own."""
-        click.echo(_styled(text, sys.stderr, dim=True), err=True)
+        click.echo(styled(text, sys.stderr, dim=True), err=True)
 
     def error(self, text: str) -> None:
         """What went wrong."""
         click.echo(f"edgespec: {text}", err=True)
 
 
+def ending(session: Session, max_tokens: int) -> str | None:
+    """Why an answer ended that the model did not end itself, and how to get more."""
+    if session.finish_reason == "cancelled":
+        return "[stopped]"
+    if session.finish_reason != "length":
+        return None
+    if len(session.emitted) >= max_tokens:
+        return f"[cut after {max_tokens} tokens: /set max-tokens {2 * max_tokens} allows more]"
+    return "[the context is full: /undo, /clear, or /set context-shift on]"
+
+
 def footer(session: Session, engine: Engine) -> str:
     """Speed, speed-up over plain decoding by what an evaluation of one token takes, block length, context used."""
     tally = session.tally
-    used = tally.prompt_tokens + len(session.emitted)
+    used = tally.prompt_tokens + len(session.emitted) - tally.dropped_tokens
     parts = [f"{tally.tokens_per_second:.1f} tokens/s"]
     policy = engine.policy
     if isinstance(policy, AdaptivePolicy) and tally.tokens > 1 and (curve := policy.cost.at(used)).known:
         parts.append(f"{tally.tokens_per_second * curve.single:.2f} times plain decoding")
     parts += [f"{tally.mean_block_length:.2f} tokens a block", f"context {used} of {engine.context.n_ctx}"]
     return ", ".join(parts)
-
-
-def _styled(text: str, stream: IO[str], **style: Any) -> str:
-    """Only for a terminal, and not where NO_COLOR is set (no-color.org)."""
-    return click.style(text, **style) if stream.isatty() and not os.environ.get("NO_COLOR") else text

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from edgespec import Chat, Engine, Session
 from edgespec.cli.chat.keeping import Kept, Memory
@@ -10,17 +11,15 @@ from edgespec.cli.chat.screen import Screen
 from edgespec.cli.interrupt import cancelled_by_ctrl_c
 from edgespec.cli.options import open_engine, sampling_of
 from edgespec.cli.report import PromptProgress, decisions_of, print_stats
+from edgespec.errors import ContextOverflow, UnsupportedModel
 from edgespec.policy import AdaptivePolicy
 
 
-class Lines(Protocol):
-    """Where messages come from."""
+class Attached(NamedTuple):
+    """A file that goes before the next message."""
 
-    interactive: bool
-
-    def next(self, default: str = "") -> str | None:
-        """The next one, begun as `default` where a person types; None at the end."""
-        ...
+    name: str
+    text: str
 
 
 class Talk:
@@ -32,15 +31,16 @@ class Talk:
     def __init__(self, options: dict[str, Any], screen: Screen, *, kept: Kept | None, memory: Memory | None) -> None:
         self.options = options
         self.screen = screen
-        self.lines: Lines | None = None
+        self.editor: Callable[[str], str | None] | None = None
+        """Lets a person change a text, and returns None where they did not; there is none without a terminal."""
         self.last: Session | None = None
-        self.attached: list[str] = []
-        """Texts of files that go before the next message."""
+        self.attached: list[Attached] = []
         self._kept, self._memory = kept, memory
+        self._progress = PromptProgress()
         self._drafting_policy: AdaptivePolicy | None = None
-        self.engine: Engine = open_engine(options)
-        self.chat: Chat = self.engine.chat(options["system"])
         self.sampling = sampling_of(options)
+        self.engine: Engine = _open(options)
+        self.chat: Chat = self.engine.chat(options["system"])
         if memory:
             memory.teach(self.engine)
         if kept:
@@ -48,28 +48,61 @@ class Talk:
                 screen.note(word)
 
     def say(self, text: str) -> None:
-        """One turn, streamed to the terminal. Raises EdgespecError; then it has not happened."""
-        message = "\n\n".join([*self.attached, text])
-        progress = PromptProgress()
-        session = self.chat.stream(
-            message,
-            sampling=self.sampling,
-            max_tokens=self.options["max_tokens"],
-            stop=self.options["stop"],
-            overflow="shift" if self.options["context_shift"] else "stop",
-            on_prefill=progress,
-        )
+        """One turn, streamed to the terminal, what is attached before it. Raises EdgespecError.
+
+        Where no answer can begin, the turn has not happened, and what is attached stays.
+        """
+        session = self._ask("\n\n".join([*(file.text for file in self.attached), text]))
         self.attached.clear()
+        self._show(session)
+        self._keep()
+
+    def say_instead(self, text: str) -> None:
+        """Take the last turn back and say `text`; where no answer begins, all is as it was. Raises EdgespecError."""
+        before = self.chat.as_json()
+        session = None
+        try:
+            self.chat.undo()
+            session = self._ask(text)
+            self._show(session)
+        finally:
+            if session is None or not session.emitted:
+                self.chat.restore(before, same_model=True)
+        self._keep()
+
+    def _ask(self, message: str) -> Session:
+        shifts = self.options["context_shift"]
+        try:
+            return self.chat.stream(
+                message,
+                sampling=self.sampling,
+                max_tokens=self.options["max_tokens"],
+                stop=self.options["stop"],
+                overflow="shift" if shifts else "stop",
+                on_prefill=self._progress,
+            )
+        except ContextOverflow as error:
+            undo = f"/undo (leaves {self.attached[-1].name} out)" if self.attached else "/undo"
+            shift = "" if shifts else " or /set context-shift on"
+            raise ContextOverflow(f"{error}; in this chat: {undo}, /clear{shift}") from error
+
+    def _show(self, session: Session) -> None:
+        """The answer, as it comes."""
         self.last = session
-        with cancelled_by_ctrl_c(session), decisions_of(self.engine, self.options["stats"]) as decisions:
-            for block in session.stream():
-                progress.clear()
-                decisions.tell(session, block)
-                self.screen.block(block)
-        progress.clear()
-        self.screen.end(session, self.engine)
+        try:
+            with cancelled_by_ctrl_c(session), decisions_of(self.engine, self.options["stats"]) as decisions:
+                for block in session.stream():
+                    self._progress.clear()
+                    decisions.tell(session, block)
+                    self.screen.block(block)
+        finally:
+            self._progress.clear()
+            self.screen.end_line()
+        self.screen.end(session, self.engine, self.options["max_tokens"])
         if self.options["stats"]:
             print_stats(session, self.engine, self.sampling.seed)
+
+    def _keep(self) -> None:
         if self._kept:
             self._kept.save(self.chat, self.engine)
 
@@ -92,26 +125,35 @@ class Talk:
             self.engine.policy = AdaptivePolicy((), policy.cost)
 
     def reopen(self, *, model: str | None = None, drafter: str | None = None) -> None:
-        """Go on with another model or drafter. Raises EdgespecError; then all is as it was."""
-        self.draft(True)
+        """Go on with another model or drafter; with another drafter, drafting. Raises EdgespecError.
+
+        Where it does not come to that, for an error or Ctrl-C, all is as it was.
+        """
         options = {
             **self.options,
             "model": model or self.options["model"],
             "drafter": drafter or self.options["drafter"],
         }
-        engine = open_engine(options)
-        chat = engine.chat()
-        chat.restore(self.chat.as_json(), same_model=model is None)
-        if model is None:
-            engine.context.set_state(*self.engine.context.state())
-        if self._memory:
-            self._memory.teach(engine)
-        self.engine.close()
-        self.options, self.engine, self.chat = options, engine, chat
+        engine = _open(options)
+        try:
+            chat = engine.chat()
+            chat.restore(self.chat.as_json(), same_model=model is None)
+            if model is None:
+                engine.context.set_state(*self.engine.context.state())
+            if self._memory:
+                self._memory.teach(engine)
+        except BaseException:
+            engine.close()
+            raise
+        plainly = drafter is None and not self.drafting
+        before = self.engine
+        self.options, self.engine, self.chat, self._drafting_policy = options, engine, chat, None
+        if plainly:
+            self.draft(False)
+        before.close()
 
     def save(self) -> None:
         """Write what is kept, the KV cache too."""
-        self.draft(True)
         if self._kept:
             self._kept.save(self.chat, self.engine, cache=True)
         if self._memory:
@@ -125,3 +167,12 @@ class Talk:
             self.save()
         finally:
             self.engine.close()
+
+
+def _open(options: dict[str, Any]) -> Engine:
+    """The engine that the options ask for, if one can chat with it."""
+    engine = open_engine(options)
+    if engine.model.chat_template is None:
+        engine.close()
+        raise UnsupportedModel(f"{engine.model.path.name} has no chat template: use edgespec generate --raw")
+    return engine

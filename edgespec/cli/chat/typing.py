@@ -2,79 +2,100 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
-from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.history import FileHistory, History
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import create_output
 
 from edgespec.cli.chat.commands import COMMANDS, SETTINGS, TAKES_A_PATH
 
 QUOTE = '"""'
 """Begins and ends a message of several lines."""
 
+_COMMAND = re.compile(r"/[a-z?]+(\s|$)")
+
+
+class Line(NamedTuple):
+    """What a person said. `command`: in one line, without quotes, and as commands look: no path, no comment of C."""
+
+    text: str
+    command: bool
+
 
 class Piped:
     """Lines of standard input; empty ones are left out."""
 
-    interactive = False
-
-    def next(self, default: str = "") -> str | None:
-        """The next message; None at the end. `default` is for a person to change, and here is nobody."""
+    def next(self) -> Line | None:
+        """The next message; None at the end."""
         for line in sys.stdin:
-            if text := _whole(line, lambda: next(sys.stdin, None)).strip():
-                return text
+            if (said := _whole(line, lambda: next(sys.stdin, None))).text:
+                return said
         return None
 
 
 class Typed:
-    """Lines that a person types. `history`: the file that keeps them, readable for its owner alone; None: no file."""
+    """Lines that a person types."""
 
-    interactive = True
-
-    def __init__(self, history: Path | None) -> None:
+    def __init__(self, history: History) -> None:
         self._session: PromptSession[str] = PromptSession(
-            history=_history(history), completer=_Commands(), complete_while_typing=False, key_bindings=_keys(),
+            history=history, completer=_Commands(), complete_while_typing=False, key_bindings=_keys(),
             prompt_continuation="… ",
+            output=create_output(None if sys.stdout.isatty() else sys.stderr),  # in `chat > answers.txt`, no prompts
         )  # fmt: skip
 
-    def next(self, default: str = "") -> str | None:
-        """The next message, begun as `default`; None at the end (Ctrl-D)."""
+    def next(self) -> Line | None:
+        """The next message; None at the end (Ctrl-D)."""
         while True:
             try:
-                line = self._session.prompt("> ", default=default)
-                if text := _whole(line, lambda: self._session.prompt("… ")).strip():
-                    return text
+                said = _whole(self._session.prompt("> "), lambda: self._session.prompt("… "))
             except KeyboardInterrupt:  # Ctrl-C clears what is being typed
-                default = ""
+                continue
             except EOFError:
                 return None
+            if said.text:
+                return said
+
+    def edit(self, text: str) -> str | None:
+        """`text` as the person changed it; None where nothing is left of it, or they gave up (Ctrl-C, Ctrl-D)."""
+        try:
+            return self._session.prompt("> ", default=text).strip() or None
+        except (KeyboardInterrupt, EOFError):
+            return None
 
 
-def _whole(line: str, more: Callable[[], str | None]) -> str:
-    """A message that begins with QUOTE goes on, line by line, to the next one."""
-    text = line.strip()
-    if not text.startswith(QUOTE):
-        return text
-    text = text[len(QUOTE) :]
-    while QUOTE not in text:
-        following = more()
-        if following is None:
-            return text
-        text += "\n" + following.rstrip("\n")
-    return text[: text.index(QUOTE)]
-
-
-def _history(path: Path | None) -> History:
-    if path is None:
-        return InMemoryHistory()
-    path.parent.mkdir(parents=True, exist_ok=True)
+def kept_history(path: Path) -> History:
+    """What was typed in other chats, in a file that is readable for its owner alone. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is said to a model is nobody else's business
     path.touch(mode=0o600)
     return FileHistory(str(path))
+
+
+def _whole(line: str, more: Callable[[], str | None]) -> Line:
+    """A message that begins with QUOTE goes on, line by line, to the first that ends with it.
+
+    Where text follows the second QUOTE in the first line already, or in what was pasted with it (a file of Python that
+    begins with a docstring), they are not around the message but in it.
+    """
+    text = line.strip()
+    if not text.startswith(QUOTE):
+        return Line(text, "\n" not in text and _COMMAND.match(text) is not None)
+    lines = [text.removeprefix(QUOTE)]
+    if QUOTE in lines[0].removesuffix(QUOTE):
+        return Line(text, command=False)
+    while not lines[-1].rstrip().endswith(QUOTE):
+        following = more()
+        if following is None:
+            break
+        lines.append(following.rstrip("\r\n"))
+    return Line("\n".join(lines).rstrip().removesuffix(QUOTE).strip(), command=False)
 
 
 def _keys() -> KeyBindings:
