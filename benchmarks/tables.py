@@ -16,7 +16,7 @@ from common import subtask
 
 from edgespec.bench import run
 from edgespec.bench.plots import draw
-from edgespec.bench.report import sections, table, with_interval
+from edgespec.bench.report import programs, sections, table, with_interval
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -232,9 +232,9 @@ def filled(page: str) -> str:
     def fill(match: re.Match[str]) -> str:
         name = match[1]
         result = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-        versions = f"edgespec {result['versions']['edgespec']}, {result['versions']['llama.cpp'].split(';')[0]}"
         link = f"[{name}.json](../benchmarks/results/{name}.json)"
-        origin = f"{link}, {result['date']}, {result['machine']['cpu']}, {versions}: `{result['command']}`"
+        machine = f"{result['machine']['cpu']}, {programs(result['versions'])}"
+        origin = f"{link}, {result['date']}, {machine}: `{result['command']}`"
         shown = RENDERERS[result["what"]](result)
         if result["what"] == run.WHAT:
             plots = draw(result, PAGE.parent / "plots", name)

@@ -24,7 +24,7 @@ from edgespec.bench.plots import draw
 from edgespec.bench.prompts import identified, read_prompts, spread, subtask
 from edgespec.bench.report import markdown, summary_lines
 from edgespec.bench.results import origin, without_folders
-from edgespec.bench.statistics import summary
+from edgespec.bench.statistics import summary, surely_below
 from edgespec.cli import main
 from edgespec.cost import CostCurve
 from edgespec.drafters import make_drafter
@@ -102,21 +102,39 @@ def test_what_is_no_prompt(tmp_path, line):
         read_prompts(tmp_path / "missing")
 
 
-@given(st.lists(st.lists(st.floats(0.1, 10), min_size=1, max_size=9), min_size=1, max_size=9))
+@given(st.lists(st.lists(st.floats(0.1, 10), min_size=3, max_size=9), min_size=1, max_size=9))
 def test_the_interval_holds_the_median(prompts):
     found = summary(prompts)
     low, high = found["interval"]
-    medians = sorted(map(statistics.median, prompts))
-    assert found["median"] == statistics.median(medians) and found["pairs"] == sum(map(len, prompts))
-    assert min(map(min, prompts)) <= low <= high <= max(map(max, prompts))
-    if len(prompts) > 2:
-        assert low <= medians[len(medians) // 2] <= high or len(set(medians)) > 1
+    assert found["median"] == statistics.median(map(statistics.median, prompts))
+    assert found["pairs"] == sum(map(len, prompts))
+    assert min(map(min, prompts)) <= low <= found["median"] <= high <= max(map(max, prompts))
 
 
 def test_a_prompt_with_more_rounds_counts_no_more():
     assert summary([[2.0] * 5, [1.0] * 20])["median"] == 1.5
     assert summary([[2.0] * 5, [1.0] * 20])["interval"] == [1.0, 2.0]
     assert summary([[1.0, 1.0, 1.0]] * 8)["interval"] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "below"),
+    [
+        ([0.90, 0.95, 0.92, 0.97, 0.93], True),
+        ([0.90, 0.95, 0.92, 0.99, 0.93], False),  # of 5 rounds, one that was fast enough is enough
+        ([0.90, 0.95, 0.92, 0.99, 0.93] * 9, True),  # of 45, it is not
+        ([0.97, 0.981, 0.981, 0.981, 0.981], False),
+    ],
+)
+def test_one_slow_prompt(ratios, below):
+    assert surely_below(ratios, 0.98) is below
+    fast = [[1.1, 1.2, 1.1, 1.2, 1.1]] * 3
+    assert summary([ratios, *fast])["interval"][1] > 1.0  # over prompts, it does not show
+    rows = [
+        {"answers": {PLAIN: [told(11, 1.0)] * len(one), "auto": [told(11, 1.0 / ratio) for ratio in one]}}
+        for one in (ratios, *fast)
+    ]
+    assert figures.slowest(rows, "auto") == (pytest.approx(statistics.median(ratios)), int(below))
 
 
 @pytest.mark.parametrize(
@@ -213,6 +231,17 @@ class TestFigures:
         sampled = {**RESULT, "settings": {**RESULT["settings"], "temperature": 0.7}}
         assert "1 of 2" not in markdown(sampled, {})
 
+    def test_who_drafted_nothing(self):
+        drafted = {**self.rows[0], "answers": {**self.rows[0]["answers"], "other": [told(11, 4.0, drafted=2)]}}
+        accepted = {**self.rows[0], "answers": {**self.rows[0]["answers"], "other": [told(11, 4.0, accepted=2)]}}
+        assert not figures.drafts(self.rows, "other") and figures.drafts(self.rows, "auto")
+        assert figures.drafts([drafted], "other") and figures.drafts([accepted], "other")
+        text = markdown({**RESULT, "prompts": [drafted, self.rows[1]]}, {})
+        assert (
+            "| multi-turn | 8.00; 8.00 [8.00, 8.00] |" in text
+            and "| qa | 0.50; 0.50 [0.50, 0.50] (no drafts) |" in text
+        )
+
     def test_the_best_possible(self):
         assert figures.best_possible(RESULT["curve"]) == (pytest.approx(2.5), 4)
 
@@ -226,7 +255,10 @@ class TestFigures:
 
     def test_the_report(self):
         text = markdown(RESULT, {"A picture": "p.png"})
-        for expected in ("| multi-turn (1) | 7.50 | 1.50", "60% of 10", "Left out: rag 9", "![A picture](p.png)",
+        for expected in ("| multi-turn (1) | 7.50 | 1.50", "| multi-turn (1) | 1.50; 0 |", "always in the same order",
+                         "| overall (2) | 1.00; 0 |", "| multi-turn | 8.00; 8.00 [8.00, 8.00] (no drafts) |",
+                         "| 1.00 s |", "| 1.25 [1.00, 1.50] |", "| 1.50 [1.00, 2.00] |",
+                         "60% of 10", "Left out: rag 9", "![A picture](p.png)",
                          "math 1", "0.2500", "| 71% | 33% |", "2.50 times as fast (4 tokens"):  # fmt: skip
             assert expected in text, expected
 

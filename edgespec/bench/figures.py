@@ -8,12 +8,15 @@ from typing import Any
 
 from edgespec.bench.field import PLAIN
 from edgespec.bench.prompts import subtask
-from edgespec.bench.statistics import summary
+from edgespec.bench.statistics import summary, surely_below
 
 Row = dict[str, Any]
 """One prompt of a result."""
 
 OVERALL = "overall"
+
+NEVER_SLOWER = 0.98
+"""What drafting has to keep of plain decoding's speed."""
 
 
 def speed_of(answer: dict[str, Any]) -> float:
@@ -53,6 +56,23 @@ def paired(rows: Sequence[Row], name: str, other: str) -> dict[str, Any] | None:
     return summary([one for one in found if one]) if any(found) else None
 
 
+def slowest(rows: Sequence[Row], name: str) -> tuple[float, int] | None:
+    """The least of the prompts' median ratios to plain decoding, and how many prompts are surely below NEVER_SLOWER.
+
+    None where there is nothing to compare.
+    """
+    found = [one for one in (ratios(row, name, PLAIN) for row in rows) if one]
+    if not found:
+        return None
+    return min(map(statistics.median, found)), sum(surely_below(one, NEVER_SLOWER) for one in found)
+
+
+def first_token(rows: Sequence[Row], name: str) -> dict[str, Any]:
+    """The time to the first token over plain decoding's, measured once a prompt: median, interval over prompts."""
+    times = [row["first_token_seconds"] for row in rows]
+    return summary([[one[name] / one[PLAIN]] for one in times])
+
+
 def mean_ratio(rows: Sequence[Row], name: str, other: str) -> float:
     """The mean over prompts of the median ratio."""
     found = [ratios(row, name, other) for row in rows]
@@ -83,6 +103,11 @@ def total_speed(rows: Sequence[Row], name: str) -> float:
 def counted(rows: Sequence[Row], name: str, key: str) -> int:
     """The sum of a count over all answers."""
     return sum(answer.get(key, 0) for row in rows for answer in row["answers"][name])
+
+
+def drafts(rows: Sequence[Row], name: str) -> bool:
+    """Whether anything was drafted. transformers does not tell how much it drafts, only what of it was accepted."""
+    return any(counted(rows, name, key) for key in ("drafted", "accepted"))
 
 
 def block_length(rows: Sequence[Row], name: str) -> float:

@@ -46,14 +46,21 @@ def _comparable(result: dict[str, Any], name: str) -> bool:
     return not result["settings"]["temperature"] or name not in result["settings"]["peers"]
 
 
+def programs(versions: Mapping[str, str]) -> str:
+    """Which programs measured: edgespec with the digest of its code, llama.cpp, llama-server, as far as it was kept."""
+    code = f" (code {versions['code']})" if "code" in versions else ""
+    server = f", llama-server {versions['llama-server']}" if "llama-server" in versions else ""
+    return f"edgespec {versions['edgespec']}{code}, {versions['llama.cpp'].split(';')[0]}{server}"
+
+
 def markdown(result: dict[str, Any], plots: Mapping[str, str]) -> str:
     """The whole report. `plots` are titles and file names of pictures beside it."""
     models = ", ".join(model["file"] for model in result["models"])
-    machine, versions = result["machine"], result["versions"]
+    machine = result["machine"]
     head = [
         f"# {models}",
-        f"{result['date']}, {machine['cpu']}, {machine['cores']} cores, edgespec {versions['edgespec']}, "
-        f"{versions['llama.cpp'].split(';')[0]}: `{result['command']}`",
+        f"{result['date']}, {machine['cpu']}, {machine['cores']} cores, {programs(result['versions'])}: "
+        f"`{result['command']}`",
     ]
     pictures = [f"![{title}]({file})" for title, file in plots.items()]
     return "\n\n".join([*head, *sections(result), *pictures]) + "\n"
@@ -71,8 +78,16 @@ def sections(result: dict[str, Any]) -> Iterator[str]:
         f"to plain decoding, with 95% intervals."
     )
     yield _speeds(result)
+    yield (
+        "The slowest prompt against plain decoding, and for how many prompts the 95% interval over that prompt's own "
+        f"rounds lies wholly below {figures.NEVER_SLOWER:g}:"
+    )
+    yield _slowest(result)
     if settings["peers"]:
-        yield f"`{main}` against the others: the ratio of all tokens over all time, and the range by prompt."
+        yield (
+            f"`{main}` against the others: the ratio of all tokens over all time; the median over prompts of the "
+            "ratios, with its 95% interval; and who drafted nothing."
+        )
         yield _against(result, main)
     best = None
     if "curve" in result:  # the last things that a run measures
@@ -82,6 +97,7 @@ def sections(result: dict[str, Any]) -> Iterator[str]:
             f"fast ({size} tokens an evaluation); the last column is what share of that speed was reached. "
             "Memory is the peak of a process of its own that answers one prompt."
         )
+    yield _on_first_tokens(result)
     yield _drafting(result, best)
     yield from _places(result)
     yield from _partings(result)
@@ -125,18 +141,24 @@ def _speeds(result: dict[str, Any]) -> str:
     return table(["subtask (prompts)", "plain, tokens/s", *(f"`{name}`" for name in others)], rows)
 
 
+def _slowest(result: dict[str, Any]) -> str:
+    names = result["settings"]["drafters"]
+    rows = []
+    for title, group in figures.groups(result["prompts"]).items():
+        found = [figures.slowest(group, name) for name in names]
+        rows.append([f"{title} ({len(group)})", *("" if one is None else f"{one[0]:.2f}; {one[1]}" for one in found)])
+    return table(["subtask (prompts)", *(f"`{name}`" for name in names)], rows)
+
+
 def _against(result: dict[str, Any], main: str) -> str:
     others = [name for name in figures.contestants(result)[1:] if name != main]
     rows = []
     for title, group in figures.groups(result["prompts"]).items():
         cells = [title]
         for name in others:
-            range_ = figures.paired(group, main, name)
-            cells.append(
-                f"{figures.total_ratio(group, main, name):.2f} ({range_['min']:.2f} to {range_['max']:.2f})"
-                if range_
-                else ""
-            )
+            ratio = figures.paired(group, main, name)
+            total = f"{figures.total_ratio(group, main, name):.2f}; {with_interval(ratio)}" if ratio else ""
+            cells.append(total if not total or figures.drafts(group, name) else f"{total} (no drafts)")
         rows.append(cells)
     return table(["subtask", *(f"`{name}`" for name in others)], rows)
 
@@ -147,7 +169,6 @@ def _drafting(result: dict[str, Any], best: float | None) -> str:
     for name in figures.contestants(result):
         peer = name in result["settings"]["peers"]  # what its drafter reads is not known
         accepted = figures.acceptance(every, name)
-        first = statistics.median(row["first_token_seconds"][name] for row in every)
         peak = result.get("memory", {}).get(name)
         rows.append(
             [
@@ -155,14 +176,30 @@ def _drafting(result: dict[str, Any], best: float | None) -> str:
                 f"{figures.block_length(every, name):.2f}",
                 "" if accepted is None else f"{accepted:.0%} of {figures.counted(every, name, 'drafted')}",
                 "" if peer else f"{figures.memory_bound(every, name, result.get('shares', {}).get(name, {})):.2f}",
-                f"{first:.2f}",
+                _first_token(every, name),
                 "" if peak is None else f"{peak / 1e6:.0f}",
                 f"{figures.same_text(every, name)} of {len(every)}" if _comparable(result, name) else "",
                 "" if best is None else f"{figures.total_ratio(every, name, PLAIN) / best:.0%}",
             ]
         )
-    head = ["", "tokens a block", "accepted", "MBSU by bytes", "first token, s", "memory, MB", "same text"]
+    head = ["", "tokens a block", "accepted", "MBSU by bytes", "first token, of plain's", "memory, MB", "same text"]
     return _without_empty_columns([*head, "of the best possible"], rows)
+
+
+def _first_token(rows: Sequence[figures.Row], name: str) -> str:
+    if name == PLAIN:
+        return f"{statistics.median(row['first_token_seconds'][PLAIN] for row in rows):.2f} s"
+    return with_interval(figures.first_token(rows, name))
+
+
+def _on_first_tokens(result: dict[str, Any]) -> str:
+    """What the column of first tokens shows; files begun before orders took turns do not say `backwards`."""
+    taking_turns = all("backwards" in row for row in result["prompts"])
+    order = "with every other prompt in the opposite order" if taking_turns else "always in the same order"
+    return (
+        "The first token is measured once a prompt, by everybody in turn, " + order + ": plain decoding's median "
+        "seconds, and the others' median ratio to it by prompt, with its 95% interval over prompts."
+    )
 
 
 def _without_empty_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
