@@ -17,19 +17,21 @@ from hypothesis import strategies as st
 from test_vocabtrim import TEMPLATE
 
 from edgespec.bench import figures, run
+from edgespec.bench.answers import Answer
 from edgespec.bench.field import PLAIN, Field, in_lockstep
 from edgespec.bench.memory import peak_of, peak_so_far
-from edgespec.bench.peers import PeerSpec, ProgramPeer, parsed
+from edgespec.bench.peers import LlamaServer, PeerSpec, ProgramPeer, parsed
 from edgespec.bench.plots import draw
 from edgespec.bench.prompts import identified, read_prompts, spread, subtask
 from edgespec.bench.report import markdown, summary_lines
-from edgespec.bench.results import origin, without_folders
+from edgespec.bench.results import code_digest, origin, without_folders
 from edgespec.bench.statistics import summary, surely_below
 from edgespec.cli import main
 from edgespec.cost import CostCurve
 from edgespec.drafters import make_drafter
 from edgespec.errors import EvaluationError, InvalidRequest
 from edgespec.policy import AdaptivePolicy
+from edgespec.sampling import SamplingParams
 from edgespec.session import Session
 from edgespec.testing import FixedPolicy, KeyedSampler, TableModel
 
@@ -39,6 +41,8 @@ SERVER = """
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
     arguments = sys.argv[1:]
+    if "--version" in arguments:
+        sys.exit("a line before\\nversion: 5.4 (of a fake)\\nbuilt with care")
     if "--die" in arguments:
         sys.exit("error: no such drafter")
 
@@ -381,8 +385,12 @@ def test_a_whole_run(here):
         assert row["partings"]["ngram-simple"]["drafted"] == 7  # the fake says nothing else
     assert set(found["memory"]) == set(names) and found["memory"]["auto"] > 10_000_000
     assert found["curve"]["ms"]["1"] > 0
-    assert str(here) not in (here / "r.json").read_text()
+    assert [row["backwards"] for row in found["prompts"]] == [False, True, False, True]
+    assert found["versions"]["llama-server"] == "5.4 (of a fake)" and "single_seconds" in found["began"]
     report = (here / "r.md").read_text()
+    assert "llama-server 5.4 (of a fake)" in report and f"(code {code_digest()})" in report
+    assert "with every other prompt in the opposite order" in report
+    assert str(here) not in (here / "r.json").read_text()
     pictures = sorted(path.name for path in here.glob("*.png"))
     assert "r-curve.png" in pictures and "r-speed-up.png" in pictures and all(name in report for name in pictures)
     assert "anpd: " in result.stdout and "measured 4 of 4 prompts" in result.stderr
@@ -397,21 +405,103 @@ def test_a_stopped_run_goes_on(here, monkeypatch):
     answered = Field.answer
     asked = []
 
-    def stop(self, prompt, count, sampling):
+    def stop(self, prompt, count, sampling, **options):
         asked.append(tuple(prompt))
         if len(set(asked)) == 3:
             raise KeyboardInterrupt
-        return answered(self, prompt, count, sampling)
+        return answered(self, prompt, count, sampling, **options)
 
     monkeypatch.setattr(Field, "answer", stop)
     result = bench("--json", "r.json")
     assert result.exit_code == 130 and "goes on with r.json" in result.stderr
     assert len(json.loads((here / "r.json").read_text())["prompts"]) == 2
     asked.clear()
-    monkeypatch.setattr(Field, "answer", lambda *given: asked.append(tuple(given[1])) or answered(*given))
+    monkeypatch.setattr(
+        Field, "answer", lambda *given, **options: asked.append(tuple(given[1])) or answered(*given, **options)
+    )
     result = bench("--json", "r.json")
     assert result.exit_code == 0 and len(set(asked)) == 2
     assert len(json.loads((here / "r.json").read_text())["prompts"]) == 4
+
+
+def test_more_prompts_in_the_same_file(here):
+    assert bench("--limit", "1", "--json", "r.json").exit_code == 0
+    first = json.loads((here / "r.json").read_text())
+    (here / "r.json").write_text(json.dumps({**first, "date": "2001-01-01", "began": {"kept": True}}))
+    assert bench("--limit", "1", "--json", "r.json").exit_code == 0  # nothing is measured
+    assert json.loads((here / "r.json").read_text())["date"] == "2001-01-01"
+    assert bench("--limit", "2", "--json", "r.json").exit_code == 0
+    found = json.loads((here / "r.json").read_text())
+    assert len(found["prompts"]) == 2 and found["began"] == {"kept": True}
+    assert found["date"] == first["date"] and found["command"] == first["command"]
+
+
+def test_the_order_alternates(here, monkeypatch):
+    turns = []
+    answered = Field.answer
+
+    def ours(self, prompt, count, sampling, *, backwards=False):
+        turns.append(("field", count, backwards))
+        return answered(self, prompt, count, sampling, backwards=backwards)
+
+    def theirs(self, prompt, count, temperature, seed):
+        turns.append((self._name, count, None))
+        return Answer(tokens=(1, 2), seconds=1.0, first_token_seconds=1.0, blocks=1)
+
+    monkeypatch.setattr(Field, "answer", ours)
+    monkeypatch.setattr(ProgramPeer, "answer", theirs)
+    peers = ("--peer", "llama-cpp-python", "--peer", "prompt-lookup")
+    result = bench("--limit", "2", *peers, "--json", "r.json")
+    assert result.exit_code == 0, result.output
+    forward = [
+        ("field", run.WARM_UP, False),
+        ("llama-cpp-python", run.WARM_UP, None),
+        ("prompt-lookup 2", run.WARM_UP, None),
+    ]
+    warm_ups = [turn for turn in turns if turn[1] == run.WARM_UP]
+    assert warm_ups == [*forward, *reversed(forward[1:]), ("field", run.WARM_UP, True)]
+    rounds = [backwards for name, count, backwards in turns if (name, count) == ("field", 12)]
+    assert rounds[:2] == [False, True] and sum(rounds) * 2 == len(rounds)
+    row = json.loads((here / "r.json").read_text())["prompts"][1]
+    assert list(row["first_token_seconds"]) == ["auto", "plain", "llama-cpp-python", "prompt-lookup 2"]
+
+
+def test_a_field_backwards(here):
+    with Field("tiny.gguf", ["auto", "anpd"], n_ctx=128, threads=1, gpu_layers=0) as field:
+        for backwards, names in ((False, ["auto", "anpd", PLAIN]), (True, [PLAIN, "anpd", "auto"])):
+            assert list(field.answer([1, 2, 3], 4, SamplingParams(), backwards=backwards)) == names
+
+
+def test_a_drafter_in_the_working_folder(here):
+    for name in ("small.gguf", "a+b.gguf"):
+        (here / name).write_bytes((here / "tiny.gguf").read_bytes())
+    result = bench("-d", "auto+small.gguf,a+b.gguf", "--limit", "1", "--json", "r.json")
+    assert result.exit_code == 0, result.output
+    found = json.loads((here / "r.json").read_text())
+    assert found["memory"]["auto+small.gguf"] > 10_000_000 and found["memory"]["a+b.gguf"] > 10_000_000
+    size = (here / "tiny.gguf").stat().st_size
+    names = ("tiny.gguf", "small.gguf", "a+b.gguf")
+    assert found["models"] == [{"file": name, "bytes": size} for name in names]
+    assert str(here) not in (here / "r.json").read_text()
+    (here / "small.gguf").write_bytes((here / "tiny.gguf").read_bytes() + b"\0" * 32)
+    result = bench("-d", "auto+small.gguf,a+b.gguf", "--json", "r.json")
+    assert result.exit_code == 1 and "begun with another models" in result.stderr
+
+
+def test_a_server_ends_when_its_memory_is_no_longer_measured(here, monkeypatch):
+    answered, ended = LlamaServer.answer, []
+    close = LlamaServer.close
+
+    def interrupted(self, prompt, count, temperature, seed):
+        if count == run._MEMORY_TOKENS:
+            raise KeyboardInterrupt
+        return answered(self, prompt, count, temperature, seed)
+
+    monkeypatch.setattr(LlamaServer, "answer", interrupted)
+    monkeypatch.setattr(LlamaServer, "close", lambda self: (close(self), ended.append(self._process.poll())))
+    result = bench("--limit", "1", "--peer", "ngram-simple", "--server", "server", "--json", "r.json")
+    assert result.exit_code == 130
+    assert len(ended) == 2 and None not in ended  # the one that was timed, and the one whose memory was to be measured
 
 
 def test_seeded_answers_are_the_same_too(here):
@@ -435,6 +525,9 @@ def test_prompts_that_cannot_be_measured_are_left_out(here):
         (("--peer", "ngram-mod"), "--server"),
         (("--peer", "mine=--die", "--server", "server"), "error: no such drafter"),
         (("--peer", "mine=-x", "--server", "p.jsonl"), "cannot be started"),
+        (("--peer", "mine=-x", "--server", "mute"), "--version ended with status 3 and told no version"),
+        (("--json", "earlier.json"), "it does not say which code it was measured with"),
+        (("--json", "changed.json"), "another code (0123)"),
         (("-d", "auto,auto"), "named twice"),
         (("-d", "nobody"), "no drafter 'nobody'"),
         (("--json", "p.jsonl"), "no result of this benchmark"),
@@ -448,6 +541,12 @@ def test_bad_input_gets_one_line(here, arguments, message):
     settings = {**run.Settings(None, ["auto"], count=12, n_ctx=128, threads=1).told(), "rounds": 9, "seed": 8}
     old = {**origin(run.WHAT, [here / "tiny.gguf"], []), "settings": settings, "prompts": [], "skipped": []}
     (here / "old.json").write_text(json.dumps(old))
+    changed = {**old, "settings": {**settings, "rounds": 2, "seed": 7}, "versions": {**old["versions"], "code": "0123"}}
+    (here / "changed.json").write_text(json.dumps(changed))
+    del changed["versions"]["code"]
+    (here / "earlier.json").write_text(json.dumps(changed))
+    (here / "mute").write_text("#!/bin/sh\nexit 3\n")
+    (here / "mute").chmod(0o755)
     before = {path.name: path.read_bytes() for path in here.iterdir()}
     result = bench("--limit", "1", *arguments)
     assert result.exit_code == 1, result.output

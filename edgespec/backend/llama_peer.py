@@ -4,8 +4,7 @@
 
 It reads one JSON object a line, {"prompt": ids, "count", "temperature", "seed"}, and writes one: the fields of
 `edgespec.bench.answers.Answer`. LOOKUP is how many tokens LlamaPromptLookupDecoding drafts; 0: nothing is drafted.
-Flash
-attention is on, as llama.cpp's `auto` has it in edgespec and in the server; `Llama` leaves it off unless asked.
+Flash attention is on, as llama.cpp's `auto` has it in edgespec and in the server; `Llama` leaves it off unless asked.
 """
 
 from __future__ import annotations

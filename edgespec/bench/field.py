@@ -11,7 +11,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from edgespec import catalogue
 from edgespec.backend import LlamaContext
 from edgespec.bench.answers import Answer
 from edgespec.core import Drafter
@@ -20,7 +22,7 @@ from edgespec.drafters import names_of
 from edgespec.drafters.model import ModelDrafter
 from edgespec.engine import Engine, load
 from edgespec.machine import cache_directory
-from edgespec.pairing import open_drafters
+from edgespec.pairing import is_model, open_drafters
 from edgespec.policy import AdaptivePolicy
 from edgespec.sampling import SamplingParams
 from edgespec.session import Session
@@ -33,6 +35,15 @@ def name_of(drafters: str) -> str:
     return "+".join(Path(name).name for name in drafters.split("+"))
 
 
+def files_of(drafters: str) -> dict[str, Path]:
+    """The drafter models among `drafters` (as -d takes them), by what they are called there, and their whole paths."""
+    return {
+        name: catalogue.resolve(name, cache_dir=cache_directory()).absolute()
+        for name in names_of(drafters)
+        if is_model(name)
+    }
+
+
 class Field:
     """Plain decoding and `drafters` (as -d takes them) on one target. Use it as a context manager.
 
@@ -43,13 +54,15 @@ class Field:
         self, model: str | None, drafters: Sequence[str], *, n_ctx: int, threads: int | None, gpu_layers: int
     ) -> None:
         first = load(model, drafter=drafters[0], n_ctx=n_ctx, threads=threads, gpu_layers=gpu_layers)
+        assert isinstance(first.policy, AdaptivePolicy)
+        self.began: dict[str, Any] = first.policy.cost.as_json()
+        """What was known of T(n) before anything was measured."""
         self._engines = {name_of(drafters[0]): first}
         self._drafters: dict[str, Sequence[Drafter]] = {name_of(drafters[0]): first.drafters}
         for other in (*drafters[1:], "none"):
             context = LlamaContext(first.model, n_ctx=n_ctx, threads=first.context.threads)
-            assert isinstance(first.policy, AdaptivePolicy)
             cost = CostCurve(first.policy.cost.rows)
-            cost.restore(first.policy.cost.as_json())
+            cost.restore(self.began)
             name = name_of(other) if other != "none" else PLAIN
             self._drafters[name] = open_drafters(
                 names_of(other), first.model,
@@ -75,10 +88,13 @@ class Field:
             for name, drafters in self._drafters.items()
         }
 
-    def answer(self, prompt: Sequence[int], count: int, sampling: SamplingParams) -> dict[str, Answer]:
-        """One answer of each."""
-        begun = {name: self._guesses(name) for name in self._engines}
-        sessions = {name: self._session(name, prompt, count, sampling) for name in self._engines}
+    def answer(
+        self, prompt: Sequence[int], count: int, sampling: SamplingParams, *, backwards: bool = False
+    ) -> dict[str, Answer]:
+        """One answer of each. `backwards`: plain decoding begins."""
+        names = self.names[::-1] if backwards else self.names
+        begun = {name: self._guesses(name) for name in names}
+        sessions = {name: self._session(name, prompt, count, sampling) for name in names}
         seconds = in_lockstep(sessions)
         return {
             name: _answer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shlex
 import socket
 import subprocess
@@ -76,6 +77,23 @@ def parsed(text: str) -> PeerSpec:
         return PeerSpec(name, tuple(shlex.split(arguments if equals else _SERVERS[name])))
     except ValueError as error:
         raise InvalidRequest(f"peer {text!r}: {error}") from error
+
+
+def server_version(server: Path) -> str:
+    """What a llama-server says of its version. Raises EvaluationError where it is none."""
+    try:
+        asked = subprocess.run(
+            [str(server.absolute()), "--version"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, encoding="utf-8", errors="replace", timeout=60, check=False,
+        )  # fmt: skip
+    except OSError as error:
+        raise EvaluationError(f"{server} cannot be started: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise EvaluationError(f"{server} --version told nothing for {error.timeout:.0f} s") from error
+    found = re.search(r"^version: *(.+)", asked.stdout, re.MULTILINE)
+    if not found:
+        raise EvaluationError(f"{server} --version ended with status {asked.returncode} and told no version")
+    return found[1].strip()
 
 
 class PeerRefused(EvaluationError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import platform
 import re
@@ -13,11 +14,19 @@ from typing import Any
 
 from edgespec import __version__
 from edgespec.backend import build_name
+from edgespec.child import ROOT
 from edgespec.errors import InvalidRequest, OutputError
 from edgespec.machine import cpu_name, default_threads
 from edgespec.store import read_json, replacing
 
-_SAME = ("models", "machine", "versions")
+
+def code_digest() -> str:
+    """Which code this is, to 16 digits of a sha256: between two releases the version stays the same."""
+    package = ROOT / "edgespec"
+    digest = hashlib.sha256()
+    for source in sorted(package.rglob("*.py")):
+        digest.update(f"{source.relative_to(package).as_posix()}\0".encode() + source.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def without_folders(word: str) -> str:
@@ -34,6 +43,7 @@ def origin(what: str, models: Iterable[Path], command: Iterable[str]) -> dict[st
         "machine": {"cpu": cpu_name(), "cores": default_threads(), "system": platform.platform()},
         "versions": {
             "edgespec": __version__,
+            "code": code_digest(),
             "llama.cpp": build_name(),
             "python": platform.python_version(),
         },
@@ -70,14 +80,21 @@ def begun(path: Path, fresh: dict[str, Any]) -> dict[str, Any] | None:
     """What an earlier run left in `path`, if it is the same as the `fresh` one; None where there is no file.
 
     Raises InvalidRequest where the file is something else, or was made with other settings, elsewhere, or by other
-    versions: figures of two machines do not belong into one file.
+    code: figures of two machines, or from before and after a change, do not belong into one file.
     """
     if not path.exists():
         return None
     found = read_json(path)
     if not isinstance(found, dict) or found.get("what") != fresh["what"] or not isinstance(found.get("prompts"), list):
         raise InvalidRequest(f"{path}: it exists and is no result of this benchmark; choose another file")
-    old, new = ({**one["settings"], **{key: one[key] for key in _SAME}} for one in (found, fresh))
+    if "code" not in found.get("versions", {}):
+        raise InvalidRequest(
+            f"{path}: it does not say which code it was measured with, as files of earlier versions do not, so nothing "
+            "can be added to it; choose another file, or remove this one"
+        )
+    old, new = (
+        {**one["settings"], **one["machine"], **one["versions"], "models": one["models"]} for one in (found, fresh)
+    )
     other = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
     if other:
         values = ", ".join(str(old.get(key)) for key in other)

@@ -6,17 +6,19 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from edgespec import doctor
 from edgespec.bench.answers import Answer, Peer
-from edgespec.bench.field import PLAIN, Field, name_of
+from edgespec.bench.field import PLAIN, Field, files_of, name_of
 from edgespec.bench.memory import peak_of
-from edgespec.bench.peers import PeerRefused, PeerSpec, started
-from edgespec.bench.results import begun, origin, without_folders, write
+from edgespec.bench.peers import PeerRefused, PeerSpec, server_version, started
+from edgespec.bench.results import begun, origin, write
+from edgespec.bench.settings import Progress, Settings
 from edgespec.child import program
+from edgespec.drafters import names_of
 from edgespec.errors import EvaluationError, InvalidRequest
 from edgespec.exact import sample
 from edgespec.lossless import parting
@@ -33,56 +35,6 @@ length, but no more than so many times as many."""
 
 _MEMORY_PROMPT = "Write a short story about a lighthouse keeper."
 _MEMORY_TOKENS = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What to compare, and how long. `drafters` are as -d takes them; the first one is the one that matters."""
-
-    model: str | None
-    drafters: Sequence[str]
-    peers: Sequence[PeerSpec] = ()
-    server: Path | None = None
-    count: int = 96
-    """Tokens of an answer."""
-    rounds: int = 5
-    peer_rounds: int = 1
-    temperature: float = 0.0
-    seed: int = 7
-    n_ctx: int = 2048
-    threads: int | None = None
-    gpu_layers: int = -1
-
-    def told(self) -> dict[str, Any]:
-        """What has to be the same for a run to be gone on with."""
-        return {
-            "drafters": [name_of(drafters) for drafters in self.drafters],
-            "peers": {
-                spec.name: " ".join(map(without_folders, spec.server_arguments or ()))
-                if spec.assistant is None
-                else spec.assistant.name
-                for spec in self.peers
-            },
-            "tokens": self.count,
-            "rounds": self.rounds,
-            "peer_rounds": self.peer_rounds,
-            "temperature": self.temperature,
-            "seed": self.seed,
-            "context": self.n_ctx,
-            "threads": self.threads,
-            "gpu_layers": self.gpu_layers,
-        }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What is being done; of prompts, how many are, how many there are, the seconds left, what the last one gave."""
-
-    doing: str
-    done: int = 0
-    total: int = 0
-    seconds_left: float | None = None
-    row: dict[str, Any] | None = None
 
 
 def run(
@@ -110,9 +62,11 @@ def run(
             )
         )  # fmt: skip
         model = field.first.model.path.absolute()
-        fresh = {**origin(WHAT, [model], command), "settings": settings.told(), "prompts": [], "skipped": []}
+        fresh = _fresh(settings, model, command) | {"began": field.began}
         result = (begun(out, fresh) if out else None) or fresh
         asked = _not_done(prompts, result, out)
+        if asked:  # of a run that goes on, with more prompts perhaps
+            result |= {key: fresh[key] for key in ("command", "date")}
         threads = field.first.context.threads
         peers: dict[str, Peer] = {}
         for spec in settings.peers if asked else ():
@@ -123,7 +77,7 @@ def run(
         for number, prompt in enumerate(asked):
             left = (time.monotonic() - start) / number * (len(asked) - number) if number else None
             tell(Progress("measuring", done + number, len(prompts), left, row))
-            row = {**_named(prompt), **_measured(field, peers, prompt, settings)}
+            row = {**_named(prompt), **_measured(field, peers, prompt, settings, len(result["prompts"]))}
             result["skipped" if "reason" in row else "prompts"].append(row)
             if out:
                 write(out, result)
@@ -140,6 +94,15 @@ def run(
         if out:
             write(out, result)
     return result
+
+
+def _fresh(settings: Settings, model: Path, command: Iterable[str]) -> dict[str, Any]:
+    """A result without figures: where they will be from, and how they will be made."""
+    drafters = {path: None for one in settings.drafters for path in files_of(one).values()}  # each once
+    result = origin(WHAT, [model, *drafters], command)
+    if settings.server and any(spec.server_arguments is not None for spec in settings.peers):
+        result["versions"]["llama-server"] = server_version(settings.server)
+    return {**result, "settings": settings.told(), "prompts": [], "skipped": []}
 
 
 def _named(prompt: dict[str, Any]) -> dict[str, Any]:
@@ -174,23 +137,35 @@ def _tokens(field: Field, text: str) -> list[int]:
     )
 
 
-def _measured(field: Field, peers: Mapping[str, Peer], prompt: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """All of them on one prompt: its first turn, as the model's chat template renders it."""
+def _measured(
+    field: Field, peers: Mapping[str, Peer], prompt: dict[str, Any], settings: Settings, number: int
+) -> dict[str, Any]:
+    """All of them on the prompt of that number: its first turn, as the model's chat template renders it.
+
+    The first answers begin with everybody's own reading of it: no cache holds more than what it shares with the prompt
+    before. Who comes later may find the machine warmer, or throttled, so every other time the order is the opposite.
+    """
     tokens = _tokens(field, prompt["turns"][0])
     if len(tokens) + settings.count > settings.n_ctx:
         return {"reason": f"{len(tokens)} tokens: too long for a context of {settings.n_ctx}"}
     sampling = SamplingParams(temperature=settings.temperature, seed=settings.seed)
 
-    def answered(count: int, peers: Mapping[str, Peer]) -> dict[str, Answer]:
-        others = {name: peer.answer(tokens, count, settings.temperature, settings.seed) for name, peer in peers.items()}
-        return field.answer(tokens, count, sampling) | others
+    def answered(count: int, peers: Mapping[str, Peer], turn: int) -> dict[str, Answer]:
+        backwards = turn % 2 == 1
+        ours = {} if backwards else field.answer(tokens, count, sampling)
+        others = {
+            name: peers[name].answer(tokens, count, settings.temperature, settings.seed)
+            for name in (reversed(list(peers)) if backwards else peers)
+        }
+        return (ours or field.answer(tokens, count, sampling, backwards=True)) | others
 
     rounds: list[dict[str, Answer]] = []
     plainly = 0
     try:
-        first = answered(WARM_UP, peers)
+        first = answered(WARM_UP, peers, number)
         while plainly < settings.rounds * settings.count and len(rounds) < _MOST_ROUNDS * settings.rounds:
-            rounds.append(answered(settings.count, peers if len(rounds) < settings.peer_rounds else {}))
+            taking_part = peers if len(rounds) < settings.peer_rounds else {}
+            rounds.append(answered(settings.count, taking_part, number + len(rounds)))
             plainly += len(rounds[-1][PLAIN].tokens)
             if len(rounds[-1][PLAIN].tokens) < 2:
                 return {"reason": "the answer is a single token: there is no speed to measure"}
@@ -198,8 +173,9 @@ def _measured(field: Field, peers: Mapping[str, Peer], prompt: dict[str, Any], s
         return {"reason": str(refused)}
     return {
         "prompt_tokens": len(tokens),
-        "first_token_seconds": {name: answer.first_token_seconds for name, answer in first.items()},
-        "answers": {name: [one[name].told() for one in rounds if name in one] for name in first},
+        "backwards": number % 2 == 1,
+        "first_token_seconds": {name: first[name].first_token_seconds for name in (*field.names, *peers)},
+        "answers": {name: [one[name].told() for one in rounds if name in one] for name in (*field.names, *peers)},
         "partings": _partings(field, tokens, rounds, sampling),
     }
 
@@ -234,8 +210,10 @@ def _memory(
     for drafter in (*settings.drafters, "none"):
         name = PLAIN if drafter == "none" else name_of(drafter)
         tell(Progress(f"measuring the memory of {name}"))
+        files = files_of(drafter)  # that process has another working directory
+        whole = "+".join(str(files.get(one, one)) for one in names_of(drafter)) or "none"
         command = [
-            *program("edgespec"), "generate", "--raw", "-m", str(model), "-d", drafter, "-p", _MEMORY_PROMPT,
+            *program("edgespec"), "generate", "--raw", "-m", str(model), "-d", whole, "-p", _MEMORY_PROMPT,
             "-n", str(_MEMORY_TOKENS), "--ctx", str(settings.n_ctx), "--threads", str(threads),
             "--gpu-layers", str(settings.gpu_layers),
         ]  # fmt: skip
@@ -256,4 +234,6 @@ def _memory(
             peer.answer(short, _MEMORY_TOKENS, 0.0, settings.seed)
         except EvaluationError as error:
             tell(Progress(str(error)))
-        yield spec.name, peer.close()
+        finally:
+            peak = peer.close()
+        yield spec.name, peak

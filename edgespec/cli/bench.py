@@ -15,7 +15,8 @@ from edgespec.bench.peers import parsed
 from edgespec.bench.prompts import identified, read_prompts, spread
 from edgespec.bench.report import markdown, summary_lines
 from edgespec.bench.results import writable
-from edgespec.bench.run import Progress, Settings, run
+from edgespec.bench.run import run
+from edgespec.bench.settings import Progress, Settings
 from edgespec.cli.options import gpu_layers_option, model_option, threads_option
 from edgespec.errors import InvalidRequest, OutputError
 from edgespec.store import replacing
