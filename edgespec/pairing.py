@@ -78,6 +78,7 @@ class MatchedVocabulary:
         self.said: npt.NDArray[np.int32] | None = match.to_target
         self._to_drafter = match.to_drafter
         self._target, self._drafter = target, drafter
+        self._spellings: dict[int, list[int]] = {}  # a text is read anew for every price and every draft
 
     def read(self, tokens: Sequence[int]) -> list[int]:
         ids = self._to_drafter[np.asarray(tokens, np.int64)].tolist()
@@ -89,7 +90,11 @@ class MatchedVocabulary:
         return read
 
     def _spelled(self, token: int) -> list[int]:
-        return self._drafter.tokenize(self._target.piece(token).decode(errors="replace"))
+        known = self._spellings.get(token)
+        if known is None:
+            piece = self._target.piece(token).decode(errors="replace")
+            known = self._spellings[token] = self._drafter.tokenize(piece)
+        return known
 
 
 def open_drafters(

@@ -288,16 +288,20 @@ def test_matching_is_by_text_and_both_ways(target, drafter):
 
 
 def test_a_token_that_the_drafter_lacks_is_read_as_its_text():
+    spelled = []
+
     class Words:
         def piece(self, token):
             return (b"ab", b"b", b"a")[token]
 
         def tokenize(self, text):
+            spelled.append(text)
             return [{"a": 0, "b": 1}[letter] for letter in text]
 
     reader = MatchedVocabulary(match_texts([b"ab", b"b", b"a"], [b"a", b"b"]), Words(), Words())
     assert reader.read([2, 1]) == [0, 1]
-    assert reader.read([0, 2]) == [0, 1, 0]
+    assert reader.read([0, 2]) == reader.read([0, 2]) == [0, 1, 0]
+    assert spelled == ["ab"], "it is spelled once, though read for every price and draft"
     assert reader.said.tolist() == [2, 1]
 
 
