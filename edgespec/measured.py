@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgespec import machine, store
 from edgespec.acceptance import Acceptance
-from edgespec.backend import LlamaContext, build_name
+from edgespec.backend import LlamaContext, build_name, gpus
 from edgespec.cost import CostCurve
 from edgespec.exact import depths, exact_rows, sample
 
@@ -21,10 +21,10 @@ _NONSENSE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 class Measured:
-    """The files of one model, by its `fingerprint`, and whatever else its times depend on: `settings`."""
+    """The files of one model, by its `fingerprint`, the machine, and whatever else its times depend on: `settings`."""
 
     def __init__(self, cache_dir: Path, fingerprint: str, *settings: object) -> None:
-        name = _file_name(machine.cpu_name(), build_name(), fingerprint, *settings)
+        name = _file_name(machine.cpu_name(), build_name(), fingerprint, *settings, *gpus())
         self._costs = cache_dir / "costs" / name
         self._exact = cache_dir / "exact" / name
         self._acceptance = cache_dir / "acceptance"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from gguf_files import tiny_model
 
 from edgespec import load
 from edgespec.acceptance import Acceptance
+from edgespec.backend import build_name, devices, gpus
+from edgespec.bench.results import origin
 from edgespec.core import Draft
+from edgespec.machine import cpu_name
 from edgespec.measured import Measured
 
 
@@ -79,3 +84,34 @@ def test_an_engine_remembers_its_drafter_when_it_is_closed(tmp_path):
             estimate = engine.policy.acceptance.estimate(drafter.name, (7, False), 0.5)
             assert (estimate != 0.5) is known
             engine.policy.acceptance = learned(drafter=drafter.name)
+
+
+def test_times_on_a_gpu_are_not_those_of_another(tmp_path, monkeypatch):
+    for cards in ((), ("one (X0)",), ("two (X0)",), ("one (X0)", "two (X1)")):
+        monkeypatch.setattr("edgespec.measured.gpus", lambda cards=cards: cards)
+        measured = Measured(tmp_path, "target", 2)
+        cost = measured.cost(64)
+        assert not cost.known
+        cost.observe(1, 0.1)
+        measured.remember(cost)
+        assert measured.cost(64).known
+    without = hashlib.sha256(repr((cpu_name(), build_name(), "target", 2)).encode()).hexdigest()[:24]
+    assert (tmp_path / "costs" / f"{without}.json").is_file(), "what was remembered before GPUs counted still is"
+
+
+def test_results_name_the_gpus_where_there_are_some(monkeypatch):
+    for cards in ((), ("one (X0)",)):
+        monkeypatch.setattr("edgespec.bench.results.gpus", lambda cards=cards: cards)
+        told = origin("test", [], [])["machine"]
+        assert told.get("gpus", []) == list(cards) and set(told) - {"gpus"} == {"cpu", "cores", "system"}
+
+
+def test_ggml_tells_its_devices():
+    (cpu,) = devices._described(0)
+    assert cpu.endswith(" (CPU)") and len(cpu) > len(" (CPU)")
+    assert cpu not in gpus()
+
+
+def test_a_library_without_a_list_of_devices_has_no_gpus(monkeypatch):
+    monkeypatch.setattr(devices, "libggml", object())
+    assert list(devices._described(0, 1, 2)) == []

@@ -1,6 +1,7 @@
 """llama.cpp, through the low-level API of llama-cpp-python. The only package here that imports `llama_cpp`."""
 
 from edgespec.backend.context import EXACT_KV, LlamaContext
+from edgespec.backend.devices import gpus
 from edgespec.backend.embedding import EmbeddingTable
 from edgespec.backend.model import LlamaModel, LlamaVocabulary, Message
 from edgespec.backend.native import build_name
@@ -19,6 +20,7 @@ __all__ = [
     "Message",
     "ParallelContext",
     "build_name",
+    "gpus",
     "quantize",
     "schema_to_grammar",
 ]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgespec import __version__
-from edgespec.backend import build_name
+from edgespec.backend import build_name, gpus
 from edgespec.child import ROOT
 from edgespec.errors import InvalidRequest, OutputError
 from edgespec.machine import cpu_name, default_threads
@@ -40,7 +40,12 @@ def origin(what: str, models: Iterable[Path], command: Iterable[str]) -> dict[st
         "what": what,
         "command": shlex.join(map(without_folders, command)),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": {"cpu": cpu_name(), "cores": default_threads(), "system": platform.platform()},
+        "machine": {
+            "cpu": cpu_name(),
+            "cores": default_threads(),
+            "system": platform.platform(),
+            **({"gpus": list(gpus())} if gpus() else {}),
+        },
         "versions": {
             "edgespec": __version__,
             "code": code_digest(),
