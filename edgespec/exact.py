@@ -7,15 +7,17 @@ even at a tie.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from edgespec.core import NOTHING, Context, Draft
+from edgespec.core import NOTHING, Context, Draft, Row
 
-DEPTHS = (24, 300, 600)
+DEPTHS = (24, 255, 300, 600)
 """Tokens of context at which evaluations are compared: llama.cpp's attention works on the KV cache in pieces of 256
-cells, and from 512 on may split them among threads."""
+cells, and from 512 on may split them among threads. After 255 tokens every evaluation of several reaches into a piece
+that a single token before it does without."""
 
 WIDEST = 16
 
@@ -25,15 +27,30 @@ def sample(n_vocab: int) -> list[int]:
     return np.random.default_rng(0).integers(0, n_vocab, DEPTHS[-1] + 2 * WIDEST).tolist()  # type: ignore[no-any-return]
 
 
-def exact_rows(context: Context, tokens: Sequence[int]) -> int:
+def exact_rows(
+    context: Context, tokens: Sequence[int], progress: Callable[[int, int], None] = lambda done, total: None
+) -> int:
     """The largest n, up to WIDEST, such that evaluations of 2 to n rows are bit-identical to single ones; else 1.
 
-    `tokens` are any. Which kernels run depends on widths and depths, not on what is said.
+    `tokens` are any. Which kernels run depends on widths and depths, not on what is said. `progress(done, total)`
+    counts evaluations; the total is the most that there can be, and done in the end.
     """
     widest = min(WIDEST, context.max_rows)
-    for depth in depths(context.n_ctx):
-        if widest > 1:
-            widest = _exact_at(context, tokens, depth, widest)
+    reached = depths(context.n_ctx)
+    # Two rows come first: where not even they are exact, that is known after 5 evaluations.
+    trials = [(depth, min(2, widest)) for depth in reached[:1]] + [(depth, widest) for depth in reached]
+    total = sum(3 * most - 1 for _, most in trials)
+    count = itertools.count(1)
+
+    def evaluate(told: Sequence[int], draft: Draft = NOTHING) -> Row:
+        rows: Row = context.evaluate(told, draft).copy()
+        progress(next(count), total)
+        return rows
+
+    for depth, most in trials:
+        found = _exact_at(evaluate, tokens, depth, min(most, widest))
+        widest = found if found < most else widest
+    progress(total, total)
     return widest
 
 
@@ -43,15 +60,15 @@ def depths(n_ctx: int) -> list[int]:
     return sorted({min(depth, deepest) for depth in DEPTHS}) if deepest > 0 else []
 
 
-def _exact_at(context: Context, tokens: Sequence[int], depth: int, widest: int) -> int:
-    single = np.stack(
-        [context.evaluate(tokens[: depth + place + 1], NOTHING)[0].copy() for place in range(widest + 1)]
-    )  # the last one is after all of them: what an evaluation leaves in the KV cache counts too
+def _exact_at(evaluate: Callable[..., Row], tokens: Sequence[int], depth: int, widest: int) -> int:
+    if widest == 1:
+        return 1
+    single = np.stack([evaluate(tokens[: depth + place + 1])[0] for place in range(widest + 1)])
+    # The last one is after all of them: what an evaluation leaves in the KV cache counts too.
     for width in range(2, widest + 1):
         draft = tokens[depth + 1 : depth + width]
-        rows = context.evaluate(tokens[: depth + 1], Draft.chain(draft, [1.0] * len(draft), draft, "test"))
-        same = np.array_equal(rows, single[:width])
-        after = context.evaluate(tokens[: depth + width + 1], NOTHING)[0]
-        if not same or not np.array_equal(after, single[width]):
+        rows = evaluate(tokens[: depth + 1], Draft.chain(draft, [1.0] * len(draft), draft, "test"))
+        after = evaluate(tokens[: depth + width + 1])[0]
+        if not np.array_equal(rows, single[:width]) or not np.array_equal(after, single[width]):
             return width - 1
     return widest

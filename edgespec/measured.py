@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from edgespec import machine, store
@@ -14,7 +16,10 @@ from edgespec.exact import depths, exact_rows, sample
 
 _log = logging.getLogger("edgespec")
 
-_FORMAT = 2
+_FORMAT = 3
+
+_PATIENCE = 10.0
+"""Seconds of a wait after which it is said how far it is."""
 
 _NONSENSE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 """What reading a file raises that is none of ours."""
@@ -68,19 +73,42 @@ class Measured:
         """Whose guesses are right does not depend on the machine, nor on threads and the like."""
         return self._acceptance / _file_name(self._fingerprint, fingerprint)
 
-    def exact_rows(self, context: LlamaContext, n_vocab: int) -> int:
-        """What `edgespec.exact` finds for this context: now, or in an earlier run."""
+    def exact_rows(
+        self, context: LlamaContext, n_vocab: int, progress: Callable[[int, int], None] | None = None
+    ) -> int:
+        """What `edgespec.exact` finds for this context: now, or in an earlier run.
+
+        `progress(done, total)` counts evaluations; without it the log tells.
+        """
         deepest = max(depths(context.n_ctx), default=0)
         stored = store.read_json(self._exact)
         if isinstance(stored, dict) and stored.get("format") == _FORMAT:
             rows, tested = stored.get("rows"), stored.get("deepest")
             if isinstance(rows, int) and rows > 0 and isinstance(tested, int) and tested >= deepest:
                 return min(rows, context.max_rows)
-        _log.warning("finding out which evaluations are exact to the bit here: once for a model, up to some minutes")
-        rows = exact_rows(context, sample(n_vocab))
+        begun = time.monotonic()
+        if progress is None:
+            _log.warning(
+                "finding out which evaluations are exact to the bit here: once for a model, up to some minutes "
+                "(edgespec doctor does it beforehand)"
+            )
+        rows = exact_rows(context, sample(n_vocab), progress or _Told())
         context.forget()
+        _log.info("up to %d tokens at once are exact to the bit: found in %.1f s", rows, time.monotonic() - begun)
         store.remember(self._exact, {"format": _FORMAT, "rows": rows, "deepest": deepest})
         return rows
+
+
+class _Told:
+    """Says now and then in the log how far a test for exact evaluations is."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() - self._last > _PATIENCE:
+            self._last = time.monotonic()
+            _log.warning("%d of at most %d evaluations are compared", done, total)
 
 
 def _file_name(*key: object) -> str:

@@ -6,6 +6,7 @@ import logging
 
 import numpy as np
 import pytest
+from gguf_files import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,6 +45,42 @@ class Rounding(TableModel):
 @given(st.integers(1, WIDEST), st.sampled_from([0, 100, 500]), st.booleans())
 def test_the_widest_exact_evaluation_is_found(exact, depth, lasting):
     assert exact_rows(Rounding(exact, depth, lasting), sample(32)) == exact
+
+
+class Crossing(TableModel):
+    """A model whose rows are a bit off in evaluations that begin in one piece of 256 cells and end in the next."""
+
+    def __init__(self, exact):
+        super().__init__()
+        self._exact = exact
+
+    def evaluate(self, tokens, draft):
+        rows = super().evaluate(tokens, draft)
+        first, last = len(tokens) - 1, len(tokens) + len(draft) - 1
+        return rows if len(draft) < self._exact or first // 256 == last // 256 else np.nextafter(rows, np.float32(9))
+
+
+@pytest.mark.parametrize("exact", [1, 2, 5, WIDEST])
+def test_an_evaluation_across_the_border_of_two_pieces_is_compared_at_every_width(exact):
+    assert exact_rows(Crossing(exact), sample(32)) == exact
+
+
+@pytest.mark.parametrize(("exact", "evaluations"), [(1, 5), (WIDEST, 5 + 4 * (3 * WIDEST - 1))])
+def test_the_wait_is_told_and_short_where_nothing_is_exact(exact, evaluations):
+    told = []
+    exact_rows(Rounding(exact), sample(32), lambda *count: told.append(count))
+    *counted, end = told
+    assert counted == [(n + 1, end[1]) for n in range(evaluations)]
+    assert end[0] == end[1] == 5 + 4 * (3 * WIDEST - 1)
+
+
+def test_a_long_test_says_in_the_log_how_far_it_is(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("edgespec.measured._PATIENCE", -1.0)
+    model = tiny_model(tmp_path / "tiny.gguf")
+    with caplog.at_level(logging.INFO, "edgespec"):
+        edgespec.load(model, drafter="suffix", exact=True, n_ctx=128, cache_dir=tmp_path).close()
+    assert "edgespec doctor" in caplog.text and "evaluations are compared" in caplog.text
+    assert "exact to the bit: found in" in caplog.text
 
 
 @given(st.integers(1, 5000))
@@ -101,7 +138,7 @@ def test_what_was_found_out_is_remembered(smollm2, tmp_path, caplog, monkeypatch
 @pytest.mark.model
 def test_a_longer_context_is_not_taken_for_tested(smollm2, tmp_path, monkeypatch):
     tested = []
-    monkeypatch.setattr("edgespec.measured.exact_rows", lambda context, tokens: tested.append(context.n_ctx) or 2)
+    monkeypatch.setattr("edgespec.measured.exact_rows", lambda context, *_: tested.append(context.n_ctx) or 2)
     for n_ctx in (256, 512, 300, 2048, 4096):
         edgespec.load(smollm2, drafter="suffix", exact=True, n_ctx=n_ctx, cache_dir=tmp_path).close()
     assert tested == [256, 512, 2048]
@@ -109,7 +146,7 @@ def test_a_longer_context_is_not_taken_for_tested(smollm2, tmp_path, monkeypatch
 
 @pytest.mark.model
 def test_where_no_width_is_exact_nothing_is_drafted(smollm2, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("edgespec.measured.exact_rows", lambda context, tokens: 1)
+    monkeypatch.setattr("edgespec.measured.exact_rows", lambda *_: 1)
     with edgespec.load(smollm2, drafter="suffix", exact=True, n_ctx=256, cache_dir=tmp_path) as engine:
         assert engine.drafters == () and engine.drafter_name == "none"
         assert engine.generate("Say a a a a a a.", max_tokens=8).tally.drafted == 0
