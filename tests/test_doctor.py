@@ -12,10 +12,15 @@ from gguf_files import tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgespec import load
 from edgespec.cli import main
 from edgespec.doctor import PAYS, SIZES, advice, outlook, speed_up, timed
 from edgespec.exact import sample
+from edgespec.gguf_values import strings
+from edgespec.gguf_walk import walk
 from edgespec.testing import TableModel
+from edgespec.vocabtrim.counts import Counts, tokenizer_hash
+from edgespec.vocabtrim.make import trim
 
 
 def test_a_speed_up_is_that_of_the_formula():
@@ -81,3 +86,54 @@ def test_the_command_measures_and_remembers(tmp_path, home, monkeypatch):
     assert found["advice"] and list((home / "cache" / "edgespec" / "costs").glob("*.json"))
     shown = CliRunner().invoke(main, ["doctor", "-m", "tiny.gguf", "--threads", "1"])
     assert shown.exit_code == 0 and "best speed-up" in shown.stdout and "--exact" in shown.stdout
+    assert "times as long as without it, reading a prompt" in shown.stdout and "GPU" not in shown.stdout
+
+
+def examined(*arguments):
+    result = CliRunner().invoke(main, ["doctor", "-m", "tiny.gguf", "--threads", "1", "--json", *arguments])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_a_drafter_is_timed_on_ids_that_it_has(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fewer = tiny_model(tmp_path / "fewer.gguf", n_vocab=300)
+    counts = Counts("text", tokenizer_hash(walk(fewer)))
+    counts.add(range(20, 60))
+    trim(fewer, tmp_path / "trimmed.gguf", [counts], size=64)
+    texts = [*map(bytes.decode, strings(walk(fewer), "tokenizer.ggml.tokens")), *(f"[PAD{n}]" for n in range(300, 336))]
+    tiny_model(tmp_path / "tiny.gguf", n_vocab=336, **{"tokenizer.ggml.tokens": texts})
+    found = examined("-d", "fewer.gguf+trimmed.gguf")
+    assert [drafter["name"] for drafter in found["drafters"]] == ["fewer", "trimmed"]
+    assert all(drafter["ms"] > 0 for drafter in found["drafters"])
+
+
+def test_what_is_exact_is_found_out_once_and_for_answers_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_model(tmp_path / "tiny.gguf")
+    tested = []
+    monkeypatch.setattr("edgespec.measured.exact_rows", lambda context, tokens, progress: tested.append(context) or 5)
+    found = examined(), examined("--exact")
+    assert [one["exact"]["rows"] for one in found] == [5, 5] and len(tested) == 1
+    assert found[0]["curve"][-1]["n"] == SIZES[-1] and found[1]["curve"][-1]["n"] == 5
+    assert all(one["exact"]["single"] > 0 and one["exact"]["reading"] > 0 for one in found)
+    with load("tiny.gguf", drafter="suffix", exact=True, threads=1) as engine:
+        assert engine.context.max_rows == 5 and engine.policy.cost.known and len(tested) == 1
+
+
+def test_a_model_that_cannot_take_tokens_back_gets_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_model(tmp_path / "tiny.gguf")
+    monkeypatch.setattr("edgespec.backend.LlamaModel.can_rewind", False)
+    result = CliRunner().invoke(main, ["doctor", "-m", "tiny.gguf", "--threads", "1"])
+    assert result.exit_code == 1 and not result.stdout
+    assert "speculation cannot pay" in result.stderr.splitlines()[-1]
+
+
+def test_gpus_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_model(tmp_path / "tiny.gguf")
+    monkeypatch.setattr("edgespec.cli.doctor.gpus", lambda: ("A card (X0)", "A card (X1)"))
+    assert examined()["gpus"] == ["A card (X0)", "A card (X1)"]
+    shown = CliRunner().invoke(main, ["doctor", "-m", "tiny.gguf", "--threads", "1"]).stdout
+    assert "GPU: A card (X0)\nGPU: A card (X1)\n" in shown

@@ -3,6 +3,7 @@
 from edgespec.backend.context import EXACT_KV, LlamaContext
 from edgespec.backend.devices import gpus
 from edgespec.backend.embedding import EmbeddingTable
+from edgespec.backend.inputs import input_size
 from edgespec.backend.model import LlamaModel, LlamaVocabulary, Message
 from edgespec.backend.native import build_name
 from edgespec.backend.parallel import ParallelContext
@@ -21,6 +22,7 @@ __all__ = [
     "ParallelContext",
     "build_name",
     "gpus",
+    "input_size",
     "quantize",
     "schema_to_grammar",
 ]
