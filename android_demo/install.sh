@@ -7,11 +7,11 @@ set -eu
 cd "$(dirname "$0")/.."
 # shellcheck source=tools/_env.sh
 . tools/_env.sh
+# shellcheck source=android_demo/_build.sh
+. android_demo/_build.sh
 
 needed_mb=2500 # packages and compiler, the source and its objects, the small model
-proc=${EDGESPEC_PROC:-/proc}
 sources=$PWD/.venv/build
-version=$(sed -n 's/^ *"llama-cpp-python==\([^"]*\)",$/\1/p' pyproject.toml)
 log=${TMPDIR:-/tmp}/edgespec-install.log
 network="is there a connection? Start this again: it goes on where it was"
 
@@ -97,24 +97,6 @@ make_termux_venv() {
     if is_new_enough "$python" && "$python" -c 'import numpy, pip' >/dev/null 2>&1; then return; fi
     act "Making .venv." "remove .venv, and start this again" \
         python -m venv --clear --system-site-packages --without-pip .venv
-}
-
-# The part of the instruction set beyond ARMv8.0 that the kernel says all cores have, for ggml's CPU code alone: with
-# dot products, quantized models are several times as fast. -mcpu=native asks one core, and a phone has several kinds.
-arm_arch() {
-    features=" $(sed -n 's/^Features[^:]*: *//p' "$proc/cpuinfo" 2>/dev/null | head -n 1) "
-    case $features in *" asimddp "*) ;; *) return 0 ;; esac
-    arch=armv8.2-a+dotprod
-    case $features in *" asimdhp "*) arch=$arch+fp16 ;; esac
-    case $features in *" i8mm "*) arch=$arch+i8mm ;; esac
-    echo "-DGGML_CPU_ARM_ARCH=$arch"
-}
-
-# How llama.cpp is compiled here; CMAKE_ARGS of the caller come last and win. README.md says why.
-cmake_arguments() {
-    echo "-DGGML_NATIVE=OFF $(arm_arch) -DGGML_OPENMP=OFF -DGGML_LLAMAFILE=OFF -DLLAVA_BUILD=OFF" \
-        "-DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF" \
-        "-DLLAMA_BUILD_APP=OFF -DLLAMA_SUBPROCESS=OFF -DLLAMA_OPENSSL=OFF"
 }
 
 has_llama_cpp() {
