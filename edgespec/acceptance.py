@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from itertools import groupby, repeat
 from typing import Any
 
-from edgespec.core import ROOT, Draft
+from edgespec.core import ROOT, Draft, common_prefix
 
 _PRIOR_STRENGTH = 6.0
 """How many observations the drafter's own estimate is worth."""
@@ -32,10 +33,10 @@ _CARRIED = 3.0
 def judged(draft: Draft, emitted: Sequence[int]) -> Iterator[tuple[int, bool]]:
     """The nodes of `draft` that the emitted tokens settle, each with whether it was right."""
     if draft.is_chain:
-        for node, (token, said) in enumerate(zip(draft.tokens, emitted, strict=False)):
-            yield node, token == said
-            if token != said:
-                return
+        right = common_prefix(draft.tokens, tuple(emitted))
+        yield from zip(range(right), repeat(True))
+        if right < min(len(draft), len(emitted)):
+            yield right, False
         return
     right_at: dict[int, int] = {ROOT: 0}  # node on the emitted path -> tokens emitted up to and including it
     for node, parent in enumerate(draft.parents):
@@ -62,13 +63,13 @@ class _Counts:
     def estimate(self, prior: float) -> float:
         return (self.right + _PRIOR_STRENGTH * prior) / (self.judged + _PRIOR_STRENGTH)
 
-    def add(self, right: bool) -> None:
+    def add(self, right: int, judged: int = 1) -> None:
         if self.judged >= _MEMORY:
             self.fade(0.5)
         self.right += right
-        self.judged += 1.0
+        self.judged += judged
         self.late_right += right
-        self.late += 1.0
+        self.late += judged
         if self.late >= _WINDOW:
             self._notice()
 
@@ -99,6 +100,7 @@ class Acceptance:
     def __init__(self) -> None:
         self._kinds: dict[str, dict[Hashable, _Counts]] = {}
         self._depths: dict[str, list[_Counts]] = {}
+        self._faded: dict[str, float] = {}  # what is to be left of those when they are looked at
 
     def estimate(self, drafter: str, evidence: Hashable, prior: float) -> float:
         """The probability that a guess of this kind is right; `prior` is the drafter's own estimate."""
@@ -107,11 +109,12 @@ class Acceptance:
 
     def estimates(self, draft: Draft) -> list[float]:
         """The same for every node of a draft."""
-        kinds = map(self._kinds.get(draft.drafter, {}).get, draft.evidence)
-        return [
-            (counts.right + _PRIOR_STRENGTH * prior) / (counts.judged + _PRIOR_STRENGTH) if counts else prior
-            for counts, prior in zip(kinds, draft.probabilities, strict=True)
-        ]
+        kinds = self._kinds.get(draft.drafter, {})
+        estimates: list[float] = []
+        for (kind, prior), nodes in groupby(zip(draft.evidence, draft.probabilities, strict=True)):
+            counts = kinds.get(kind)
+            estimates += [counts.estimate(prior) if counts else prior] * len(list(nodes))
+        return estimates
 
     def weight(self, drafter: str, evidence: Hashable) -> float:
         """How many observations of this kind of guess are remembered."""
@@ -124,7 +127,7 @@ class Acceptance:
         A depth that was seldom reached is taken for the one before it.
         """
         chances: list[float] = []
-        for counts in self._depths.get(drafter, [])[:count]:
+        for counts in self._depths_of(drafter)[:count]:
             prior = counts.estimate(prior)
             chances.append(prior)
         return chances + [prior] * (count - len(chances))
@@ -132,15 +135,17 @@ class Acceptance:
     def observe(self, draft: Draft, emitted: Sequence[int]) -> None:
         """Learn from a proposal and the tokens that the target emitted instead."""
         kinds = self._kinds.setdefault(draft.drafter, {})
-        for node, right in judged(draft, emitted):
-            counts = kinds.get(draft.evidence[node])
+        found = [(draft.evidence[node], right) for node, right in judged(draft, emitted)]
+        for (kind, right), nodes in groupby(found):
+            counts = kinds.get(kind)
             if counts is None:
-                counts = kinds[draft.evidence[node]] = _Counts()
-            counts.add(right)
+                counts = kinds[kind] = _Counts()
+            count = len(list(nodes))
+            counts.add(count if right else 0, count)
 
     def observe_depths(self, chain: Draft, emitted: Sequence[int]) -> None:
         """The same for `by_depth`."""
-        depths = self._depths.setdefault(chain.drafter, [])
+        depths = self._depths_of(chain.drafter)
         for node, right in judged(chain, emitted):
             if node == len(depths):
                 depths.append(_Counts())
@@ -148,13 +153,20 @@ class Acceptance:
 
     def fade_depths(self, drafter: str) -> None:
         """Trust `by_depth` a little less: a drafter that is not asked is not judged, and may have got better."""
-        for counts in self._depths.get(drafter, []):
-            counts.fade(_FADE)
+        self._faded[drafter] = self._faded.get(drafter, 1.0) * _FADE
+
+    def _depths_of(self, drafter: str) -> list[_Counts]:
+        depths = self._depths.setdefault(drafter, [])
+        share = self._faded.pop(drafter, 1.0)
+        if share < 1.0:
+            for counts in depths:
+                counts.fade(share)
+        return depths
 
     def begin(self) -> None:
         """Another answer begins, and there `by_depth` is another."""
-        for depths in self._depths.values():
-            for counts in depths:
+        for drafter in self._depths:
+            for counts in self._depths_of(drafter):
                 counts.keep(_CARRIED)
 
     def as_json(self, drafter: str) -> dict[str, Any]:
