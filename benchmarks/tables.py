@@ -211,6 +211,18 @@ def policy_time(result: Result) -> str:
     return table(["text", "drafters", "T(n)", "tokens drafted a block", "µs, median", "90% are below"], rows)
 
 
+def reopen(result: Result) -> str:
+    """A reopened chat's first token."""
+    warm, cold = (statistics.median(result[key]) for key in ("warm_seconds", "cold_seconds"))
+    return table(
+        ["turns", "tokens", "cached", "KV file, MB", "first token with it, s", "without, s", "with / without"],
+        [
+            [str(result["turns"]), str(result["prompt_tokens"]), str(result["cached_tokens"]),
+             f"{result['kv_megabytes']:.0f}", f"{warm:.2f}", f"{cold:.2f}", with_interval(result["ratio"], 3)]
+        ],
+    )  # fmt: skip
+
+
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "auto against plain decoding and llama-server ngram-simple": eight,
     "a drafter against plain decoding and llama-server": eight,
@@ -223,6 +235,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "the policy on simulated machines": simulated,
     run.WHAT: lambda result: "\n\n".join(sections(result)),  # and plots, see `filled`
     "the policy's own time": policy_time,
+    "the first token of a reopened chat": reopen,
 }
 
 
