@@ -2,8 +2,8 @@
 
     python benchmarks/reopen.py -m MODEL.gguf --turns 20 --json OUT.json
 
-A chat of so many turns is kept once. Then, in turn, it is reopened from its files and asked once more: with the KV cache,
-and as if there were none. Both times run from before the files are read to the first token; the files are in the
+A chat of so many turns is kept once. Then, in turn, it is reopened from its files and asked once more: with the KV
+cache, and as if there were none. Both times run from before the files are read to the first token; the files are in the
 system's memory by then, and the model is loaded.
 """
 

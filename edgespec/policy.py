@@ -16,10 +16,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from edgespec.acceptance import Acceptance
+from edgespec.accounts import Accounts
 from edgespec.core import NOTHING, Coupling, Draft, Drafter, PricedDrafter, Verdict
 from edgespec.cost import CostCurve
 from edgespec.prospects import Prospects, Worth, ceiling, promise
 from edgespec.reading import Reading
+from edgespec.rest import Rest
 
 MAX_DRAFT = 48
 """No draft is longer: beyond, even perfect drafts gain little on the curves measured, and a wrong one costs much."""
@@ -37,19 +39,6 @@ _SURE = 32
 
 _PRICED_MARGIN = 1.05
 """What the draft of a drafter whose guesses cost time must promise: its own record says that, no choice among many."""
-
-_STAKE = 0.1
-"""What each drafter may lose before it has gained anything, in units of T(1)."""
-
-_PRICED_STAKE = 2.0
-"""The same for a drafter whose guesses cost time: what it is worth cannot be learned without asking it."""
-
-_INTEREST = 0.01
-"""What every evaluation without its drafts adds to that. So short answers are not slowed down by trying, and in a long
-text a drafter is tried again after it was given up."""
-
-_MOST_ACCOUNT = 15.0
-"""Gains beyond this are kept: a text that stops repeating itself may take back no more of them."""
 
 _PROBE_SHARE = 0.002
 """Share of evaluation time that may be lost by trying sizes that look slow and might not be: T(n) is only learned
@@ -71,10 +60,8 @@ GREEDY = Coupling()
 class AdaptivePolicy:
     """Chooses drafter and size for the most expected tokens per second. `drafters` may be empty: plain decoding.
 
-    `accounts` hold the time, in units of T(1), that each drafter has gained over plain decoding and may lose again;
-    the estimates may be wrong, but what they can lose is bounded by it. `edgespec.reading` keeps another one for what
-    a model must read before its first guess in a text. Put a list into `reasons` to read there, after each plan, why it
-    was made.
+    `edgespec.accounts` bounds what wrong estimates can lose, `edgespec.reading` what a model must read before its first
+    guess in a text. Put a list into `reasons` to read there, after each plan, why it was made.
     """
 
     def __init__(
@@ -85,17 +72,17 @@ class AdaptivePolicy:
         self._prompt: tuple[int, float] | None = None  # its size and time, until the depth is known
         self._clock = clock
         self.acceptance = Acceptance()
-        self.accounts = {
-            drafter.name: _PRICED_STAKE if isinstance(drafter, PricedDrafter) else _STAKE for drafter in drafters
-        }
-        self._gained = dict.fromkeys(self.accounts, 0.0)
         self._drafters = {drafter.name: drafter for drafter in drafters}
         self._priced = [drafter for drafter in drafters if isinstance(drafter, PricedDrafter)]
         self._free = [drafter for drafter in drafters if not isinstance(drafter, PricedDrafter)]
+        self._accounts = Accounts([one.name for one in self._free], [one.name for one in self._priced])
+        self._rest = Rest()
         self._probe_allowance = _FIRST_PROBES
         self._proposals: list[Draft] = []
         self._reading = Reading(drafter.name for drafter in self._priced)
         self._spent: dict[str, float] = {}
+        self.guessed: dict[str, int] = {}
+        """By model, the guesses that it was asked for in this answer."""
         self.reasons: list[str] | None = None
 
     def plan(self, tokens: Sequence[int], room: int, coupling: Coupling = GREEDY) -> Draft:
@@ -111,6 +98,16 @@ class AdaptivePolicy:
         if limit <= 0:
             self._say("there is no room for a draft")
             return NOTHING
+        if self._rest.goes_on():
+            self._say("looking for a draft takes too much of T(1), and was in vain lately")
+            return NOTHING
+        begun = self._clock()
+        draft = self._best(tokens, room, limit, coupling)
+        if self._cost.known and not self._spent:  # what models spend is charged to their accounts
+            self._rest.looked((self._clock() - begun) / self._cost.single, found=bool(draft.tokens))
+        return draft
+
+    def _best(self, tokens: Sequence[int], room: int, limit: int, coupling: Coupling) -> Draft:
         best, gain, loss, options = self._best_free(tokens, limit)
         if not self._cost.known:
             self._say("T(1) is not known yet: without it, no evaluation tells what it costs more than that")
@@ -136,15 +133,10 @@ class AdaptivePolicy:
         size = 1 + len(draft)
         self._cost.observe(size, seconds)
         self._reading.answered(len(verdict.emitted), None if self._spent else self._cost.ratio(size))
-        for name in self.accounts:
-            gained = -self._spent.get(name, 0.0)
-            if draft.drafter == name:
-                gained += len(verdict.emitted) - self._cost.ratio(size)
-                self._gained[name] += gained
-            else:
-                gained += _INTEREST
-            self.accounts[name] = min(self.accounts[name] + gained, _MOST_ACCOUNT)
-            self._reading.earned(name, gained)
+        for name in self._drafters:
+            drafted = len(verdict.emitted) - self._cost.ratio(size) if draft.drafter == name else None
+            change = self._accounts.settle(name, spent=self._spent.get(name, 0.0), drafted=drafted)
+            self._reading.earned(name, change)
         for drafter in self._priced:
             if drafter.name not in self._spent:
                 self.acceptance.fade_depths(drafter.name)
@@ -159,6 +151,8 @@ class AdaptivePolicy:
 
     def prefilled(self, count: int, seconds: float) -> None:
         self._reading.begin()
+        self._rest.begin()
+        self.guessed.clear()
         self.acceptance.begin()
         self._prompt = (count, seconds) if count > 1 else None
 
@@ -173,7 +167,7 @@ class AdaptivePolicy:
                 continue
             margin = self._margin(proposal)
             self._proposals.append(proposal)
-            account = self.accounts[drafter.name]
+            account = self._accounts.allowed(drafter.name)
             own = Prospects(proposal, self.acceptance, self._cost)
             options.append(own)
             for size in own.best_first():
@@ -195,7 +189,7 @@ class AdaptivePolicy:
         """What a proposal has to promise."""
         if self.acceptance.weight(proposal.drafter, proposal.evidence[0]) >= _SURE:
             return _SURE_MARGIN
-        return _MARGIN if self._gained[proposal.drafter] > 0.0 else _UNPROVEN_MARGIN
+        return _MARGIN if self._accounts.has_gained(proposal.drafter) else _UNPROVEN_MARGIN
 
     def _worth_trying(self, options: Sequence[Prospects], gain: float, loss: float, margin: float) -> Draft:
         """A size that may be better than one with that gain and loss, if trying it costs no more than is set aside."""
@@ -227,7 +221,7 @@ class AdaptivePolicy:
         if self.reasons is None and ceiling(self._cost, min(start, guess), guess) <= rival:
             return NOTHING, 0.0
         gain, loss = promise(drafter.name, self.acceptance, self._cost, start, guess, limit)
-        account = self.accounts[drafter.name]
+        account = self._accounts.allowed(drafter.name)
         if self.reasons is not None:
             self._say(
                 f"{drafter.name}: a guess takes {guess:.2f} T(1), {start + once:.2f} the first; promises {gain:.2f} "
@@ -250,6 +244,7 @@ class AdaptivePolicy:
         proposal = drafter.draft(tokens, limit, coupling, worth)
         spent = max(0.0, (self._clock() - begun) / single - lent)
         self._spent[drafter.name] = spent
+        self.guessed[drafter.name] = self.guessed.get(drafter.name, 0) + len(proposal)
         self._say(f"{drafter.name}: asked, {len(proposal)} guesses in {spent:.2f} T(1)")
         if not proposal.tokens:
             return NOTHING, 0.0
@@ -276,5 +271,6 @@ class AdaptivePolicy:
         begun = self._clock()
         proposal = drafter.draft(tokens, 1, coupling, lambda probability, evidence: False)
         self._spent[drafter.name] = (self._clock() - begun) / self._cost.single
+        self.guessed[drafter.name] = self.guessed.get(drafter.name, 0) + len(proposal)
         if proposal.tokens:
             self._proposals.append(proposal)

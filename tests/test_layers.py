@@ -21,6 +21,8 @@ LAYERS = [
         "text",
         "cost",
         "estimate",
+        "accounts",
+        "rest",
         "acceptance",
         "machine",
         "store",

@@ -205,7 +205,7 @@ def test_a_free_drafter_that_has_lost_comes_back_while_a_model_drafts():
             cost.observe(n, 0.01 * (1 + 0.1 * (n - 1)))
     policy = AdaptivePolicy([free, model], cost, clock=lambda: model.seconds)
     policy.prefilled(10, 0.05)
-    policy.accounts.update({free.name: -0.2, model.name: 5.0})
+    policy._accounts._allowed.update({free.name: -0.2, model.name: 5.0})
     drafted = []
     for _ in range(60):
         draft = policy.plan([1], 60)

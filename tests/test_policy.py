@@ -440,3 +440,48 @@ def test_what_was_seen_while_t1_was_due_is_learned_with_it():
     assert not cost.due
     assert cost.single == pytest.approx(0.03)
     assert cost.ratio(8) < before
+
+
+@pytest.mark.parametrize(("share", "most"), [(0.02, 80), (0.001, 400)])
+def test_where_looking_in_vain_takes_a_part_of_t1_it_is_done_seldom(share, most):
+    now, looked = [0.0], [0]
+
+    def nothing(tokens, limit):
+        now[0] += share
+        looked[0] += 1
+        return []
+
+    cost = CostCurve(64)
+    cost.observe(1, 1.0)
+    policy = AdaptivePolicy([ScriptedDrafter(nothing)], cost, clock=lambda: now[0])
+    policy.prefilled(1, 0.0)
+    for _ in range(400):
+        policy.settle(policy.plan([1], 60), Verdict((), (1,)), 1.0)
+    assert most // 2 < looked[0] <= most
+    policy.prefilled(1, 0.0)
+    before = looked[0]
+    policy.plan([1], 60)
+    assert looked[0] == before + 1, "another answer is another text"
+
+
+def test_a_text_that_begins_to_repeat_itself_is_noticed_soon():
+    now, repeats = [0.0], [False]
+
+    def guesses(tokens, limit):
+        now[0] += 0.0002
+        return [1] * limit if repeats[0] else []
+
+    cost = curve(flat)
+    policy = AdaptivePolicy([ScriptedDrafter(guesses)], cost, clock=lambda: now[0])
+    policy.prefilled(1, 0.0)
+    for _ in range(300):
+        assert policy.plan([1], 60) == NOTHING
+        policy.settle(NOTHING, Verdict((), (1,)), cost.single)
+    repeats[0] = True
+    drafted = []
+    for _ in range(60):
+        draft = policy.plan([1], 60)
+        drafted.append(len(draft))
+        seconds = cost.single * cost.ratio(1 + len(draft))
+        policy.settle(draft, Verdict(tuple(range(len(draft))), (1,) * (len(draft) + 1)), seconds)
+    assert any(drafted[:10]) and all(drafted[30:])

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from simulate import MACHINES, Case, always, best_fixed, changing, fixed, recovered, with_policy
+from simulate import MACHINES, Case, Clock, PricedGuesser, always, best_fixed, changing, fixed, recovered, with_policy
+
+from edgespec.cost import CostCurve
+from edgespec.policy import AdaptivePolicy
+from edgespec.verify import verify
 
 LAPTOP, SMALL, PHONE, GPU = (
     machine for machine in MACHINES if machine.name in ("2 cores, F16", "2 cores, Q8_0", "phone", "GPU")
@@ -61,3 +65,29 @@ def test_fifty_blocks_after_arithmetic_got_slower_than_memory_it_is_there_again(
 def test_drafters_that_boast_cost_next_to_nothing(machine, guess):
     case = Case(machine, always(0.02), guess, belief=0.95, length=400)
     assert with_policy(case).took() < 399 / 0.98
+
+
+def test_all_guesses_of_a_model_are_counted_and_anew_for_each_answer():
+    class Counting(PricedGuesser):
+        made = 0
+
+        def draft(self, *arguments):
+            draft = super().draft(*arguments)
+            self.made += len(draft)
+            return draft
+
+    case = Case(LAPTOP, always(0.9), 0.05, length=200)
+    text, clock, ratios = case.text(), Clock(), LAPTOP.ratios()
+    drafter = Counting(text, clock, 0.05)
+    policy = AdaptivePolicy([drafter], CostCurve(64), clock=clock)
+    policy.prefilled(64, ratios[63])
+    tokens = [text.said(0)]
+    while len(tokens) < text.length:
+        draft = policy.plan(tokens, text.length - len(tokens) - 1)
+        place = len(tokens)
+        verdict = verify(draft, lambda row: text.said(place + row), lambda token: False, text.length - place)  # noqa: B023
+        policy.settle(draft, verdict, ratios[len(draft)])
+        tokens += verdict.emitted
+    assert policy.guessed == {"priced": drafter.made} and drafter.made > 50
+    policy.prefilled(64, ratios[63])
+    assert policy.guessed == {}

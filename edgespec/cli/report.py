@@ -62,10 +62,12 @@ def _drafter_figures(engine: Engine, session: Session, name: str, tally: Drafter
     }
     drafter = next((one for one in engine.drafters if one.name == name), None)
     if isinstance(drafter, ModelDrafter):
-        per_draft = tally.drafted / tally.drafts
-        block_length = 1.0 + tally.accepted / tally.drafts
-        figures["mbsu_by_parameters"] = mbsu(block_length, drafter.share.parameters, per_draft)
-        figures["mbsu_by_bytes"] = mbsu(block_length, drafter.share.bytes, per_draft)
+        # Of all blocks and all guesses, those that were cut off or lost to another draft too.
+        blocks = max(1, session.tally.blocks)
+        guessed = engine.policy.guessed.get(name, 0) if isinstance(engine.policy, AdaptivePolicy) else tally.drafted
+        length = session.tally.mean_block_length
+        figures["mbsu_by_parameters"] = mbsu(length, drafter.share.parameters, guessed / blocks)
+        figures["mbsu_by_bytes"] = mbsu(length, drafter.share.bytes, guessed / blocks)
         figures["ms_per_token"] = 1e3 * drafter.cost.single
     return figures
 
