@@ -12,8 +12,8 @@ here=$PWD/.aarch64
 root=$here/debian
 packages=$here/packages
 log=$here/log
-tokens=16
-prompt="Repeat after me, word for word: one two three four five, one two three four five."
+tokens=24
+prompt="Write the numbers from 1 to 40, separated by commas." # the small model repeats itself: there is something to draft
 remedy=
 
 # What install.sh finds out on the phone is said here: a processor of 2019, of those features that qemu has too.
@@ -81,7 +81,8 @@ cross_compile
 install_packages
 say "Answering on aarch64, plainly and with drafts. qemu takes its time: minutes."
 for drafter in none suffix; do
-    PYTHONPATH=$packages XDG_CACHE_HOME=$here/cache "$root/usr/bin/emulated" -m edgespec generate \
+    # Nothing of the person's own settings: neither EDGESPEC_* nor a configuration file.
+    env -i "PATH=$PATH" "HOME=$here" "PYTHONPATH=$PWD:$packages" "$root/usr/bin/emulated" -m edgespec generate \
         -d "$drafter" --json -n "$tokens" -p "$prompt" >"$here/$drafter.json"
 done
 "$python" -I - "$here" "$prompt" "$tokens" <<'PYTHON'

@@ -301,7 +301,7 @@ def main(out: Path | None, seeds: int) -> None:
         shares = [recovered(dataclasses.replace(case, seed=seed), _CHANGE) for seed in range(seeds)]
         changes.append({"case": label, "of_best": statistics.mean(shares)})
         print(f"{label:60s} {changes[-1]['of_best']:.3f} of the best fixed length from the 50th block on", flush=True)
-    save(out, WHAT, [], {"length": case.length, "seeds": seeds, "cases": rows, "changes": changes})
+    save(out, WHAT, [], {"length": next(stationary())[1].length, "seeds": seeds, "cases": rows, "changes": changes})
 
 
 if __name__ == "__main__":
