@@ -115,14 +115,15 @@ class AdaptivePolicy:
         if self._cost.due:
             self._say("evaluations take another time than they did: T(1) is measured again")
             return NOTHING
+        time = self._cost.ratio(1 + len(best))
         for drafter in self._priced:
             rival = max(gain if best.tokens else 0.0, _PRICED_MARGIN)
             drafted, promised = self._consult(drafter, tokens, room, coupling, rival)
-            # The time that a model took is spent, whosever draft is taken.
-            time = self._cost.ratio(1 + len(best))
-            left = gain * time / (time + sum(self._spent.values()))
-            if drafted.tokens and (promised > left or not best.tokens):
+            spent = self._spent.get(drafter.name, 0.0)  # whosever draft is taken
+            gain, time = gain * time / (time + spent), time + spent
+            if drafted.tokens and (promised > gain or not best.tokens):
                 best, gain, options = drafted, promised, []
+                time = self._cost.ratio(1 + len(best)) + spent
         return self._worth_trying(options, gain, loss, _MARGIN) or best
 
     def _say(self, reason: str) -> None:

@@ -410,10 +410,10 @@ class TestTurnsOfEvents:
 
     def test_a_file_that_cannot_be_used_ends_nothing(self, capsys):
         talk = FakeTalk(person=True)
-        refused = PermissionError(13, "Permission denied", "/root/x")
+        refused = PermissionError(13, "Permission denied", "/somewhere/x")
         assert not _converse(talk, lines_of(refused, InvalidRequest("no"), "b"))
         assert talk.heard[-1] == "b"
-        assert capsys.readouterr().err == "edgespec: /root/x: Permission denied\nedgespec: no\n"
+        assert capsys.readouterr().err == "edgespec: /somewhere/x: Permission denied\nedgespec: no\n"
         with pytest.raises(BrokenPipeError):
             _converse(talk, lines_of(BrokenPipeError(32, "Broken pipe"), "b"))
 
