@@ -3,7 +3,6 @@
 from edgespec.backend.context import EXACT_KV, LlamaContext
 from edgespec.backend.devices import gpus
 from edgespec.backend.embedding import EmbeddingTable
-from edgespec.backend.inputs import input_size
 from edgespec.backend.model import LlamaModel, LlamaVocabulary, Message
 from edgespec.backend.native import build_name
 from edgespec.backend.parallel import ParallelContext
@@ -22,7 +21,6 @@ __all__ = [
     "ParallelContext",
     "build_name",
     "gpus",
-    "input_size",
     "quantize",
     "schema_to_grammar",
 ]

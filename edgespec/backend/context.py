@@ -101,6 +101,12 @@ class LlamaContext:
         self.settings = f"{native.build_name()}; keys and values {kv_type}, flash attention {flash_attention}"
         """What a state depends on besides the model."""
 
+    @property
+    def input_size(self) -> int:
+        """The number of ids, from 0 on, that it evaluates: a trimmed model reads more of them than it says."""
+        inputs = self._model.inputs
+        return self._model.vocabulary.size if inputs is None else inputs.rows
+
     def close(self) -> None:
         """Free the cache. Whoever uses it afterwards gets an InvalidRequest."""
         self._release()

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from edgespec import Engine, __version__, machine
-from edgespec.backend import EXACT_KV, LlamaContext, build_name, gpus, input_size
+from edgespec.backend import EXACT_KV, LlamaContext, build_name, gpus
 from edgespec.cli.options import model_options, open_engine
 from edgespec.core import NOTHING
 from edgespec.doctor import DEPTH, advice, outlook, speed_up, timed
@@ -69,7 +69,7 @@ def examine(engine: Engine, gpu_layers: int) -> dict[str, Any]:
             assert isinstance(drafter.context, LlamaContext)
             own, also_busy = timed(
                 drafter.context,
-                sample(input_size(drafter.context)),
+                sample(drafter.context.input_size),
                 depth=min(depth, drafter.context.n_ctx // 2),
                 progress=_Progress(drafter.name),
             )
