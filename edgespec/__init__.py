@@ -6,13 +6,20 @@ with edgespec.load() as engine:
     print(engine.generate("Name three rivers.").text)
 """
 
-from edgespec.chat import Chat
-from edgespec.core import Draft, Drafter, Verdict
-from edgespec.engine import Engine, load
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from edgespec.errors import EdgespecError
-from edgespec.sampling import SamplingParams
-from edgespec.session import Block, Session
-from edgespec.tally import Tally
+
+if TYPE_CHECKING:
+    from edgespec.chat import Chat
+    from edgespec.core import Draft, Drafter, Verdict
+    from edgespec.engine import Engine, load
+    from edgespec.sampling import SamplingParams
+    from edgespec.session import Block, Session
+    from edgespec.tally import Tally
 
 __version__ = "0.1.0"
 
@@ -30,3 +37,29 @@ __all__ = [
     "__version__",
     "load",
 ]
+
+_HOMES = {
+    "Block": "session",
+    "Chat": "chat",
+    "Draft": "core",
+    "Drafter": "core",
+    "Engine": "engine",
+    "SamplingParams": "sampling",
+    "Session": "session",
+    "Tally": "tally",
+    "Verdict": "core",
+    "load": "engine",
+}
+
+
+def __getattr__(name: str) -> object:
+    """A public name, loaded when first asked for: llama.cpp takes a second, and neither help nor completion need it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
 from gguf_files import tiny_model
 from test_vocabtrim import TEMPLATE
 
+from edgespec.backend import QUANTIZATIONS
 from edgespec.cli import main
-from edgespec.cli.generate import generate
+from edgespec.cli.commands import generate, trim
 from edgespec.cli.options import SHARED
 
 ANSWER = ["generate", "-p", "w300", "--threads", "1", "--json"]
@@ -42,6 +46,16 @@ def test_the_command_line_then_the_environment_then_the_file(here, home):
     assert tokens(run(*ANSWER, "-n", "5", EDGESPEC_MAX_TOKENS="7")) == 5
     config.write_text('model = "tiny.gguf"\nmax-tokens = 9\n\n[generate]\nmax-tokens = 4\nstop = ["zzz"]\n')
     assert tokens(run(*ANSWER)) == 4
+
+
+def test_a_temperature_for_answers_is_none_for_a_benchmark(here, home, monkeypatch):
+    """What a person wants of every answer must not change what is measured or counted."""
+    (here / "mine.toml").write_text('model = "tiny.gguf"\ntemp = 0.7\ndrafter = "none"\n\n[bench]\nrounds = 2\n')
+    asked = []
+    monkeypatch.setattr("edgespec.cli.bench.run", asked.append)
+    run("--config", "mine.toml", "bench", "--prompts", "x.jsonl")
+    (options,) = asked
+    assert (options["model"], options["temp"], options["drafters"], options["rounds"]) == ("tiny.gguf", 0.0, "auto", 2)
 
 
 def test_another_file(here):
@@ -90,6 +104,11 @@ def test_what_may_be_repeated_alone_has_no_variable():
     assert shared["--max-tokens"] == "EDGESPEC_MAX_TOKENS"
 
 
+def test_what_trim_offers_is_what_there_is():
+    quantize = next(option for option in trim.params if option.name == "quantize")
+    assert list(quantize.type.choices) == list(QUANTIZATIONS)
+
+
 def completed(line):
     """What the program tells bash of a line that ends in what is to be completed."""
     words = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" ")), "_EDGESPEC_COMPLETE": "bash_complete"}
@@ -111,3 +130,36 @@ def completed(line):
 def test_the_shell_completes_models_and_drafters(here, line, told):
     """Files first: bash forgets what came before them."""
     assert completed(line) == told
+
+
+def test_files_that_begin_like_a_name_are_completed_too(here):
+    (here / "suffix-of-mine.gguf").touch()
+    assert completed("edgespec chat -d suf") == ["file,suf", "plain,suffix", "plain,suffix-of-mine.gguf"]
+
+
+def test_kept_conversations_are_completed(here, home):
+    folder = home / "data" / "edgespec" / "sessions"
+    folder.mkdir(parents=True)
+    for name in ("tea.json", "tea.kv", "work.json"):
+        (folder / name).touch()
+    assert completed("edgespec chat --session t") == ["plain,tea"]
+
+
+@pytest.mark.parametrize(
+    ("line", "env"),
+    [
+        ("--help", {}),
+        ("bench --help", {}),
+        ("", {"COMP_WORDS": "edgespec chat -d t", "COMP_CWORD": "3", "_EDGESPEC_COMPLETE": "bash_complete"}),
+    ],
+)
+def test_help_and_completion_do_not_wait_for_llama_cpp(line, env):
+    program = (
+        "import sys\nfrom edgespec.cli import main\n"
+        "try: main(sys.argv[1:], prog_name='edgespec')\n"
+        "except SystemExit: print({'llama_cpp', 'prompt_toolkit', 'ssl'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", program, *line.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **env})
+    assert done.stdout.splitlines()[-1] == "set()"
+    assert len(done.stdout.splitlines()) > 1

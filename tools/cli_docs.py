@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from edgespec.cli import main
-from edgespec.cli.chat.commands import COMMANDS
+from edgespec.cli.chat.commands import ALIASES, COMMANDS, SETTINGS
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 
@@ -23,8 +23,9 @@ Exit status: 0 done, 1 an error that a line on stderr explains, 2 wrong usage, 1
 Options that several commands share can be set in the environment: `EDGESPEC_MODEL`, `EDGESPEC_DRAFTER`, `EDGESPEC_TEMP`
 and so on, by the name of the option; but not `--stop` and `--logit-bias`, which may be repeated, and what only one
 command has, like `--session`. A file `config.toml` in the user's configuration folder
-(`~/.config/edgespec/config.toml` on Linux; `--config FILE` names another) sets all of them, with tables for single
-commands:
+(`~/.config/edgespec/config.toml` on Linux; `edgespec --config FILE COMMAND` or `EDGESPEC_CONFIG` names another) sets
+them too, and in a command's table what belongs to that command. How `bench` and `calibrate` answer (`--temp`,
+`--seed`, `--max-tokens`, `--ctx`, and the drafters of `bench`) is theirs alone: only their tables set it.
 
 ```toml
 model = "~/models/small.gguf"
@@ -47,6 +48,16 @@ Files of prompts are JSON lines in the form of [Spec-Bench](https://github.com/h
 ```json
 {"question_id": 1, "category": "writing", "turns": ["Write a haiku.", "Now one about rain."]}
 ```
+"""
+
+
+TYPING = """`\"\"\"` begins and ends a message of several lines,
+Alt-Enter makes a new line, Tab completes commands, settings and paths, and what is pasted is one message. Ctrl-C
+stops an answer, Ctrl-D leaves."""
+
+KEPT = """What you type is kept for the next chat in the user's data folder (`~/.local/share/edgespec` on Linux), in
+`history`; a conversation under a name in `sessions/NAME.json`, and its KV cache in `sessions/NAME.kv`; what `--memory`
+learned in `memory/`. Only you can read it, and what you delete there is forgotten. `--private` keeps nothing.
 """
 
 
@@ -73,9 +84,14 @@ def _sections(command: click.Command, context: click.Context) -> list[str]:
 def _chat_commands() -> str:
     """What can be typed in a chat."""
     lines = [f"| `{f'{name} {command.arguments}'.strip()}` | {command.help} |" for name, command in COMMANDS.items()]
+    settings = ", ".join(f"`{name}`" for name in SETTINGS)
     return "\n".join(
-        ["In a chat:\n", "| | |", "|---|---|", *(line.replace("on|off", "on\\|off") for line in lines), ""]
-    )
+        [
+            "In a chat:\n", "| | |", "|---|---|", *(line.replace("on|off", "on\\|off") for line in lines), "",
+            f"{', '.join(f'`{short}` is `{name}`' for short, name in ALIASES.items())}. {TYPING}\n",
+            f"`/set` knows {settings}.\n", KEPT,
+        ]
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

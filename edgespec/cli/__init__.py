@@ -7,17 +7,16 @@ import io
 import logging
 import signal
 import sys
-from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import click
 
-from edgespec import EdgespecError, __version__, machine
-
-_COMMANDS = ("generate", "chat", "calibrate", "trim", "doctor", "bench", "models")
-"""Each is in the module of its name, which is only imported where the command is wanted."""
+from edgespec import __version__, machine
+from edgespec.cli.commands import COMMANDS
+from edgespec.cli.config import defaults_for
+from edgespec.errors import EdgespecError
 
 
 class _OneLine(click.ClickException):
@@ -28,16 +27,10 @@ class _OneLine(click.ClickException):
 
 
 class _Commands(click.Group):
-    """Finds the commands, and turns what edgespec raises on purpose into one line."""
+    """The commands in their own order; what edgespec raises on purpose becomes one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        command: click.Command = getattr(import_module(f"edgespec.cli.{cmd_name}"), cmd_name)
-        return command
+        return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -54,7 +47,11 @@ class _Commands(click.Group):
             sys.exit(130)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Commands,
+    commands=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, "-V", "--version")
 @click.option("-v", "--verbose", count=True, help="Log what happens to stderr; twice, llama.cpp's log too.")
 @click.option(
@@ -86,17 +83,14 @@ def _leave(number: int, _frame: FrameType | None) -> None:
 def _read_config(ctx: click.Context, path: Path | None) -> None:
     """Give the command the defaults of the configuration file, if there is one."""
     name = ctx.invoked_subcommand
-    command = main.get_command(ctx, name) if name else None
+    command = main.commands.get(name) if name else None
     if name is None or command is None:
         return
     if path is None:
         path = machine.config_directory() / "config.toml"
         if not path.exists():
             return
-    from edgespec.cli.config import defaults_for  # noqa: PLC0415
-    from edgespec.cli.options import SHARED  # noqa: PLC0415
-
-    ctx.default_map = {name: defaults_for(path, name, command, SHARED, _COMMANDS)}
+    ctx.default_map = {name: defaults_for(path, name, command, main.commands)}
 
 
 def _log_to_stderr(verbose: int) -> None:

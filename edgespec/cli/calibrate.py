@@ -13,7 +13,6 @@ from edgespec import machine
 from edgespec.backend import LlamaModel
 from edgespec.bench.prompts import read_prompts
 from edgespec.catalogue import resolve
-from edgespec.cli.options import gpu_layers_option, model_option, threads_option
 from edgespec.errors import OutputError
 from edgespec.jsonl import read_objects, read_text
 from edgespec.vetting import vet
@@ -21,47 +20,8 @@ from edgespec.vocabtrim.calibrate import AnswerSettings, count_answers_of, count
 from edgespec.vocabtrim.counts import Counts
 
 
-@click.command()
-@model_option
-@click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Prompts for the target to answer.")
-@click.option(
-    "--answers",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help='JSON lines with "tokens" or "text", as generate --prompts prints them.',
-)
-@click.option("--text", type=click.Path(path_type=Path), metavar="FILE", help="Plain text.")
-@click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="COUNTS.json")
-@click.option(
-    "-n",
-    "--max-tokens",
-    type=click.IntRange(1),
-    default=512,
-    show_default=True,
-    metavar="N",
-    help="The longest answer.",
-)
-@click.option("--raw", is_flag=True, help="Feed the prompts as they are, without the chat template.")
-@click.option("--temp", type=click.FloatRange(0), default=0.0, show_default=True, metavar="F")
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N")
-@click.option(
-    "--parallel", type=click.IntRange(1, 64), default=16, show_default=True, metavar="N", help="Answers made at once."
-)
-@click.option(
-    "--ctx",
-    type=click.IntRange(64),
-    default=2048,
-    show_default=True,
-    metavar="N",
-    help="Tokens of one prompt and its answer.",
-)
-@threads_option
-@gpu_layers_option
-def calibrate(**options: Any) -> None:
-    """Count the tokens that MODEL, the target, uses, for edgespec trim.
-
-    Ctrl-C stops; the same command goes on where it stopped.
-    """
+def run(options: dict[str, Any]) -> None:
+    """Count, and write the counts."""
     given = [name for name in ("prompts", "answers", "text") if options[name] is not None]
     if len(given) != 1:
         raise click.UsageError("give one of --prompts, --answers and --text")

@@ -6,8 +6,9 @@
     [chat]
     max-tokens = 2048
 
-Keys before the first table count for every command that has such an option; a table is for the command of its name. The
-command line comes first, then the environment (EDGESPEC_MODEL and so on), then this file.
+Keys before the first table count for every command that shares the option; a table is for the command of its name, and
+for the options that only it has. The command line comes first, then the environment (EDGESPEC_MODEL and so on), then
+this file.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import click
 
+from edgespec.cli.options import SHARED, Shared
 from edgespec.errors import InvalidRequest
 from edgespec.jsonl import read_text
 
@@ -29,8 +31,8 @@ else:
     import tomli as tomllib
 
 
-def defaults_for(path: Path, name: str, command: click.Command, shared: Iterable[str], commands: Iterable[str]) -> dict[str, Any]:  # fmt: skip # noqa: E501
-    """What the file says for `command`, by parameter; `shared` are the options that may stand before the tables.
+def defaults_for(path: Path, name: str, command: click.Command, commands: Iterable[str]) -> dict[str, Any]:
+    """What the file says for `command`, by parameter; only options that are shared may stand before the tables.
 
     Raises InvalidRequest for what is no TOML, and for a key that nothing has, with the nearest one that there is.
     """
@@ -41,11 +43,12 @@ def defaults_for(path: Path, name: str, command: click.Command, shared: Iterable
     own = {one.opts[-1].removeprefix("--"): one for one in command.params if isinstance(one, click.Option)}
     tables = {key: value for key, value in told.items() if isinstance(value, dict)}
     for key in told:
-        _check(path, key, commands if key in tables else shared, "table" if key in tables else "key")
+        _check(path, key, commands if key in tables else SHARED, "table" if key in tables else "key")
     table = tables.get(name, {})
     for key in table:
         _check(path, key, own, f"key in [{name}]")
-    wanted = {**{key: value for key, value in told.items() if key in own and key not in tables}, **table}
+    shared = {key for key, option in own.items() if isinstance(option, Shared)}
+    wanted = {**{key: value for key, value in told.items() if key in shared and key not in tables}, **table}
     return {str(own[key].name): value for key, value in wanted.items()}
 
 

@@ -13,7 +13,7 @@ import click
 
 from edgespec import Engine, __version__, machine
 from edgespec.backend import EXACT_KV, LlamaContext, build_name, gpus
-from edgespec.cli.options import model_options, open_engine
+from edgespec.cli.asked import open_engine
 from edgespec.core import NOTHING
 from edgespec.doctor import DEPTH, advice, outlook, speed_up, timed
 from edgespec.drafters.model import ModelDrafter
@@ -32,15 +32,8 @@ _READINGS, _SINGLES = 2, 12
 """How often each is timed for that."""
 
 
-@click.command()
-@model_options
-@click.option("--json", "as_object", is_flag=True, help="Print one JSON object instead.")
-def doctor(**options: Any) -> None:
-    """Measure what evaluations of several tokens cost here, and say whether speculation can pay.
-
-    What is measured is remembered, so that answers start from it, and the first answer with --exact need not wait until
-    it is known what is exact here. Let nothing else run meanwhile.
-    """
+def run(options: dict[str, Any]) -> None:
+    """Measure, and print what was found."""
     with open_engine(options) as engine:
         found = examine(engine, options["gpu_layers"])
     if options["as_object"]:

@@ -5,37 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click
 
 from edgespec import Engine, SamplingParams, Session
 from edgespec.bench.prompts import read_prompts
+from edgespec.cli.asked import open_engine, sampling_of
 from edgespec.cli.interrupt import cancelled_by_ctrl_c
-from edgespec.cli.options import model_options, open_engine, sampling_of, sampling_options, stats_option
 from edgespec.cli.report import Decisions, PromptProgress, as_json, decisions_of, print_stats
 from edgespec.errors import ContextOverflow
 from edgespec.jsonl import read_text
 
 
-@click.command()
-@model_options
-@click.option("-p", "--prompt", metavar="TEXT", help="The prompt.")
-@click.option("-f", "--file", type=click.Path(path_type=Path), metavar="FILE", help="Read the prompt from a file.")
-@click.option(
-    "--prompts",
-    type=click.Path(path_type=Path),
-    metavar="FILE.jsonl",
-    help="Answer many prompts (Spec-Bench's form), one JSON object a turn.",
-)
-@click.option("--raw", is_flag=True, help="Feed the prompt as it is, without the chat template.")
-@sampling_options
-@click.option("--logprobs", type=int, metavar="N", help="Log-probabilities with N alternatives, in --json.")
-@stats_option
-@click.option("--json", "as_object", is_flag=True, help="Print one JSON object instead of the text.")
-def generate(**options: Any) -> None:  # fmt: skip
-    """Answer a prompt: from -p, -f, --prompts, or standard input."""
+def run(options: dict[str, Any]) -> None:
+    """Answer what the options name."""
     sampling = sampling_of(options, logprobs=options["logprobs"])
     conversations = list(_conversations(options))
     too_long = 0

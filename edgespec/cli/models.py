@@ -11,7 +11,6 @@ import click
 
 from edgespec import machine
 from edgespec.catalogue import DEFAULT, entry_of, resolve
-from edgespec.cli.options import complete_alias
 from edgespec.errors import MalformedModel, ModelError, ModelNotFound
 from edgespec.models import shelf
 from edgespec.models.checked import note, sha256_of
@@ -21,18 +20,8 @@ from edgespec.models.found import Found
 _SPOILT, _UNREAD = "sha256 is", "cannot be read"
 
 
-@click.group()
-def models() -> None:
-    """Models by name: list them, get them, find and check their files.
-
-    What other tools have downloaded (Hugging Face, llama.cpp, LM Studio, Ollama) is used where it lies.
-    """
-
-
-@models.command("list")
-@click.option("--json", "as_object", is_flag=True, help="Print one JSON list instead.")
-def list_(as_object: bool) -> None:
-    """The catalogue, and what of it is here."""
+def show(as_object: bool) -> None:
+    """Print the catalogue, and what of it is here."""
     told = [_told(entry) for entry in entries().values()]
     if as_object:
         click.echo(json.dumps(told))
@@ -46,13 +35,8 @@ def list_(as_object: bool) -> None:
         click.echo(f"{one['alias']:<{wide}}  {size:>8}  {', '.join(remarks)}")
 
 
-@models.command()
-@click.argument("aliases", nargs=-1, required=True, metavar="ALIAS...", shell_complete=complete_alias)
-@click.option(
-    "--from", "local", type=click.Path(path_type=Path), metavar="FILE", help="Copy it from this file instead."
-)
 def pull(aliases: tuple[str, ...], local: Path | None) -> None:
-    """Download models into the store, checked by their sha256. What was interrupted goes on where it stopped."""
+    """Download models into the store, or copy one into it."""
     if local is not None and len(aliases) > 1:
         raise click.UsageError("--from FILE goes with one ALIAS")
     cache = machine.cache_directory()
@@ -66,18 +50,14 @@ def pull(aliases: tuple[str, ...], local: Path | None) -> None:
             click.echo(_use_both(entry))
 
 
-@models.command()
-@click.argument("alias", shell_complete=complete_alias)
-def path(alias: str) -> None:
+def locate(alias: str) -> None:
     """Print where the model's file is."""
     entry_of(alias)
     click.echo(resolve(alias, cache_dir=machine.cache_directory()))
 
 
-@models.command()
-@click.argument("aliases", nargs=-1, metavar="[ALIAS]...", shell_complete=complete_alias)
 def verify(aliases: tuple[str, ...]) -> None:
-    """Take the sha256 of every model that is here, or of those named, and compare."""
+    """Compare the sha256 of models with what it should be."""
     named = [entry_of(alias) for alias in aliases]
     spoilt = unread = 0
     for entry in named or entries().values():
@@ -98,10 +78,8 @@ def verify(aliases: tuple[str, ...]) -> None:
         raise ModelError(f"{unread} of the files above cannot be read: see to their permissions, or remove them")
 
 
-@models.command()
-@click.argument("aliases", nargs=-1, required=True, metavar="ALIAS...", shell_complete=complete_alias)
-def rm(aliases: tuple[str, ...]) -> None:
-    """Remove models from edgespec's own store. What other tools downloaded stays."""
+def remove(aliases: tuple[str, ...]) -> None:
+    """Remove models from edgespec's own store."""
     for entry in [entry_of(alias) for alias in aliases]:
         removed = shelf.remove(entry)
         for one in removed:

@@ -1,9 +1,9 @@
-"""The options that commands share, and what they turn into."""
+"""The options that commands share."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from glob import escape, glob
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,13 +11,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from edgespec import Engine, SamplingParams, load
-from edgespec.backend import schema_to_grammar
-from edgespec.drafters import KNOWN
-from edgespec.errors import InvalidRequest
-from edgespec.jsonl import read_text
 from edgespec.models.entries import entries
-from edgespec.sampling import random_seed
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -25,12 +19,16 @@ SHARED: set[str] = set()
 """Names of the options that several commands have; the environment and the configuration file may set them."""
 
 
+class Shared(click.Option):
+    """An option that means the same wherever it is. A benchmark's own --temp does not: nobody sets it unawares."""
+
+
 def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     """An option that EDGESPEC_NAME sets too; one that may be repeated is not for the environment."""
     name = names[-1].removeprefix("--")
     SHARED.add(name)
     variable = None if attributes.get("multiple") else f"EDGESPEC_{name.upper().replace('-', '_')}"
-    return click.option(*names, envvar=variable, **attributes)
+    return click.option(*names, cls=Shared, envvar=variable, **attributes)
 
 
 def complete_alias(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem[str]]:
@@ -38,17 +36,26 @@ def complete_alias(_context: click.Context, _parameter: click.Parameter, begun: 
     return [CompletionItem(alias) for alias in entries() if alias.startswith(begun)]
 
 
-def _complete_model(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem[str]]:
-    """Files, and models by name; in this order, since bash forgets what it was told before the files."""
-    return [CompletionItem(begun, type="file"), *complete_alias(context, parameter, begun)]
+def _complete_model(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem[str]]:
+    """Files, and models by name."""
+    return _files_and(begun, entries())
 
 
 def _complete_drafter(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem[str]]:
-    """The same, and our own drafters; behind a + the shell finds no files by itself."""
+    """The same, and our own drafters; behind a + the last one."""
+    from edgespec.drafters import KNOWN  # noqa: PLC0415 - with numpy
+
     head, plus, last = begun.rpartition("+")
-    more = glob(f"{escape(last)}*.gguf") if plus else ["auto", "none"]  # noqa: PTH207 - Path has no glob from the root
-    names = [name for name in (*more, *KNOWN, *entries()) if name.startswith(last)]
-    return [CompletionItem(begun, type="file"), *(CompletionItem(f"{head}{plus}{name}") for name in names)]
+    return _files_and(last, [*([] if plus else ["auto", "none"]), *KNOWN, *entries()], head + plus)
+
+
+def _files_and(begun: str, names: Iterable[str], head: str = "") -> list[CompletionItem[str]]:
+    """Files that the shell finds, and names, after `head`. bash looks for no files where a name fits, or behind a +."""
+    fitting = [name for name in names if name.startswith(begun)]
+    if fitting or head:
+        fitting += glob(f"{escape(begun)}*.gguf")  # noqa: PTH207 - Path has no glob from the root
+    # The request for files comes first, since bash forgets what it was told before.
+    return [CompletionItem(head + begun, type="file"), *(CompletionItem(head + name) for name in fitting)]
 
 
 model_option = _option(
@@ -56,7 +63,7 @@ model_option = _option(
     "--model",
     metavar="MODEL",
     shell_complete=_complete_model,
-    help="A .gguf file or an alias. Default: the small built-in model.",
+    help="A .gguf file or an alias. Default: the small smollm2-135m.",
 )
 threads_option = _option("--threads", type=int, metavar="N", help="CPU threads. Default: the fast physical cores.")
 gpu_layers_option = _option(
@@ -92,18 +99,19 @@ _SAMPLING = (
     _option("--top-k", type=int, default=0, metavar="N", help="Keep the N likeliest tokens; 0: all."),
     _option("--top-p", type=float, default=1.0, metavar="F", help="Keep the likeliest of this mass; 1: all."),
     _option("--min-p", type=float, default=0.0, metavar="F", help="Drop what is rarer than F of the best."),
-    _option("--typical", type=float, default=1.0, metavar="F", help="Locally typical mass; 1: all."),
+    _option("--typical", type=float, default=1.0, metavar="F", help="Keep this mass of typical tokens; 1: all."),
     _option("--repeat-penalty", type=float, default=1.0, metavar="F", help="1 is none."),
     _option("--repeat-last-n", type=int, default=64, metavar="N", help="Tokens penalties look at; -1: all."),
     _option("--presence-penalty", type=float, default=0.0, metavar="F",
                  help="Taken off the logits of tokens that occurred; 0: off."),
     _option("--frequency-penalty", type=float, default=0.0, metavar="F",
                  help="The same, for every time they did; 0: off."),
-    _option("--dry-multiplier", type=float, default=0.0, metavar="F", help="Strength of the dry sampler; 0: off."),
+    _option("--dry-multiplier", type=float, default=0.0, metavar="F",
+                 help="Strength of the DRY penalty on repeated sequences; 0: off."),
     _option("--dry-base", type=float, default=1.75, metavar="F",
-                 help="How fast it grows with the length of what is repeated."),
+                 help="How fast that penalty grows with the length of the repeat."),
     _option("--dry-allowed-length", type=int, default=2, metavar="N",
-                 help="Repeats up to so many tokens are let pass."),
+                 help="Repeats of up to N tokens are not penalized."),
     _option("--logit-bias", multiple=True, metavar="ID=F", help="Add F to a token's logit. Repeatable."),
     _option("--grammar", type=click.Path(path_type=Path), metavar="FILE", help="Answer by this GBNF grammar."),
     _option("--json-schema", type=click.Path(path_type=Path), metavar="FILE", help="Answer by this JSON schema."),
@@ -124,53 +132,3 @@ def model_options(command: Command) -> Command:
 def sampling_options(command: Command) -> Command:
     """What `sampling_of` takes, and what goes with it."""
     return _with(_SAMPLING, command)
-
-
-def open_engine(options: dict[str, Any]) -> Engine:
-    """The engine that the options ask for."""
-    return load(
-        options["model"],
-        drafter=options["drafter"],
-        exact=options["exact"],
-        n_ctx=options["ctx"],
-        threads=options["threads"],
-        gpu_layers=options["gpu_layers"],
-    )
-
-
-def sampling_of(options: dict[str, Any], logprobs: int | None = None) -> SamplingParams:
-    """How the options want tokens to be chosen."""
-    return SamplingParams(
-        temperature=options["temp"],
-        top_k=options["top_k"],
-        top_p=options["top_p"],
-        min_p=options["min_p"],
-        typical_p=options["typical"],
-        repeat_penalty=options["repeat_penalty"],
-        penalty_last_n=options["repeat_last_n"],
-        presence_penalty=options["presence_penalty"],
-        frequency_penalty=options["frequency_penalty"],
-        dry_multiplier=options["dry_multiplier"],
-        dry_base=options["dry_base"],
-        dry_allowed_length=options["dry_allowed_length"],
-        logit_bias=dict(map(_bias, options["logit_bias"])),
-        grammar=_grammar(options["grammar"], options["json_schema"]),
-        seed=random_seed() if options["seed"] is None else options["seed"],
-        logprobs=logprobs,
-    )
-
-
-def _bias(text: str) -> tuple[int, float]:
-    token, _, bias = text.partition("=")
-    try:
-        return int(token), float(bias)
-    except ValueError as error:
-        raise InvalidRequest(f"logit bias {text!r}: write ID=NUMBER, like 42=-5") from error
-
-
-def _grammar(grammar: Path | None, schema: Path | None) -> str | None:
-    if grammar is not None and schema is not None:
-        raise click.UsageError("--grammar and --json-schema exclude each other")
-    if schema is not None:
-        return schema_to_grammar(read_text(schema))
-    return None if grammar is None else read_text(grammar)

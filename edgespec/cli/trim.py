@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
 from edgespec import machine
-from edgespec.backend import QUANTIZATIONS
 from edgespec.catalogue import kept_list, resolve
 from edgespec.vetting import vet
 from edgespec.vocabtrim.counts import load_counts
@@ -19,31 +17,8 @@ from edgespec.vocabtrim.make import Trimmed
 from edgespec.vocabtrim.make import trim as make_trimmed
 
 
-@click.command()
-@click.argument("full", metavar="FULL.gguf")
-@click.option("-o", "out", type=click.Path(path_type=Path), required=True, metavar="OUT.gguf", help="The new file.")
-@click.option(
-    "--counts",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    metavar="COUNTS.json",
-    help="What edgespec calibrate counted. Repeatable: the counts are added up.",
-)
-@click.option(
-    "--kept",
-    type=click.Path(path_type=Path),
-    metavar="KEPT.json",
-    help="A list of tokens in the order of their worth instead: a file, or one that ships (qwen2.5).",
-)
-@click.option("--size", type=int, metavar="K", help="Keep K tokens. Multiples of 64 run fastest.")
-@click.option("--coverage", type=float, metavar="F", help="Keep as many as make up this share of the counted ones.")
-@click.option(
-    "--quantize",
-    type=click.Choice(list(QUANTIZATIONS)),
-    help="Bring all weights to this type first. With q4_0 a drafter is fastest on most CPUs.",
-)
-def trim(**options: Any) -> None:
-    """Keep only the vocabulary rows that a target really uses. The new file is proved against the full model."""
+def run(options: dict[str, Any]) -> None:
+    """Trim, and say what came of it."""
     if (options["size"] is None) == (options["coverage"] is None):
         raise click.UsageError("give either --size K or --coverage F")
     if not options["counts"] and options["kept"] is None:

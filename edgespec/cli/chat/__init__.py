@@ -17,20 +17,11 @@ from edgespec.cli.chat.keeping import Kept, Memory
 from edgespec.cli.chat.screen import Screen
 from edgespec.cli.chat.talk import Talk
 from edgespec.cli.chat.typing import Line, Piped, Typed, kept_history
-from edgespec.cli.options import model_options, sampling_options, stats_option
 from edgespec.errors import EdgespecError
 
 
-@click.command()
-@model_options
-@sampling_options
-@stats_option
-@click.option("--session", metavar="NAME", help="Keep the conversation under this name, and go on with it next time.")
-@click.option("--memory", is_flag=True, help="Let the n-gram drafter remember what was said in earlier chats.")
-@click.option("--private", is_flag=True, help="Leave nothing on the disk: no history of lines, no memory.")
-@click.pass_context
-def chat(ctx: click.Context, /, **options: Any) -> None:
-    """Talk with a model. Ctrl-C stops an answer, Ctrl-D or /exit leaves, /help lists the commands."""
+def run(ctx: click.Context, options: dict[str, Any]) -> None:
+    """Talk until the person leaves, or until what is piped in ends."""
     if options["private"]:
         for name in ("session", "memory"):
             if options[name] and _given(ctx, name):

@@ -36,7 +36,7 @@ class Command(NamedTuple):
 def run_command(talk: Talk, line: str) -> None:
     """Do what a line says. Raises EdgespecError, OSError, Leave."""
     name, *rest = line.split(maxsplit=1)
-    command = COMMANDS.get(_ALIASES.get(name, name))
+    command = COMMANDS.get(ALIASES.get(name, name))
     if command is None:
         near = get_close_matches(name, COMMANDS, 1)
         raise InvalidRequest(f"no command {name}: " + (f"did you mean {near[0]}?" if near else "see /help"))
@@ -223,7 +223,7 @@ COMMANDS: dict[str, Command] = {
     "/drafter": Command("[DRAFTER]", "Show the drafter, or go on with another one.", _drafter),
     "/draft": Command("[on|off]", "Draft where it pays, or decode plainly.", _draft),
 }
-_ALIASES = {"/quit": "/exit", "/bye": "/exit", "/?": "/help"}
+ALIASES = {"/quit": "/exit", "/bye": "/exit", "/?": "/help"}
 TAKES_A_PATH = ("/save", "/load", "/file", "/model")
 
 _SWITCHES = ("colour", "footer")

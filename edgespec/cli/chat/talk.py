@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from edgespec import Chat, Engine, Session
+from edgespec.cli.asked import open_engine, sampling_of
 from edgespec.cli.chat.keeping import Kept, Memory
 from edgespec.cli.chat.screen import Screen
 from edgespec.cli.interrupt import cancelled_by_ctrl_c
-from edgespec.cli.options import open_engine, sampling_of
 from edgespec.cli.report import PromptProgress, decisions_of, print_stats
 from edgespec.errors import ContextOverflow, UnsupportedModel
 from edgespec.policy import AdaptivePolicy
