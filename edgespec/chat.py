@@ -36,6 +36,11 @@ class _State(NamedTuple):
     dropped: int
 
 
+def _moved(turns: list[_Before], keep: int, drop: int) -> list[_Before]:
+    """Where turns begin when `drop` tokens are gone from after the first `keep`; those that are gone are left out."""
+    return [one._replace(tokens=one.tokens - drop) for one in turns if one.tokens >= keep + drop] if drop else turns
+
+
 class Chat:
     """Turns of a user and the assistant. An answer joins the conversation as far as it was made, cancelled ones too.
 
@@ -46,7 +51,6 @@ class Chat:
 
     def __init__(self, engine: Engine, system: str | None = None) -> None:
         self._engine = engine
-        self._system = system
         self._messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self._text = ""  # what the ids in _tokens stand for
         self._tokens: list[int] = []
@@ -64,21 +68,18 @@ class Chat:
     @property
     def system(self) -> str | None:
         """The system prompt. Another one counts from the next turn on, for all of the conversation."""
-        return self._system
+        return next((message["content"] for message in self._messages if message["role"] == "system"), None)
 
     @system.setter
     def system(self, text: str | None) -> None:
         self._take_answer()
         turns = [message for message in self._messages if message["role"] != "system"]
-        self._system = text
-        self._messages = turns if text is None else [{"role": "system", "content": text}, *turns]
-        self._start_anew()
+        self._begin(turns if text is None else [{"role": "system", "content": text}, *turns])
 
     def clear(self) -> None:
         """Forget what was said, but not the system prompt."""
         self._take_answer()
-        self._messages = [message for message in self._messages if message["role"] == "system"]
-        self._start_anew()
+        self._begin([message for message in self._messages if message["role"] == "system"])
 
     def undo(self) -> str | None:
         """Take the last turn back, and return what the user said; None where there is none.
@@ -91,14 +92,12 @@ class Chat:
         )
         if asked is None:
             return None
-        text = self._messages[asked]["content"]
-        del self._messages[asked:]
+        text, messages = self._messages[asked]["content"], self._messages[:asked]
         if self._turns and self._turns[-1].messages == asked:
-            before = self._turns.pop()
-            self._text = before.text
-            del self._tokens[before.tokens :]
+            *turns, before = self._turns
+            self._be(_State(messages, before.text, self._tokens[: before.tokens], self._dropped), turns)
         else:  # what the ids were is not known any more
-            self._start_anew()
+            self._begin(messages)
         return text
 
     def as_json(self) -> dict[str, Any]:
@@ -118,16 +117,14 @@ class Chat:
         if same_model and not all(0 <= token < size for token in tokens):
             raise ValueError("ids that the vocabulary does not have")
         self._take_answer()
-        self._messages = messages
-        self._system = next((message["content"] for message in messages if message["role"] == "system"), None)
-        self._start_anew()
         if same_model:
-            self._tokens, self._text, self._dropped = tokens, text, dropped
+            self._be(_State(messages, text, tokens, dropped), [])
+        else:
+            self._begin(messages)
 
-    def _start_anew(self) -> None:
-        """What comes next is tokenized as a whole."""
-        self._tokens, self._text, self._dropped = [], "", 0
-        self._turns.clear()
+    def _begin(self, messages: list[Message]) -> None:
+        """With these messages, which will be tokenized as a whole."""
+        self._be(_State(messages, "", [], 0), [])
 
     def stream(
         self,
@@ -145,33 +142,34 @@ class Chat:
         prompt), and then the turn has not happened.
         """
         self._take_answer()
-        messages: list[Message] = [*self._messages, {"role": "user", "content": text}]
-        rendered = self._engine.model.render(messages)
-        before = _Before(len(self._messages), self._text, len(self._tokens))
-        rewritten = self.rewritten
-        tokens = self._tokens_of(rendered)
-        keep = drop = 0
-        if overflow == "shift":
-            keep = self._engine.system_length(tokens, self._system)
-            drop = self._drop_oldest(tokens, keep, max_tokens, continued=rewritten == self.rewritten)
-        session = self._engine.session(
-            tokens,
-            sampling=sampling or SamplingParams(),
-            max_tokens=max_tokens,
-            stop=stop,
-            overflow=overflow,
-            keep=keep,
-            skipped=self._dropped + drop,
-            on_prefill=on_prefill,
-        )
-        if rewritten == self.rewritten:
-            self._turns.append(before)
-        else:
-            self._turns.clear()
-        self._keep = keep
-        self._shifted(drop)
-        self._messages, self._text, self._tokens, self._answer = messages, rendered, tokens, session
-        return session
+        with self._engine.lock:
+            messages: list[Message] = [*self._messages, {"role": "user", "content": text}]
+            rendered = self._engine.model.render(messages)
+            turns = [*self._turns, _Before(len(self._messages), self._text, len(self._tokens))]
+            tokens, dropped = self._continued(rendered), self._dropped
+            continued = tokens is not None
+            if tokens is None:
+                tokens, dropped = self._engine.tokenize(rendered), 0
+                turns = [] if self._tokens else turns
+            keep = drop = 0
+            if overflow == "shift":
+                keep = self._engine.system_length(tokens, self.system)
+                drop = self._drop_oldest(tokens, keep, max_tokens, continued=continued)
+            session = self._engine.session(
+                tokens,
+                sampling=sampling or SamplingParams(),
+                max_tokens=max_tokens,
+                stop=stop,
+                overflow=overflow,
+                keep=keep,
+                skipped=dropped + drop,
+                on_prefill=on_prefill,
+            )
+            if self._tokens and not continued:
+                self.rewritten += 1
+                _log.info("the chat template rewrote earlier turns: the conversation was tokenized again")
+            self._be(_State(messages, rendered, tokens, dropped + drop), _moved(turns, keep, drop), session, keep)
+            return session
 
     def _state(self) -> _State:
         """The conversation with the last answer as far as it was made, which goes on undisturbed."""
@@ -193,26 +191,28 @@ class Chat:
             return
         if not answer.finished:
             answer.cancel()
-        self._messages, self._text, self._tokens, _ = self._state()
-        self._answer = None
-        self._shifted(answer.tally.dropped_tokens)
+        with self._engine.lock:  # where another thread makes it, after the evaluation in progress
+            self._be(self._state(), _moved(self._turns, self._keep, answer.tally.dropped_tokens))
 
-    def _tokens_of(self, rendered: str) -> list[int]:
+    def _be(self, state: _State, turns: list[_Before], answer: Session | None = None, keep: int = 0) -> None:
+        """Become this conversation. In one statement, so that Ctrl-C finds either the one or the other."""
+        messages, text, tokens, dropped = state
+        self._messages, self._text, self._tokens, self._dropped, self._turns, self._answer, self._keep = (
+            messages, text, tokens, dropped, turns, answer, keep,
+        )  # fmt: skip
+
+    def _continued(self, rendered: str) -> list[int] | None:
+        """The ids of a conversation that goes on from the ids at hand; None where it does not.
+
+        Nor where the tokenizer puts a space before a text of its own, as SentencePiece does: no id may stand for it.
+        """
         added = continuation(self._text, rendered) if self._tokens else None
-        if added is not None:
-            return [*self._tokens, *self._engine.model.vocabulary.tokenize(added)]
-        if self._tokens:
-            self.rewritten += 1
-            _log.info("the chat template rewrote earlier turns: the conversation is tokenized again")
-        self._dropped = 0
-        return self._engine.tokenize(rendered)
-
-    def _shifted(self, drop: int) -> None:
-        """So many tokens are gone from after the first ones."""
-        self._dropped += drop
-        if drop:
-            gone = self._keep + drop
-            self._turns = [one._replace(tokens=one.tokens - drop) for one in self._turns if one.tokens >= gone]
+        if added is None:
+            return None
+        vocabulary = self._engine.model.vocabulary
+        ids = vocabulary.tokenize(added)
+        spelled = vocabulary.spelled(ids).replace("\u2581".encode(), b" ")  # a vocabulary may have its space as bytes
+        return None if spelled == b" " + added.encode() else [*self._tokens, *ids]
 
     def _drop_oldest(self, tokens: list[int], keep: int, max_tokens: int, *, continued: bool) -> int:
         """Make room for the prompt and an answer by forgetting tokens after the system prompt; how many went.
@@ -224,8 +224,8 @@ class Chat:
         excess = len(tokens) + room - context.n_ctx
         if excess <= 0:
             return 0
-        drop = max(excess, (context.n_ctx - keep) // 2)
         earlier = len(self._tokens) if continued and self._tokens else self._earlier(tokens)
+        drop = max(excess, min((context.n_ctx - keep) // 2, earlier - keep))  # more than is needed: not every turn
         if keep + drop > earlier:
             raise ContextOverflow(
                 f"the conversation has {len(tokens)} tokens and the context holds {context.n_ctx}; what is new does "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import weakref
@@ -17,7 +18,7 @@ from edgespec.drafters import make_drafter, names_of
 from edgespec.drafters.model import ModelDrafter
 from edgespec.errors import InvalidRequest
 from edgespec.measured import Measured
-from edgespec.pairing import is_model, open_drafters
+from edgespec.pairing import close_all, is_model, open_drafters
 from edgespec.policy import AdaptivePolicy
 from edgespec.sampling import SamplingParams
 from edgespec.session import Overflow, Session
@@ -29,6 +30,9 @@ DEFAULT_CONTEXT = 8192
 """Tokens; a model that was trained for fewer gets fewer."""
 
 GREEDY = SamplingParams()
+
+_MARK = "\ue000"
+"""A user's message that no template writes by itself."""
 
 
 def load(
@@ -69,30 +73,36 @@ def load(
         raise InvalidRequest(f"{threads} threads: it must be from 1 to 1024")
     path = catalogue.resolve(model, cache_dir=cache)
     header = vet(path, cache_dir=cache)
-    target = LlamaModel(path, gpu_layers=gpu_layers)
-    length = min(target.n_ctx_train, DEFAULT_CONTEXT) if n_ctx is None else n_ctx
-    if not 8 <= length <= 1 << 22:
-        raise InvalidRequest(f"a context of {length} tokens: it must be from 8 to {1 << 22}")
-    if exact and kv_type == "f16":
-        kv_type = EXACT_KV
-    measured = Measured(cache, header.fingerprint, threads, gpu_layers, kv_type, flash_attention)
-    context = LlamaContext(target, n_ctx=length, threads=threads, kv_type=kv_type, flash_attention=flash_attention)
-    hindrance = ""
-    if not target.can_rewind:
-        hindrance = "it cannot take tokens back (recurrent memory)"
-    elif exact and (names or own):
-        context.max_rows = measured.exact_rows(context, target.vocabulary.size)
-        hindrance = "no evaluation of several tokens is bit-exact here" if context.max_rows == 1 else ""
-    if hindrance and (names or own):
-        _log.warning("%s: %s: decoding without drafts", target.name, hindrance)
-        names, own, drafter = (), None, "none"
-    drafters = open_drafters(names, target, n_ctx=length, threads=threads, gpu_layers=gpu_layers, cache_dir=cache)
-    drafters += [own] if own else []
-    policy = AdaptivePolicy(drafters, measured.cost(context.max_rows))
-    return Engine(
-        target, context, policy, drafters=drafters, drafter_name=drafter, measured=measured,
-        fingerprint=header.fingerprint,
-    )  # fmt: skip
+    with contextlib.ExitStack() as undo:  # what is loaded before an error is freed at once, and not some time later
+        target = LlamaModel(path, gpu_layers=gpu_layers)
+        undo.callback(target.close)
+        length = min(target.n_ctx_train, DEFAULT_CONTEXT) if n_ctx is None else n_ctx
+        if not 8 <= length <= 1 << 22:
+            raise InvalidRequest(f"a context of {length} tokens: it must be from 8 to {1 << 22}")
+        if exact and kv_type == "f16":
+            kv_type = EXACT_KV
+        measured = Measured(cache, header.fingerprint, threads, gpu_layers, kv_type, flash_attention)
+        context = LlamaContext(target, n_ctx=length, threads=threads, kv_type=kv_type, flash_attention=flash_attention)
+        undo.callback(context.close)
+        hindrance = ""
+        if not target.can_rewind:
+            hindrance = "it cannot take tokens back (recurrent memory)"
+        elif exact and (names or own):
+            context.max_rows = measured.exact_rows(context, target.vocabulary.size)
+            hindrance = "no evaluation of several tokens is bit-exact here" if context.max_rows == 1 else ""
+        if hindrance and (names or own):
+            _log.warning("%s: %s: decoding without drafts", target.name, hindrance)
+            names, own, drafter = (), None, "none"
+        drafters = open_drafters(names, target, n_ctx=length, threads=threads, gpu_layers=gpu_layers, cache_dir=cache)
+        undo.callback(close_all, drafters)
+        drafters += [own] if own else []
+        policy = AdaptivePolicy(drafters, measured.cost(context.max_rows))
+        engine = Engine(
+            target, context, policy, drafters=drafters, drafter_name=drafter, measured=measured,
+            fingerprint=header.fingerprint,
+        )  # fmt: skip
+        undo.pop_all()
+        return engine
 
 
 class Engine:
@@ -120,7 +130,8 @@ class Engine:
         self.drafter_name = drafter_name
         self.fingerprint = fingerprint
         """Tells the model's file from others; empty where nobody said."""
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+        """Held during each evaluation, and while what follows from the cache or the vocabulary is found out."""
         self._save: Callable[[], object] = lambda: None
         if measured is not None and isinstance(policy, AdaptivePolicy):
             models = {drafter.name: drafter.fingerprint for drafter in drafters if isinstance(drafter, ModelDrafter)}
@@ -149,18 +160,17 @@ class Engine:
         prompt.
         Raises InvalidRequest, ContextOverflow.
         """
-        if raw:
-            if not isinstance(prompt, str) or system is not None:
-                raise InvalidRequest("a raw prompt is one text, without a system prompt")
-            text = prompt
-        else:
-            text = self.model.render(conversation(prompt, system))
-        tokens = self.tokenize(text)
-        keep = self.system_length(tokens, system) if overflow == "shift" else 0
-        return self.session(
-            tokens, sampling=sampling, max_tokens=max_tokens, stop=stop, overflow=overflow, keep=keep,
-            on_prefill=on_prefill,
-        )  # fmt: skip
+        if raw and (not isinstance(prompt, str) or system is not None):
+            raise InvalidRequest("a raw prompt is one text, without a system prompt")
+        with self.lock:
+            tokens = self.tokenize(str(prompt) if raw else self.model.render(conversation(prompt, system)))
+            keep = 0
+            if overflow == "shift":
+                keep = len(self.tokenize("")) if raw else self.system_length(tokens, system)
+            return self.session(
+                tokens, sampling=sampling, max_tokens=max_tokens, stop=stop, overflow=overflow, keep=keep,
+                on_prefill=on_prefill,
+            )  # fmt: skip
 
     def generate(
         self,
@@ -193,8 +203,10 @@ class Engine:
         """How many leading tokens a shift of the context spares: those of the system prompt."""
         try:
             head = self.model.render(conversation([], system), reply=False)
-        except InvalidRequest:  # a template that wants a user's turn
-            return 0
+        except InvalidRequest:
+            head = None
+        if head is None or (system or "").strip() not in head:  # it wants a user's turn, to write the prompt into
+            head = self.model.render(conversation(_MARK, system), reply=False).partition(_MARK)[0]
         return common_prefix(self.tokenize(head), list(tokens))
 
     def session(
@@ -218,20 +230,23 @@ class Engine:
             self.policy,
             tokens,
             max_tokens=max_tokens,
-            stops=tuple(stop),
+            stops=(stop,) if isinstance(stop, str) else tuple(stop),
             overflow=overflow,
             keep=keep,
             on_prefill=on_prefill,
-            lock=self._lock,
+            lock=self.lock,
         )
 
     def close(self) -> None:
-        """Remember what was measured, and free the memory, after the evaluation in progress."""
-        with self._lock:
+        """Remember what was measured, and free the memory, after the evaluation in progress.
+
+        Raises InvalidRequest within that evaluation, in `on_prefill` or a signal handler: it needs the memory.
+        """
+        if self.lock._is_owned():  # type: ignore[attr-defined] # as threading.Condition asks
+            raise InvalidRequest("an answer is being made: end it (session.cancel()), and close the engine then")
+        with self.lock:
             self._save()
-            for drafter in self.drafters:
-                if isinstance(drafter, ModelDrafter):
-                    drafter.close()
+            close_all(self.drafters)
             self.context.close()
             self.model.close()
 

@@ -6,7 +6,8 @@ counts is the text of each token, not the number of tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,14 +102,26 @@ def open_drafters(
     names: Sequence[str], target: LlamaModel, *, n_ctx: int, threads: int, gpu_layers: int, cache_dir: Path
 ) -> list[Drafter]:
     """The drafters for `target` by `names`, as -d takes them one by one. Raises UnknownDrafter and ModelError."""
-    return [
-        open_drafter(
-            catalogue.resolve(name, cache_dir=cache_dir), target,
-            n_ctx=n_ctx, threads=threads, gpu_layers=gpu_layers, cache_dir=cache_dir,
-        )
-        if is_model(name) else make_drafter(name)
-        for name in names
-    ]  # fmt: skip
+    opened: list[Drafter] = []
+    with contextlib.ExitStack() as undo:
+        undo.callback(close_all, opened)
+        for name in names:
+            opened.append(
+                open_drafter(
+                    catalogue.resolve(name, cache_dir=cache_dir), target,
+                    n_ctx=n_ctx, threads=threads, gpu_layers=gpu_layers, cache_dir=cache_dir,
+                )
+                if is_model(name) else make_drafter(name)
+            )  # fmt: skip
+        undo.pop_all()
+    return opened
+
+
+def close_all(drafters: Iterable[Drafter]) -> None:
+    """Free the models among them."""
+    for drafter in drafters:
+        if isinstance(drafter, ModelDrafter):
+            drafter.close()
 
 
 def is_model(name: str) -> bool:
@@ -136,18 +149,22 @@ def open_drafter(
     part, target_part = walk(path), walk(target.path)
     trimming = trimming_of(part)
     same = entry(part, _TOKENS) == entry(target_part, _TOKENS) if _TOKENS in part.spans else False
-    if trimming is not None:
-        if not same and tokenizer_hash(part) != tokenizer_hash(target_part):
-            raise _different(path, target, part, target_part)
-        model = load_trimmed(path, part, trimming, gpu_layers=gpu_layers)
-        said = np.where(trimming.kept < target.vocabulary.size, trimming.kept, -1).astype(np.int32)
-        reader: Reader = SameVocabulary(said, None if same else trimming.full_vocab)
-    else:
-        model = LlamaModel(path, gpu_layers=gpu_layers)
-        reader = SameVocabulary() if same else _matched(model, target, part, target_part)
-    if not model.can_rewind:
-        raise UnsupportedModel(f"{path}: cannot take tokens back (recurrent memory), and a drafter must")
-    context = LlamaContext(model, n_ctx=min(n_ctx, model.n_ctx_train), threads=threads)
+    with contextlib.ExitStack() as undo:
+        if trimming is not None:
+            if not same and tokenizer_hash(part) != tokenizer_hash(target_part):
+                raise _different(path, target, part, target_part)
+            model = load_trimmed(path, part, trimming, gpu_layers=gpu_layers)
+            undo.callback(model.close)
+            said = np.where(trimming.kept < target.vocabulary.size, trimming.kept, -1).astype(np.int32)
+            reader: Reader = SameVocabulary(said, None if same else trimming.full_vocab)
+        else:
+            model = LlamaModel(path, gpu_layers=gpu_layers)
+            undo.callback(model.close)
+            reader = SameVocabulary() if same else _matched(model, target, part, target_part)
+        if not model.can_rewind:
+            raise UnsupportedModel(f"{path}: cannot take tokens back (recurrent memory), and a drafter must")
+        context = LlamaContext(model, n_ctx=min(n_ctx, model.n_ctx_train), threads=threads)
+        undo.pop_all()
 
     measured = Measured(cache_dir, header.fingerprint, threads, gpu_layers)
     cost = measured.cost(PROMPT_CHUNK)

@@ -67,11 +67,13 @@ class SamplingParams:
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and low <= value <= high):  # NaN fails this too
                 raise InvalidRequest(f"{name} is {value}: it must be from {low:g} to {high:g} ({meaning})")
+        if 0.0 < self.temperature < _COLDEST:
+            raise InvalidRequest(f"temperature is {self.temperature}: it must be 0 or at least {_COLDEST:g}")
         if not 0 <= self.seed < 2**64:
             raise InvalidRequest(f"seed is {self.seed}: it must be from 0 to 2**64 - 1")
         for token, bias in self.logit_bias.items():
-            if token < 0 or math.isnan(bias):
-                raise InvalidRequest(f"logit bias {token}={bias}: give a token id and a number")
+            if token < 0 or math.isnan(bias) or bias == math.inf:
+                raise InvalidRequest(f"logit bias {token}={bias}: give a token id and a number (-inf forbids it)")
         if self.logprobs is not None and not 0 <= self.logprobs <= 1000:
             raise InvalidRequest(f"logprobs is {self.logprobs}: it must be from 0 to 1000")
 
@@ -91,6 +93,9 @@ class SamplingParams:
         """Whether candidates are removed before the draw."""
         return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0 or self.typical_p < 1.0
 
+
+_COLDEST = 1e-9
+"""Far below it, a logit over the temperature is no number any more."""
 
 _BOUNDS: tuple[tuple[str, float, float, str], ...] = (
     ("temperature", 0.0, 100.0, "0 takes the most likely token"),
@@ -166,7 +171,7 @@ def draw_any(row: npt.NDArray[np.float32], temperature: float, seed: int, positi
     `gap`, which none gets beyond `REACH`, and few beyond `_NEAR`: those few are told by their hash alone.
     """
     peak = float(row.max())
-    leaders = np.flatnonzero(row > peak - 4.0 * temperature)
+    leaders = np.flatnonzero(row >= peak - 4.0 * temperature)  # the peak itself, whatever rounding does
     sure = float((row[leaders] / temperature + gumbel(seed, position, leaders)).max())
     within = np.flatnonzero(row > (sure - REACH) * temperature - _SLACK)
     hashes = _hashes(seed, position, within)

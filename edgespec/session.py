@@ -110,7 +110,7 @@ class Session:
 
     def whole_tokens(self) -> tuple[int, str]:
         """How many of `emitted`, from the first, are in `text` in full, and their text: an end token is not."""
-        return self._text.whole_tokens()
+        return self._text.whole_tokens(len(self.emitted))
 
     def cancel(self) -> None:
         """End the answer after the evaluation in progress. May be called from any thread."""
@@ -140,8 +140,9 @@ class Session:
                 block = self._finish("length")
             else:
                 block = self._next()
-            if self.finished:  # plain decoding never evaluates the last token: what follows is to be split alike
-                self._target.rewind(len(self._tokens) - 1)
+            last = len(self._tokens) - 1
+            if self.finished and self._target.cached(self._tokens) >= last:
+                self._target.rewind(last)  # plain decoding never evaluates it: what follows is to be split alike
             return block
 
     def _first(self) -> Block:
@@ -193,8 +194,8 @@ class Session:
                 self.finish_reason = "stop"
                 break
         emitted = verdict.emitted[:kept]
-        self._tokens += emitted
-        self.emitted += emitted
+        everything, ours = slice(len(self._tokens), None), slice(len(self.emitted), None)
+        self._tokens[everything], self.emitted[ours] = emitted, emitted  # both, or none: Ctrl-C may come at any time
         if self.finish_reason is None and len(self.emitted) >= self._max_tokens:
             self.finish_reason = "length"
         if self.finish_reason is not None:
@@ -218,7 +219,8 @@ class Session:
         drop = (self._target.n_ctx - self._keep) // 2
         if self._overflow != "shift" or drop < 1:
             return False
-        self._target.shift(self._keep, drop)
-        del self._tokens[self._keep : self._keep + drop]
-        self.tally.dropped_tokens += drop
+        if self._target.cached(self._tokens) >= self._keep + drop:  # else another session's tokens are there
+            self._target.shift(self._keep, drop)
+        gone = slice(self._keep, self._keep + drop)
+        self._tokens[gone], self.tally.dropped_tokens = [], self.tally.dropped_tokens + drop  # both, or none
         return True

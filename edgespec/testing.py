@@ -64,6 +64,8 @@ class TableModel:
         del self._held[length:]
 
     def shift(self, keep: int, drop: int) -> None:
+        if keep + drop > len(self._held):
+            raise InvalidRequest(f"cannot drop {drop} tokens after {keep}: the cache holds {len(self._held)}")
         del self._held[keep : keep + drop]
 
     def piece(self, token: int) -> bytes:

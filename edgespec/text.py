@@ -111,13 +111,13 @@ class AnswerText:
         self._released.append(rest)
         return shown + rest
 
-    def whole_tokens(self) -> tuple[int, str]:
-        """How many tokens, from the first, are released in full, and their text.
+    def whole_tokens(self, most: int) -> tuple[int, str]:
+        """How many tokens, from the first and up to `most`, are released in full, and their text.
 
         All of the answer, unless it was cut at a stop string that began inside a token, or within a character.
         """
         text = self.text
-        for count in range(len(self._ends), 0, -1):
+        for count in range(min(most, len(self._ends)), 0, -1):
             end = self._ends[count - 1]
             if end is not None and end <= len(text):
                 return count, text[:end]

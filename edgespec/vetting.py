@@ -61,7 +61,7 @@ def _try(path: Path, command: tuple[str, ...]) -> None:
 def _refusal(path: Path, ended: child.Ended) -> ModelError:
     if ended.status in _REFUSALS and ended.line:
         return _REFUSALS[ended.status](ended.line)
-    if ended.status == -signal.SIGKILL:
+    if ended.status == -getattr(signal, "SIGKILL", 0):  # Windows has none
         return malformed(path, "loading it was killed, perhaps for want of memory", "choose a smaller model")
     return malformed(path, f"llama.cpp does not survive it ({ended.how})")
 

@@ -171,6 +171,18 @@ def test_a_shift_drops_the_middle(make_context, text):
         context.shift(100, 100)
 
 
+def test_a_state_has_no_keys_that_a_shift_has_yet_to_turn(make_context, text):
+    context, other = make_context(n_ctx=256), make_context(n_ctx=256)
+    context.prefill(text[:200])
+    context.shift(10, 80)
+    assert context.state()[0] == text[:10]  # llama.cpp would write the old keys at the new places
+    shifted = [*text[:10], *text[90:150]]
+    row = context.prefill(shifted)
+    assert other.set_state(*context.state())
+    assert np.array_equal(other.prefill([*shifted, text[0]]), context.prefill([*shifted, text[0]]))
+    assert np.isfinite(row).all()
+
+
 def test_what_does_not_fit_is_refused_and_breaks_nothing(make_context, text):
     context = make_context(n_ctx=256)
     with pytest.raises(ContextOverflow, match="256"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import linecache
 import os
 import re
 import subprocess
@@ -20,20 +21,22 @@ from prompt_toolkit.history import FileHistory, InMemoryHistory
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 from terminal import Terminal
-from test_vocabtrim import TEMPLATE
 
 import edgespec
 from edgespec.cli import main
 from edgespec.cli.chat import _converse, _history
-from edgespec.cli.chat import chat as command
 from edgespec.cli.chat.commands import COMMANDS, SETTINGS, run_command
 from edgespec.cli.chat.keeping import Kept, Memory, is_chat, read_chat, write_chat
 from edgespec.cli.chat.screen import Screen, footer
 from edgespec.cli.chat.talk import Talk
 from edgespec.cli.chat.typing import Line, Typed, _Commands, _whole
+from edgespec.cli.commands import chat as command
 from edgespec.drafters.suffix import Suffix
 from edgespec.errors import ContextOverflow, InvalidRequest, UnknownDrafter
 from edgespec.gguf_header import read_header
+
+TEMPLATE = "{% for message in messages %}{{ '</s>' if message['role'] == 'user' }}{{ message['content'] }}{% endfor %}"
+"""Each turn begins with a control token, as in templates of real models."""
 
 COMMAND = [sys.executable, "-m", "edgespec", "chat", "--ctx", "1024", "--seed", "1"]
 
@@ -54,7 +57,104 @@ def engine(tmp_path_factory):
         yield engine
 
 
+def interrupted_at(count, files, run):
+    """Whether `run` was interrupted, as by Ctrl-C, before the line of that number that is executed in `files`."""
+    left = count
+
+    def trace(frame, event, _argument):
+        nonlocal left
+        if not frame.f_code.co_filename.endswith(files):
+            return None
+        left -= event == "line"
+        # On its way out of a block Python looks for signals after it has called __exit__, and for tracers before.
+        leaving = linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with ")
+        if left < 0 and not leaving:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        run()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
 class TestTurns:
+    @pytest.mark.parametrize("full", [False, True])
+    def test_ctrl_c_at_any_line_leaves_ids_that_stand_for_the_text(self, engine, full):
+        """And what is said next is what a chat says that was never interrupted and knows the same."""
+        lines = 0
+        files = ("edgespec/chat.py", "edgespec/session.py", "edgespec/text.py")
+        before = ["w300 " * 23] * 3 if full else ["w300 ", "w301 "]
+
+        def turns():
+            said(chat, "w302 ", max_tokens=3, overflow="shift")
+            chat.undo()
+            said(chat, "w303 ", max_tokens=2, overflow="shift")
+            assert chat.messages[-3]["content"]
+
+        while True:
+            chat, other = engine.chat("w310 "), engine.chat()
+            for text in before:
+                said(chat, text, max_tokens=2, overflow="shift")
+            going_on = interrupted_at(lines, files, turns)
+            kept = chat.as_json()
+            if not kept["dropped"]:
+                spelled = engine.model.vocabulary.spelled(kept["tokens"]).decode(errors="replace")
+                spelled = spelled.replace("\u2581", " ").removeprefix(" ").replace("</s> ", "</s>")
+                assert spelled == kept["text"]  # but for the space that SentencePiece puts before each text
+            assert engine.model.render(kept["messages"]).startswith(kept["text"])
+            other.restore(kept, same_model=True)
+            one, two = (said(each, f"w304 {lines}", max_tokens=2, overflow="shift") for each in (other, chat))
+            assert one.tally.prompt_tokens == two.tally.prompt_tokens
+            assert full or one.emitted == two.emitted  # keys and values that were shifted are not those read anew
+            if not going_on:
+                break
+            lines += 11 if full else 1
+        assert lines > 100 and bool(kept["dropped"]) == full
+
+    def test_a_new_turn_may_take_the_place_of_all_earlier_ones(self, engine):
+        """Half of the context is dropped where that much is there, else as much as is needed."""
+        chat = engine.chat()
+        said(chat, "w300 w301")
+        session = said(chat, "w302 " * 70, overflow="shift")
+        assert session.tally.prompt_tokens < 512 and chat.as_json()["dropped"] > 0
+        with pytest.raises(ContextOverflow, match="even without the earlier turns"):
+            said(chat, "w302 " * 80, overflow="shift")
+
+    def test_a_text_that_gets_a_space_is_tokenized_with_what_is_before_it(self, tmp_path):
+        """SentencePiece puts one before a text of its own; after an answer there is none."""
+        plain = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+        path = tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": plain})
+        with edgespec.load(path, n_ctx=128, threads=1, cache_dir=tmp_path) as engine:
+            chat = engine.chat()
+            said(chat, "w300", max_tokens=4)
+            second = chat.stream("w301")
+            rendered = engine.model.render(chat.messages[:-1], reply=False)
+            assert chat.as_json()["tokens"] == engine.tokenize(rendered) and chat.rewritten == 1
+            assert second.tally.prompt_tokens == len(engine.tokenize(rendered))
+
+    def test_a_template_that_folds_the_system_prompt_into_a_users_turn_keeps_it(self, tmp_path):
+        folding = (
+            "{% set folded = messages[0]['role'] == 'system' %}"
+            "{% set head = messages[0]['content'] if folded else '' %}"
+            "{% set rest = messages[1:] if folded else messages %}"
+            "{% for message in rest %}</s>{{ head if loop.first }}{{ message['content'] }}{% endfor %}"
+        )
+        path = tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": folding})
+        with edgespec.load(path, n_ctx=128, threads=1, cache_dir=tmp_path) as engine:
+            chat = engine.chat("w310 w311 ")
+            for number in range(6):
+                said(chat, f"{'w300 ' * 4}{number}", max_tokens=8, overflow="shift")
+            kept = chat.as_json()
+            head = engine.tokenize("</s>w310 w311")
+            assert kept["dropped"] and kept["tokens"][: len(head)] == head
+
     def test_a_turn_taken_back_never_was(self, engine):
         chat, other = engine.chat(), engine.chat()
         first = said(chat, "w300 w301")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
 import pytest
+from gguf_files import tiny_model
 
 import edgespec
 from edgespec import SamplingParams
+from edgespec.backend import LlamaModel
 from edgespec.drafters import make_drafters
 from edgespec.engine import conversation
-from edgespec.errors import ContextOverflow, InvalidRequest, ModelNotFound, UnknownDrafter
+from edgespec.errors import ContextOverflow, InvalidRequest, ModelNotFound, UnknownDrafter, UnsupportedModel
 from edgespec.lossless import parting, rounding_noise
 from edgespec.testing import FixedPolicy, ScriptedDrafter
 
@@ -193,6 +196,53 @@ def test_whoever_uses_a_closed_engine_is_told(smollm2, tmp_path):
         with pytest.raises(InvalidRequest, match="closed"):
             use()
     engine.close()
+
+
+def test_closing_within_an_evaluation_is_refused(engine):
+    with pytest.raises(InvalidRequest, match=r"close the engine then"):
+        for _ in engine.stream("Hello", max_tokens=4, on_prefill=lambda *_: engine.close()).stream():
+            pass
+    assert engine.generate("Hello", max_tokens=4).emitted
+
+
+def test_an_answer_that_was_cancelled_ends_even_when_the_engine_is_closed_first(smollm2, tmp_path):
+    with edgespec.load(smollm2, n_ctx=256, cache_dir=tmp_path) as engine:
+        session = engine.stream("Hello", max_tokens=8)
+        session.step()
+        session.cancel()
+    assert [block.finish_reason for block in session.stream()] == ["cancelled"]
+
+
+def test_what_was_loaded_before_an_error_is_freed(smollm2, tmp_path, monkeypatch):
+    closed = []
+    close = LlamaModel.close
+    monkeypatch.setattr(LlamaModel, "close", lambda model: (closed.append(model.path.name), close(model)))
+    with pytest.raises(InvalidRequest, match="a context of 4 tokens"):
+        edgespec.load(smollm2, n_ctx=4, cache_dir=tmp_path)
+    assert closed == [smollm2.name]
+    other = tiny_model(tmp_path / "other.gguf", n_vocab=300)
+    with pytest.raises(UnsupportedModel):
+        edgespec.load(smollm2, drafter=f"{smollm2}+{other}", n_ctx=256, cache_dir=tmp_path)
+    assert sorted(closed[1:]) == sorted([smollm2.name, smollm2.name, other.name])
+
+
+def test_one_stop_string_is_one(engine):
+    said = engine.generate("Count from 1 to 9.", max_tokens=30, stop="3,").text
+    assert said and "3," not in said
+
+
+def test_a_penalty_may_look_far_back(engine):
+    """llama.cpp would take 8 bytes of memory for each token of it."""
+    far = SamplingParams(repeat_penalty=1.1, penalty_last_n=2**31 - 1)
+    assert engine.generate("Hello", sampling=far, max_tokens=4).emitted
+
+
+def test_a_raw_prompt_needs_no_template_to_be_shifted(tmp_path):
+    path = tiny_model(tmp_path / "tiny.gguf")
+    with edgespec.load(path, n_ctx=128, threads=1, cache_dir=tmp_path) as engine:
+        endless = SamplingParams(logit_bias={2: -math.inf})
+        session = engine.generate("w300", raw=True, overflow="shift", max_tokens=300, sampling=endless)
+        assert len(session.emitted) == 300 and session.tally.dropped_tokens
 
 
 def test_two_chats_on_one_engine_take_turns_in_threads(engine):

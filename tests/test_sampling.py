@@ -21,7 +21,7 @@ def test_noise_depends_on_its_key_alone(seed, position, ids):
 
 
 @given(
-    st.integers(0, 2**32), st.integers(0, 1000), st.floats(0.1, 5.0),
+    st.integers(0, 2**32), st.integers(0, 1000), st.one_of(st.floats(0.1, 5.0), st.floats(1e-9, 0.1)),
     st.lists(st.floats(-40, 40, width=32), min_size=1, max_size=300),
 )  # fmt: skip
 def test_a_whole_row_is_drawn_as_if_every_token_had_its_noise(seed, position, temperature, logits):
@@ -65,7 +65,8 @@ def test_log_probabilities_sum_to_one():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"temperature": -1.0}, {"temperature": math.nan}, {"top_p": 1.5}, {"min_p": -0.1}, {"top_k": -1},
+        {"temperature": 1e-12}, {"logit_bias": {1: math.inf}}, {"temperature": -1.0}, {"temperature": math.nan},
+        {"top_p": 1.5}, {"min_p": -0.1}, {"top_k": -1},
         {"typical_p": 2.0}, {"repeat_penalty": 0.0}, {"seed": -1}, {"seed": 2**64}, {"logit_bias": {-1: 0.5}},
         {"logit_bias": {1: math.nan}}, {"logprobs": -1}, {"dry_multiplier": math.inf}, {"penalty_last_n": -2},
     ],

@@ -114,6 +114,31 @@ def test_a_shift_keeps_the_head_and_says_the_same_with_drafts(size):
     assert (drafted.emitted, drafted.finish_reason) == (plain.emitted, plain.finish_reason)
 
 
+def test_a_shift_of_what_another_session_pushed_out_of_the_cache():
+    def shifting(model):
+        options = {"max_tokens": 60, "overflow": "shift", "keep": 3}
+        return Session(model, model, KeyedSampler(0, 1.0, 4), nothing(), [5, 6, 7, 8], **options)
+
+    alone = shifting(TableModel(n_ctx=30, order=2, seed=9))
+    for _ in alone.stream():
+        pass
+    model = TableModel(n_ctx=30, order=2, seed=9)
+    session, other = shifting(model), Session(model, model, KeyedSampler(), nothing(), [1], max_tokens=60)
+    for _ in session.stream():
+        other.finished or other.step()
+    assert session.tally.dropped_tokens > 0 and session.emitted == alone.emitted
+
+
+def test_a_cancelled_answer_leaves_the_cache_to_whoever_has_it():
+    model = TableModel(order=3, seed=4)
+    one, other = (Session(model, model, KeyedSampler(), nothing(), [n] * 9, max_tokens=60) for n in (1, 2))
+    for session in (one, one, other):
+        session.step()
+    one.cancel()
+    one.step()
+    assert one.finish_reason == "cancelled" and model.cached([2] * 9) == 9
+
+
 def test_cancel_from_another_thread_ends_the_answer():
     model = TableModel(order=3, seed=4)
     session = Session(model, model, KeyedSampler(), nothing(), [1], max_tokens=10_000)

@@ -163,7 +163,7 @@ def test_an_answer_is_its_text_up_to_the_stop(text: str, stops: list[str], borde
             break
     assert shown + answer.finish() == answer.text == text[:begin]
 
-    count, whole = answer.whole_tokens()
+    count, whole = answer.whole_tokens(99)
     assert b"".join(pieces[:count]) == whole.encode()
     assert answer.text.startswith(whole)
     longer = b"".join(pieces[: count + 1])
@@ -180,7 +180,7 @@ def test_end_tokens_have_no_text() -> None:
     assert answer.push(END) == ("", False)
     assert answer.finish() == ""
     assert answer.text == "yes"
-    assert answer.whole_tokens() == (1, "yes")
+    assert answer.whole_tokens(99) == (1, "yes")
 
 
 def test_what_was_held_back_comes_at_the_end() -> None:
@@ -188,7 +188,7 @@ def test_what_was_held_back_comes_at_the_end() -> None:
     assert [answer.push(token) for token in range(3)] == [("a ", False), ("€", False), ("", False)]
     assert answer.finish() == "\n" + REPLACEMENT
     assert answer.text == "a €\n" + REPLACEMENT
-    assert answer.whole_tokens() == (2, "a €\n")
+    assert answer.whole_tokens(99) == (2, "a €\n")
 
 
 def test_a_stop_string_may_be_completed_by_the_end() -> None:
@@ -196,13 +196,13 @@ def test_a_stop_string_may_be_completed_by_the_end() -> None:
     assert answer.push(0) == ("a", False)
     assert answer.finish() == ""
     assert answer.text == "a"
-    assert answer.whole_tokens() == (0, "")
+    assert answer.whole_tokens(99) == (0, "")
 
 
 def test_a_token_cut_by_a_stop_string_is_not_whole() -> None:
     answer = AnswerText(Pieces([b"one", b" two.", b" three"]), ["."])
     assert [answer.push(token) for token in range(2)] == [("one", False), (" two", True)]
-    assert answer.whole_tokens() == (1, "one")
+    assert answer.whole_tokens(99) == (1, "one")
 
 
 # --- continuation

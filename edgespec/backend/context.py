@@ -89,9 +89,11 @@ class LlamaContext:
         self._model = model  # outlives the context
         self._pointer = pointer
         self._batch = Batch(int(llama_cpp.llama_n_batch(pointer)), model.inputs)
-        self._release = weakref.finalize(self, llama_cpp.llama_free, pointer)
+        # The model is held too, since llama.cpp reads it while it frees a context.
+        self._release = weakref.finalize(self, lambda pointer, _model: llama_cpp.llama_free(pointer), pointer, model)
         self._memory = llama_cpp.llama_get_memory(pointer)
         self._tokens: list[int] = []  # the cache holds these or, after an interrupt, fewer of them
+        self._unturned: int | None = None  # keys from here on are shifted, and will be rotated by the next evaluation
         self._logits_address = 0
         self._logits: Row = np.empty((0, 0), np.float32)
         self.max_rows = MAX_ROWS
@@ -113,8 +115,8 @@ class LlamaContext:
         self._batch.close()
 
     def cached(self, tokens: Sequence[int]) -> int:
-        """How many leading entries of `tokens` need no evaluation."""
-        return common_prefix(self._true_tokens(), tokens)
+        """How many leading entries of `tokens` need no evaluation: none where the cache is closed."""
+        return common_prefix(self._true_tokens(), tokens) if self._release.alive else 0
 
     def prefill(
         self, tokens: Sequence[int], proceed: Callable[[int, int], bool] = lambda done, total: True
@@ -168,6 +170,7 @@ class LlamaContext:
             )
         tail = self._tokens[keep + drop :]
         del self._tokens[keep:]  # an interrupt from here on loses the tail, never the truth
+        self._unturned = keep if self._unturned is None else min(keep, self._unturned)
         llama_cpp.llama_memory_seq_rm(self._memory, SEQUENCE, keep, keep + drop)
         llama_cpp.llama_memory_seq_add(self._memory, SEQUENCE, keep + drop, -1, -drop)
         self._tokens += tail
@@ -184,7 +187,12 @@ class LlamaContext:
         llama_cpp.llama_memory_clear(self._memory, False)
 
     def state(self) -> tuple[list[int], bytes]:
-        """The tokens that the cache holds, and their keys and values as llama.cpp writes them."""
+        """The tokens that the cache holds, and their keys and values as llama.cpp writes them.
+
+        Those that a shift moved since the last evaluation are given up: llama.cpp would write their old keys.
+        """
+        if self._unturned is not None:
+            self.rewind(self._unturned)
         tokens = list(self._true_tokens())
         size = int(llama_cpp.llama_state_seq_get_size(self._pointer, SEQUENCE))
         buffer = (ctypes.c_uint8 * size)()
@@ -223,6 +231,7 @@ class LlamaContext:
 
     def _rewind(self, tokens: Sequence[int], most: int) -> int:
         """Take back all that differs from tokens[:most]; the number of tokens that stay."""
+        self._need_open()
         if len(tokens) > self.n_ctx:
             raise ContextOverflow(f"{len(tokens)} tokens do not fit into a context of {self.n_ctx}: enlarge --ctx")
         stay = min(self.cached(tokens), most)
@@ -240,6 +249,7 @@ class LlamaContext:
             )
         self._tokens += tokens
         native.decode(self._pointer, self._batch.fill(tokens, position, rows))
+        self._unturned = None
 
     def _rows(self, count: int) -> Row:
         """The logits of the last evaluation, without a copy. Waits for a GPU that is still at work."""

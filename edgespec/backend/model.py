@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ class LlamaVocabulary:
         self._pointer = llama_cpp.llama_model_get_vocab(model.pointer)
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
-        self._buffer = ctypes.create_string_buffer(256)
         self.size = int(llama_cpp.llama_vocab_n_tokens(self._pointer))
         self._is_empty = llama_cpp.llama_vocab_type(self._pointer) == llama_cpp.LLAMA_VOCAB_TYPE_NONE
 
@@ -64,7 +63,11 @@ class LlamaVocabulary:
 
     def special_piece(self, token: int) -> str:
         """The text of a token, a control token's own text included: `<|im_end|>`, say."""
-        return self._read_piece(token, special=True).decode(errors="replace")
+        return self.spelled([token]).decode(errors="replace")
+
+    def spelled(self, tokens: Iterable[int]) -> bytes:
+        """The bytes of tokens, with the texts of control tokens."""
+        return b"".join(self._read_piece(token, special=True) for token in tokens)
 
     def is_end(self, token: int) -> bool:
         """Whether this token ends an answer."""
@@ -94,11 +97,13 @@ class LlamaVocabulary:
         self._need_texts()
         if not 0 <= token < self.size:
             raise InvalidRequest(f"token {token} is not in the vocabulary of {self.size}")
-        count = llama_cpp.llama_token_to_piece(self._pointer, token, self._buffer, len(self._buffer), 0, special)
-        if count < 0:
-            self._buffer = ctypes.create_string_buffer(-count)
-            return self._read_piece(token, special=special)
-        return self._buffer.raw[:count]
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)  # not a shared one: another thread may ask meanwhile
+            count = llama_cpp.llama_token_to_piece(self._pointer, token, buffer, size, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            size = -count
 
 
 class LlamaModel:

@@ -244,7 +244,7 @@ def _filters(params: SamplingParams) -> list[Any]:
 
 
 def _everything_if_negative(last_n: int) -> int:
-    return _FAR_BACK if last_n < 0 else last_n
+    return _FAR_BACK if last_n < 0 else min(last_n, _FAR_BACK)
 
 
 def _logprob(row: Row, token: int, count: int) -> TokenLogprob:
