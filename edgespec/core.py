@@ -113,10 +113,14 @@ class Drafter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What drafting costs, in seconds: up to the first guess (reading what is new included), and for each one more."""
+    """What drafting costs, in seconds: up to the first guess (reading what is new included), and for each one more.
+
+    `check`: where that is in doubt, measures it by an evaluation or two, so that the next price says what is true.
+    """
 
     start: float
     guess: float
+    check: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from edgespec.core import NOTHING, Context, Draft
+from edgespec.machine import Used
 
 SIZES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64)
 
@@ -36,12 +38,13 @@ def timed(
     """T(n) for SIZES as far as `context` allows, after `depth` of `tokens`: the least of several rounds in turn.
 
     A round before them warms up. What else runs makes an evaluation slower and never faster, so the least is nearest to
-    the machine's own; where the rounds differ by much, even that is not to be trusted. `progress(done, total)` counts
-    evaluations.
+    the machine's own; where the rounds differ by much, or others had the cores too, even that is not to be trusted.
+    `progress(done, total)` counts evaluations.
     """
     sizes = [n for n in SIZES if n <= context.max_rows and depth + n <= min(context.n_ctx, len(tokens))]
     times: dict[int, list[float]] = {n: [] for n in sizes}
     context.evaluate(tokens[: depth + 1], NOTHING)
+    start = Used.now()
     for done in range((_ROUNDS + 1) * len(sizes)):
         n = sizes[done % len(sizes)]
         draft = tokens[depth + 1 : depth + n]
@@ -52,7 +55,8 @@ def timed(
         if progress:
             progress(done + 1, (_ROUNDS + 1) * len(sizes))
     spread = statistics.median(statistics.median(seconds) / min(seconds) for seconds in times.values())
-    return Times({n: min(seconds) for n, seconds in times.items()}, spread > _BUSY)
+    crowded = start.crowded(Used.now(), os.cpu_count() or 1)
+    return Times({n: min(seconds) for n, seconds in times.items()}, crowded or spread > _BUSY)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,17 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import platformdirs
+
+_OTHERS = 0.2
+_ALL = 0.95
+"""Others that had so much of a core, while so much of all cores was in use, slowed down what was timed: two that share
+a core slow down each other, and threads that wait for one that has to share wait too."""
 
 _CPUS = Path("/sys/devices/system/cpu")
 """Where Linux describes them."""
@@ -104,6 +111,36 @@ def made(folder: Path) -> Path:
     return folder
 
 
+class Used(NamedTuple):
+    """What passed: on the clock, of all CPUs' time where that is known, and of it our own."""
+
+    seconds: float
+    everybody: float | None
+    ours: float
+
+    @classmethod
+    def now(cls) -> Used:
+        return cls(time.perf_counter(), _busy_seconds(), time.process_time())
+
+    def crowded(self, until: Used, cores: int) -> bool:
+        """Whether other programs were in the way between then and `until`."""
+        if self.everybody is None or until.everybody is None:
+            return False
+        seconds = until.seconds - self.seconds
+        everybody, ours = until.everybody - self.everybody, until.ours - self.ours
+        return everybody - ours > _OTHERS * seconds and everybody > _ALL * cores * seconds
+
+
+def _busy_seconds() -> float | None:
+    """The time that all programs together have had the CPUs since they were switched on; None where nobody tells."""
+    try:
+        first = Path("/proc/stat").read_text().partition("\n")[0]
+        user, nice, system, _, _, interrupts, deferred = map(int, first.split()[1:8])
+    except (OSError, ValueError):  # no Linux, or a sandbox (Android's) that does not let
+        return None
+    return (user + nice + system + interrupts + deferred) / os.sysconf("SC_CLK_TCK")
+
+
 def _number(path: Path, default: int = 0) -> int:
     try:
         return int(path.read_text())
@@ -117,5 +154,8 @@ def _sysctl(name: str) -> int:
 
 
 def _run_sysctl(name: str) -> str:
-    result = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=False)
+    try:
+        result = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=False)
+    except OSError:  # it is in /usr/sbin, which not every PATH has
+        return ""
     return result.stdout.strip()

@@ -19,23 +19,12 @@ from edgespec.acceptance import Acceptance
 from edgespec.accounts import Accounts
 from edgespec.core import NOTHING, Coupling, Draft, Drafter, PricedDrafter, Verdict
 from edgespec.cost import CostCurve
-from edgespec.prospects import Prospects, Worth, ceiling, promise
+from edgespec.prospects import MARGIN, Prospects, Worth, ceiling, needed, promise
 from edgespec.reading import Reading
 from edgespec.rest import Rest
 
 MAX_DRAFT = 48
 """No draft is longer: beyond, even perfect drafts gain little on the curves measured, and a wrong one costs much."""
-
-_MARGIN = 1.2
-"""A draft must promise at least this speed-up: estimates are noisy, and the best of many is flattered by it."""
-
-_UNPROVEN_MARGIN = 1.4
-"""The same as long as a drafter's drafts have gained nothing: in a text that offers few chances, nothing is bet on the
-doubtful ones; where there are many, the first good one is soon found."""
-
-_SURE_MARGIN = 1.1
-_SURE = 32
-"""The same for kinds of guesses of which so many were judged: there the estimate is what happens."""
 
 _PRICED_MARGIN = 1.05
 """What the draft of a drafter whose guesses cost time must promise: its own record says that, no choice among many."""
@@ -124,7 +113,7 @@ class AdaptivePolicy:
             if drafted.tokens and (promised > gain or not best.tokens):
                 best, gain, options = drafted, promised, []
                 time = self._cost.ratio(1 + len(best)) + spent
-        return self._worth_trying(options, gain, loss, _MARGIN) or best
+        return self._worth_trying(options, gain, loss, MARGIN) or best
 
     def _say(self, reason: str) -> None:
         if self.reasons is not None:
@@ -166,7 +155,8 @@ class AdaptivePolicy:
             if not proposal.tokens:
                 self._say(f"{drafter.name}: no guess")
                 continue
-            margin = self._margin(proposal)
+            weight = self.acceptance.weight(proposal.drafter, proposal.evidence[0])
+            margin = needed(weight, gained=self._accounts.has_gained(drafter.name))
             self._proposals.append(proposal)
             account = self._accounts.allowed(drafter.name)
             own = Prospects(proposal, self.acceptance, self._cost)
@@ -185,12 +175,6 @@ class AdaptivePolicy:
                     f"speed, needed is {margin:.2f}; they may lose {own.loss(most):.2f} T(1), allowed is {account:.2f}"
                 )
         return best, best_gain, best_loss, options
-
-    def _margin(self, proposal: Draft) -> float:
-        """What a proposal has to promise."""
-        if self.acceptance.weight(proposal.drafter, proposal.evidence[0]) >= _SURE:
-            return _SURE_MARGIN
-        return _MARGIN if self._accounts.has_gained(proposal.drafter) else _UNPROVEN_MARGIN
 
     def _worth_trying(self, options: Sequence[Prospects], gain: float, loss: float, margin: float) -> Draft:
         """A size that may be better than one with that gain and loss, if trying it costs no more than is set aside."""
@@ -215,6 +199,9 @@ class AdaptivePolicy:
         limit = min(room, MAX_DRAFT, self._cost.rows - 1)
         single = self._cost.single
         price = drafter.price(tokens, single)
+        if price.check is not None:
+            self._check(drafter.name, price.check)
+            return NOTHING, 0.0
         guess = price.guess / single
         start, once = price.start / single, 0.0
         if start > 2 * guess:  # more to read than a block leaves behind: that is paid once, not by every block
@@ -229,8 +216,7 @@ class AdaptivePolicy:
                 f"times plain speed, needed is {rival:.2f}; may lose {loss:.2f} T(1), allowed is {account:.2f}"
             )
         if gain <= rival:
-            if start + once <= _TRIAL_SHARE * account:
-                self._try_out(drafter, tokens, coupling, guess, rival)
+            self._try_out(drafter, tokens, coupling, start + once, guess, rival)
             return NOTHING, 0.0
         if loss > account:
             return NOTHING, 0.0
@@ -260,9 +246,17 @@ class AdaptivePolicy:
         return (tried or draft), gain
 
     def _try_out(
-        self, drafter: PricedDrafter, tokens: Sequence[int], coupling: Coupling, guess: float, rival: float
+        self,
+        drafter: PricedDrafter,
+        tokens: Sequence[int],
+        coupling: Coupling,
+        first: float,
+        guess: float,
+        rival: float,
     ) -> None:
         """Ask for one guess, not to draft it but to learn how good it is, if it might be good enough."""
+        if first > _TRIAL_SHARE * self._accounts.allowed(drafter.name):
+            return
         hoped, _ = promise(
             drafter.name, self.acceptance, self._cost, guess, guess, MAX_DRAFT, unknown=_HOPED_ACCEPTANCE
         )
@@ -275,3 +269,10 @@ class AdaptivePolicy:
         self.guessed[drafter.name] = self.guessed.get(drafter.name, 0) + len(proposal)
         if proposal.tokens:
             self._proposals.append(proposal)
+
+    def _check(self, name: str, check: Callable[[], None]) -> None:
+        """Have a model's price measured that seems too high to be true."""
+        self._say(f"{name}: its price is in doubt, and measured")
+        begun = self._clock()
+        check()
+        self._spent[name] = (self._clock() - begun) / self._cost.single

@@ -11,6 +11,17 @@ from edgespec.acceptance import Acceptance
 from edgespec.core import Draft
 from edgespec.cost import CostCurve
 
+MARGIN = 1.2
+"""A draft must promise at least this speed-up: estimates are noisy, and the best of many is flattered by it."""
+
+_UNPROVEN_MARGIN = 1.4
+"""The same as long as a drafter's drafts have gained nothing: in a text that offers few chances, nothing is bet on the
+doubtful ones; where there are many, the first good one is soon found."""
+
+_SURE_MARGIN = 1.1
+_SURE = 32
+"""The same for kinds of guesses of which so many were judged: there the estimate is what happens."""
+
 _HOPELESS = 0.02
 """Guesses that are reached less often than this are not worth weighing."""
 
@@ -22,6 +33,13 @@ _DEEPEST = 16
 
 _LOOK_AHEAD = 4
 """Guesses beyond the next one that may make up for what that one costs: T(n) has steps."""
+
+
+def needed(judged: float, *, gained: bool) -> float:
+    """The speed-up that a draft must promise; of its first guess's kind so many were judged, its drafter has gained."""
+    if judged >= _SURE:
+        return _SURE_MARGIN
+    return MARGIN if gained else _UNPROVEN_MARGIN
 
 
 class Prospects:

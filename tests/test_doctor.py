@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +20,7 @@ from edgespec.doctor import PAYS, SIZES, advice, outlook, speed_up, timed
 from edgespec.exact import sample
 from edgespec.gguf_values import strings
 from edgespec.gguf_walk import walk
+from edgespec.machine import Used
 from edgespec.testing import TableModel
 from edgespec.vocabtrim.counts import Counts, tokenizer_hash
 from edgespec.vocabtrim.make import trim
@@ -63,7 +66,35 @@ def test_every_size_is_timed_after_the_same_context():
     assert counted[-1][0] == counted[-1][1] == len(counted)
 
 
+@pytest.mark.parametrize(
+    ("everybody", "ours", "cores", "crowded"),
+    [
+        (20.0, 19.5, 2, False),  # both cores are ours
+        (20.0, 11.0, 2, True),  # another program has one
+        (15.0, 15.0, 2, False),
+        (50.0, 40.0, 8, False),  # another one has a core that was free
+        (20.0, 0.5, 2, True),
+        (None, 20.0, 2, False),  # nobody tells
+    ],
+)
+def test_other_programs_on_the_same_cores_are_noticed(everybody, ours, cores, crowded):
+    """However steadily they run: rounds that are all slow do not differ."""
+    before = Used(100.0, None if everybody is None else 1000.0, 50.0)
+    after = Used(110.0, None if everybody is None else 1000.0 + everybody, 50.0 + ours)
+    assert before.crowded(after, cores) is crowded
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux tells")
+def test_what_everybody_used_includes_us():
+    before = Used.now()
+    while time.process_time() - before.ours < 0.3:
+        pass
+    after = Used.now()
+    assert after.everybody - before.everybody >= 0.8 * (after.ours - before.ours)
+
+
 def test_a_busy_machine_is_noticed(monkeypatch):
+    monkeypatch.setattr("edgespec.machine._busy_seconds", lambda: None)
     for busy in (False, True):
         pace = itertools.cycle([1.0, 3.0, 3.0, 1.0, 3.0, 1.0, 3.0] if busy else [1.0])
         seconds = itertools.accumulate(step for _ in itertools.count() for step in (0.0, next(pace)))

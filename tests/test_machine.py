@@ -130,7 +130,7 @@ def test_whoever_knows_better_sets_the_threads(arguments, threads, monkeypatch):
         opened.append(options["threads"])
         raise InvalidRequest("that is all that is asked here")
 
-    monkeypatch.setattr("edgespec.cli.options.load", load)
+    monkeypatch.setattr("edgespec.cli.asked.load", load)
     CliRunner().invoke(main, ["generate", "-p", "x", *arguments])
     assert opened == [threads]
 
@@ -149,3 +149,11 @@ def test_this_machine():
     assert default_threads() >= 1
     assert cpu_name()
     assert cache_directory().name == "edgespec"
+
+
+def test_a_mac_whose_path_lacks_sysctl(monkeypatch):
+    """cron's, say: its PATH has no /usr/sbin."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert default_threads() >= 1
+    cpu_name()

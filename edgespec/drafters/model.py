@@ -31,6 +31,13 @@ SINK = 4
 """The first tokens of the text, read as well: models put attention there that has nowhere else to go (StreamingLLM,
 arXiv 2309.17453, section 3)."""
 
+_IN_DOUBT = 3.0
+"""An evaluation that seems to take so many times what its bytes would take is doubted: it may have been measured while
+another process had the cores, which makes it ten times as slow, and a drafter so slow is never asked again."""
+
+_CHECKED_AFTER = 512
+"""Blocks without its drafts after which a drafter in doubt is measured again."""
+
 _BUCKETS = 20
 """Classes of confidence that the policy learns the acceptance of."""
 
@@ -102,6 +109,7 @@ class ModelDrafter:
         self._reader = reader
         self._window = window
         self._anchor = 0
+        self._unasked = _CHECKED_AFTER  # blocks since it was measured: in an earlier run, perhaps
         self._reach = self._next_reach = window or WINDOWS[0]
 
     def price(self, tokens: Sequence[int], target_seconds: float) -> Price:
@@ -113,7 +121,21 @@ class ModelDrafter:
                 (window for window in WINDOWS if single * self._reading(window + SINK) <= cheap), default=WINDOWS[0]
             )
         owed = self._owed(self._view(tokens, 1))
-        return Price(start=single * self._reading(owed), guess=single)
+        self._unasked += 1
+        doubted = self._unasked > _CHECKED_AFTER and single > _IN_DOUBT * self.share.bytes * target_seconds
+        return Price(single * self._reading(owed), single, self._check if doubted else None)
+
+    def _check(self) -> None:
+        """Evaluate one token, twice, since the first time weights may come from the disk; a faster time is true."""
+        seconds = []
+        for view in ([0], [0, 0]):
+            begun = time.perf_counter()
+            self.context.evaluate(view, NOTHING)
+            seconds.append(time.perf_counter() - begun)
+        self.evaluations += len(seconds)
+        self._unasked = 0
+        if min(seconds) < self.cost.single:
+            self.cost.measure({1: min(seconds)})
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
         """A greedy chain of `limit` tokens, however unsure."""
@@ -183,6 +205,7 @@ class ModelDrafter:
     def _next_row(self, view: list[int]) -> Row:
         """The logits after `view`, and the time that took."""
         owed = self._owed(view)
+        self._unasked = 0
         begun = time.perf_counter()
         if owed == 1 or (owed == 2 and self.cost.ratio(2) > 2.0):
             row: Row = self.context.evaluate(view, NOTHING)[0]  # one by one
@@ -205,7 +228,7 @@ class ModelDrafter:
         if said is None:
             choice = draw_any(row, coupling.temperature, coupling.seed, position)
         else:
-            near = np.flatnonzero(row > row.max() - 24.0 * coupling.temperature)
+            near = np.flatnonzero(row >= row.max() - 24.0 * coupling.temperature)
             noise = gumbel(coupling.seed, position, said[near])
             choice = int(near[(row[near] / coupling.temperature + noise).argmax()])
         scaled = (row - row.max()) / np.float32(coupling.temperature)
