@@ -15,9 +15,12 @@ arm_arch() {
     echo "-DGGML_CPU_ARM_ARCH=$arch"
 }
 
-# How llama.cpp is compiled here; CMAKE_ARGS of the caller come last and win. README.md says why.
+# How llama.cpp is compiled here; CMAKE_ARGS of the caller come last and win. README.md says why. An x86 (a Chromebook,
+# an emulator) has cores of one kind, and without asking it ggml would take AVX2 for granted.
 cmake_arguments() {
-    echo "-DGGML_NATIVE=OFF $(arm_arch) -DGGML_OPENMP=OFF -DGGML_LLAMAFILE=OFF -DLLAVA_BUILD=OFF" \
+    native=OFF
+    if grep -q '^flags' "$proc/cpuinfo" 2>/dev/null; then native=ON; fi
+    echo "-DGGML_NATIVE=$native $(arm_arch) -DGGML_OPENMP=OFF -DGGML_LLAMAFILE=OFF -DLLAVA_BUILD=OFF" \
         "-DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF" \
         "-DLLAMA_BUILD_APP=OFF -DLLAMA_SUBPROCESS=OFF -DLLAMA_OPENSSL=OFF"
 }

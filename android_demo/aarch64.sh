@@ -35,10 +35,14 @@ need_tools() {
 make_root() {
     [ ! -e "$root/made" ] || return 0
     rm -rf "$root"
+    mkdir -p "$root"
     say "Fetching Debian's Python for aarch64."
+    # An archive, since a folder would belong to users that only root can touch.
     # shellcheck disable=SC2154 # from /etc/os-release
-    logged "$log" mmdebstrap --quiet --architectures=arm64 --variant=extract --skip=check/qemu \
-        --include=python3,libstdc++6 "$(. /etc/os-release && echo "$VERSION_CODENAME")" "$root"
+    logged "$log" mmdebstrap --quiet --architectures=arm64 --variant=extract --skip=check/qemu --format=tar \
+        --include=python3,libstdc++6 "$(. /etc/os-release && echo "$VERSION_CODENAME")" "$root.tar"
+    logged "$log" tar -xf "$root.tar" --no-same-owner --exclude='./dev/*' -C "$root"
+    rm "$root.tar"
     # Python takes the name it was called by for its own program: so processes that it starts go through qemu too.
     cat >"$root/usr/bin/emulated" <<END
 #!/bin/sh

@@ -77,7 +77,7 @@ missing_packages() {
     command -v python >/dev/null || echo python
     python -m pip --version >/dev/null 2>&1 || echo python-pip
     python -c 'import numpy' >/dev/null 2>&1 || echo python-numpy # pip would compile it for an hour, and fail
-    for tool in cmake ninja clang git; do command -v "$tool" >/dev/null || echo "$tool"; done
+    for tool in cmake ninja clang git; do first_working "$tool" >/dev/null || echo "$tool"; done
     [ -e "$PREFIX/include/spawn.h" ] || echo libandroid-spawn
 }
 
@@ -92,9 +92,11 @@ install_packages() {
         die "Termux's packages do not work: $(missing_packages | tr '\n' ' '); run: pkg upgrade, then start this again"
 }
 
-# A venv that sees Termux's numpy and pip. Termux has no ensurepip of its own, so none is asked for.
+# A venv that sees Termux's numpy and pip. Termux has no ensurepip of its own, so none is asked for. One of an earlier
+# Python runs Termux's present one, and has no folder for its packages.
 make_termux_venv() {
-    if is_new_enough "$python" && "$python" -c 'import numpy, pip' >/dev/null 2>&1; then return; fi
+    whole='import os, sys, sysconfig, numpy, pip; sys.exit(not os.path.isdir(sysconfig.get_path("purelib")))'
+    if is_new_enough "$python" && "$python" -c "$whole" >/dev/null 2>&1; then return; fi
     act "Making .venv." "remove .venv, and start this again" \
         python -m venv --clear --system-site-packages --without-pip .venv
 }
@@ -123,7 +125,10 @@ fetch_llama_cpp() {
 
 # scikit-build-core is pure Python; without isolation pip takes Termux's cmake and ninja, and looks for no others.
 build_llama_cpp() {
-    ! has_llama_cpp || return 0
+    if has_llama_cpp; then
+        [ "$dry" ] || rm -rf "$sources" # an earlier run may have ended just before that
+        return
+    fi
     act "Fetching what builds it." "$network" "$python" -m pip install --only-binary :all: "scikit-build-core>=0.9.2"
     fetch_llama_cpp
     CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(compilers)}
@@ -172,10 +177,7 @@ install_launcher() {
 # Android lets a program in the background sleep; termux-wake-lock keeps it going until this script ends.
 stay_awake() {
     if [ "$dry" ] || ! command -v termux-wake-lock >/dev/null; then return; fi
-    trap 'termux-wake-unlock >/dev/null 2>&1 || true' EXIT
-    trap 'exit 130' INT
-    trap 'exit 143' TERM
-    trap 'exit 129' HUP
+    clean_up_with 'termux-wake-unlock >/dev/null 2>&1 || true'
     termux-wake-lock >/dev/null 2>&1 || true
 }
 
@@ -187,6 +189,7 @@ make_termux_venv
 build_llama_cpp
 install_edgespec
 install_launcher
+forget_settings
 act "Trying it: a short answer." "run it by itself: .venv/bin/edgespec -v generate -p Hello" \
     .venv/bin/edgespec generate -n 16 -p "Name three colours."
 [ "$dry" ] || say "Done. Next: edgespec-chat, or: .venv/bin/edgespec doctor"

@@ -42,8 +42,11 @@ def main(model: str, drafters: str, prompts: Path, limit: int, rounds: int, out:
     if only_load:
         load_alone(model, drafters)
         return
+    model = str(Path(model).absolute())  # the processes that measure memory begin elsewhere
     target = LlamaModel(Path(model), repack=False)
-    paths = [Path(name) for name in drafters.split(",")]
+    paths = [Path(name).absolute() for name in drafters.split(",")]
+    if len({path.stem for path in paths}) < len(paths):
+        raise click.UsageError("two drafters have the same name")
     opened = [
         open_drafter(path, target, n_ctx=2048, threads=default_threads(), gpu_layers=-1, cache_dir=cache_directory())
         for path in paths

@@ -6,14 +6,13 @@ python benchmarks/lossless.py --prompts FILE.jsonl --per-subtask 10 -n 96 --json
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import click
-from common import read_prompts, save, subtask
+from common import begun, read_prompts, save, subtask
 
 from edgespec import Engine, SamplingParams, load
 from edgespec.core import Drafter, Policy
@@ -74,19 +73,18 @@ def answer(engine: Engine, policy: Policy, tokens: list[int], sampling: Sampling
 @click.option("--json", "out", type=click.Path(path_type=Path))
 def main(model: str | None, prompts: Path, per_subtask: int, count: int, drafters: str, temps: str, seed: int, exact: bool, out: Path | None) -> None:  # fmt: skip # noqa: E501
     """Compare drafted answers with plain ones, token for token. A result file begun is gone on with."""
-    begun_before = json.loads(out.read_text(encoding="utf-8")) if out and out.exists() else {}
-    rows: list[dict[str, Any]] = begun_before.get("answers", [])
-    done = {row["question_id"] for row in rows}
     with load(model, drafter="suffix" if exact else "none", n_ctx=4096, exact=exact) as engine:
         compared = policies(engine, drafters)
+        settings = {"count": count, "drafters": list(compared), "temps": temps, "seed": seed, "exact": exact}
+        before = begun(out, WHAT, [engine.model.path], settings, holds="answers")
+        rows: list[dict[str, Any]] = before.get("answers", [])
+        done = {row["question_id"] for row in rows}
         asked = read_prompts(prompts, per_subtask)
         asked = [prompt for prompt in asked if prompt["question_id"] not in done]
         noise = {
-            n: begun_before.get("rounding_noise", {}).get(str(n), 0.0)
-            for n in (2, 4, 8, 16)
-            if n <= engine.context.max_rows
+            n: before.get("rounding_noise", {}).get(str(n), 0.0) for n in (2, 4, 8, 16) if n <= engine.context.max_rows
         }
-        begun = time.monotonic()
+        started = time.monotonic()
         for number, prompt in enumerate(asked):
             tokens = engine.tokenize(engine.model.render([{"role": "user", "content": prompt["turns"][0]}]))[-3900:]
             for temp in map(float, temps.split(",")):
@@ -108,8 +106,9 @@ def main(model: str | None, prompts: Path, per_subtask: int, count: int, drafter
                         }
                     )  # fmt: skip
             save(out, WHAT, [engine.model.path],
-                 {"rows": engine.context.max_rows, "rounding_noise": noise, "answers": rows}, quiet=True)  # fmt: skip
-            left = (time.monotonic() - begun) / (number + 1) * (len(asked) - number - 1)
+                 {"settings": settings, "rows": engine.context.max_rows, "rounding_noise": noise, "answers": rows},
+                 quiet=True)  # fmt: skip
+            left = (time.monotonic() - started) / (number + 1) * (len(asked) - number - 1)
             print(f"{number + 1}/{len(asked)}, {left / 60:.0f} min left", end="\r", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     report(rows, noise)

@@ -26,7 +26,7 @@ from typing import Any
 
 import click
 import numpy as np
-from common import read_prompts, save, subtask
+from common import begun, digest, read_prompts, save, subtask
 
 from edgespec import load
 from edgespec.backend import LlamaContext, LlamaModel
@@ -90,8 +90,9 @@ def record(model: str | None, prompts: Path, per_subtask: int, count: int, out: 
 def run(model: str, recorded: Path, drafters: str, lengths: str, window: int | None, out: Path | None) -> None:
     """Let each drafter guess all along each answer."""
     answers = [json.loads(line) for line in recorded.read_text(encoding="utf-8").splitlines()]
-    results: list[dict[str, Any]] = json.loads(out.read_text())["results"] if out and out.exists() else []
-    done = {(result["drafter"], result["length"]) for result in results if result["window"] == window}
+    settings = {"record": digest(recorded), "window": window}
+    results: list[dict[str, Any]] = begun(out, WHAT, [Path(model)], settings, holds="results").get("results", [])
+    done = {(result["drafter"], result["length"]) for result in results}
     target = LlamaModel(Path(model), repack=False)
     for name in drafters.split(","):
         wanted = [length for length in map(int, lengths.split(",")) if (Path(name).stem, length) not in done]
@@ -102,11 +103,12 @@ def run(model: str, recorded: Path, drafters: str, lengths: str, window: int | N
             for answer in progress(answers, f"{drafter.name}, {length}"):
                 fresh = drafter if isinstance(drafter, ModelDrafter) else make_drafter(name)  # others would remember
                 rows.append(replayed(fresh, answer, length))
-            told = {"drafter": Path(name).stem, "length": length, "window": window}
-            results.append({**told, **share, **summed(rows, length, share)})
+            one = {"drafter": Path(name).stem, "length": length, "window": window}
+            results.append({**one, **share, **summed(rows, length, share)})
             if isinstance(drafter, ModelDrafter):
                 drafter.close()
-            save(out, WHAT, [target.path], {"record": summary_of(answers), "results": results}, quiet=True)
+            told = {"settings": settings, "record": summary_of(answers), "results": results}
+            save(out, WHAT, [target.path], told, quiet=True)
             show(results[-1])
 
 
@@ -124,21 +126,24 @@ def trims(
     """What trimming by each of the counts to each size would bring, from one pass of the full drafter."""
     answers = [json.loads(line) for line in recorded.read_text(encoding="utf-8").splitlines()]
     part, target_part = trimmable(drafter), walk(Path(model))
+    settings: dict[str, Any] = {"record": digest(recorded), "counts": {}}
     full = LlamaModel(drafter)
     forced, n_vocab = forced_tokens(part), full.vocabulary.size
     keeps: dict[str, Ids] = {"full": np.arange(n_vocab, dtype=np.int32)}
     for name, _, files in (one.partition("=") for one in counts):
+        settings["counts"][name] = [digest(Path(file)) for file in files.split(",")]
         said, read, _ = merged([load_counts(Path(file)) for file in files.split(",")])
         ranking = ranked(n_vocab, said, read)
         keeps |= {f"{name} {size}": keep_by_size(ranking, forced, int(size)) for size in sizes.split(",")}
 
-    hits: dict[str, dict[str, str]] = json.loads(out.read_text())["hits"] if out.exists() else {}
+    models = [Path(model), drafter]
+    hits: dict[str, dict[str, str]] = begun(out, WHAT_TRIMS, models, settings, holds="hits").get("hits", {})
     context = LlamaContext(full, n_ctx=4096, threads=default_threads())
     for answer in progress(answers, drafter.stem):
         known = hits.get(str(answer["question_id"]), {})
         if not known.keys() >= keeps.keys():
             hits[str(answer["question_id"])] = hits_of(context, answer, keeps)
-            save(out, WHAT_TRIMS, [Path(model), drafter], {"hits": hits}, quiet=True)
+            save(out, WHAT_TRIMS, models, {"settings": settings, "hits": hits}, quiet=True)
     context.close()
     full.close()
 
@@ -148,10 +153,11 @@ def trims(
         share = shares(per_token_trimmed(part, len(kept)), per_token(target_part))
         for length in map(int, lengths.split(",")):
             rows = [hits_in_blocks(answer, hits[str(answer["question_id"])][name], length) for answer in answers]
-            told = {"drafter": name, "kept": len(kept), "coverage": coverage(kept, said_by_target), "length": length}
-            results.append({**told, **share, **summed(rows, length, share)})
+            one = {"drafter": name, "kept": len(kept), "coverage": coverage(kept, said_by_target), "length": length}
+            results.append({**one, **share, **summed(rows, length, share)})
             show(results[-1])
-    save(out, WHAT_TRIMS, [Path(model), drafter], {"record": summary_of(answers), "results": results, "hits": hits})
+    told = {"settings": settings, "record": summary_of(answers), "results": results, "hits": hits}
+    save(out, WHAT_TRIMS, models, told)
 
 
 def hits_of(context: LlamaContext, recorded: dict[str, Any], keeps: dict[str, Ids]) -> dict[str, str]:

@@ -102,9 +102,13 @@ def log():
 
 if name == "python":
     sys.exit(python())
+if arguments == ["--version"]:  # first_working
+    sys.exit(0)
 if name == "pkg":
     sys.exit(pkg())
 log()
+settings = [f"{{one}}={{value}}" for one, value in os.environ.items() if one.startswith("EDGESPEC_")]
+(termux / "settings").write_text(" ".join(settings))
 if name == "edgespec" and arguments[0] == "chat":
     import signal, time
     signal.signal(signal.SIGINT, lambda *_: (log(), sys.exit(130)))
@@ -235,13 +239,30 @@ def test_an_old_or_unknown_cpu_gets_the_plain_instruction_set(termux):
     assert not any("ARM_ARCH" in call for call in termux.calls())
 
 
+def test_an_x86_is_asked_what_it_can_do(termux):
+    """A Chromebook's: without that, ggml is compiled for AVX2, which many do not have."""
+    termux.script("uname", "echo x86_64")
+    (termux.proc / "cpuinfo").write_text("flags\t\t: fpu sse4_2\n")
+    termux.install()
+    calls = termux.calls()
+    assert any("-DGGML_NATIVE=ON " in call for call in calls) and not any("ARM_ARCH" in call for call in calls)
+
+
+def test_settings_of_the_person_do_not_fail_the_installation(termux):
+    done = termux.install(EDGESPEC_MODEL="gone.gguf", EDGESPEC_THREADS="3")
+    assert done.returncode == 0, done.stderr
+    assert (termux.folder / "settings").read_text() == "EDGESPEC_CONFIG=/dev/null"
+
+
 def test_a_second_run_installs_nothing(termux):
     termux.install()
     termux.calls()
+    (termux.project / ".venv" / "build").mkdir()  # as left by a run that ended while it removed it
     termux.free_mb = 10  # nor does it need storage then
     done = termux.install()
     assert done.returncode == 0, done.stderr
     assert [call.split()[:2] for call in termux.calls()] == [["edgespec", "generate"]]
+    assert not (termux.project / ".venv" / "build").exists()
 
 
 def test_a_build_that_android_ended_goes_on_where_it_was(termux):

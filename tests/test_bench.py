@@ -144,7 +144,9 @@ def test_one_slow_prompt(ratios, below):
 @pytest.mark.parametrize(
     ("word", "left"),
     [("../a/m.gguf", "m.gguf"), ("/a/m.gguf", "m.gguf"), ("auto+/a/m.gguf,suffix", "auto+m.gguf,suffix"),
-     ("benchmarks/r.json", "benchmarks/r.json"), ("name=-md /x/y.gguf --n 3", "name=-md y.gguf --n 3")],
+     ("benchmarks/r.json", "benchmarks/r.json"), ("name=-md /x/y.gguf --n 3", "name=-md y.gguf --n 3"),
+     ("name=-md '/x z/y.gguf' --n 3", "name=-md y.gguf --n 3"), ("/home/me/my models/m.gguf", "m.gguf"),
+     ("name=-md '/x/my y.gguf'", "name=-md 'my y.gguf'"), ("auto,auto+../my models/m.gguf", "auto,auto+m.gguf")],
 )  # fmt: skip
 def test_folders_stay_out_of_results(word, left):
     assert without_folders(word) == left

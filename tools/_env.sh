@@ -85,8 +85,8 @@ watch_build() {
 }
 
 # logged LOG COMMAND...: runs the command with its output in LOG and its progress on the terminal.
-# The command stays in the foreground, so that Ctrl-C ends it together with the compilers it started. What stands in
-# `remedy` is said when it fails.
+# The command stays in the foreground, so that Ctrl-C ends it together with the compilers it started. It can ask
+# nothing: nobody would see the question. What stands in `remedy` is said when it fails.
 logged() {
     log=$1
     shift
@@ -94,7 +94,7 @@ logged() {
     watch_build "$log" &
     watcher=$!
     status=0
-    "$@" >"$log" 2>&1 || status=$?
+    "$@" <"/dev/null" >"$log" 2>&1 || status=$?
     kill "$watcher" 2>/dev/null || true
     wait "$watcher" 2>/dev/null || true
     [ ! -t 1 ] || printf '\r\033[K'
@@ -108,6 +108,21 @@ logged() {
 quicken_compilation() {
     export CMAKE_BUILD_PARALLEL_LEVEL="${CMAKE_BUILD_PARALLEL_LEVEL:-$(cores)}"
     export CMAKE_ARGS="'-DCMAKE_PROJECT_llama_cpp_INCLUDE=$PWD/tools/llama_cpp.cmake' ${CMAKE_ARGS:-}"
+}
+
+# clean_up_with COMMAND: does that when the script ends, after Ctrl-C too: dash knows EXIT as the plain end only.
+clean_up_with() {
+    # shellcheck disable=SC2064 # now
+    trap "$1" EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    trap 'exit 129' HUP
+}
+
+# Nothing of the person's own settings: neither EDGESPEC_* nor a configuration file.
+forget_settings() {
+    for name in $(export -p | sed -n 's/^[a-z -]* \(EDGESPEC_[A-Z_]*\)=.*/\1/p'); do unset "$name"; done
+    export EDGESPEC_CONFIG=/dev/null
 }
 
 # set_up EXTRA: .venv with edgespec (from this source), its extra unless that is empty, and the small model package.

@@ -41,17 +41,17 @@ has_cuda() { "$python" -I -c 'import sys, llama_cpp; sys.exit(not llama_cpp.llam
 
 plain_arguments=$CMAKE_ARGS
 set_up plot
+version=$("$python" -c 'from importlib.metadata import version; print(version("llama-cpp-python"))')
 if ! has_cuda; then
     say "Compiling llama-cpp-python with CUDA: this takes a while."
     need_compiler
     quicken_compilation
-    version=$("$python" -c 'from importlib.metadata import version; print(version("llama-cpp-python"))')
     logged .venv/install-cuda.log "$python" -m pip install --verbose --no-deps --force-reinstall --no-cache-dir \
         --no-binary llama-cpp-python "llama-cpp-python==$version"
     has_cuda || die "the llama-cpp-python just built has no CUDA; see .venv/install-cuda.log"
 fi
 PEERS=$PWD/.peers/cuda CMAKE_ARGS=$plain_arguments sh tools/build_peers.sh
-server=$(find "$PWD/.peers/cuda" -path '*/bin/llama-server' | head -n 1)
+server=$PWD/.peers/cuda/llama.cpp-of-$version/bin/llama-server
 
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 name=$(basename "$model" .gguf)

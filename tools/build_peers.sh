@@ -30,9 +30,13 @@ if [ ! -x "$server" ] || [ ! -x "$build/bin/llama-bench" ]; then
     source=$peers/llama_cpp_python-$version/vendor/llama.cpp
 
     say "Compiling llama-server and llama-bench: about 7 minutes on 2 cores."
-    eval "set -- ${CMAKE_ARGS:-}" # words, quoted as for a shell
+    # Words, quoted as for a shell, and split as llama-cpp-python's build splits them.
+    eval "set -- $("$python" -c 'import os, shlex; print(shlex.join(shlex.split(os.environ.get("CMAKE_ARGS", ""))))')"
+    # git would find this project around the source, and the server would tell its commit as llama.cpp's.
+    export GIT_CEILING_DIRECTORIES="$peers"
     # The server's web page would be downloaded; nobody looks at it here.
     logged "$peers/configure.log" cmake -S "$source" -B "$build" -DCMAKE_BUILD_TYPE=Release \
+        -DLLAMA_BUILD_NUMBER=0 "-DLLAMA_BUILD_COMMIT=llama-cpp-python-$version" \
         -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF \
         -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF "$@"
     logged "$peers/build.log" cmake --build "$build" --parallel "$(cores)" --target llama-server llama-bench

@@ -34,8 +34,9 @@ PYTHON
 }
 
 set_up ""
+forget_settings
 results=$(mktemp -d)
-trap 'rm -rf "$results"' EXIT
+clean_up_with "rm -rf '$results'"
 
 say "A text that repeats itself, as so small a model soon does: here drafting pays."
 answer "Write out all five verses of the song Old MacDonald Had a Farm."

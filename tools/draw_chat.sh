@@ -21,10 +21,12 @@ answered() {
     die "the answer did not come within 5 minutes"
 }
 
-trap 'screen kill-server 2>/dev/null || true' EXIT
+forget_settings
+clean_up_with 'screen kill-server 2>/dev/null || true'
 screen new-session -d -x 100 -y 48 "'$PWD/.venv/bin/edgespec' chat -m '$model' --ctx 2048 --private"
 for _ in $(seq 120); do
-    screen capture-pane -p | grep -q '^>' && break
+    shown=$(screen capture-pane -p 2>/dev/null) || die "the chat ended; try: .venv/bin/edgespec chat -m $model"
+    if echo "$shown" | grep -q '^>'; then break; fi
     sleep 1
 done
 screen send-keys "/set colour on" Enter

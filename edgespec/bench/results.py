@@ -30,8 +30,18 @@ def code_digest() -> str:
 
 
 def without_folders(word: str) -> str:
-    """An argument with the paths in it that lead out of the working directory cut down to their last part."""
-    return re.sub(r"(^|[\s+=,])(?:\.\.)?/[^\s+,]*?([^/\s+,]+)(?=$|[\s+,])", r"\1\2", word)
+    """An argument with the paths in it that lead out of the working directory cut down to their last part.
+
+    An argument may hold others, quoted as for a shell: a peer's.
+    """
+    head, equals, arguments = word.partition("=")
+    if equals and any(mark in arguments for mark in " '\""):
+        return f"{head}={shlex.join(_cut(argument) for argument in shlex.split(arguments))}"
+    return _cut(word)
+
+
+def _cut(word: str) -> str:
+    return re.sub(r"(^|[+=,])(?:\.\.)?/[^+,]*?([^/+,]+)(?=$|[+,])", r"\1\2", word)
 
 
 def origin(what: str, models: Iterable[Path], command: Iterable[str]) -> dict[str, Any]:
@@ -81,8 +91,10 @@ def write(path: Path, result: dict[str, Any]) -> None:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def begun(path: Path, fresh: dict[str, Any]) -> dict[str, Any] | None:
-    """What an earlier run left in `path`, if it is the same as the `fresh` one; None where there is no file.
+def begun(path: Path, fresh: dict[str, Any], *, holds: str) -> dict[str, Any] | None:
+    """What an earlier run left in `path`, if its settings are those of the `fresh` one; None where there is no file.
+
+    `holds`: the key of what was measured.
 
     Raises InvalidRequest where the file is something else, or was made with other settings, elsewhere, or by other
     code: figures of two machines, or from before and after a change, do not belong into one file.
@@ -90,7 +102,7 @@ def begun(path: Path, fresh: dict[str, Any]) -> dict[str, Any] | None:
     if not path.exists():
         return None
     found = read_json(path)
-    if not isinstance(found, dict) or found.get("what") != fresh["what"] or not isinstance(found.get("prompts"), list):
+    if not isinstance(found, dict) or found.get("what") != fresh["what"] or not {"settings", holds} <= found.keys():
         raise InvalidRequest(f"{path}: it exists and is no result of this benchmark; choose another file")
     if "code" not in found.get("versions", {}):
         raise InvalidRequest(

@@ -63,7 +63,7 @@ def run(
         )  # fmt: skip
         model = field.first.model.path.absolute()
         fresh = _fresh(settings, model, command) | {"began": field.began}
-        result = (begun(out, fresh) if out else None) or fresh
+        result = (begun(out, fresh, holds="prompts") if out else None) or fresh
         asked = _not_done(prompts, result, out)
         if asked:  # of a run that goes on, with more prompts perhaps
             result |= {key: fresh[key] for key in ("command", "date")}
