@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("edgespec", deadline=None)  # time is measured by benchmarks: a busy machine breaks no test
+settings.load_profile("edgespec")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -41,7 +41,7 @@ class Rounding(TableModel):
         return rows
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, WIDEST), st.sampled_from([0, 100, 500]), st.booleans())
 def test_the_widest_exact_evaluation_is_found(exact, depth, lasting):
     assert exact_rows(Rounding(exact, depth, lasting), sample(32)) == exact

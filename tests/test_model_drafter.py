@@ -63,7 +63,7 @@ def test_the_target_as_its_own_drafter_is_always_right(temperature):
 
 
 @given(st.integers(0, 9), st.sampled_from([0.0, 0.7]), st.integers(1, 9), st.integers(1, 40), st.sampled_from([4, 64]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_whatever_a_model_drafts_the_text_is_the_plain_one(seed, temperature, size, prompt_length, window):
     prompt = [1 + (7 * place) % 31 for place in range(prompt_length)]
     plain = answer(FixedPolicy(drafter_of(TableModel(seed=2)), 0), seed=seed, temperature=temperature, prompt=prompt)

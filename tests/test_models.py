@@ -150,7 +150,7 @@ def test_names_that_a_server_sends_mean_nothing(hub, store, hostile):
     assert {path.name for path in new} <= {FILE, "checked.json"}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, SIZE), st.booleans(), st.booleans())
 def test_going_on_from_any_cut_gives_the_same_bytes(cut, known, etag_changes):
     """In another process, that is: only what is on disk is known."""

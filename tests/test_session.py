@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgespec.core import Policy
@@ -33,7 +33,6 @@ def answer(model: TableModel, policy: Policy, prompt: list[int], *, seed=0, temp
 prompts = st.lists(st.integers(1, 31), min_size=1, max_size=20)
 
 
-@settings(deadline=None)
 @given(
     prompt=prompts,
     table=st.integers(0, 20),
@@ -55,7 +54,6 @@ def test_drafted_answers_equal_plain_ones(prompt, table, temperature, size, draf
         assert (drafted.text, drafted.finish_reason) == (plain.text, plain.finish_reason)
 
 
-@settings(deadline=None)
 @given(prompt=prompts, data=st.data())
 def test_arbitrary_drafts_change_nothing(prompt, data):
     model = TableModel()
@@ -64,7 +62,6 @@ def test_arbitrary_drafts_change_nothing(prompt, data):
     assert answer(model, FixedPolicy(guess, 5), prompt).emitted == plain.emitted
 
 
-@settings(deadline=None)
 @given(prompt=prompts, table=st.integers(0, 20), size=st.integers(0, 9), stop=st.sampled_from([(), ("ab",), ("h ",)]))
 def test_an_answer_leaves_the_same_tokens_cached_whatever_was_drafted(prompt, table, size, stop):
     model = TableModel(seed=table, order=1)

@@ -105,7 +105,7 @@ def test_every_architecture_says_the_same_of_the_kept_tokens(architecture, tied,
 
 
 class TestFile:
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=10)
     @given(st.sets(st.integers(3, 319), min_size=1, max_size=60))
     def test_kept_rows_and_nothing_else_changes(self, full, tmp_path_factory, wanted):
         out = tmp_path_factory.mktemp("out") / "trimmed.gguf"
