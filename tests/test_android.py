@@ -164,7 +164,7 @@ class Termux:
         (self.folder / "free").write_text(str(self.free_mb))
         return subprocess.run(
             ["sh", str(self.project / "android_demo" / "install.sh"), *arguments],
-            env=self.environment | more, capture_output=True, text=True, check=False, timeout=60,
+            env=self.environment | more, capture_output=True, text=True, check=False, timeout=300,
         )  # fmt: skip
 
     def calls(self) -> list[str]:
