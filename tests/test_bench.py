@@ -29,6 +29,7 @@ from edgespec.bench.statistics import summary, surely_below
 from edgespec.cli import main
 from edgespec.cost import CostCurve
 from edgespec.drafters import make_drafter
+from edgespec.engine import Engine
 from edgespec.errors import EvaluationError, InvalidRequest
 from edgespec.policy import AdaptivePolicy
 from edgespec.sampling import SamplingParams
@@ -446,7 +447,8 @@ def test_the_order_alternates(here, monkeypatch):
         turns.append(("field", count, backwards))
         return answered(self, prompt, count, sampling, backwards=backwards)
 
-    def theirs(self, prompt, count, temperature, seed):
+    def theirs(self, prompt, count, temperature, seed, *, anew=False):
+        assert anew == (count == run.WARM_UP) or count == run._MEMORY_TOKENS
         turns.append((self._name, count, None))
         return Answer(tokens=(1, 2), seconds=1.0, first_token_seconds=1.0, blocks=1)
 
@@ -474,6 +476,23 @@ def test_a_field_backwards(here):
             assert list(field.answer([1, 2, 3], 4, SamplingParams(), backwards=backwards)) == names
 
 
+def test_everybody_reads_all_of_each_prompt(here, monkeypatch):
+    """What is left of an earlier prompt was evaluated in other company, and rounds otherwise."""
+    sessions = []
+    session = Engine.session
+
+    def kept(self, prompt, *, max_tokens, **options):
+        sessions.append((max_tokens, session(self, prompt, max_tokens=max_tokens, **options)))
+        return sessions[-1][1]
+
+    monkeypatch.setattr(Engine, "session", kept)
+    (here / "p.jsonl").write_text("".join(json.dumps({"turns": [f"w300 w301 {end}"]}) + "\n" for end in ("a", "b")))
+    assert bench("--json", "r.json").exit_code == 0
+    warm_ups = [one.tally.cached_tokens for count, one in sessions if count == run.WARM_UP]
+    assert warm_ups == [0] * 4
+    assert 0 not in [one.tally.cached_tokens for count, one in sessions if count == 12]
+
+
 def test_a_drafter_in_the_working_folder(here):
     for name in ("small.gguf", "a+b.gguf"):
         (here / name).write_bytes((here / "tiny.gguf").read_bytes())
@@ -494,10 +513,10 @@ def test_a_server_ends_when_its_memory_is_no_longer_measured(here, monkeypatch):
     answered, ended = LlamaServer.answer, []
     close = LlamaServer.close
 
-    def interrupted(self, prompt, count, temperature, seed):
+    def interrupted(self, prompt, count, temperature, seed, *, anew=False):
         if count == run._MEMORY_TOKENS:
             raise KeyboardInterrupt
-        return answered(self, prompt, count, temperature, seed)
+        return answered(self, prompt, count, temperature, seed, anew=anew)
 
     monkeypatch.setattr(LlamaServer, "answer", interrupted)
     monkeypatch.setattr(LlamaServer, "close", lambda self: (close(self), ended.append(self._process.poll())))

@@ -2,7 +2,7 @@
 
     python -m edgespec.backend.llama_peer MODEL N_CTX THREADS GPU_LAYERS LOOKUP
 
-It reads one JSON object a line, {"prompt": ids, "count", "temperature", "seed"}, and writes one: the fields of
+It reads one JSON object a line, {"prompt": ids, "count", "temperature", "seed", "anew"}, and writes one: the fields of
 `edgespec.bench.answers.Answer`. LOOKUP is how many tokens LlamaPromptLookupDecoding drafts; 0: nothing is drafted.
 Flash attention is on, as llama.cpp's `auto` has it in edgespec and in the server; `Llama` leaves it off unless asked.
 """
@@ -43,8 +43,10 @@ class _Counted:
         self.drafted += len(drafted)
         return drafted
 
-    def answer(self, prompt: list[int], count: int, temperature: float, seed: int) -> dict[str, Any]:
+    def answer(self, prompt: list[int], count: int, temperature: float, seed: int, anew: bool) -> dict[str, Any]:
         self.evaluations = self.drafted = 0
+        if anew:
+            self.llama.reset()
         self.llama.set_seed(seed)
         tokens: list[int] = []
         begun = first = last = time.perf_counter()

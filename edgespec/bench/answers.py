@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Tokens and times. The speed is that of the tokens after the first, which the prompt's evaluation gives."""
+    """Tokens and times. The first token is the prompt's evaluation's, and so no part of the speed."""
 
     tokens: tuple[int, ...]
     seconds: float
@@ -25,11 +25,6 @@ class Answer:
     """By drafter: drafted tokens by place in the draft, as far as the target came to judge them."""
     accepted_at: dict[str, list[int]] = field(default_factory=dict)
 
-    @property
-    def speed(self) -> float:
-        """Tokens per second; 0 where there was but one token."""
-        return (len(self.tokens) - 1) / self.seconds if self.seconds > 0 else 0.0
-
     def told(self) -> dict[str, Any]:
         """For a result file: all but the tokens, of which only the number is kept."""
         return {key: value for key, value in asdict(self).items() if value} | {"tokens": len(self.tokens)}
@@ -38,8 +33,8 @@ class Answer:
 class Peer(Protocol):
     """Another program that answers with the same model."""
 
-    def answer(self, prompt: Sequence[int], count: int, temperature: float, seed: int) -> Answer:
-        """Up to `count` tokens after `prompt`. Raises EvaluationError when it fails."""
+    def answer(self, prompt: Sequence[int], count: int, temperature: float, seed: int, *, anew: bool = False) -> Answer:
+        """Up to `count` tokens after `prompt`. `anew`: read all of it, whatever is cached. Raises EvaluationError."""
         ...
 
     def close(self) -> int | None:

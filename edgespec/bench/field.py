@@ -88,6 +88,11 @@ class Field:
             for name, drafters in self._drafters.items()
         }
 
+    def forget(self) -> None:
+        """Empty all caches: then all read the next prompt in the same evaluations, and round alike."""
+        for engine in self._engines.values():
+            engine.context.forget()
+
     def answer(
         self, prompt: Sequence[int], count: int, sampling: SamplingParams, *, backwards: bool = False
     ) -> dict[str, Answer]:

@@ -151,10 +151,10 @@ class LlamaServer:
             time.sleep(0.2)
         raise EvaluationError(f"llama-server is not ready after {_PATIENCE:.0f} s: {shlex.join(command)}")
 
-    def answer(self, prompt: Sequence[int], count: int, temperature: float, seed: int) -> Answer:
+    def answer(self, prompt: Sequence[int], count: int, temperature: float, seed: int, *, anew: bool = False) -> Answer:
         body = {
-            "prompt": list(prompt), "n_predict": count, "temperature": temperature, "seed": seed, "cache_prompt": True,
-            "return_tokens": True, "samplers": ["temperature"],
+            "prompt": list(prompt), "n_predict": count, "temperature": temperature, "seed": seed,
+            "cache_prompt": not anew, "return_tokens": True, "samplers": ["temperature"],
         }  # fmt: skip
         request = urllib.request.Request(
             f"{self._address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -210,8 +210,8 @@ class ProgramPeer:
             raise EvaluationError(f"the peer {self._name} ended with status {status}: {_last_line(self._log)}")
         return json.loads(line)
 
-    def answer(self, prompt: Sequence[int], count: int, temperature: float, seed: int) -> Answer:
-        asked = {"prompt": list(prompt), "count": count, "temperature": temperature, "seed": seed}
+    def answer(self, prompt: Sequence[int], count: int, temperature: float, seed: int, *, anew: bool = False) -> Answer:
+        asked = {"prompt": list(prompt), "count": count, "temperature": temperature, "seed": seed, "anew": anew}
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):  # if it is gone, reading tells why
             self._process.stdin.write(json.dumps(asked) + "\n")

@@ -62,7 +62,7 @@ def run(
             )
         )  # fmt: skip
         model = field.first.model.path.absolute()
-        fresh = _fresh(settings, model, command) | {"began": field.began}
+        fresh = _fresh(settings, model, command) | {"began": field.began, "shares": field.shares()}
         result = (begun(out, fresh, holds="prompts") if out else None) or fresh
         asked = _not_done(prompts, result, out)
         if asked:  # of a run that goes on, with more prompts perhaps
@@ -82,7 +82,6 @@ def run(
             if out:
                 write(out, result)
         tell(Progress("measuring", len(prompts), len(prompts), None, row))
-        result["shares"] = field.shares()
         if "curve" not in result:
             tell(Progress("measuring T(n)"))
             result["curve"] = _curve(field)
@@ -142,27 +141,29 @@ def _measured(
 ) -> dict[str, Any]:
     """All of them on the prompt of that number: its first turn, as the model's chat template renders it.
 
-    The first answers begin with everybody's own reading of it: no cache holds more than what it shares with the prompt
-    before. Who comes later may find the machine warmer, or throttled, so every other time the order is the opposite.
+    The first answers begin with everybody's own reading of all of it. What a cache shares with an earlier prompt was
+    read in other evaluations, which round in other ways: kept, it would let texts part without any draft. Who comes
+    later may find the machine warmer, or throttled, so every other time the order is the opposite.
     """
     tokens = _tokens(field, prompt["turns"][0])
     if len(tokens) + settings.count > settings.n_ctx:
         return {"reason": f"{len(tokens)} tokens: too long for a context of {settings.n_ctx}"}
     sampling = SamplingParams(temperature=settings.temperature, seed=settings.seed)
 
-    def answered(count: int, peers: Mapping[str, Peer], turn: int) -> dict[str, Answer]:
+    def answered(count: int, peers: Mapping[str, Peer], turn: int, *, anew: bool = False) -> dict[str, Answer]:
         backwards = turn % 2 == 1
         ours = {} if backwards else field.answer(tokens, count, sampling)
         others = {
-            name: peers[name].answer(tokens, count, settings.temperature, settings.seed)
+            name: peers[name].answer(tokens, count, settings.temperature, settings.seed, anew=anew)
             for name in (reversed(list(peers)) if backwards else peers)
         }
         return (ours or field.answer(tokens, count, sampling, backwards=True)) | others
 
     rounds: list[dict[str, Answer]] = []
     plainly = 0
+    field.forget()
     try:
-        first = answered(WARM_UP, peers, number)
+        first = answered(WARM_UP, peers, number, anew=True)
         while plainly < settings.rounds * settings.count and len(rounds) < _MOST_ROUNDS * settings.rounds:
             taking_part = peers if len(rounds) < settings.peer_rounds else {}
             rounds.append(answered(settings.count, taking_part, number + len(rounds)))

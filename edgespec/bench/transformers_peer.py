@@ -38,7 +38,8 @@ class _Assisted:
         self._target = _loaded(path)
         self._assistant = _loaded(assistant) if assistant else None
 
-    def answer(self, prompt: list[int], count: int, temperature: float, seed: int) -> dict[str, Any]:
+    def answer(self, prompt: list[int], count: int, temperature: float, seed: int, anew: bool) -> dict[str, Any]:
+        del anew  # it has no cache between answers
         set_seed(seed)
         chosen = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
         ids = torch.tensor([prompt])

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from edgespec.bench.field import PLAIN
-from edgespec.bench.figures import speed_of
+from edgespec.bench.figures import ratios, speed_of
 from edgespec.bench.peers import parsed
 from edgespec.bench.prompts import identified, read_prompts, spread
 from edgespec.bench.report import markdown, summary_lines
@@ -60,9 +60,9 @@ def _tell(progress: Progress) -> None:
     elif row:
         plain = statistics.median(map(speed_of, row["answers"][PLAIN]))
         speeds = ", ".join(
-            f"{name} {statistics.median(map(speed_of, answers)) / plain:.2f}x"
-            for name, answers in row["answers"].items()
-            if name != PLAIN
+            f"{name} {statistics.median(found):.2f}x"
+            for name in row["answers"]
+            if name != PLAIN and (found := ratios(row, name, PLAIN))
         )
         click.echo(f"{row['category']} {row['question_id']}: plain {plain:.1f} tokens/s, {speeds}", err=True)
     left = "" if progress.seconds_left is None else f", {progress.seconds_left / 60:.0f} min left"
