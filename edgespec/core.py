@@ -6,8 +6,8 @@ evaluation are a *block*: the accepted part of the draft, then one token of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -58,6 +58,10 @@ class Draft:
         return Draft(
             self.tokens[:size], self.parents[:size], self.probabilities[:size], self.evidence[:size], self.drafter
         )
+
+    def by(self, drafter: str) -> Draft:
+        """The same of that drafter, which may have left its name out, or put another there."""
+        return self if self.drafter == drafter or not self.tokens else replace(self, drafter=drafter)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -133,6 +137,9 @@ class Coupling:
     temperature: float = 0.0
     seed: int = 0
     position: int = 0
+
+
+GREEDY = Coupling()
 
 
 @runtime_checkable
@@ -240,6 +247,11 @@ def common_prefix(left: Sequence[Any], right: Sequence[Any]) -> int:
 
 class Policy(Protocol):
     """Decides what is drafted for the next evaluation."""
+
+    @property
+    def guessed(self) -> Mapping[str, int]:
+        """By drafter whose guesses cost time, those made in the last call of `plan`, also where none was drafted."""
+        ...
 
     def plan(self, tokens: Sequence[int], room: int, coupling: Coupling = ...) -> Draft:
         """The draft to verify after `tokens`, at most `room` nodes; `NOTHING` is plain decoding."""

@@ -13,13 +13,23 @@ allowance of time. A drafter whose guesses cost time is asked only where its rec
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from edgespec.acceptance import Acceptance
 from edgespec.accounts import Accounts
-from edgespec.core import NOTHING, Coupling, Draft, Drafter, PricedDrafter, Verdict
+from edgespec.core import GREEDY, NOTHING, Coupling, Draft, Drafter, PricedDrafter, Verdict
 from edgespec.cost import CostCurve
-from edgespec.prospects import MARGIN, Prospects, Worth, ceiling, needed, promise
+from edgespec.prospects import (
+    HOPED_ACCEPTANCE,
+    LIKELY_ACCEPTANCE,
+    MARGIN,
+    Prospects,
+    Worth,
+    ceiling,
+    needed,
+    promise,
+    worth_trying,
+)
 from edgespec.reading import Reading
 from edgespec.rest import Rest
 
@@ -36,14 +46,8 @@ from evaluations of n, and an estimate may be of a busy moment."""
 _FIRST_PROBES = 0.1
 """What may be lost so before anything was gained, in units of T(1)."""
 
-_HOPED_ACCEPTANCE = 0.95
-"""How good a model may be that does not promise enough by what it is taken for before any of its guesses was judged."""
-
 _TRIAL_SHARE = 0.5
 """What one guess may cost then, as a share of what the model may lose."""
-
-
-GREEDY = Coupling()
 
 
 class AdaptivePolicy:
@@ -71,7 +75,6 @@ class AdaptivePolicy:
         self._reading = Reading(drafter.name for drafter in self._priced)
         self._spent: dict[str, float] = {}
         self.guessed: dict[str, int] = {}
-        """By model, the guesses that it was asked for in this answer."""
         self.reasons: list[str] | None = None
 
     def plan(self, tokens: Sequence[int], room: int, coupling: Coupling = GREEDY) -> Draft:
@@ -81,7 +84,7 @@ class AdaptivePolicy:
             self._prompt = None
         limit = min(room, MAX_DRAFT, self._cost.rows - 1)
         self._proposals = []
-        self._spent = {}
+        self._spent, self.guessed = {}, {}
         if self.reasons is not None:
             self.reasons.clear()
         if limit <= 0:
@@ -92,7 +95,7 @@ class AdaptivePolicy:
             return NOTHING
         begun = self._clock()
         draft = self._best(tokens, room, limit, coupling)
-        if self._cost.known and not self._spent:  # what models spend is charged to their accounts
+        if self._cost.known and (draft.tokens or not self._spent):  # what models spend is charged to their accounts
             self._rest.looked((self._clock() - begun) / self._cost.single, found=bool(draft.tokens))
         return draft
 
@@ -107,12 +110,14 @@ class AdaptivePolicy:
         time = self._cost.ratio(1 + len(best))
         for drafter in self._priced:
             rival = max(gain if best.tokens else 0.0, _PRICED_MARGIN)
+            before = sum(self._spent.values())
             drafted, promised = self._consult(drafter, tokens, room, coupling, rival)
-            spent = self._spent.get(drafter.name, 0.0)  # whosever draft is taken
+            spent = self._spent.get(drafter.name, 0.0)  # whosever draft is taken, as what was spent before
             gain, time = gain * time / (time + spent), time + spent
+            own = self._cost.ratio(1 + len(drafted)) + spent
+            promised *= own / (own + before)
             if drafted.tokens and (promised > gain or not best.tokens):
-                best, gain, options = drafted, promised, []
-                time = self._cost.ratio(1 + len(best)) + spent
+                best, gain, time, options = drafted, promised, own + before, []
         return self._worth_trying(options, gain, loss, MARGIN) or best
 
     def _say(self, reason: str) -> None:
@@ -142,7 +147,6 @@ class AdaptivePolicy:
     def prefilled(self, count: int, seconds: float) -> None:
         self._reading.begin()
         self._rest.begin()
-        self.guessed.clear()
         self.acceptance.begin()
         self._prompt = (count, seconds) if count > 1 else None
 
@@ -151,7 +155,7 @@ class AdaptivePolicy:
         best, best_gain, best_loss = NOTHING, 1.0, 0.0
         options: list[Prospects] = []
         for drafter in self._free:
-            proposal = drafter.propose(tokens, limit)
+            proposal = drafter.propose(tokens, limit).by(drafter.name)
             if not proposal.tokens:
                 self._say(f"{drafter.name}: no guess")
                 continue
@@ -178,19 +182,11 @@ class AdaptivePolicy:
 
     def _worth_trying(self, options: Sequence[Prospects], gain: float, loss: float, margin: float) -> Draft:
         """A size that may be better than one with that gain and loss, if trying it costs no more than is set aside."""
-        wanted, tried, price = max(gain, margin), (NOTHING, 0), 0.0
-        for own in options:
-            for size, hoped in enumerate(own.hoped):
-                if hoped <= wanted or hoped <= own.gains[size]:  # the latter: there is nothing to be learned of T(n)
-                    continue
-                more = own.loss(size) - loss
-                if more <= self._probe_allowance:
-                    tried, price, wanted = (own.chain, size), more, hoped
+        tried, price = worth_trying(options, max(gain, margin), loss, self._probe_allowance)
         self._probe_allowance -= max(price, 0.0)
-        chain, size = tried
-        if size:
-            self._say(f"{chain.drafter}: {size} tokens are tried, since T({size + 1}) may be less than thought")
-        return chain.first(size)
+        if tried.tokens:
+            self._say(f"{tried.drafter}: {len(tried)} tokens are tried: T({len(tried) + 1}) may be less than thought")
+        return tried
 
     def _consult(
         self, drafter: PricedDrafter, tokens: Sequence[int], room: int, coupling: Coupling, rival: float
@@ -218,24 +214,15 @@ class AdaptivePolicy:
         if gain <= rival:
             self._try_out(drafter, tokens, coupling, start + once, guess, rival)
             return NOTHING, 0.0
-        if loss > account:
-            return NOTHING, 0.0
-        if once and not self._reading.pays(drafter.name, once, gain, room):
-            self._say(f"{drafter.name}: reading {once:.2f} T(1) would not be earned back")
+        if loss > account or (once and not self._may_read(drafter.name, once, start, guess, gain, room)):
             return NOTHING, 0.0
         lent = self._reading.lend(drafter.name, once)
         worth = Worth(
             drafter.name, self.acceptance, self._cost, start, guess, hopeful=self._probe_allowance >= _FIRST_PROBES
         )
-        begun = self._clock()
-        proposal = drafter.draft(tokens, limit, coupling, worth)
-        spent = max(0.0, (self._clock() - begun) / single - lent)
-        self._spent[drafter.name] = spent
-        self.guessed[drafter.name] = self.guessed.get(drafter.name, 0) + len(proposal)
-        self._say(f"{drafter.name}: asked, {len(proposal)} guesses in {spent:.2f} T(1)")
+        proposal, spent = self._ask(drafter, tokens, limit, coupling, worth, lent)
         if not proposal.tokens:
             return NOTHING, 0.0
-        self._proposals.append(proposal)
         own = Prospects(proposal, self.acceptance, self._cost, spent)
         size = own.best()
         draft, gain, loss = proposal.first(size), own.gains[size], own.loss(size)
@@ -244,6 +231,14 @@ class AdaptivePolicy:
             draft, gain, loss = NOTHING, 1 / (1 + spent), spent
         tried = self._worth_trying([own], gain, loss, _PRICED_MARGIN)
         return (tried or draft), gain
+
+    def _may_read(self, name: str, once: float, start: float, guess: float, gain: float, room: int) -> bool:
+        """Whether a model reads for `once` what it has missed of the text, if it may promise `gain` after that."""
+        likely, _ = promise(name, self.acceptance, self._cost, start, guess, room, unknown=LIKELY_ACCEPTANCE)
+        pays = self._reading.pays(name, once, gain, likely, room)
+        if not pays:
+            self._say(f"{name}: reading {once:.2f} T(1) is not sure to be earned back yet")
+        return pays
 
     def _try_out(
         self,
@@ -257,18 +252,25 @@ class AdaptivePolicy:
         """Ask for one guess, not to draft it but to learn how good it is, if it might be good enough."""
         if first > _TRIAL_SHARE * self._accounts.allowed(drafter.name):
             return
-        hoped, _ = promise(
-            drafter.name, self.acceptance, self._cost, guess, guess, MAX_DRAFT, unknown=_HOPED_ACCEPTANCE
-        )
+        hoped, _ = promise(drafter.name, self.acceptance, self._cost, guess, guess, MAX_DRAFT, unknown=HOPED_ACCEPTANCE)
         if hoped <= rival:
             return
         self._say(f"{drafter.name}: asked for one guess, to see how good it is by now")
+        self._ask(drafter, tokens, 1, coupling, lambda probability, evidence: False)
+
+    def _ask(
+        self, drafter: PricedDrafter, tokens: Sequence[int], limit: int, coupling: Coupling,
+        go_on: Callable[[float, Hashable], bool], lent: float = 0.0,
+    ) -> tuple[Draft, float]:  # fmt: skip
+        """Its draft, and the time that took beyond what it was `lent`."""
         begun = self._clock()
-        proposal = drafter.draft(tokens, 1, coupling, lambda probability, evidence: False)
-        self._spent[drafter.name] = (self._clock() - begun) / self._cost.single
-        self.guessed[drafter.name] = self.guessed.get(drafter.name, 0) + len(proposal)
+        proposal = drafter.draft(tokens, limit, coupling, go_on).by(drafter.name)
+        spent = self._spent[drafter.name] = max(0.0, (self._clock() - begun) / self._cost.single - lent)
+        self.guessed[drafter.name] = len(proposal)
+        self._say(f"{drafter.name}: asked, {len(proposal)} guesses in {spent:.2f} T(1)")
         if proposal.tokens:
             self._proposals.append(proposal)
+        return proposal, spent
 
     def _check(self, name: str, check: Callable[[], None]) -> None:
         """Have a model's price measured that seems too high to be true."""

@@ -8,7 +8,7 @@ from itertools import accumulate
 from operator import mul, neg
 
 from edgespec.acceptance import Acceptance
-from edgespec.core import Draft
+from edgespec.core import NOTHING, Draft
 from edgespec.cost import CostCurve
 
 MARGIN = 1.2
@@ -27,6 +27,12 @@ _HOPELESS = 0.02
 
 UNKNOWN_ACCEPTANCE = 0.75
 """What a model's guess is taken for before any was judged."""
+
+LIKELY_ACCEPTANCE = 0.6
+"""The same where a whole reading is at stake, and not a few guesses: so good are most."""
+
+HOPED_ACCEPTANCE = 0.95
+"""How good a model may be that does not promise enough by what it is taken for."""
 
 _DEEPEST = 16
 """A model's chain is planned no longer than this; it may become longer."""
@@ -73,6 +79,19 @@ class Prospects:
     def loss(self, size: int) -> float:
         """The expected amount by which the block falls short of what plain decoding makes in its time."""
         return shortfall(self._times[size], self._expected, size)
+
+
+def worth_trying(options: Sequence[Prospects], gain: float, loss: float, allowed: float) -> tuple[Draft, float]:
+    """A draft that may be better than one with that gain and loss, and how much more it may lose: what is `allowed`."""
+    tried, price = NOTHING, 0.0
+    for own in options:
+        for size, hoped in enumerate(own.hoped):
+            if hoped <= gain or hoped <= own.gains[size]:  # the latter: there is nothing to be learned of T(n)
+                continue
+            more = own.loss(size) - loss
+            if more <= allowed:
+                tried, price, gain = own.chain.first(size), more, hoped
+    return tried, price
 
 
 def shortfall(time: float, expected: Sequence[float], size: int) -> float:

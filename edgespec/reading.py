@@ -57,10 +57,17 @@ class Reading:
         if name in self._debts:
             self._debts[name] = max(self._debts[name] - gain, -_MOST_EARNED)
 
-    def pays(self, name: str, once: float, speed: float, room: int) -> bool:
-        """Whether to read for `once`, if the answer, of at most `room` tokens more, has that `speed` from then on."""
-        horizon = min(room, max(_HORIZON, self._answered))
-        if self._answered < _WAIT or _REPAID * once > horizon * (self._time / self._tokens - 1 / speed):
+    def pays(self, name: str, once: float, speed: float, likely: float, room: int) -> bool:
+        """Whether to read for `once`, if the answer, of at most `room` tokens more, may have that `speed` from then on.
+
+        Most answers will have the speed `likely`. How long this one is to be nobody knows, so reading waits, as in the
+        ski rental problem, until so much of it is there that having read at once would have paid: an answer that ends
+        sooner is not slowed down, and of a longer one no more is lost than that again.
+        """
+        alone = self._time / self._tokens
+        if self._answered < _WAIT or self._answered * (alone - 1 / likely) < once:
+            return False
+        if min(room, max(_HORIZON, self._answered)) * (alone - 1 / speed) < _REPAID * once:
             return False
         return once <= _CATCH_UP or (speed >= _LEAST_SPEED and self._debts[name] <= 0.0)
 

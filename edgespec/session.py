@@ -173,7 +173,7 @@ class Session:
         chosen = time.perf_counter()
         self._policy.settle(draft, verdict, evaluated - planned)
         block = self._emit(draft, verdict)
-        self.tally.count(draft, verdict, emitted=len(block.tokens))
+        self.tally.count(draft, verdict, emitted=len(block.tokens), guessed=self._policy.guessed)
         ended = time.perf_counter()
         self.tally.planning_seconds += planned - begun + ended - chosen
         self.tally.sampling_seconds += chosen - evaluated

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from edgespec.core import Draft, Verdict
@@ -54,6 +55,8 @@ class Tally:
     dropped_tokens: int = 0
     """Taken out of a full context by shifts."""
     drafters: dict[str, DrafterTally] = field(default_factory=dict)
+    guessed: Counter[str] = field(default_factory=Counter)
+    """By drafter whose guesses cost time: how many it made, drafted or not."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -73,8 +76,9 @@ class Tally:
     def accepted(self) -> int:
         return sum(drafter.accepted for drafter in self.drafters.values())
 
-    def count(self, draft: Draft, verdict: Verdict, emitted: int) -> None:
+    def count(self, draft: Draft, verdict: Verdict, emitted: int, guessed: Mapping[str, int]) -> None:
         """Count one evaluation after the prompt's; a stop string may have cut its block to `emitted` tokens."""
+        self.guessed.update(guessed)
         self.blocks += 1
         self.tokens += emitted
         if not draft.tokens:

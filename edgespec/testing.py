@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from edgespec.core import (
+    GREEDY,
     MAX_ROWS,
     NOTHING,
     Coupling,
@@ -20,8 +21,6 @@ from edgespec.core import (
 )
 from edgespec.errors import ContextOverflow, InvalidRequest
 from edgespec.sampling import draw_any
-
-_GREEDY = Coupling()
 
 
 class TableModel:
@@ -137,13 +136,17 @@ class FixedPolicy:
     def __init__(self, drafter: Drafter, size: int) -> None:
         self._drafter = drafter
         self._size = size
+        self.guessed: dict[str, int] = {}
 
-    def plan(self, tokens: Sequence[int], room: int, coupling: Coupling = _GREEDY) -> Draft:
+    def plan(self, tokens: Sequence[int], room: int, coupling: Coupling = GREEDY) -> Draft:
         limit = min(self._size, room, MAX_ROWS - 1)
+        self.guessed = {}
         if limit <= 0:
             return NOTHING
         if isinstance(self._drafter, PricedDrafter):
-            return self._drafter.draft(tokens, limit, coupling, lambda probability, evidence: True)
+            draft = self._drafter.draft(tokens, limit, coupling, lambda probability, evidence: True)
+            self.guessed = {self._drafter.name: len(draft)}
+            return draft
         return self._drafter.propose(tokens, limit).first(limit)
 
     def settle(self, draft: Draft, verdict: Verdict, seconds: float) -> None:

@@ -296,24 +296,27 @@ def test_reading_is_worth_it_only_where_the_answer_is_long_and_not_fast_already(
             reading.answered(1, 1 / speed)
         return reading
 
-    assert not after(1).pays("model", 5.0, 1.4, 500), "it is too early to tell"
-    assert after(10).pays("model", 5.0, 1.4, 500)
-    assert not after(10).pays("model", 5.0, 1.4, 20), "the answer ends soon"
-    assert not after(10).pays("model", 20.0, 1.4, 500)
-    assert after(300).pays("model", 20.0, 1.4, 500), "a long answer is expected to go on"
-    assert not after(100, speed=1.5).pays("model", 5.0, 1.4, 500), "it is faster without a model"
+    assert not after(1).pays("model", 0.1, 1.4, 1.4, 500), "whether it repeats itself does not show yet"
+    assert after(20).pays("model", 5.0, 1.4, 1.4, 500)
+    assert not after(15).pays("model", 5.0, 1.4, 1.4, 500), "having read at once would have saved less than it took"
+    assert not after(20).pays("model", 5.0, 1.4, 1.1, 500), "and less where most texts gain less"
+    assert not after(100).pays("model", 5.0, 1.4, 0.95, 500)
+    assert not after(20).pays("model", 5.0, 1.4, 1.4, 20), "the answer ends soon"
+    assert not after(50).pays("model", 20.0, 1.4, 1.4, 500)
+    assert after(300).pays("model", 20.0, 1.4, 1.4, 500), "a long answer is expected to go on"
+    assert not after(100, speed=1.5).pays("model", 5.0, 1.4, 1.4, 500), "it is faster without a model"
 
 
 def test_a_model_reads_no_other_text_before_the_last_one_is_paid_for():
     reading = Reading(["model"])
-    for _ in range(10):
+    for _ in range(20):
         reading.answered(1, 1.0)
     assert reading.lend("model", 0.5) == 0.0, "catching up is part of what guesses cost"
     assert reading.lend("model", 5.0) == 5.0
-    assert not reading.pays("model", 5.0, 1.4, 500)
-    assert reading.pays("model", 0.5, 1.4, 500)
+    assert not reading.pays("model", 5.0, 1.4, 1.4, 500)
+    assert reading.pays("model", 0.5, 1.4, 1.4, 500)
     reading.earned("model", 5.0)
-    assert reading.pays("model", 5.0, 1.4, 500)
+    assert reading.pays("model", 5.0, 1.4, 1.4, 500)
 
 
 texts = st.lists(st.binary(min_size=1, max_size=2), max_size=30)

@@ -64,7 +64,7 @@ def _drafter_figures(engine: Engine, session: Session, name: str, tally: Drafter
     if isinstance(drafter, ModelDrafter):
         # Of all blocks and all guesses, those that were cut off or lost to another draft too.
         blocks = max(1, session.tally.blocks)
-        guessed = engine.policy.guessed.get(name, 0) if isinstance(engine.policy, AdaptivePolicy) else tally.drafted
+        guessed = session.tally.guessed[name]
         length = session.tally.mean_block_length
         figures["mbsu_by_parameters"] = mbsu(length, drafter.share.parameters, guessed / blocks)
         figures["mbsu_by_bytes"] = mbsu(length, drafter.share.bytes, guessed / blocks)
