@@ -8,6 +8,7 @@ from pathlib import Path
 from edgespec.errors import ModelNotFound
 from edgespec.models.entries import DEFAULT, Entry, entries, kept_lists
 from edgespec.models.shelf import missing, trusted
+from edgespec.store import at_home
 
 __all__ = ["DEFAULT", "entry_of", "is_alias", "kept_list", "resolve"]
 
@@ -21,7 +22,7 @@ def resolve(model: str | Path | None, *, cache_dir: Path) -> Path:
     """
     name = DEFAULT if model is None else str(model)
     if not is_alias(name):
-        path = Path(name).expanduser()
+        path = at_home(name)
         if not path.exists() and path.suffix != ".gguf" and path.name == name:
             raise _unknown(name)
         return path

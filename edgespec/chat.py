@@ -45,8 +45,9 @@ class Chat:
     """Turns of a user and the assistant. An answer joins the conversation as far as it was made, cancelled ones too.
 
     Generated ids are kept, never tokenized again; only text that the template adds, and the user's, is tokenized. Where
-    the template rewrites history (it may drop an earlier answer's reasoning), `rewritten` counts the turns in which it
-    did: then the whole text is tokenized, and the KV cache keeps what the ids still share.
+    that cannot be, since the template rewrites history (it may drop an earlier answer's reasoning) or the tokenizer
+    spells the added text in another way by itself, the whole text is tokenized, and the KV cache keeps what the ids
+    still share: `rewritten` counts these turns.
     """
 
     def __init__(self, engine: Engine, system: str | None = None) -> None:
@@ -167,7 +168,7 @@ class Chat:
             )
             if self._tokens and not continued:
                 self.rewritten += 1
-                _log.info("the chat template rewrote earlier turns: the conversation was tokenized again")
+                _log.info("what was added could not be tokenized by itself: the whole conversation was, again")
             self._be(_State(messages, rendered, tokens, dropped + drop), _moved(turns, keep, drop), session, keep)
             return session
 
@@ -224,14 +225,15 @@ class Chat:
         excess = len(tokens) + room - context.n_ctx
         if excess <= 0:
             return 0
-        earlier = len(self._tokens) if continued and self._tokens else self._earlier(tokens)
-        drop = max(excess, min((context.n_ctx - keep) // 2, earlier - keep))  # more than is needed: not every turn
-        if keep + drop > earlier:
+        earlier = len(self._tokens) if continued else self._earlier(tokens)
+        most = max(0, earlier - keep)
+        if len(tokens) - most >= context.n_ctx:
             raise ContextOverflow(
                 f"the conversation has {len(tokens)} tokens and the context holds {context.n_ctx}; what is new does "
                 "not fit even without the earlier turns: begin a new chat or enlarge the context (--ctx)"
             )
-        if keep + drop <= context.cached(tokens):
+        drop = min(most, max(excess, (context.n_ctx - keep) // 2))  # more than is needed: not every turn
+        if drop and keep + drop <= context.cached(tokens):
             context.shift(keep, drop)
         del tokens[keep : keep + drop]  # of a cache that does not hold them, what comes after is evaluated anew
         return drop

@@ -174,13 +174,16 @@ def open_drafter(
         context.close()
         model.close()
 
-    own, theirs = per_token(part), per_token(target_part)
-    if target_part.values.get("split.count"):  # this is but the first of its files
-        theirs = Sizes(target.parameters, target.size_bytes)
+    own, theirs = _sizes(model, part), _sizes(target, target_part)
     share = Share(own.parameters / theirs.parameters, own.bytes / theirs.bytes)
     return ModelDrafter(
         path.stem, context, reader, share=share, cost=cost, window=window, fingerprint=header.fingerprint, close=close
     )
+
+
+def _sizes(model: LlamaModel, part: Part) -> Sizes:
+    """What it reads for a token; of a file in several parts, of which `part` is the first, all that there is."""
+    return Sizes(model.parameters, model.size_bytes) if part.values.get("split.count") else per_token(part)
 
 
 def _matched(model: LlamaModel, target: LlamaModel, part: Part, target_part: Part) -> Reader:

@@ -18,7 +18,7 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from edgespec.errors import InvalidRequest
+from edgespec.errors import EvaluationError, InvalidRequest
 
 Ids = npt.NDArray[np.integer]
 Floats = npt.NDArray[np.floating]
@@ -164,6 +164,9 @@ def draw(ids: Ids, logits: Floats, seed: int, position: int) -> int:
     return int(ids[best].min())
 
 
+NO_NUMBERS = "the model's logits are no numbers: its file is damaged, or its weights overflow on this machine"
+
+
 def draw_any(row: npt.NDArray[np.float32], temperature: float, seed: int, position: int) -> int:
     """What `draw` gives for a whole vocabulary, row of shape (n_vocab,), computing only the noise that can matter.
 
@@ -171,6 +174,8 @@ def draw_any(row: npt.NDArray[np.float32], temperature: float, seed: int, positi
     `gap`, which none gets beyond `REACH`, and few beyond `_NEAR`: those few are told by their hash alone.
     """
     peak = float(row.max())
+    if math.isnan(peak):
+        raise EvaluationError(NO_NUMBERS)
     leaders = np.flatnonzero(row >= peak - 4.0 * temperature)  # the peak itself, whatever rounding does
     sure = float((row[leaders] / temperature + gumbel(seed, position, leaders)).max())
     within = np.flatnonzero(row > (sure - REACH) * temperature - _SLACK)

@@ -1,4 +1,4 @@
-"""Files that survive a crash: written whole under another name, then renamed."""
+"""Files that survive a crash, written whole under another name, then renamed; and paths as people write them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # no POSIX, no locks
+    fcntl = None  # type: ignore[assignment]
 
 _log = logging.getLogger("edgespec.store")
 
@@ -23,6 +28,13 @@ def read_json(path: Path) -> Any:
     except (OSError, ValueError, RecursionError) as error:
         _log.warning("%s is left aside: %s", path, error)
         return None
+
+
+def at_home(name: str) -> Path:
+    """The path that a person means; ~nobody stays as it is, where nobody has that name."""
+    with contextlib.suppress(RuntimeError):
+        return Path(name).expanduser()
+    return Path(name)
 
 
 @contextlib.contextmanager
@@ -44,6 +56,22 @@ def write_json(path: Path, value: Any, *, private: bool = False) -> None:
     opener = owner_only if private else None
     with replacing(path) as temporary, open(temporary, "x", encoding="utf-8", opener=opener) as file:
         json.dump(value, file, separators=(",", ":"))
+
+
+def locked(file: int, path: Path) -> bool:
+    """Take the lock on `path`, open as `file`; whether nobody else has it. It goes with the process, however that ends.
+
+    Where there are no locks, nobody has it.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:  # a file system without locks, of a network perhaps
+        _log.warning("%s cannot be locked (%s): let no other process use it meanwhile", path, error.strerror)
+    return True
 
 
 def owner_only(path: str, flags: int) -> int:

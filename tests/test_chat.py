@@ -300,7 +300,7 @@ class TestKept:
         said(chat, "w300 ")
         with Kept(data / "sessions", "a") as kept:
             kept.save(chat, engine, cache=True)
-        Memory(data / "memory").add(chat, engine)
+        Memory(data / "memory").add("a", chat, engine)
         write_chat(tmp_path / "saved.json", chat, engine)
         paths = [*(data / "sessions").iterdir(), *(data / "memory").iterdir(), tmp_path / "saved.json"]
         assert {path.suffix for path in paths} == {".json", ".kv", ".lock"} and len(paths) == 5
@@ -311,7 +311,7 @@ class TestKept:
         with Kept(tmp_path, "a"), Kept(tmp_path, "b"):
             with pytest.raises(InvalidRequest, match="session a is open in another terminal"), Kept(tmp_path, "a"):
                 raise AssertionError("it was opened twice")
-            monkeypatch.setattr("edgespec.cli.chat.keeping.fcntl", None)
+            monkeypatch.setattr("edgespec.store.fcntl", None)
             with Kept(tmp_path, "a"):
                 pass
         monkeypatch.undo()
@@ -343,8 +343,8 @@ class TestMemory:
         for number in range(6):
             chat = engine.chat()
             said(chat, f"w30{number} " * 20)
-            memory.add(chat, engine)
-        kept = memory._chats(engine)
+            memory.add(str(number), chat, engine)
+        kept = list(memory._chats(engine).values())
         assert 0 < sum(map(len, kept)) <= 100
         with edgespec.load(engine.model.path, n_ctx=512, threads=1, cache_dir=tmp_path / "cache") as fresh:
             Memory(tmp_path / "memory").teach(fresh)
@@ -354,34 +354,38 @@ class TestMemory:
             assert suffix.propose(kept[-1][place - 8 : place], 3).tokens
 
     def test_a_memory_of_another_model_or_none_is_empty(self, engine, tmp_path):
-        for text in ("", "{}", "[]", '{"model": "x", "format": 1, "chats": [[1]]}'):
+        for text in ("", "{}", "[]", '{"model": "x", "format": 2, "chats": {"a": [1]}}'):
             (tmp_path / f"{engine.fingerprint}.json").write_text(text)
-            assert Memory(tmp_path)._chats(engine) == []
+            assert Memory(tmp_path)._chats(engine) == {}
 
     def test_each_model_has_its_own(self, engine, tmp_path):
         memory, chat = Memory(tmp_path / "memory"), engine.chat()
         said(chat, "w300")
-        memory.add(chat, engine)
+        memory.add("a", chat, engine)
         path = tiny_model(tmp_path / "other.gguf", seed=5, **{"tokenizer.chat_template": TEMPLATE})
         with edgespec.load(path, n_ctx=512, threads=1, cache_dir=tmp_path / "cache") as other:
-            assert memory._chats(other) == []
+            assert memory._chats(other) == {}
             another = other.chat()
             said(another, "w301 w302")
-            memory.add(another, other)
-            assert memory._chats(other) == [another.as_json()["tokens"]]
-        assert memory._chats(engine) == [chat.as_json()["tokens"]]
+            memory.add("a", another, other)
+            assert memory._chats(other) == {"a": another.as_json()["tokens"]}
+        assert memory._chats(engine) == {"a": chat.as_json()["tokens"]}
 
-    def test_a_session_that_went_on_is_remembered_once(self, engine, tmp_path):
+    def test_a_chat_is_remembered_once_as_it_is_now(self, engine, tmp_path):
         memory, chat, other = Memory(tmp_path / "memory"), engine.chat(), engine.chat()
         said(other, "w305")
-        memory.add(other, engine)
+        memory.add("b", other, engine)
         for text in ("w300", "w301", "w302"):
             said(chat, text)
-            memory.add(chat, engine)
-        assert memory._chats(engine) == [other.as_json()["tokens"], chat.as_json()["tokens"]]
+            memory.add("a", chat, engine)
+        memory.add("b", other, engine)
+        chat.undo()
+        memory.add("a", chat, engine)
+        assert memory._chats(engine) == {"b": other.as_json()["tokens"], "a": chat.as_json()["tokens"]}
+        assert list(memory._chats(engine)) == ["b", "a"]  # what was said last stays longest
 
     def test_nothing_said_leaves_nothing(self, engine, tmp_path):
-        Memory(tmp_path / "memory").add(engine.chat(), engine)
+        Memory(tmp_path / "memory").add("a", engine.chat(), engine)
         assert list(tmp_path.iterdir()) == []
 
     def test_the_models_used_last_are_remembered(self, engine, tmp_path):
@@ -391,16 +395,9 @@ class TestMemory:
             os.utime(path, (number, number))
         chat = engine.chat()
         said(chat, "w300")
-        Memory(tmp_path).add(chat, engine)
+        Memory(tmp_path).add("a", chat, engine)
         left = {path.stem for path in tmp_path.iterdir()}
         assert left == {*map(str, range(3, 10)), engine.fingerprint}
-
-    def test_what_an_earlier_version_remembered(self, engine, tmp_path):
-        before = tmp_path / "memory.json"
-        before.write_text(json.dumps({"format": 1, "model": engine.fingerprint, "chats": [[5, 6, 7]]}))
-        memory = Memory(tmp_path / "memory")
-        memory.teach(engine)
-        assert memory._chats(engine) == [[5, 6, 7]] and not before.exists()
 
 
 DOCSTRING = '"""A module."""\nimport os\n\n\ndef f():\n    """A function."""'
@@ -482,9 +479,11 @@ class FakeTalk:
     def __init__(self, *, person):
         self.editor = (lambda text: text) if person else None
         self.screen, self.last, self.heard = Screen(footer=False), None, []
+        self.ended = iter(())
 
     def say(self, text):
         self.heard.append(text)
+        self.last = next(self.ended, self.last)
         if not isinstance(text, str):
             raise text
 
@@ -503,10 +502,17 @@ class TestTurnsOfEvents:
 
     def test_an_answer_that_was_stopped_ends_a_piped_chat(self):
         talk = FakeTalk(person=False)
-        talk.last = SimpleNamespace(finish_reason="cancelled")
+        talk.ended = iter([SimpleNamespace(finish_reason="cancelled")])
         with pytest.raises(KeyboardInterrupt):
             _converse(talk, lines_of("a", "b"))
         assert talk.heard == ["a"]
+
+    def test_an_answer_that_failed_ends_no_piped_chat(self):
+        """Only the line it was an answer to is judged by it."""
+        talk = FakeTalk(person=False)
+        talk.last = SimpleNamespace(finish_reason="cancelled")
+        assert not _converse(talk, lines_of(InvalidRequest("no"), "b"))
+        assert talk.heard[-1] == "b"
 
     def test_a_file_that_cannot_be_used_ends_nothing(self, capsys):
         talk = FakeTalk(person=True)

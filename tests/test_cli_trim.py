@@ -19,11 +19,11 @@ from edgespec import child
 from edgespec.cli import main
 from edgespec.errors import UnsupportedModel
 from edgespec.gguf_walk import walk
+from edgespec.models.checked import sha256_of
 from edgespec.vocabtrim.counts import load_counts, tokenizer_hash
 from edgespec.vocabtrim.kept import KeptList, load_kept
 from edgespec.vocabtrim.make import trim
 from edgespec.vocabtrim.quantized import quantized
-from edgespec.vocabtrim.rewrite import sha256
 from edgespec.vocabtrim.trimmed import trimming_of
 
 
@@ -114,7 +114,7 @@ def test_a_quantized_drafter_is_proved_against_the_model_so_quantized(here):
     assert {tensor.type for tensor in part.tensors if len(tensor.shape) == 2} == {gguf.GGMLQuantizationType.Q4_0}
     trimming = trimming_of(part)
     assert trimming.source_name == "tiny.gguf"
-    assert trimming.counts["quantized"] == {"to": "q4_0", "from_sha256": sha256(here / "tiny.gguf")}
+    assert trimming.counts["quantized"] == {"to": "q4_0", "from_sha256": sha256_of(here / "tiny.gguf")}
     assert (here / "s.gguf").stat().st_size < (here / "tiny.gguf").stat().st_size / 2
     assert sorted(path.name for path in here.iterdir()) == ["c.json", "p.jsonl", "s.gguf", "tiny.gguf"]
 

@@ -332,7 +332,7 @@ def test_a_file_system_without_locks_does_without(hub, store, monkeypatch, caplo
 
 
 def test_a_system_without_locks_does_without(hub, store, monkeypatch):
-    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setattr("edgespec.store.fcntl", None)
     assert pull().path.read_bytes() == hub.content
     without = "import sys; sys.modules['fcntl'] = None; import edgespec"
     subprocess.run([sys.executable, "-c", without], check=True)

@@ -19,6 +19,7 @@ from edgespec.backend import LlamaModel, ParallelContext
 from edgespec.errors import InvalidRequest, MalformedModel, ProofFailed, UnsupportedModel
 from edgespec.gguf_values import numbers, strings
 from edgespec.gguf_walk import walk
+from edgespec.models.checked import sha256_of
 from edgespec.vocabtrim import rewrite
 from edgespec.vocabtrim.calibrate import AnswerSettings, Journal, count_answers_of, count_recorded, count_text
 from edgespec.vocabtrim.choose import coverage, keep_by_size, ranked, size_for_coverage
@@ -147,7 +148,7 @@ class TestFile:
     def test_it_is_told_where_it_comes_from(self, full, tmp_path):
         trim(full, tmp_path / "t.gguf", [counts_for(full, [5, 6, 7])], size=32)
         trimming = trimming_of(walk(tmp_path / "t.gguf"))
-        assert trimming.source_name == "full.gguf" and trimming.source_sha256 == rewrite.sha256(full)
+        assert trimming.source_name == "full.gguf" and trimming.source_sha256 == sha256_of(full)
         assert trimming.counts["counts"][0]["source"] == "target"
         assert trimming_of(walk(full)) is None
 

@@ -79,8 +79,7 @@ class LlamaContext:
         params.type_k, params.type_v = KV_TYPES[kv_type]
         params.flash_attn_type = FLASH_ATTENTION[flash_attention]
         params.no_perf = True
-        native.forget_errors()
-        pointer = llama_cpp.llama_init_from_model(model.pointer, params)
+        pointer = native.new_context(model.pointer, params)
         if not pointer:
             reason = native.last_error() or "no reason given"
             raise UnsupportedModel(
@@ -184,6 +183,7 @@ class LlamaContext:
         """Empty the cache: what comes next is evaluated from its first token on."""
         self._need_open()
         self._tokens.clear()
+        self._unturned = None
         llama_cpp.llama_memory_clear(self._memory, False)
 
     def state(self) -> tuple[list[int], bytes]:

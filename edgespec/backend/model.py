@@ -205,9 +205,14 @@ class LlamaModel:
             template = self.chat_template
             if template is None:
                 raise UnsupportedModel(f"{self.path.name} has no chat template: give a raw prompt (--raw)")
-            self._formatter = llama_chat_format.Jinja2ChatFormatter(
-                template, self.vocabulary.special_text("eos"), self.vocabulary.special_text("bos")
-            )
+            try:
+                self._formatter = llama_chat_format.Jinja2ChatFormatter(
+                    template, self.vocabulary.special_text("eos"), self.vocabulary.special_text("bos")
+                )
+            except Exception as error:  # it is compiled here, and may be no Jinja, or of another dialect
+                raise UnsupportedModel(
+                    f"the chat template of {self.path.name} cannot be used ({error}): give a raw prompt (--raw)"
+                ) from error
         self._formatter.add_generation_prompt = reply
         try:
             return str(self._formatter(messages=[dict(message) for message in messages]).prompt)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -70,30 +72,54 @@ def last_error() -> str:
 
 
 def load_model(path: Path, params: Any) -> Any:
-    """`llama_model_load_from_file`: a model, or nothing. Raises KeyboardInterrupt.
-
-    Python would raise that in a callback of llama.cpp's, where it is lost; so Ctrl-C is noted, and llama.cpp asked to
-    stop.
-    """
-    interrupted = threading.Event()
-    proceed = llama_cpp.llama_progress_callback(lambda _share, _data: not interrupted.is_set())
-    params.progress_callback = proceed
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if ours:
-        signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    """`llama_model_load_from_file`: a model, or nothing. Raises KeyboardInterrupt, and what signals raise."""
+    model = None
     try:
-        model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-    if interrupted.is_set():
+        with _signals_later() as interrupted:
+            proceed = llama_cpp.llama_progress_callback(lambda _share, _data: not interrupted())
+            params.progress_callback = proceed
+            model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+    except BaseException:
         if model:
             llama_cpp.llama_model_free(model)
-        raise KeyboardInterrupt
+        raise
     return model
+
+
+def new_context(model: Any, params: Any) -> Any:
+    """`llama_init_from_model`: a context, or nothing. Raises KeyboardInterrupt, and what signals raise."""
+    forget_errors()
+    context = None
+    try:
+        with _signals_later():
+            context = llama_cpp.llama_init_from_model(model, params)
+    except BaseException:
+        if context:
+            llama_cpp.llama_free(context)
+        raise
+    return context
+
+
+@contextlib.contextmanager
+def _signals_later() -> Iterator[Callable[[], bool]]:
+    """Handle what comes meanwhile at the end; tells whether Ctrl-C was pressed.
+
+    Python would run a handler within a callback of llama.cpp's, and what it raises there is lost.
+    """
+    names = ("SIGINT", "SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    came: list[int] = []
+    for number in handlers:
+        signal.signal(number, lambda number, _frame: came.append(number))
+    try:
+        yield lambda: any(handlers[number] is signal.default_int_handler for number in came)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in came:
+            handlers[number](number, None)
 
 
 def decode(context: Any, batch: Any) -> None:

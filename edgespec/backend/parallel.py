@@ -44,8 +44,7 @@ class ParallelContext:
         params.n_seq_max = slots
         params.n_threads = params.n_threads_batch = threads
         params.no_perf = True
-        native.forget_errors()
-        pointer = llama_cpp.llama_init_from_model(model.pointer, params)
+        pointer = native.new_context(model.pointer, params)
         if not pointer:
             raise UnsupportedModel(
                 f"{model.path}: no context for {slots} answers of {n_ctx} tokens can be made "
@@ -53,7 +52,8 @@ class ParallelContext:
             )
         self._model = model
         self._pointer = pointer
-        self._release = weakref.finalize(self, llama_cpp.llama_free, pointer)
+        # The model is held too, since llama.cpp reads it while it frees a context.
+        self._release = weakref.finalize(self, lambda pointer, _model: llama_cpp.llama_free(pointer), pointer, model)
         self._batch = llama_cpp.llama_batch_init(_CHUNK, 0, 1)
         self._release_batch = weakref.finalize(self, llama_cpp.llama_batch_free, self._batch)
         self._memory = llama_cpp.llama_get_memory(pointer)

@@ -16,8 +16,8 @@ from llama_cpp import llama_grammar
 from edgespec.backend import native
 from edgespec.backend.model import LlamaVocabulary
 from edgespec.core import Coupling, Row, TokenLogprob
-from edgespec.errors import GrammarError, InvalidRequest
-from edgespec.sampling import SamplingParams, draw, draw_any, log_probabilities
+from edgespec.errors import EvaluationError, GrammarError, InvalidRequest
+from edgespec.sampling import NO_NUMBERS, SamplingParams, draw, draw_any, log_probabilities
 
 _DRY_BREAKERS = (b"\n", b":", b'"', b"*")
 _FAR_BACK = 1 << 20
@@ -146,7 +146,10 @@ class LlamaSampler:
             self._candidates.fill(row)
             return self._draw(self._candidates)
         if params.temperature == 0.0:
-            return int(row.argmax())
+            best = int(row.argmax())  # the first that is no number, if there is one
+            if np.isnan(row[best]):
+                raise EvaluationError(NO_NUMBERS)
+            return best
         return draw_any(row, params.temperature, params.seed, self._position)
 
     def _pick_by_grammar(self, row: Row) -> int:
@@ -164,6 +167,8 @@ class LlamaSampler:
         candidates.apply(self._filter)
         possible = candidates.possible
         ids, logits = possible["id"], possible["logit"]
+        if not len(ids):
+            raise EvaluationError(NO_NUMBERS)
         if self._params.temperature == 0.0:
             return int(ids[np.flatnonzero(logits == logits.max())].min())
         return draw(ids, logits, self._params.seed, self._position)
@@ -249,6 +254,7 @@ def _everything_if_negative(last_n: int) -> int:
 
 def _logprob(row: Row, token: int, count: int) -> TokenLogprob:
     values = log_probabilities(row)
+    count = min(count, len(values))
     top = np.argpartition(values, -count)[-count:] if count else np.empty(0, np.int64)
     top = top[np.argsort(-values[top], kind="stable")]
     return TokenLogprob(token, float(values[token]), tuple((int(i), float(values[i])) for i in top))

@@ -21,7 +21,7 @@ from edgespec import machine
 from edgespec.errors import DownloadError, OutputError
 from edgespec.models.checked import Progress, sha256_of
 from edgespec.models.web import Answer, Broken, Endpoint, content_length, content_range, opened
-from edgespec.store import read_json, write_json
+from edgespec.store import locked, read_json, write_json
 
 _log = logging.getLogger("edgespec.models")
 
@@ -96,7 +96,8 @@ def _claimed(part: Path) -> Iterator[BinaryIO]:
         why = "it is a link, remove it" if error.errno == errno.ELOOP else error.strerror
         raise OutputError(f"{part}: cannot be written: {why}") from error
     with os.fdopen(descriptor, "r+b", buffering=0) as file:
-        _lock(file, part)
+        if not locked(descriptor, part):
+            raise DownloadError(f"{part}: another process is downloading it; wait for that one")
         if not part.exists() or not os.path.samestat(part.stat(), os.fstat(descriptor)):
             raise DownloadError(f"{part}: another process has just finished with it; try again")
         try:
@@ -106,20 +107,6 @@ def _claimed(part: Path) -> Iterator[BinaryIO]:
                 if part.stat().st_size == 0:
                     part.unlink()
                     part.with_name(f"{part.name}.json").unlink(missing_ok=True)
-
-
-def _lock(file: BinaryIO, part: Path) -> None:
-    """Keep other processes away, as far as there are locks here. Raises DownloadError where one is at it."""
-    try:
-        import fcntl  # noqa: PLC0415
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise DownloadError(f"{part}: another process is downloading it; wait for that one") from error
-    except OSError as error:  # a file system without locks, of a network perhaps
-        _log.warning("%s cannot be locked (%s): let no other process pull it meanwhile", part, error.strerror)
 
 
 class _Transfer:

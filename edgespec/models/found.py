@@ -13,6 +13,7 @@ from glob import escape
 from pathlib import Path
 
 from edgespec.models.entries import SHA256, Entry
+from edgespec.store import at_home
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,4 +96,4 @@ def _xdg_cache() -> Path:
 
 
 def _path(name: str) -> Path:
-    return Path(os.path.expandvars(name)).expanduser()
+    return at_home(os.path.expandvars(name))

@@ -17,7 +17,7 @@ from edgespec.models.download import PAUSES, Source, discard, fetch, part_of
 from edgespec.models.entries import Entry
 from edgespec.models.found import Found, is_whole, of_other_tools
 from edgespec.models.web import endpoint
-from edgespec.store import read_json, replacing, write_json
+from edgespec.store import at_home, read_json, replacing, write_json
 
 __all__ = ["OWN", "adopt", "candidates", "directory", "missing", "pull", "remove", "started", "trusted"]
 
@@ -30,7 +30,7 @@ _log = logging.getLogger("edgespec.models")
 def directory() -> Path:
     """The store: EDGESPEC_MODELS, or a folder among the user's data."""
     named = os.environ.get("EDGESPEC_MODELS")
-    return Path(named).expanduser().absolute() if named else machine.data_directory() / "models"
+    return at_home(named).absolute() if named else machine.data_directory() / "models"
 
 
 def candidates(entry: Entry) -> Iterator[Found]:

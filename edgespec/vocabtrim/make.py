@@ -14,13 +14,14 @@ from edgespec.backend import QUANTIZATIONS, LlamaModel
 from edgespec.errors import InvalidRequest, OutputError
 from edgespec.gguf_values import numbers, strings
 from edgespec.gguf_walk import Part, walk
+from edgespec.models.checked import sha256_of
 from edgespec.store import replacing
 from edgespec.vocabtrim.choose import Ids, coverage, keep_by_size, listed_first, ranked, size_for_coverage
 from edgespec.vocabtrim.counts import Counts, merged, tokenizer_hash
 from edgespec.vocabtrim.kept import KeptList
 from edgespec.vocabtrim.prove import Proof, prove
 from edgespec.vocabtrim.quantized import quantized
-from edgespec.vocabtrim.rewrite import sha256, trimmable, write_trimmed
+from edgespec.vocabtrim.rewrite import trimmable, write_trimmed
 from edgespec.vocabtrim.sizes import Sizes, per_token
 
 _CONTROL = 3
@@ -105,7 +106,7 @@ def trim(
             replacing(out) as temporary,
         ):
             if source != full:
-                told["quantized"] = {"to": quantization, "from_sha256": sha256(full)}
+                told["quantized"] = {"to": quantization, "from_sha256": sha256_of(full)}
             with temporary.open("xb") as file:
                 write_trimmed(trimmable(source), kept, file, told, partial(progress, "writing"))
             proof = prove(source, temporary)

@@ -5,7 +5,6 @@ Every entry of the metadata and every tensor that is not over the vocabulary is 
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import struct
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from edgespec.errors import InvalidRequest, UnsupportedModel
 from edgespec.gguf_header import read_header
 from edgespec.gguf_values import encoded, entry
 from edgespec.gguf_walk import Array, Part, Tensor, walk
+from edgespec.models.checked import sha256_of
 from edgespec.vocabtrim.trimmed import EMBEDDINGS, OUTPUT, PREFIX, Table, Trimming
 
 ARCHITECTURES = ("gemma", "gemma2", "gemma3", "llama", "qwen2", "qwen3")
@@ -54,15 +54,6 @@ def trimmable(source: Path) -> Part:
     return part
 
 
-def sha256(path: Path) -> str:
-    """The checksum of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
 def write_trimmed(
     part: Part, kept: npt.NDArray[np.int32], file: BinaryIO, counts: dict[str, Any], progress: Progress | None = None
 ) -> None:
@@ -74,7 +65,7 @@ def write_trimmed(
     if not len(kept) or kept[-1] >= embeddings.shape[1]:
         raise InvalidRequest(f"tokens to keep that the vocabulary of {embeddings.shape[1]} does not have")
     table = Table(0, embeddings.type, embeddings.shape[1], embeddings.shape[0])
-    trimming = Trimming(kept, table.rows, part.path.name, sha256(part.path), counts, table)
+    trimming = Trimming(kept, table.rows, part.path.name, sha256_of(part.path), counts, table)
     alignment = int(part.values.get("general.alignment", 32))  # type: ignore[arg-type]
     tensors = _laid_out(part.tensors, len(kept), alignment)
     data_size = sum(_aligned(tensor.size or 0, alignment) for tensor in tensors)

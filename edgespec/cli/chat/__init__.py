@@ -75,11 +75,13 @@ def _converse(talk: Talk, lines: Piped | Typed) -> bool:
 
 
 def _do(talk: Talk, line: Line) -> None:
+    before = talk.last
     if line.command:
         run_command(talk, line.text)
     else:
         talk.say(line.text)
-    if talk.editor is None and talk.last and talk.last.finish_reason == "cancelled":
+    stopped = talk.last is not before and talk.last is not None and talk.last.finish_reason == "cancelled"
+    if talk.editor is None and stopped:
         raise KeyboardInterrupt  # nobody is there to go on
 
 

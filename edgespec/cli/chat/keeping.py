@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from edgespec import Chat, Engine
+from edgespec.drafters.anpd import Anpd
 from edgespec.drafters.suffix import Suffix
 from edgespec.errors import InvalidRequest, OutputError
 from edgespec.kv_file import OtherKv, TornKv, read_kv, write_kv
-from edgespec.store import private_folder, read_json, write_json
-
-try:
-    import fcntl
-except ImportError:  # no POSIX: then nothing keeps a session from being open twice
-    fcntl = None  # type: ignore[assignment]
+from edgespec.store import locked, private_folder, read_json, write_json
 
 _FORMAT = 1
+
+_MEMORY_FORMAT = 2
+"""Before, chats had no names, and one that changed was there twice."""
 
 _BEGINNING = re.compile(rb'\{"format":\d+,"model":"[^"]*","model_name":')
 """Of what `write_chat` writes."""
@@ -75,17 +74,18 @@ class Kept:
     def __init__(self, folder: Path, name: str) -> None:
         if not re.fullmatch(r"\w[\w. -]*", name):
             raise InvalidRequest(f"{name!r} cannot name a session: use letters, digits, dots, dashes and spaces")
-        self._name = name
+        self.name = name
         self._folder = folder
         self._chat, self._cache = folder / f"{name}.json", folder / f"{name}.kv"
         self._lock = -1
 
     def __enter__(self) -> Kept:
         private_folder(self._folder)
-        self._lock = os.open(self._folder / f"{self._name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        if not _locked(self._lock):
+        path = self._folder / f"{self.name}.lock"
+        self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        if not locked(self._lock, path):
             os.close(self._lock)
-            raise InvalidRequest(f"session {self._name} is open in another terminal: leave it there, or name another")
+            raise InvalidRequest(f"session {self.name} is open in another terminal: leave it there, or name another")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -94,14 +94,14 @@ class Kept:
     def restore(self, chat: Chat, engine: Engine) -> Iterator[str]:
         """Go on where the session ended; words to the person, one by one. What cannot be used is set aside."""
         if not self._chat.exists():
-            yield f"session {self._name} begins"
+            yield f"session {self.name} begins"
             return
         try:
             same = read_chat(self._chat, chat, engine)
         except InvalidRequest as error:
             raise InvalidRequest(f"{error}; move it away to begin anew") from error
         turns = sum(message["role"] == "user" for message in chat.messages)
-        yield f"session {self._name} goes on: {turns} turns so far" + ("" if same else ", with another model")
+        yield f"session {self.name} goes on: {turns} turns so far" + ("" if same else ", with another model")
         try:
             tokens, data = read_kv(self._cache, _about(engine))
         except FileNotFoundError:
@@ -130,72 +130,55 @@ class Kept:
 
 
 class Memory:
-    """Token ids of earlier chats, for the n-gram drafter to find what is said again. Each model's have a file."""
+    """Token ids of earlier chats by name, for n-gram drafters to find what is said again. Each model's have a file."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def teach(self, engine: Engine) -> None:
-        """Let the drafter read what was said."""
-        self._take_over()
+        """Let the n-gram drafters read what was said."""
         for drafter in engine.drafters:
-            if isinstance(drafter, Suffix):
-                for tokens in self._chats(engine):
+            if isinstance(drafter, Suffix | Anpd):
+                for tokens in self._chats(engine).values():
                     drafter.propose(tokens, 0)
 
-    def add(self, chat: Chat, engine: Engine) -> None:
-        """Remember this chat too, and forget the oldest beyond the bounds. Raises OutputError."""
+    def add(self, name: str, chat: Chat, engine: Engine) -> None:
+        """Remember this chat as it is now, and forget the oldest beyond the bounds. Raises OutputError."""
         tokens = chat.as_json()["tokens"]
         if not tokens:
             return
-        chats = [kept for kept in self._chats(engine) if tokens[: len(kept)] != kept]  # a session that went on is one
-        chats.append(tokens[-_MOST_REMEMBERED:])
-        while sum(map(len, chats)) > _MOST_REMEMBERED:
-            chats.pop(0)
+        chats = self._chats(engine)
+        chats.pop(name, None)  # as it was before
+        chats[name] = tokens[-_MOST_REMEMBERED:]
+        while sum(map(len, chats.values())) > _MOST_REMEMBERED:
+            del chats[next(iter(chats))]
         path = self._file(engine.fingerprint)
         try:
             private_folder(self._folder)
-            write_json(path, {"format": _FORMAT, "model": engine.fingerprint, "chats": chats}, private=True)
+            write_json(path, {"format": _MEMORY_FORMAT, "model": engine.fingerprint, "chats": chats}, private=True)
             for old in sorted(self._folder.glob("*.json"), key=lambda one: one.stat().st_mtime_ns)[:-_MOST_MODELS]:
                 old.unlink()
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
-    def _chats(self, engine: Engine) -> list[list[int]]:
+    def _chats(self, engine: Engine) -> dict[str, list[int]]:
+        """The oldest first."""
         kept: Any = read_json(self._file(engine.fingerprint))
         size = engine.model.vocabulary.size
         try:
-            if kept["model"] != engine.fingerprint or kept["format"] != _FORMAT:
-                return []
-            return [tokens for tokens in kept["chats"] if tokens and all(0 <= int(token) < size for token in tokens)]
-        except (KeyError, TypeError, ValueError):
-            return []
+            if kept["model"] != engine.fingerprint or kept["format"] != _MEMORY_FORMAT:
+                return {}
+            return {
+                name: tokens
+                for name, tokens in kept["chats"].items()
+                if tokens and all(0 <= int(token) < size for token in tokens)
+            }
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return {}
 
     def _file(self, model: str) -> Path:
         return self._folder / f"{model}.json"
 
-    def _take_over(self) -> None:
-        """Give what an earlier version remembered, of one model and readable for all, its place."""
-        before = self._folder.with_suffix(".json")
-        kept: Any = read_json(before)
-        model = kept.get("model") if isinstance(kept, dict) else None
-        if isinstance(model, str) and re.fullmatch(r"[0-9a-f]+", model):
-            private_folder(self._folder)
-            before.replace(self._file(model))
-
 
 def _about(engine: Engine) -> dict[str, str]:
     return {"model": engine.fingerprint, "settings": engine.context.settings}
-
-
-def _locked(file: int) -> bool:
-    """Take the lock on an open file; whether nobody else has it. It goes with the process, however that ends."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks: as where there is no fcntl
-        return True
-    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -36,16 +37,21 @@ class Talk:
         self.last: Session | None = None
         self.attached: list[Attached] = []
         self._kept, self._memory = kept, memory
+        self._name = kept.name if kept else f"/{secrets.token_hex(8)}"  # which no session can have
         self._progress = PromptProgress()
         self._drafting_policy: AdaptivePolicy | None = None
         self.sampling = sampling_of(options)
         self.engine: Engine = _open(options)
-        self.chat: Chat = self.engine.chat(options["system"])
-        if memory:
-            memory.teach(self.engine)
-        if kept:
-            for word in kept.restore(self.chat, self.engine):
-                screen.note(word)
+        try:
+            self.chat: Chat = self.engine.chat(options["system"])
+            if memory:
+                memory.teach(self.engine)
+            if kept:
+                for word in kept.restore(self.chat, self.engine):
+                    screen.note(word)
+        except BaseException:
+            self.engine.close()
+            raise
 
     def say(self, text: str) -> None:
         """One turn, streamed to the terminal, what is attached before it. Raises EdgespecError.
@@ -157,7 +163,7 @@ class Talk:
         if self._kept:
             self._kept.save(self.chat, self.engine, cache=True)
         if self._memory:
-            self._memory.add(self.chat, self.engine)
+            self._memory.add(self._name, self.chat, self.engine)
 
     def __enter__(self) -> Talk:
         return self
