@@ -63,8 +63,9 @@ class Chat:
 
     @property
     def messages(self) -> list[Message]:
-        """The conversation so far, the answer in progress included."""
-        return self._state().messages
+        """The conversation so far, the answer in progress included; another thread waits for its evaluation."""
+        with self._engine.lock:
+            return self._state().messages
 
     @property
     def system(self) -> str | None:
@@ -103,7 +104,8 @@ class Chat:
 
     def as_json(self) -> dict[str, Any]:
         """All that `restore` needs, its ids included."""
-        return self._state()._asdict()
+        with self._engine.lock:
+            return self._state()._asdict()
 
     def restore(self, kept: Mapping[str, Any], *, same_model: bool) -> None:
         """Go on with a conversation that `as_json` told; of another model, with its texts and not its ids.
@@ -173,7 +175,7 @@ class Chat:
             return session
 
     def _state(self) -> _State:
-        """The conversation with the last answer as far as it was made, which goes on undisturbed."""
+        """The conversation with the last answer as far as it was made, which goes on undisturbed. Under the lock."""
         answer = self._answer
         if answer is None:
             return _State(list(self._messages), self._text, list(self._tokens), self._dropped)

@@ -1,8 +1,8 @@
 """T(n): the time of one evaluation of n tokens, which decides what a draft may cost.
 
 The curve differs from machine to machine, is not smooth and not even monotonic. It is kept as a ratio to T(1), starts
-from a prior, and is corrected by the evaluations of the run itself; nothing is ever evaluated only to be measured.
-A prompt's evaluation gives the first correction, before the first token is out.
+from a prior, and is corrected by the evaluations of the run itself; the target never evaluates anything only to be
+measured. A prompt's evaluation gives the first correction, before the first token is out.
 """
 
 from __future__ import annotations

@@ -81,7 +81,10 @@ def load(
             raise InvalidRequest(f"a context of {length} tokens: it must be from 8 to {1 << 22}")
         if exact and kv_type == "f16":
             kv_type = EXACT_KV
-        measured = Measured(cache, header.fingerprint, threads, gpu_layers, kv_type, flash_attention)
+        measured = Measured(
+            cache, header.fingerprint,
+            threads=threads, gpu_layers=gpu_layers, kv_type=kv_type, flash_attention=flash_attention,
+        )  # fmt: skip
         context = LlamaContext(target, n_ctx=length, threads=threads, kv_type=kv_type, flash_attention=flash_attention)
         undo.callback(context.close)
         hindrance = ""
@@ -128,6 +131,8 @@ class Engine:
         self.policy = policy
         self.drafters = tuple(drafters)
         self.drafter_name = drafter_name
+        self.measured = measured
+        """What is remembered of the model's times; None where nothing is."""
         self.fingerprint = fingerprint
         """Tells the model's file from others; empty where nobody said."""
         self.lock = threading.RLock()

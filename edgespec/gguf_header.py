@@ -16,7 +16,7 @@ from typing import NoReturn
 from edgespec.errors import ModelNotFound, UnsupportedModel
 from edgespec.gguf_walk import AGAIN, BLOCKS, MAX_STRINGS, STRING, Array, Part, Value, malformed, walk
 
-__all__ = ["Array", "Header", "Value", "read_header"]
+__all__ = ["Header", "read_header"]
 
 _NOT_FOR_TEXT = {  # general.architecture or general.type -> what such a file is
     **dict.fromkeys(("bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert"), "an embedding model"),
@@ -53,18 +53,12 @@ _NEVER_WEIGHTS = (9, 15, 24, 25, 26, 27, 28)  # Q8_1 and Q8_K exist in memory on
 class Header:
     """A model file whose header makes sense.
 
-    `tensor_count` and `file_size` (bytes) are sums over the shards of a split model. `fingerprint` changes with the
-    size, the modification time or the header (by the CRC-32 of all bytes before the tensor data) of any shard.
+    `fingerprint` changes with the size, the modification time or the header (by the CRC-32 of all bytes before the
+    tensor data) of any shard.
     """
 
-    path: Path
-    version: int
     architecture: str
-    name: str
-    metadata: Mapping[str, Value]
-    tensor_count: int
     n_vocab: int
-    file_size: int
     fingerprint: str
 
 
@@ -79,18 +73,7 @@ def read_header(path: Path) -> Header:
     parts = [first, *map(_walk_to_data, facts.other_shards())]
     shapes = facts.shapes(parts)
     facts.check_sizes(shapes)
-    name = first.values.get("general.name")
-    return Header(
-        path=path,
-        version=first.version,
-        architecture=facts.architecture,
-        name=name if isinstance(name, str) and name else path.stem,
-        metadata=first.values,
-        tensor_count=len(shapes),
-        n_vocab=facts.n_vocab(shapes),
-        file_size=sum(part.size for part in parts),
-        fingerprint=_fingerprint(parts),
-    )
+    return Header(facts.architecture, facts.n_vocab(shapes), _fingerprint(parts))
 
 
 def _fingerprint(parts: list[Part]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgespec import machine, store
 from edgespec.acceptance import Acceptance
-from edgespec.backend import LlamaContext, build_name, gpus
+from edgespec.backend import EXACT_KV, LlamaContext, build_name, gpus
 from edgespec.cost import CostCurve
 from edgespec.exact import depths, exact_rows, sample
 
@@ -26,14 +26,32 @@ _NONSENSE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 class Measured:
-    """The files of one model, by its `fingerprint`, the machine, and whatever else its times depend on: `settings`."""
+    """The files of one model, by its `fingerprint`, the machine, and whatever else its times depend on."""
 
-    def __init__(self, cache_dir: Path, fingerprint: str, *settings: object) -> None:
+    def __init__(
+        self,
+        cache_dir: Path,
+        fingerprint: str,
+        *,
+        threads: int,
+        gpu_layers: int,
+        kv_type: str = "f16",
+        flash_attention: str = "auto",
+        drafts: bool = False,
+    ) -> None:
+        """`drafts`: as a drafter, which evaluates several tokens for the logits of the last one."""
+        settings = (threads, gpu_layers, kv_type, flash_attention, *(["drafter"] if drafts else []))
         name = _file_name(machine.cpu_name(), build_name(), fingerprint, *settings, *gpus())
+        self._place = cache_dir, threads, gpu_layers
         self._costs = cache_dir / "costs" / name
         self._exact = cache_dir / "exact" / name
         self._acceptance = cache_dir / "acceptance"
         self._fingerprint = fingerprint
+
+    def with_exact_keys(self) -> Measured:
+        """The same model's where keys and values are as `load(exact=True)` has them."""
+        cache_dir, threads, gpu_layers = self._place
+        return Measured(cache_dir, self._fingerprint, threads=threads, gpu_layers=gpu_layers, kv_type=EXACT_KV)
 
     def cost(self, rows: int) -> CostCurve:
         """T(n) as the last run left it, else a fresh curve."""

@@ -166,7 +166,7 @@ def open_drafter(
         context = LlamaContext(model, n_ctx=min(n_ctx, model.n_ctx_train), threads=threads)
         undo.pop_all()
 
-    measured = Measured(cache_dir, header.fingerprint, threads, gpu_layers)
+    measured = Measured(cache_dir, header.fingerprint, threads=threads, gpu_layers=gpu_layers, drafts=True)
     cost = measured.cost(PROMPT_CHUNK)
 
     def close() -> None:

@@ -133,6 +133,25 @@ def test_a_prompt_of_equal_length_and_ending_is_read(kind: type[Anpd] | type[Suf
 
 
 @BOTH
+def test_what_ctrl_c_kept_from_being_learned_is_read_again(
+    kind: type[Anpd] | type[Suffix], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    news = History.news
+
+    def interrupted(self: History, tokens: list[int]) -> None:
+        news(self, tokens)
+        raise KeyboardInterrupt
+
+    drafter = kind()
+    drafter.propose(ids("abc"), 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(History, "news", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            drafter.propose(ids("abcdabc"), 4)
+    assert drafter.propose(ids("abcdabc"), 4) == kind().propose(ids("abcdabc"), 4)
+
+
+@BOTH
 def test_memory_stays_bounded(kind: type[Anpd] | type[Suffix]) -> None:
     draw = random.Random(1)
     drafter = kind(max_tokens=1000)

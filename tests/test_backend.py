@@ -6,15 +6,24 @@ import json
 import logging
 import random
 import signal
+import sys
 import threading
 import time
 
 import numpy as np
 import pytest
+from gguf_files import tiny_model
 
 from edgespec.backend import LlamaContext, LlamaModel, LlamaSampler, schema_to_grammar
 from edgespec.core import NOTHING, ROOT, Draft
-from edgespec.errors import ContextOverflow, GrammarError, InvalidRequest, MalformedModel
+from edgespec.errors import (
+    ContextOverflow,
+    EvaluationError,
+    GrammarError,
+    InvalidRequest,
+    MalformedModel,
+    UnsupportedModel,
+)
 from edgespec.sampling import SamplingParams, draw, log_probabilities
 
 pytestmark = pytest.mark.model
@@ -177,10 +186,9 @@ def test_a_state_has_no_keys_that_a_shift_has_yet_to_turn(make_context, text):
     context.shift(10, 80)
     assert context.state()[0] == text[:10]  # llama.cpp would write the old keys at the new places
     shifted = [*text[:10], *text[90:150]]
-    row = context.prefill(shifted)
+    context.prefill(shifted)
     assert other.set_state(*context.state())
     assert np.array_equal(other.prefill([*shifted, text[0]]), context.prefill([*shifted, text[0]]))
-    assert np.isfinite(row).all()
 
 
 def test_what_does_not_fit_is_refused_and_breaks_nothing(make_context, text):
@@ -205,28 +213,61 @@ def test_a_file_that_is_no_model_is_refused_by_name(tmp_path):
         LlamaModel(path)
 
 
-def test_ctrl_c_while_a_model_is_loaded_is_not_lost(smollm2):
-    pressed = []
+def leave(number, frame):
+    sys.exit(128 + number)
 
-    class Press(logging.Handler):
-        """Presses Ctrl-C in the middle of llama.cpp's loading, at its first word."""
+
+@pytest.mark.parametrize(
+    ("number", "handler", "raised"),
+    [(signal.SIGINT, signal.default_int_handler, KeyboardInterrupt), (signal.SIGTERM, leave, SystemExit)],
+)
+@pytest.mark.parametrize("what", ["model", "context"])
+def test_signals_while_something_is_loaded_are_not_lost(model, smollm2, number, handler, raised, what):
+    sent = []
+
+    class Send(logging.Handler):
+        """Sends the signal in the middle of llama.cpp's loading, at its first word."""
 
         def emit(self, record):
-            if not pressed:
-                pressed.append(record)
-                signal.raise_signal(signal.SIGINT)
+            if not sent:
+                sent.append(record)
+                signal.raise_signal(number)
 
-    logger, press = logging.getLogger("edgespec.llama_cpp"), Press()
-    level = logger.level
-    logger.addHandler(press)
+    logger, send = logging.getLogger("edgespec.llama_cpp"), Send()
+    level, before = logger.level, signal.signal(number, handler)
+    logger.addHandler(send)
     logger.setLevel(logging.DEBUG)
     try:
-        with pytest.raises(KeyboardInterrupt):
-            LlamaModel(smollm2)
+        with pytest.raises(raised):
+            LlamaModel(smollm2) if what == "model" else LlamaContext(model, n_ctx=256, threads=1)
+        assert sent and signal.getsignal(number) is handler
     finally:
-        logger.removeHandler(press)
+        signal.signal(number, before)
+        logger.removeHandler(send)
         logger.setLevel(level)
-    assert pressed and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("params", [{}, {"temperature": 0.8}])
+def test_logits_that_are_no_numbers_are_said_to_be_none(model, params):
+    sampler = LlamaSampler(model.vocabulary, SamplingParams(**params))
+    with pytest.raises(EvaluationError, match="no numbers"):
+        sampler.choose(np.full(model.vocabulary.size, np.nan, np.float32))
+
+
+def test_more_logprobs_than_tokens_are_all_of_them(tmp_path):
+    model = LlamaModel(tiny_model(tmp_path / "tiny.gguf", n_vocab=300))
+    sampler = LlamaSampler(model.vocabulary, SamplingParams(logprobs=1000))
+    assert sampler.choose(np.arange(300, dtype=np.float32)) == 299
+    assert [token for token, _ in sampler.logprobs[0].top] == [*reversed(range(300))]
+    model.close()
+
+
+@pytest.mark.parametrize("template", ["{% nonsense %}", "{{ messages | nonsense }}", "{% for"])
+def test_a_chat_template_that_is_none_gets_one_line(tmp_path, template):
+    model = LlamaModel(tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": template}))
+    with pytest.raises(UnsupportedModel, match=r"the chat template of tiny.gguf cannot be used .*--raw"):
+        model.render([{"role": "user", "content": "a"}])
+    model.close()
 
 
 def test_pieces_join_to_the_text(model):

@@ -12,7 +12,7 @@ from gguf_files import tiny_model
 import edgespec
 from edgespec.catalogue import DEFAULT, kept_list, resolve
 from edgespec.errors import MalformedModel, ModelNotFound
-from edgespec.models import checked
+from edgespec.models import checked, shelf
 from edgespec.models.entries import Entry, entries
 from edgespec.vocabtrim.kept import load_kept
 
@@ -68,6 +68,15 @@ def test_paths_are_taken_as_they_are_and_unknown_aliases_refused(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its file systems have no such names")
+def test_a_home_that_nobody_has_is_a_folder_that_is_not_there(tmp_path, monkeypatch):
+    name = "~nobody-of-this-name/m.gguf"
+    assert str(resolve(name, cache_dir=tmp_path)) == name
+    monkeypatch.setenv("EDGESPEC_MODELS", "~nobody-of-this-name")
+    assert shelf.directory().name == "~nobody-of-this-name"
+    with pytest.raises(ModelNotFound):
+        edgespec.load(name, cache_dir=tmp_path)
+
+
 def test_a_name_that_is_not_utf_8_is_opened_all_the_same(tmp_path):
     path = tmp_path / os.fsdecode(b"m\xff.gguf")
     tiny_model(tmp_path / "tiny.gguf").rename(path)

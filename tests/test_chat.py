@@ -31,7 +31,6 @@ from edgespec.cli.chat.screen import Screen, footer
 from edgespec.cli.chat.talk import Talk
 from edgespec.cli.chat.typing import Line, Typed, _Commands, _whole
 from edgespec.cli.commands import chat as command
-from edgespec.drafters.suffix import Suffix
 from edgespec.errors import ContextOverflow, InvalidRequest, UnknownDrafter
 from edgespec.gguf_header import read_header
 
@@ -126,6 +125,15 @@ class TestTurns:
         assert session.tally.prompt_tokens < 512 and chat.as_json()["dropped"] > 0
         with pytest.raises(ContextOverflow, match="even without the earlier turns"):
             said(chat, "w302 " * 80, overflow="shift")
+
+    def test_a_first_message_that_fits_is_answered_with_a_shift_as_without_one(self, engine):
+        """Room for a whole answer is wanted, not demanded: there is nothing to drop."""
+        message, chat = "w302", engine.chat()
+        while len(engine.tokenize(engine.model.render([{"role": "user", "content": message}]))) < 460:
+            message += " w302"
+        session = said(chat, message, max_tokens=200, overflow="shift")
+        assert 460 <= session.tally.prompt_tokens < 512
+        assert said(engine.chat(), message, max_tokens=20).emitted == session.emitted[:20]
 
     def test_a_text_that_gets_a_space_is_tokenized_with_what_is_before_it(self, tmp_path):
         """SentencePiece puts one before a text of its own; after an answer there is none."""
@@ -346,12 +354,12 @@ class TestMemory:
             memory.add(str(number), chat, engine)
         kept = list(memory._chats(engine).values())
         assert 0 < sum(map(len, kept)) <= 100
-        with edgespec.load(engine.model.path, n_ctx=512, threads=1, cache_dir=tmp_path / "cache") as fresh:
+        path, names = engine.model.path, "suffix+anpd"
+        with edgespec.load(path, drafter=names, n_ctx=512, threads=1, cache_dir=tmp_path / "cache") as fresh:
             Memory(tmp_path / "memory").teach(fresh)
-            (suffix,) = fresh.drafters
-            assert isinstance(suffix, Suffix)
             place = len(kept[-1]) // 2
-            assert suffix.propose(kept[-1][place - 8 : place], 3).tokens
+            assert [drafter.name for drafter in fresh.drafters] == ["suffix", "anpd"]
+            assert all(drafter.propose(kept[-1][place - 8 : place], 3).tokens for drafter in fresh.drafters)
 
     def test_a_memory_of_another_model_or_none_is_empty(self, engine, tmp_path):
         for text in ("", "{}", "[]", '{"model": "x", "format": 2, "chats": {"a": [1]}}'):

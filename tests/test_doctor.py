@@ -164,7 +164,7 @@ def test_a_model_that_cannot_take_tokens_back_gets_one_line(tmp_path, monkeypatc
 def test_gpus_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny_model(tmp_path / "tiny.gguf")
-    monkeypatch.setattr("edgespec.cli.doctor.gpus", lambda: ("A card (X0)", "A card (X1)"))
+    monkeypatch.setattr("edgespec.examine.gpus", lambda: ("A card (X0)", "A card (X1)"))
     assert examined()["gpus"] == ["A card (X0)", "A card (X1)"]
     shown = CliRunner().invoke(main, ["doctor", "-m", "tiny.gguf", "--threads", "1"]).stdout
     assert "GPU: A card (X0)\nGPU: A card (X1)\n" in shown

@@ -11,7 +11,7 @@ from gguf_files import tiny_model
 import edgespec
 from edgespec import SamplingParams
 from edgespec.backend import LlamaModel
-from edgespec.drafters import make_drafters
+from edgespec.drafters import make_drafter
 from edgespec.engine import conversation
 from edgespec.errors import ContextOverflow, InvalidRequest, ModelNotFound, UnknownDrafter, UnsupportedModel
 from edgespec.lossless import parting, rounding_noise
@@ -36,7 +36,7 @@ def engine(smollm2, tmp_path_factory):
 def eager(engine):
     """The engine with a policy that always drafts, so that verification has much to do."""
     before = engine.policy
-    engine.policy = FixedPolicy(make_drafters("suffix")[0], 8)
+    engine.policy = FixedPolicy(make_drafter("suffix"), 8)
     yield engine
     engine.policy = before
 
@@ -68,7 +68,7 @@ def test_every_filter_gives_the_same_text_with_drafts(engine, eager):
         frequency_penalty=0.1, dry_multiplier=0.5, logit_bias={42: 1.0}, seed=3, logprobs=2,
     )  # fmt: skip
     drafted = answer(eager, PROMPTS[1], sampling, 40)
-    eager.policy = FixedPolicy(make_drafters("anpd")[0], 0)
+    eager.policy = FixedPolicy(make_drafter("anpd"), 0)
     plain = answer(eager, PROMPTS[1], sampling, 40)
     assert drafted.emitted == plain.emitted
     assert [entry.token for entry in drafted.logprobs] == drafted.emitted

@@ -15,6 +15,8 @@ from edgespec.core import Draft
 from edgespec.machine import cpu_name
 from edgespec.measured import Measured
 
+SETTINGS = {"threads": 2, "gpu_layers": -1}
+
 
 def learned(right=9, wrong=3, drafter="small") -> Acceptance:
     acceptance = Acceptance()
@@ -26,19 +28,19 @@ def learned(right=9, wrong=3, drafter="small") -> Acceptance:
 def recalled(cache, *fingerprints) -> float:
     target, drafter = fingerprints
     acceptance = Acceptance()
-    Measured(cache, target).recall(acceptance, "small", drafter)
+    Measured(cache, target, **SETTINGS).recall(acceptance, "small", drafter)
     return acceptance.estimate("small", (7, False), 0.5)
 
 
 def test_how_good_a_models_guesses_are_is_kept_for_each_pair(tmp_path):
     known = learned()
-    Measured(tmp_path, "target").remember_acceptance(known, "small", "drafter")
+    Measured(tmp_path, "target", **SETTINGS).remember_acceptance(known, "small", "drafter")
     assert recalled(tmp_path, "target", "drafter") == known.estimate("small", (7, False), 0.5) > 0.5
     assert recalled(tmp_path, "target", "other") == recalled(tmp_path, "drafter", "target") == 0.5
 
 
 def test_nothing_learned_replaces_nothing(tmp_path):
-    measured = Measured(tmp_path, "target")
+    measured = Measured(tmp_path, "target", **SETTINGS)
     measured.remember_acceptance(learned(), "small", "drafter")
     measured.remember_acceptance(Acceptance(), "small", "drafter")
     assert recalled(tmp_path, "target", "drafter") > 0.5
@@ -48,7 +50,7 @@ def test_nothing_learned_replaces_nothing(tmp_path):
     "text", ["", "[", "[]", "5", '{"kinds": 5}', '{"kinds": [[[7, false], 9, 1e999]]}', '{"ratios": {}}']
 )
 def test_a_spoilt_or_foreign_file_is_left_aside(tmp_path, text, caplog):
-    Measured(tmp_path, "target").remember_acceptance(learned(), "small", "drafter")
+    Measured(tmp_path, "target", **SETTINGS).remember_acceptance(learned(), "small", "drafter")
     (stored,) = (tmp_path / "acceptance").iterdir()
     stored.write_text(text)
     assert recalled(tmp_path, "target", "drafter") == 0.5
@@ -57,7 +59,7 @@ def test_a_spoilt_or_foreign_file_is_left_aside(tmp_path, text, caplog):
 
 @pytest.mark.parametrize("stored", ['{"single_seconds": 1%s, "ratios": {}}' % ("0" * 400), "{}", "3"])
 def test_a_spoilt_curve_is_left_aside(tmp_path, stored, caplog):
-    measured = Measured(tmp_path, "target")
+    measured = Measured(tmp_path, "target", **SETTINGS)
     cost = measured.cost(64)
     cost.observe(1, 0.1)
     measured.remember(cost)
@@ -69,7 +71,7 @@ def test_a_spoilt_curve_is_left_aside(tmp_path, stored, caplog):
 
 
 def test_a_curve_of_long_contexts_is_kept_where_there_were_no_others(tmp_path):
-    measured = Measured(tmp_path, "target")
+    measured = Measured(tmp_path, "target", **SETTINGS)
     cost = measured.cost(64)
     cost.at(5000).observe(1, 0.1)
     measured.remember(cost)
@@ -89,14 +91,24 @@ def test_an_engine_remembers_its_drafter_when_it_is_closed(tmp_path):
 def test_times_on_a_gpu_are_not_those_of_another(tmp_path, monkeypatch):
     for cards in ((), ("one (X0)",), ("two (X0)",), ("one (X0)", "two (X1)")):
         monkeypatch.setattr("edgespec.measured.gpus", lambda cards=cards: cards)
-        measured = Measured(tmp_path, "target", 2)
+        measured = Measured(tmp_path, "target", **SETTINGS)
         cost = measured.cost(64)
         assert not cost.known
         cost.observe(1, 0.1)
         measured.remember(cost)
         assert measured.cost(64).known
-    without = hashlib.sha256(repr((cpu_name(), build_name(), "target", 2)).encode()).hexdigest()[:24]
+    key = (cpu_name(), build_name(), "target", *SETTINGS.values(), "f16", "auto")
+    without = hashlib.sha256(repr(key).encode()).hexdigest()[:24]
     assert (tmp_path / "costs" / f"{without}.json").is_file(), "what was remembered before GPUs counted still is"
+
+
+def test_a_models_times_as_a_drafter_are_not_those_as_a_target(tmp_path):
+    """It makes logits for one row only."""
+    target, drafter = (Measured(tmp_path, "small", **SETTINGS, drafts=drafts) for drafts in (False, True))
+    cost = target.cost(64)
+    cost.observe(1, 0.1)
+    target.remember(cost)
+    assert target.cost(64).known and not drafter.cost(64).known
 
 
 def test_results_name_the_gpus_where_there_are_some(monkeypatch):

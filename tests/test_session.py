@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edgespec.core import Policy
 from edgespec.cost import CostCurve
-from edgespec.drafters import make_drafters
+from edgespec.drafters import make_drafter
 from edgespec.errors import ContextOverflow, InvalidRequest
 from edgespec.policy import AdaptivePolicy
 from edgespec.session import Session
@@ -45,9 +45,9 @@ def test_drafted_answers_equal_plain_ones(prompt, table, temperature, size, draf
     model = TableModel(seed=table, order=1)  # order 1 repeats itself soon, so that drafts are accepted
     plain = answer(model, nothing(), prompt, temperature=temperature, seed=table, stops=stop)
     for policy in (
-        FixedPolicy(make_drafters(drafter)[0], size),
-        AdaptivePolicy(make_drafters(drafter), CostCurve(64)),
-        AdaptivePolicy(make_drafters("anpd+suffix"), CostCurve(64)),
+        FixedPolicy(make_drafter(drafter), size),
+        AdaptivePolicy([make_drafter(drafter)], CostCurve(64)),
+        AdaptivePolicy([make_drafter("anpd"), make_drafter("suffix")], CostCurve(64)),
     ):
         drafted = answer(model, policy, prompt, temperature=temperature, seed=table, stops=stop)
         assert drafted.emitted == plain.emitted
@@ -107,7 +107,7 @@ def test_a_shift_keeps_the_head_and_says_the_same_with_drafts(size):
 
     plain = run(nothing())
     assert plain.tally.dropped_tokens > 0
-    drafted = run(FixedPolicy(make_drafters("suffix")[0], size))
+    drafted = run(FixedPolicy(make_drafter("suffix"), size))
     assert (drafted.emitted, drafted.finish_reason) == (plain.emitted, plain.finish_reason)
 
 

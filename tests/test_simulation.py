@@ -7,8 +7,10 @@ from collections import Counter
 import pytest
 from simulate import MACHINES, Case, Clock, PricedGuesser, always, best_fixed, changing, fixed, recovered, with_policy
 
+from edgespec.core import Price
 from edgespec.cost import CostCurve
 from edgespec.policy import AdaptivePolicy
+from edgespec.testing import ScriptedDrafter
 from edgespec.verify import verify
 
 LAPTOP, SMALL, PHONE, GPU = (
@@ -69,6 +71,19 @@ def test_drafters_that_boast_cost_next_to_nothing(machine, guess):
     assert with_policy(case).took() < 399 / 0.98
 
 
+def played(policy, text, ratios):
+    """The drafts of a policy for a whole text, each before it is judged."""
+    policy.prefilled(64, ratios[63])
+    tokens = [text.said(0)]
+    while len(tokens) < text.length:
+        draft = policy.plan(tokens, text.length - len(tokens) - 1)
+        yield draft
+        place = len(tokens)
+        verdict = verify(draft, lambda row: text.said(place + row), lambda token: False, text.length - place)  # noqa: B023
+        policy.settle(draft, verdict, ratios[len(draft)])
+        tokens += verdict.emitted
+
+
 def test_all_guesses_of_a_model_are_counted_and_anew_for_each_answer():
     class Counting(PricedGuesser):
         made = 0
@@ -81,14 +96,27 @@ def test_all_guesses_of_a_model_are_counted_and_anew_for_each_answer():
     case = Case(LAPTOP, always(0.9), 0.05, length=200)
     text, clock, ratios = case.text(), Clock(), LAPTOP.ratios()
     drafter = Counting(text, clock, 0.05)
-    policy = AdaptivePolicy([drafter], CostCurve(64), clock=clock)
-    policy.prefilled(64, ratios[63])
-    tokens, guessed = [text.said(0)], Counter()
-    while len(tokens) < text.length:
-        draft = policy.plan(tokens, text.length - len(tokens) - 1)
+    policy, guessed = AdaptivePolicy([drafter], CostCurve(64), clock=clock), Counter()
+    for _ in played(policy, text, ratios):
         guessed.update(policy.guessed)
-        place = len(tokens)
-        verdict = verify(draft, lambda row: text.said(place + row), lambda token: False, text.length - place)  # noqa: B023
-        policy.settle(draft, verdict, ratios[len(draft)])
-        tokens += verdict.emitted
     assert guessed == {"priced": drafter.made} and drafter.made > 50
+
+
+def test_where_a_model_drafts_now_and_then_looking_for_repeats_goes_on():
+    class Moody(PricedGuesser):
+        asked = 0
+
+        def price(self, tokens, target_seconds):
+            self.asked += 1
+            return super().price(tokens, target_seconds) if self.asked % 2 else Price(start=9.0, guess=9.0)
+
+    def nothing(tokens, limit):
+        clock.now += 0.02
+        looked.append(len(tokens))
+        return []
+
+    text, clock, ratios, looked = Case(LAPTOP, always(0.9), 0.05, length=400).text(), Clock(), LAPTOP.ratios(), []
+    policy = AdaptivePolicy([ScriptedDrafter(nothing), Moody(text, clock, 0.05)], CostCurve(64), clock=clock)
+    drafts = list(played(policy, text, ratios))
+    assert sum(draft.drafter == "priced" for draft in drafts) > 40
+    assert len(looked) > 0.98 * len(drafts)

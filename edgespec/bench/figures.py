@@ -19,6 +19,10 @@ NEVER_SLOWER = 0.98
 """What drafting has to keep of plain decoding's speed."""
 
 
+FEWEST = 10
+"""A share of fewer judged tokens than this is noise."""
+
+
 def speed_of(answer: dict[str, Any]) -> float:
     """Tokens per second after the first token."""
     return float((answer["tokens"] - 1) / answer["seconds"]) if answer.get("seconds") else 0.0
@@ -51,7 +55,7 @@ def ratios(row: Row, name: str, other: str) -> list[float]:
 
 
 def paired(rows: Sequence[Row], name: str, other: str) -> dict[str, Any] | None:
-    """Median, interval and spread over prompts; None where there is nothing to compare."""
+    """Median over prompts, and its interval; None where there is nothing to compare."""
     found = [ratios(row, name, other) for row in rows]
     return summary([one for one in found if one]) if any(found) else None
 
@@ -87,6 +91,17 @@ def total_ratio(rows: Sequence[Row], name: str, other: str) -> float:
             tokens = row["answers"][PLAIN][0]["tokens"]
             for place, speeds in enumerate(zip(*both, strict=True)):
                 times[place] += tokens / statistics.median(speeds)
+    return times[1] / times[0] if times[0] else 0.0
+
+
+def whole_ratio(rows: Sequence[Row], name: str, other: str) -> float:
+    """The same with the time to the first token: what somebody waits for a whole answer, and some drafters read in."""
+    times = [0.0, 0.0]
+    for row in rows:
+        if both := pairs(row, name, other):
+            later = row["answers"][PLAIN][0]["tokens"] - 1
+            for place, (who, speeds) in enumerate(zip((name, other), zip(*both, strict=True), strict=True)):
+                times[place] += row["first_token_seconds"][who] + later / statistics.median(speeds)
     return times[1] / times[0] if times[0] else 0.0
 
 

@@ -14,8 +14,6 @@ from edgespec.bench.field import PLAIN
 _DPI = 120
 _PLACES = 16
 _NOTHING: dict[str, Any] = {"median": 0.0, "interval": (0.0, 0.0)}
-_FEWEST = 10
-"""A share of fewer judged tokens than this is noise."""
 
 
 def draw(result: dict[str, Any], folder: Path, stem: str) -> dict[str, str]:
@@ -78,7 +76,9 @@ def _acceptance(axes: Axes, result: dict[str, Any]) -> bool:
     for name in result["settings"]["drafters"]:
         for drafter, places in figures.acceptance_by_place(result["prompts"], name).items():
             shown = [
-                (at, right / judged) for at, (right, judged) in enumerate(places[:_PLACES], 1) if judged >= _FEWEST
+                (at, right / judged)
+                for at, (right, judged) in enumerate(places[:_PLACES], 1)
+                if judged >= figures.FEWEST
             ]
             if shown:
                 label = drafter if drafter == name else f"{name}: {drafter}"

@@ -35,7 +35,9 @@ def without_folders(word: str) -> str:
     An argument may hold others, quoted as for a shell: a peer's.
     """
     head, equals, arguments = word.partition("=")
-    if equals and not head.startswith("--") and any(mark in arguments for mark in " '\""):
+    if equals and head.startswith("--"):  # an option and what it is
+        return f"{head}={without_folders(arguments)}"
+    if equals and any(mark in arguments for mark in " '\""):
         return f"{head}={shlex.join(_cut(argument) for argument in shlex.split(arguments))}"
     return _cut(word)
 

@@ -12,7 +12,7 @@ _RESAMPLINGS = 4000
 
 
 def summary(prompts: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """The median over prompts of each one's median ratio, its 95% interval, and the range over prompts.
+    """The median over prompts of each one's median ratio, and its 95% interval.
 
     The interval is of a bootstrap in two steps (Davison and Hinkley 1997, section 3.8): prompts are drawn, then rounds
     of each. A prompt that was answered more often counts no more than another.
@@ -25,14 +25,7 @@ def summary(prompts: Sequence[Sequence[float]]) -> dict[str, Any]:
     chosen = random.integers(0, len(prompts), (len(prompts), _RESAMPLINGS))
     drawn = np.median(np.take_along_axis(redrawn, chosen, axis=0), axis=0)
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return {
-        "median": statistics.median(medians),
-        "interval": [float(low), float(high)],
-        "min": min(medians),
-        "max": max(medians),
-        "prompts": len(prompts),
-        "pairs": sum(map(len, prompts)),
-    }
+    return {"median": statistics.median(medians), "interval": [float(low), float(high)]}
 
 
 def surely_below(ratios: Sequence[float], bound: float) -> bool:

@@ -63,7 +63,7 @@ def generate(**options: Any) -> None:
     "--session", metavar="NAME", shell_complete=_complete_session,
     help="Keep the conversation under this name, and go on with it next time.",
 )
-@click.option("--memory", is_flag=True, help="Let the n-gram drafter remember what was said in earlier chats.")
+@click.option("--memory", is_flag=True, help="Let n-gram drafters remember what was said in earlier chats.")
 @click.option("--private", is_flag=True, help="Keep nothing of what is said: no history of lines, no memory.")
 @click.pass_context
 def chat(ctx: click.Context, /, **options: Any) -> None:
@@ -173,8 +173,9 @@ def doctor(**options: Any) -> None:
 @click.option("--seed", type=int, default=7, show_default=True, metavar="N", help="Seed of the draw.")
 @click.option(
     "--peer", "peers", multiple=True, metavar="PEER",
-    help="Another program: llama-cpp-python, prompt-lookup[=N], transformers=DRAFTER.gguf, or of a llama-server: "
-    "llama-server, ngram-simple, ngram-mod, ngram-cache, or NAME=ARGUMENTS. Repeatable.",
+    help="Another program: llama-cpp-python, prompt-lookup[=N], or of a llama-server: llama-server, ngram-simple, "
+    "ngram-mod, ngram-cache, or NAME=ARGUMENTS; or transformers=DRAFTER.gguf, with 32-bit weights on the CPU (needs "
+    "torch, transformers and gguf). Repeatable.",
 )
 @click.option(
     "--peer-rounds", type=click.IntRange(1), default=1, show_default=True, metavar="N",

@@ -30,14 +30,6 @@ def _split(pieces: list[str]) -> Iterator[str]:
         pieces = pieces[length:]
 
 
-def make_drafters(names: str) -> tuple[Drafter, ...]:
-    """The drafters that DRAFTER names, of those that need no model: `auto`, `none`, `anpd`, `suffix`, joined by `+`.
-
-    Raises UnknownDrafter.
-    """
-    return tuple(make_drafter(name) for name in names_of(names))
-
-
 def make_drafter(name: str) -> Drafter:
     """One drafter that needs no model. Raises UnknownDrafter."""
     if name not in KNOWN:

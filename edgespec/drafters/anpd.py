@@ -129,18 +129,26 @@ class Anpd:
         return None
 
     def _catch_up(self, tokens: Sequence[int]) -> None:
-        news = self._history.news(tokens)
-        if news.restart:
+        try:
+            news = self._history.news(tokens)
+            if news.restart:
+                self._forget()
+            for token in news.tokens:
+                self._read(token)
+        except BaseException:  # after Ctrl-C, history and tables might not agree
             self._forget()
-        for token in news.tokens:
-            if token < 0:  # a break
-                self._context = self._filled = 0
-                continue
-            for level in self._levels:
-                if level.size <= self._filled:
-                    level.add(self._context, token)
-            self._context = (self._context << _BITS | token) & self._levels[0].mask
-            self._filled += 1
+            self._history.forget()
+            raise
+
+    def _read(self, token: int) -> None:
+        if token < 0:  # a break
+            self._context = self._filled = 0
+            return
+        for level in self._levels:
+            if level.size <= self._filled:
+                level.add(self._context, token)
+        self._context = (self._context << _BITS | token) & self._levels[0].mask
+        self._filled += 1
 
     def _forget(self) -> None:
         self._levels = [_Level(size) for size in range(self._n - 1, 0, -1)]

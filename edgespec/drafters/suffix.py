@@ -235,10 +235,10 @@ class Suffix:
             state, length, unfinished = target, length + 1, 0
 
     def _catch_up(self, tokens: Sequence[int]) -> None:
-        news = self._history.news(tokens)
-        if news.restart:
-            self._automaton = SuffixAutomaton()
         try:
+            news = self._history.news(tokens)
+            if news.restart:
+                self._automaton = SuffixAutomaton()
             for token in news.tokens:
                 self._automaton.append(token)
         except BaseException:  # Ctrl-C inside `append` would leave half a state

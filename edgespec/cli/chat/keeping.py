@@ -1,4 +1,4 @@
-"""What a chat leaves for the next time: the conversation with its KV cache, and what the n-gram drafter learned.
+"""What a chat leaves for the next time: the conversation with its KV cache, and what n-gram drafters learned.
 
 All of it is for the eyes of its owner alone.
 """
