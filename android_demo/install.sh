@@ -182,7 +182,7 @@ stay_awake() {
 }
 
 need_termux
-has_llama_cpp || need_storage
+has_llama_cpp || [ -e "$sources" ] || need_storage  # what was begun has taken its part already
 hint_at_memory
 install_packages
 make_termux_venv

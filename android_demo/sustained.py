@@ -57,9 +57,6 @@ cherry red 4.50
     "What should be considered when choosing a bicycle for long tours? Give your reasons.",
 )
 
-_EDGE = 120.0
-"""Seconds at the beginning and at the end that are compared; of a short run, a third."""
-
 _CPUS = Path("/sys/devices/system/cpu")
 _PATIENCE = 5.0
 """Seconds for an answer of Termux:API, which waits for ever where only half of it is installed."""
@@ -70,6 +67,7 @@ class Made:
     """One prompt's answers: when they were finished, and by contestant the tokens after the first and their seconds."""
 
     at: float
+    prompt: int
     tokens: Mapping[str, int]
     seconds: Mapping[str, float]
 
@@ -136,17 +134,17 @@ def tokens_of(engine: Engine, prompt: str) -> list[int]:
         return engine.tokenize(prompt)
 
 
-def answers(field: Field, seconds: float, count: int, n_ctx: int) -> Iterator[tuple[float, dict[str, Answer]]]:
-    """Answers to one prompt after another, with the time since the beginning, until that is over."""
+def answers(field: Field, seconds: float, count: int, n_ctx: int) -> Iterator[tuple[float, int, dict[str, Answer]]]:
+    """Answers to one prompt after another, until that is over: the time since it began, the prompt, the answers."""
     begun = time.monotonic()
     prompts = [tokens for tokens in (tokens_of(field.first, prompt) for prompt in PROMPTS) if len(tokens) < n_ctx // 2]
     if not prompts:
         raise click.UsageError(f"--ctx {n_ctx}: too little for any of the prompts")
     sampling = SamplingParams(temperature=0.7, seed=1)  # the same texts in each round; small models loop without a draw
-    for tokens in itertools.cycle(prompts):
+    for number, tokens in itertools.cycle(enumerate(prompts)):
         found = field.answer(tokens, min(count, n_ctx - len(tokens)), sampling)
         at = time.monotonic() - begun
-        yield at, found
+        yield at, number, found
         if at >= seconds:
             return
 
@@ -166,15 +164,16 @@ def sample(engine: Engine, made: Sequence[Made], names: Sequence[str], battery: 
 
 
 def slowdown(made: Sequence[Made], names: Sequence[str]) -> dict[str, Any]:
-    """The speed at the end compared with that at the beginning: of two minutes each, or a third of a shorter run."""
-    if not made:
-        return {}
-    edge = min(_EDGE, made[-1].at / 3)
-    first = [one for one in made if one.at <= edge] or list(made[:1])
-    last = [one for one in made if one.at > made[-1].at - edge]
-    found: dict[str, Any] = {"seconds_compared": edge}
+    """The speed at the end compared with that at the beginning: each prompt's last answers with its first ones.
+
+    Prompts that were answered once do not count; of different ones, some leave more to draft than others.
+    """
+    last = {one.prompt: one for one in made}
+    first = {one.prompt: one for one in reversed(made)}
+    again = [prompt for prompt in first if first[prompt] is not last[prompt]]
+    found: dict[str, Any] = {"prompts_compared": len(again)}
     for name in names:
-        begin, end = speed(first, name), speed(last, name)
+        begin, end = (speed([part[prompt] for prompt in again], name) for part in (first, last))
         found[name] = {"first": begin, "last": end, "last_of_first": end / begin if begin and end else None}
     return found
 
@@ -240,8 +239,8 @@ def run(
         )
         due = every
         try:
-            for at, found in answers(field, 60 * minutes, count, n_ctx):
-                made.append(Made(at, *({n: one(found[n]) for n in names} for one in (_tokens, _seconds))))
+            for at, prompt, found in answers(field, 60 * minutes, count, n_ctx):
+                made.append(Made(at, prompt, *({n: one(found[n]) for n in names} for one in (_tokens, _seconds))))
                 if at >= min(due, 60 * minutes):
                     result["samples"].append(sample(field.first, made[shown:], names, battery))
                     shown, due = len(made), at + every

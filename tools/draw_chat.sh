@@ -8,6 +8,7 @@ out=$(cd "$(dirname "$2")" && pwd)/$(basename "$2")
 cd "$(dirname "$0")/.."
 # shellcheck source=tools/_env.sh
 . tools/_env.sh
+set_up test  # which draws
 first_working tmux >/dev/null || tmux -V >/dev/null 2>&1 || die "this needs tmux"
 
 screen() { tmux -L edgespec-drawing "$@"; }

@@ -1,9 +1,8 @@
-"""Makes a list of tokens worth keeping, for models/, from counts of edgespec calibrate.
+"""Makes a list of tokens worth keeping, for `edgespec trim --kept`, from counts of edgespec calibrate.
 
     python tools/kept_ids.py FULL.gguf COUNTS.json... -o edgespec/models/NAME.kept.json
 
-FULL.gguf is any model with the vocabulary. For the lists in models/, the target answered
-models/calibration_prompts.jsonl.
+FULL.gguf is any model with the vocabulary. What was counted for the list that ships: models/README.md.
 """
 
 from __future__ import annotations
