@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-_STAKE = 0.1
-"""What each drafter may lose before it has gained anything."""
+_STAKE = 0.3
+"""What each drafter may lose before it has gained anything: one draft that is all wrong, where T(n) is steep."""
 
-_PRICED_STAKE = 2.0
-"""The same for a drafter whose guesses cost time: what it is worth cannot be learned without asking it."""
+_PRICED_STAKE = 3.0
+"""The same for a drafter whose guesses cost time: what it is worth cannot be learned without asking it, and two wrong
+drafts at the beginning say little."""
 
 _INTEREST = 0.01
 """What every evaluation without its drafts adds to that. So short answers are not slowed down by trying, and in a long
