@@ -33,10 +33,16 @@ class Times(NamedTuple):
 
 
 def timed(
-    context: Context, tokens: Sequence[int], *, depth: int = DEPTH, progress: Callable[[int, int], None] | None = None
+    context: Context,
+    tokens: Sequence[int],
+    *,
+    depth: int = DEPTH,
+    reading: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Times:
     """T(n) for SIZES as far as `context` allows, after `depth` of `tokens`: the least of several rounds in turn.
 
+    All n tokens get logits, as where drafts are checked, or with `reading` only the last one, as where a text is read.
     A round before them warms up. What else runs makes an evaluation slower and never faster, so the least is nearest to
     the machine's own; where the rounds differ by much, or others had the cores too, even that is not to be trusted.
     `progress(done, total)` counts evaluations.
@@ -48,8 +54,12 @@ def timed(
     for done in range((_ROUNDS + 1) * len(sizes)):
         n = sizes[done % len(sizes)]
         draft = tokens[depth + 1 : depth + n]
+        context.rewind(depth)
         begun = time.perf_counter()
-        context.evaluate(tokens[: depth + 1], Draft.chain(draft, [1.0] * len(draft), draft, "doctor"))
+        if reading:
+            context.prefill(tokens[: depth + n])
+        else:
+            context.evaluate(tokens[: depth + 1], Draft.chain(draft, [1.0] * len(draft), draft, "doctor"))
         if done >= len(sizes):
             times[n].append(time.perf_counter() - begun)
         if progress:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -18,13 +17,11 @@ from edgespec.drafters import make_drafter, names_of
 from edgespec.drafters.model import ModelDrafter
 from edgespec.errors import InvalidRequest
 from edgespec.measured import Measured
-from edgespec.pairing import close_all, is_model, open_drafters
+from edgespec.pairing import Pairing, close_all, is_model
 from edgespec.policy import AdaptivePolicy
 from edgespec.sampling import SamplingParams
 from edgespec.session import Overflow, Session
 from edgespec.vetting import vet
-
-_log = logging.getLogger("edgespec")
 
 DEFAULT_CONTEXT = 8192
 """Tokens; a model that was trained for fewer gets fewer."""
@@ -63,9 +60,7 @@ def load(
     loaded in a child process, which doubles that one start.
     """
     cache = cache_dir or machine.cache_directory()
-    own, drafter = (None, drafter) if isinstance(drafter, str) else (drafter, drafter.name)
-    names = names_of(drafter) if own is None else ()
-    for name in names:
+    for name in names_of(drafter) if isinstance(drafter, str) else ():
         if not is_model(name):
             make_drafter(name)  # an unknown name is found out before the model is loaded
     threads = machine.default_threads() if threads is None else threads
@@ -87,22 +82,15 @@ def load(
         )  # fmt: skip
         context = LlamaContext(target, n_ctx=length, threads=threads, kv_type=kv_type, flash_attention=flash_attention)
         undo.callback(context.close)
-        hindrance = ""
-        if not target.can_rewind:
-            hindrance = "it cannot take tokens back (recurrent memory)"
-        elif exact and (names or own):
-            context.max_rows = measured.exact_rows(context, target.vocabulary.size)
-            hindrance = "no evaluation of several tokens is bit-exact here" if context.max_rows == 1 else ""
-        if hindrance and (names or own):
-            _log.warning("%s: %s: decoding without drafts", target.name, hindrance)
-            names, own, drafter = (), None, "none"
-        drafters = open_drafters(names, target, n_ctx=length, threads=threads, gpu_layers=gpu_layers, cache_dir=cache)
-        undo.callback(close_all, drafters)
-        drafters += [own] if own else []
-        policy = AdaptivePolicy(drafters, measured.cost(context.max_rows))
+        pairing = Pairing(
+            target, context, measured,
+            exact=exact, n_ctx=length, threads=threads, gpu_layers=gpu_layers, cache_dir=cache,
+        )  # fmt: skip
+        paired = pairing.pair(drafter)
+        undo.callback(close_all, paired.drafters)
         engine = Engine(
-            target, context, policy, drafters=drafters, drafter_name=drafter, measured=measured,
-            fingerprint=header.fingerprint,
+            target, context, paired.policy, drafters=paired.drafters, drafter_name=paired.name, measured=measured,
+            pairing=pairing, fingerprint=header.fingerprint,
         )  # fmt: skip
         undo.pop_all()
         return engine
@@ -124,6 +112,7 @@ class Engine:
         drafters: Sequence[Drafter] = (),
         drafter_name: str,
         measured: Measured | None = None,
+        pairing: Pairing | None = None,
         fingerprint: str = "",
     ) -> None:
         self.model = model
@@ -131,6 +120,7 @@ class Engine:
         self.policy = policy
         self.drafters = tuple(drafters)
         self.drafter_name = drafter_name
+        self._pairing = pairing
         self.measured = measured
         """What is remembered of the model's times; None where nothing is."""
         self.fingerprint = fingerprint
@@ -138,11 +128,30 @@ class Engine:
         self.lock = threading.RLock()
         """Held during each evaluation, and while what follows from the cache or the vocabulary is found out."""
         self._save: Callable[[], object] = lambda: None
-        if measured is not None and isinstance(policy, AdaptivePolicy):
-            models = {drafter.name: drafter.fingerprint for drafter in drafters if isinstance(drafter, ModelDrafter)}
-            for name, its in models.items():
-                measured.recall(policy.acceptance, name, its)
-            self._save = weakref.finalize(self, _remember, measured, policy, models)
+        if isinstance(policy, AdaptivePolicy):
+            self._recall(policy)
+
+    def _recall(self, policy: AdaptivePolicy) -> None:
+        """Go on with what earlier runs learned, and see to it that the next ones can."""
+        if self.measured is not None:
+            models = {one.name: one.fingerprint for one in self.drafters if isinstance(one, ModelDrafter)}
+            for name, fingerprint in models.items():
+                self.measured.recall(policy.acceptance, name, fingerprint)
+            self._save = weakref.finalize(self, self.measured.remember_all, policy.cost, policy.acceptance, models)
+
+    def change_drafter(self, drafter: str | Drafter) -> None:
+        """Draft with another drafter, as `load` takes it, from the next answer on. The target and its KV cache stay.
+
+        No answer may be in progress. Raises UnknownDrafter and ModelError; then all is as it was.
+        """
+        with self.lock:
+            if self._pairing is None:
+                raise InvalidRequest("this engine was put together without load, and cannot find other drafters")
+            paired = self._pairing.pair(drafter)
+            self._save()
+            close_all(self.drafters)
+            self.drafters, self.drafter_name, self.policy = paired
+            self._recall(paired.policy)
 
     def stream(
         self,
@@ -262,13 +271,6 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _remember(measured: Measured, policy: AdaptivePolicy, models: Mapping[str, str]) -> None:
-    """Keep for the next run what this one learned; `models` are the drafters' fingerprints by name."""
-    measured.remember(policy.cost)
-    for name, fingerprint in models.items():
-        measured.remember_acceptance(policy.acceptance, name, fingerprint)
 
 
 def conversation(prompt: str | Sequence[Message], system: str | None) -> list[Message]:

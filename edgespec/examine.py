@@ -52,6 +52,7 @@ def examine(engine: Engine, progress: Progress) -> dict[str, Any]:
                 drafter.context,
                 sample(drafter.context.input_size),
                 depth=min(depth, drafter.context.n_ctx // 2),
+                reading=True,
                 progress=progress(drafter.name),
             )
             if not also_busy:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from edgespec import machine, store
@@ -86,6 +86,12 @@ class Measured:
         learned = acceptance.as_json(drafter)
         if learned["kinds"]:
             store.remember(self._pair(fingerprint), learned)
+
+    def remember_all(self, cost: CostCurve, acceptance: Acceptance, models: Mapping[str, str]) -> None:
+        """Both, at the end of a run; `models` are the drafters' fingerprints by name."""
+        self.remember(cost)
+        for name, fingerprint in models.items():
+            self.remember_acceptance(acceptance, name, fingerprint)
 
     def _pair(self, fingerprint: str) -> Path:
         """Whose guesses are right does not depend on the machine, nor on threads and the like."""

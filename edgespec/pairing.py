@@ -7,9 +7,11 @@ counts is the text of each token, not the number of tokens.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,18 +19,21 @@ import numpy.typing as npt
 from edgespec import catalogue
 from edgespec.backend import LlamaContext, LlamaModel, LlamaVocabulary
 from edgespec.core import Drafter
-from edgespec.cost import PROMPT_CHUNK
-from edgespec.drafters import KNOWN, make_drafter
+from edgespec.cost import PROMPT_CHUNK, CostCurve
+from edgespec.drafters import KNOWN, make_drafter, names_of
 from edgespec.drafters.model import ModelDrafter, Reader, SameVocabulary, Share
-from edgespec.errors import UnsupportedModel
+from edgespec.errors import UnknownDrafter, UnsupportedModel
 from edgespec.gguf_values import entry, strings
 from edgespec.gguf_walk import Part, walk
 from edgespec.measured import Measured
+from edgespec.policy import AdaptivePolicy
 from edgespec.vetting import vet
 from edgespec.vocabtrim.counts import tokenizer_hash
 from edgespec.vocabtrim.prove import load_trimmed
 from edgespec.vocabtrim.sizes import Sizes, per_token
 from edgespec.vocabtrim.trimmed import trimming_of
+
+_log = logging.getLogger("edgespec")
 
 LEAST_OVERLAP = 0.6
 """The share of the smaller vocabulary that both must have; below, most guesses could not even be spelled."""
@@ -98,11 +103,72 @@ class MatchedVocabulary:
         return known
 
 
+class Paired(NamedTuple):
+    """What drafts for a target, under which name, and what chooses among it."""
+
+    drafters: tuple[Drafter, ...]
+    name: str
+    policy: AdaptivePolicy
+
+
+class Pairing:
+    """Finds drafters for a target that is loaded, once or again.
+
+    `exact`: only as many rows are evaluated at once as give the very bits of single-token decoding.
+    """
+
+    def __init__(
+        self,
+        target: LlamaModel,
+        context: LlamaContext,
+        measured: Measured,
+        *,
+        exact: bool,
+        n_ctx: int,
+        threads: int,
+        gpu_layers: int,
+        cache_dir: Path,
+    ) -> None:
+        self._target, self._context, self._measured, self._exact = target, context, measured, exact
+        self._n_ctx, self._threads, self._gpu_layers, self._cache_dir = n_ctx, threads, gpu_layers, cache_dir
+        self._cost = CostCurve(1)
+
+    def pair(self, drafter: str | Drafter) -> Paired:
+        """With a drafter as `load` takes it; plain decoding where nothing can draft, and a warning.
+
+        Raises UnknownDrafter and ModelError.
+        """
+        name = drafter if isinstance(drafter, str) else drafter.name
+        if name != "none" and (hindrance := self._hindrance()):
+            _log.warning("%s: %s: decoding without drafts", self._target.name, hindrance)
+            name = drafter = "none"
+        drafters: Sequence[Drafter] = (drafter,) if not isinstance(drafter, str) else open_drafters(
+            names_of(drafter), self._target,
+            n_ctx=self._n_ctx, threads=self._threads, gpu_layers=self._gpu_layers, cache_dir=self._cache_dir,
+        )  # fmt: skip
+        if self._cost.rows != self._context.max_rows:
+            self._cost = self._measured.cost(self._context.max_rows)
+        return Paired(tuple(drafters), name, AdaptivePolicy(drafters, self._cost))
+
+    def _hindrance(self) -> str:
+        """Why no draft could be verified, or nothing."""
+        if not self._target.can_rewind:
+            return "it cannot take tokens back (recurrent memory)"
+        if self._exact:
+            self._context.max_rows = self._measured.exact_rows(self._context, self._target.vocabulary.size)
+            if self._context.max_rows == 1:
+                return "no evaluation of several tokens is bit-exact here"
+        return ""
+
+
 def open_drafters(
     names: Sequence[str], target: LlamaModel, *, n_ctx: int, threads: int, gpu_layers: int, cache_dir: Path
 ) -> list[Drafter]:
     """The drafters for `target` by `names`, as -d takes them one by one. Raises UnknownDrafter and ModelError."""
     opened: list[Drafter] = []
+    stems = [Path(name).stem for name in names]
+    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
+        raise UnknownDrafter(f"two drafters are called {twice}: what is learned of one would count for the other")
     with contextlib.ExitStack() as undo:
         undo.callback(close_all, opened)
         for name in names:

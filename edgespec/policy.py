@@ -216,11 +216,11 @@ class AdaptivePolicy:
             return NOTHING, 0.0
         if loss > account or (once and not self._may_read(drafter.name, once, start, guess, gain, room)):
             return NOTHING, 0.0
-        lent = self._reading.lend(drafter.name, once)
         worth = Worth(
             drafter.name, self.acceptance, self._cost, start, guess, hopeful=self._probe_allowance >= _FIRST_PROBES
         )
-        proposal, spent = self._ask(drafter, tokens, limit, coupling, worth, lent)
+        with self._reading.lent(drafter.name, once) as lent:
+            proposal, spent = self._ask(drafter, tokens, limit, coupling, worth, lent)
         if not proposal.tokens:
             return NOTHING, 0.0
         own = Prospects(proposal, self.acceptance, self._cost, spent)

@@ -7,7 +7,8 @@ units of T(1), speeds in those of plain decoding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 _HORIZON = 64
 """An answer is expected to go on for as many tokens as it has, and for this many at least."""
@@ -71,9 +72,12 @@ class Reading:
             return False
         return once <= _CATCH_UP or (speed >= _LEAST_SPEED and self._debts[name] <= 0.0)
 
-    def lend(self, name: str, once: float) -> float:
-        """It reads: what of that becomes a debt, and is no part of what its guesses cost."""
-        if once <= _CATCH_UP:
-            return 0.0
-        self._debts[name] += once
-        return once
+    @contextmanager
+    def lent(self, name: str, once: float) -> Iterator[float]:
+        """While it reads: what of that becomes a debt, and is no part of what its guesses cost.
+
+        Where reading is interrupted, there is no debt.
+        """
+        debt = once if once > _CATCH_UP else 0.0
+        yield debt
+        self._debts[name] += debt

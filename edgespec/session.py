@@ -132,14 +132,11 @@ class Session:
         if self.finished:
             raise InvalidRequest("the answer is finished")
         with self._lock:
-            if not self._started:
-                block = self._first()
-            elif self._cancelled.is_set():
-                block = self._finish("cancelled")
-            elif not self._make_room():
-                block = self._finish("length")
-            else:
-                block = self._next()
+            if self._started and self._cancelled.is_set():
+                return self._finish("cancelled")
+            if self._started and not self._make_room():
+                return self._finish("length")
+            block = self._next() if self._started else self._first()
             last = len(self._tokens) - 1
             if self.finished and self._target.cached(self._tokens) >= last:
                 self._target.rewind(last)  # plain decoding never evaluates it: what follows is to be split alike
@@ -158,9 +155,14 @@ class Session:
         self.tally.first_token_seconds = time.perf_counter() - self._started
         return block
 
+    def _is_read(self) -> bool:
+        """Read what another session pushed out of the cache, since evaluations are timed; False where cancelled."""
+        earlier = self._tokens[:-1]
+        return self._target.cached(earlier) == len(earlier) or self._target.prefill(earlier, self._proceed) is not None
+
     def _next(self) -> Block:
-        if self._target.cached(self._tokens) < len(self._tokens) - 1:  # pushed out by another session
-            self._target.prefill(self._tokens[:-1])  # here, since evaluations are timed
+        if not self._is_read():
+            return self._finish("cancelled")
         begun = time.perf_counter()
         budget = self._max_tokens - len(self.emitted)
         room = min(budget - 1, self._target.n_ctx - len(self._tokens))

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_vocabtrim import TEMPLATE
 
+from edgespec import doctor
 from edgespec.bench import figures, run
 from edgespec.bench.answers import Answer
 from edgespec.bench.field import PLAIN, Field, in_lockstep
@@ -392,7 +393,7 @@ def test_a_whole_run(here):
         assert row["partings"]["ngram-simple"]["drafted"] == 7  # the fake says nothing else
     assert set(found["memory"]) == set(names) and found["memory"]["auto"] > 10_000_000
     assert found["curve"]["ms"]["1"] > 0
-    assert [row["backwards"] for row in found["prompts"]] == [False, True, False, True]
+    assert [row["backwards"] for row in found["prompts"]] == [False, True, True, False]  # two subtasks in turn
     assert found["versions"]["llama-server"] == "5.4 (of a fake)" and "single_seconds" in found["began"]
     report = (here / "r.md").read_text()
     assert "llama-server 5.4 (of a fake)" in report and f"(code {code_digest()})" in report
@@ -527,6 +528,41 @@ def test_a_server_ends_when_its_memory_is_no_longer_measured(here, monkeypatch):
     result = bench("--limit", "1", "--peer", "ngram-simple", "--server", "server", "--json", "r.json")
     assert result.exit_code == 130
     assert len(ended) == 2 and None not in ended  # the one that was timed, and the one whose memory was to be measured
+
+
+def test_every_other_prompt_of_a_subtask_has_the_opposite_order():
+    for count in (1, 2, 3, 5, 6):
+        rows = []
+        for _ in range(4):
+            rows += [{"category": str(number)} for number in range(count)]
+        turns = [run._turn(row, rows[:number]) for number, row in enumerate(rows)]
+        for number in range(count):
+            assert [turn % 2 for turn in turns[number::count]] in ([0, 1, 0, 1], [1, 0, 1, 0])
+        assert [turn % 2 for turn in turns[:count]] == [number % 2 for number in range(count)]
+
+
+def test_a_server_that_remembers_is_started_anew_for_each_prompt(here, monkeypatch):
+    begun = []
+    start = LlamaServer._start
+    monkeypatch.setattr(LlamaServer, "_start", lambda self: (begun.append(tuple(self._arguments)), start(self)))
+    peers = ("--peer", "ngram-simple", "--peer", "ngram-cache", "--server", "server")
+    assert bench("--limit", "3", *peers, "--json", "r.json").exit_code == 0
+    of_memory = 1
+    assert sum("ngram-cache" in one for one in begun) == 3 + of_memory
+    assert sum("ngram-simple" in one for one in begun) == 1 + of_memory
+
+
+def test_a_curve_of_a_busy_machine_is_measured_again(here, monkeypatch):
+    timed = doctor.timed
+    with monkeypatch.context() as patch:
+        patch.setattr(doctor, "timed", lambda *both, **options: timed(*both, **options)._replace(busy=True))
+        assert bench("--limit", "1", "--json", "r.json").exit_code == 0
+    assert json.loads((here / "r.json").read_text())["curve"]["busy"]
+    monkeypatch.setattr(
+        doctor, "timed", lambda *arguments, **options: timed(*arguments, **options)._replace(busy=False)
+    )
+    assert bench("--limit", "1", "--json", "r.json").exit_code == 0
+    assert not json.loads((here / "r.json").read_text())["curve"]["busy"]
 
 
 def test_seeded_answers_are_the_same_too(here):

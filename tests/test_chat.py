@@ -29,10 +29,11 @@ from edgespec.cli.chat.commands import COMMANDS, SETTINGS, run_command
 from edgespec.cli.chat.keeping import Kept, Memory, is_chat, read_chat, write_chat
 from edgespec.cli.chat.screen import Screen, footer
 from edgespec.cli.chat.talk import Talk
-from edgespec.cli.chat.typing import Line, Typed, _Commands, _whole
+from edgespec.cli.chat.typing import Line, Typed, _Commands, _whole, kept_history
 from edgespec.cli.commands import chat as command
 from edgespec.errors import ContextOverflow, InvalidRequest, UnknownDrafter
 from edgespec.gguf_header import read_header
+from edgespec.kv_file import read_kv
 
 TEMPLATE = "{% for message in messages %}{{ '</s>' if message['role'] == 'user' }}{{ message['content'] }}{% endfor %}"
 """Each turn begins with a control token, as in templates of real models."""
@@ -147,6 +148,21 @@ class TestTurns:
             assert chat.as_json()["tokens"] == engine.tokenize(rendered) and chat.rewritten == 1
             assert second.tally.prompt_tokens == len(engine.tokenize(rendered))
 
+    def test_where_a_template_rewrites_history_what_stays_the_same_is_not_read_again(self, tmp_path):
+        """As those of models that think leave out what earlier answers thought."""
+        shortening = (
+            "{% for message in messages %}{{ '</s>' if message['role'] == 'user' }}"
+            "{{ message['content'] if loop.last or message['role'] == 'user' else message['content'][:6] }}{% endfor %}"
+        )
+        path = tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": shortening})
+        with edgespec.load(path, n_ctx=128, threads=1, cache_dir=tmp_path) as engine:
+            chat = engine.chat()
+            first = said(chat, "w300 w301 w302 ")
+            second = said(chat, "w303 ")
+            assert chat.rewritten == 1 and len(first.text) > 6
+            asked, answered = first.tally.prompt_tokens, len(first.emitted)
+            assert asked <= second.tally.cached_tokens < asked + answered - 1
+
     def test_a_template_that_folds_the_system_prompt_into_a_users_turn_keeps_it(self, tmp_path):
         folding = (
             "{% set folded = messages[0]['role'] == 'system' %}"
@@ -236,6 +252,30 @@ class TestKept:
         session = said(again, "w303")
         assert session.tally.cached_tokens >= seen.tally.prompt_tokens + len(seen.emitted) - 1
         assert session.emitted == said(chat, "w303").emitted
+
+    def test_what_was_taken_back_is_not_kept(self, engine, tmp_path):
+        chat, kept, cache = engine.chat(), Kept(tmp_path, "a"), tmp_path / "a.kv"
+        about = {"model": engine.fingerprint, "settings": engine.context.settings}
+        said(chat, "w300 w301 ")
+        first = chat.as_json()["tokens"]
+        said(chat, "w302 ")
+        both = chat.as_json()["tokens"]
+        kept.save(chat, engine, cache=True)
+        assert read_kv(cache, about)[0] in (both, both[:-1])  # the last token needs no evaluation
+        chat.undo()
+        kept.save(chat, engine, cache=True)
+        assert read_kv(cache, about)[0] == first
+        again = engine.chat()
+        list(kept.restore(again, engine))
+        said(again, "w303 ")
+        again.restore(again.as_json(), same_model=True)  # where its turns began is not known any more
+        again.undo()
+        kept.save(again, engine, cache=True)
+        held = read_kv(cache, about)[0]
+        assert held and held == first[: len(held)]
+        again.clear()
+        kept.save(again, engine, cache=True)
+        assert not cache.exists() and list(kept.restore(engine.chat(), engine)) == ["session a goes on: 0 turns so far"]
 
     def test_a_damaged_cache_is_set_aside_and_the_text_read(self, engine, tmp_path):
         chat, kept = engine.chat(), Kept(tmp_path, "a")
@@ -392,6 +432,15 @@ class TestMemory:
         assert memory._chats(engine) == {"b": other.as_json()["tokens"], "a": chat.as_json()["tokens"]}
         assert list(memory._chats(engine)) == ["b", "a"]  # what was said last stays longest
 
+    def test_what_was_cleared_is_forgotten(self, engine, tmp_path):
+        memory, chat, other = Memory(tmp_path / "memory"), engine.chat(), engine.chat()
+        for name, one in (("a", chat), ("b", other)):
+            said(one, "w300")
+            memory.add(name, one, engine)
+        chat.clear()
+        memory.add("a", chat, engine)
+        assert list(memory._chats(engine)) == ["b"]
+
     def test_nothing_said_leaves_nothing(self, engine, tmp_path):
         Memory(tmp_path / "memory").add("a", engine.chat(), engine)
         assert list(tmp_path.iterdir()) == []
@@ -461,6 +510,11 @@ class TestTyped:
         press(f"\x1b[200~{DOCSTRING}\x1b[201~\r")
         assert lines.next() == (DOCSTRING, False)
 
+    def test_alt_enter_begins_a_line(self, typed):
+        press, lines = typed
+        press("one\x1b\rtwo\r")
+        assert lines.next() == ("one\ntwo", False)
+
     @pytest.mark.parametrize(
         ("keys", "text"),
         [(" more\r", "the text more"), ("\x15/exit\r", "/exit"), ("x\x03", None), ("\x15\x04", None), ("\x15\r", None)],
@@ -498,6 +552,54 @@ class FakeTalk:
 
 def lines_of(*texts):
     return Script(*(Line(text, command=False) for text in texts))
+
+
+class TestHistory:
+    def test_a_full_disk_is_told_of_once_and_ends_nothing(self, tmp_path, monkeypatch):
+        told = []
+        history = kept_history(tmp_path / "history", told.append)
+        history.append_string("kept")
+
+        def full(self, string):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(FileHistory, "store_string", full)
+        history.append_string("not kept")
+        history.append_string("nor this")
+        assert told == ["what you type from now on is not kept for the next chat: No space left on device"]
+        assert history.get_strings() == ["kept", "not kept", "nor this"]
+
+    def test_bytes_that_are_no_text_are_kept_as_well_as_can_be(self, tmp_path):
+        kept_history(tmp_path / "history", print).append_string("caf\udce9")
+        assert "+caf?" in (tmp_path / "history").read_text()
+
+
+class TestScreen:
+    BLOCK = edgespec.Block((1, 2), "drafted said", drafted=1, accepted=1, drafter="suffix", drafted_characters=7)
+
+    @pytest.mark.parametrize(
+        ("colour", "terminal", "env", "shown"),
+        [
+            (True, True, {}, "\x1b[32mdrafted\x1b[0m said"),
+            (False, True, {}, "drafted said"),
+            (True, False, {}, "drafted said"),
+            (True, True, {"NO_COLOR": "1"}, "drafted said"),
+        ],
+    )
+    def test_drafted_text_is_green_where_that_is_wanted(self, capsys, monkeypatch, colour, terminal, env, shown):
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+        screen = Screen(footer=False)
+        screen.colour = colour
+        screen.block(self.BLOCK)
+        assert capsys.readouterr().out == shown
+
+    def test_an_answer_is_shown_as_it_is(self, capsys):
+        """A log file that it quotes may hold escapes."""
+        Screen(footer=False).block(edgespec.Block((1,), "\x1b[1mbold\x1b[0m"))
+        assert capsys.readouterr().out == "\x1b[1mbold\x1b[0m"
 
 
 class TestTurnsOfEvents:
@@ -662,6 +764,27 @@ class TestTalk:
         assert talk.drafting and [one.name for one in talk.engine.drafters] == ["anpd"]
         talk.say("w300")
 
+    def test_another_drafter_leaves_the_model_and_what_it_read(self, talk, capsys):
+        talk.say("w300 ")
+        model = talk.engine.model
+        run_command(talk, "/drafter none")
+        run_command(talk, "/draft on")
+        assert "decoding plainly: there is no drafter; /drafter auto finds one" in capsys.readouterr().err
+        run_command(talk, "/drafter suffix+anpd")
+        assert capsys.readouterr().err == "suffix+anpd\n" and talk.engine.model is model
+        talk.say("w301 ")
+        assert talk.last.tally.cached_tokens > talk.last.tally.prompt_tokens // 2
+
+    def test_stats_name_the_seed_of_the_answer(self, talk, capsys):
+        run_command(talk, "/set temp\t0.8")
+        talk.say("w300")
+        run_command(talk, "/set seed 9")
+        run_command(talk, "/stats")
+        assert talk.sampling.temperature == 0.8 and ", seed 1\n" in capsys.readouterr().err
+        run_command(talk, "/regen")
+        run_command(talk, "/stats")
+        assert ", seed 10\n" in capsys.readouterr().err  # another one, for another answer
+
     def test_another_model_that_does_not_come(self, talk, monkeypatch):
         talk.say("w300")
         before, engine = talk.chat.as_json(), talk.engine
@@ -753,7 +876,19 @@ class TestPiped:
 
 @pytest.mark.parametrize(
     ("typed", "found"),
-    [("/re", ["/regen"]), ("/dr", ["/draft", "/drafter"]), ("/set col", ["colour"]), ("hello", []), ("/exit x", [])],
+    [
+        ("/re", ["/regen"]),
+        ("/dr", ["/draft", "/drafter"]),
+        ("/set col", ["colour"]),
+        ("/set colour o", ["off", "on"]),
+        ("/set context-shift of", ["off"]),
+        ("/set temp o", []),
+        ("/draft o", ["off", "on"]),
+        ("/drafter anp", ["anpd"]),
+        ("/model smollm2-135", ["smollm2-135m"]),
+        ("hello", []),
+        ("/exit x", []),
+    ],
 )
 def test_completion(typed, found):
     given = _Commands().get_completions(Document(typed), CompleteEvent())
@@ -769,20 +904,22 @@ def test_paths_are_completed(tmp_path):
 @pytest.fixture
 def env(tmp_path, smollm2):
     kept = {f"XDG_{name}_HOME": str(tmp_path / name.lower()) for name in ("CACHE", "DATA", "CONFIG")}
-    return {**os.environ, **kept, "TERM": "xterm-256color"}
+    return {**os.environ, **kept, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1"}
 
 
-ANSWERED = r"tokens/s, .*context \d+ of 1024"
+ANSWERED = r"tokens/s, [\d.]+ times plain decoding, .*context \d+ of 1024"
 EVENING = [
     ("/help\r", [*(f"{name} " for name in COMMANDS), "Alt-Enter", "max-tokens"]),
     ("/system You are terse.\r", ["from the next message on"]),
     ("/system\r", ["You are terse"]),
     ("Name a river in France.\r", [ANSWERED]),
-    ("/stats\r", ["tokens/s, first token after .* evaluations"]),
-    ("/regen\r", [ANSWERED]),
-    ("/set colour on\r", ["colour on"]),
-    ("/set temp 0.8\r", ["temp 0.8"]),
-    ("/set context-shift on\r", ["context-shift on"]),
+    ("/stats\r", ["tokens/s, first token after .* evaluations", r"\x1b\[\?2004h.*>"]),  # and the next prompt
+    ("/reg", ["/reg"]),
+    ("e\t", ["n"]),  # Tab completes it
+    ("\r", [ANSWERED]),
+    ("/set colour on\r", [r"\x1b\[2mcolour on"]),  # dim, so it is no echo of what was typed
+    ("/set temp 0.8\r", [r"\x1b\[2mtemp 0.8"]),
+    ("/set context-shift on\r", [r"\x1b\[2mcontext-shift on"]),
     ("/set tmp 1\r", ["did you mean temp"]),
     ("/set temp warm\r", ["not a valid float"]),
     ("/regen\r", [ANSWERED]),
@@ -798,7 +935,7 @@ EVENING = [
     ("/clear\r", ["the conversation is empty"]),
     ("/load saved.json\r", ["2 turns"]),
     ("/model\r", ["SmolLM2"]),
-    ("/drafter anpd\r", ["anpd"]),
+    ("/drafter anpd\r", [r"\x1b\[2manpd"]),
     ("/drafter nobody\r", ["edgespec: no drafter 'nobody'"]),
     ("/model nothing\r", ["edgespec: no model 'nothing'"]),
     ("/sav x\r", ["did you mean /save"]),
@@ -810,7 +947,7 @@ EVENING = [
 @pytest.mark.model
 def test_every_command_in_a_terminal(env, tmp_path, monkeypatch):
     """A person's evening with it. Whatever is in COMMANDS is used."""
-    assert {typed.split()[0] for typed, _ in EVENING} >= set(COMMANDS)
+    assert {*"".join(typed for typed, _ in EVENING).split(), "/regen"} >= set(COMMANDS)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("The secret word is heron.\n")
     terminal = Terminal([*COMMAND, "-n", "16", "--session", "evening"], env)
@@ -825,10 +962,14 @@ def test_every_command_in_a_terminal(env, tmp_path, monkeypatch):
 
     terminal = Terminal([*COMMAND, "-n", "8", "--session", "evening"], env)
     terminal.wait_for(r"session evening goes on: 3 turns so far.*>")
-    terminal.type("And now?\r")
+    terminal.type("\x1b[A")  # what was typed last
+    terminal.wait_for("/exit")
+    terminal.type("\x15And now?\r")
     terminal.wait_for(ANSWERED)
     terminal.type("/stats\r")
-    terminal.wait_for(r"prompt tokens, [1-9]\d+ cached.*>")
+    terminal.wait_for(r"prompt tokens, \d+ cached.*>")
+    read, cached = map(int, re.findall(r"(\d+) prompt tokens, (\d+) cached", terminal.screen)[-1])
+    assert read - cached < 0.15 * read
     terminal.type("\x04")
     assert terminal.status() == 0
     folder = tmp_path / "data" / "edgespec"
@@ -839,12 +980,12 @@ def test_every_command_in_a_terminal(env, tmp_path, monkeypatch):
 
 @pytest.mark.model
 def test_a_private_chat_leaves_nothing(env, tmp_path):
-    terminal = Terminal([*COMMAND, "-n", "4", "--private"], env)
+    terminal = Terminal([*COMMAND, "-n", "4", "--private"], {**env, "NO_COLOR": "1"})
     terminal.wait_for(r"commands\..*>")
     terminal.type("Hello\r")
     terminal.wait_for(r"context \d+ of.*>")  # Ctrl-D means leaving only while a line is edited
     terminal.type("\x04")
-    assert terminal.status() == 0
+    assert terminal.status() == 0 and "\x1b[2m" not in terminal.screen
     assert not (tmp_path / "data").exists()
 
 
@@ -858,7 +999,8 @@ def test_a_piped_chat_is_plain_text(env):
     assert result.returncode == 1, result.stderr  # a terminal was missing
     assert "\x1b" not in result.stdout + result.stderr
     assert "taken back: Say\nhello." in result.stderr and "needs a terminal" in result.stderr
-    assert f"/set knows {', '.join(SETTINGS)}" in result.stderr and "context" in result.stderr
+    assert f"/set knows {', '.join(SETTINGS)}" in result.stderr
+    assert re.search(r"tokens/s, .*context \d+ of 1024", result.stderr)
 
 
 @pytest.mark.model

@@ -305,6 +305,27 @@ def test_bad_requests_leave_the_engine_usable(engine):
     assert engine.generate("Hello", max_tokens=3).emitted
 
 
+def test_the_drafter_can_be_changed(smollm2, tmp_path):
+    with edgespec.load(smollm2, drafter="none", n_ctx=256, cache_dir=tmp_path) as engine:
+        plain = engine.generate(PROMPTS[1], max_tokens=24)
+        cost = engine.policy.cost
+        engine.change_drafter("suffix+anpd")
+        assert [drafter.name for drafter in engine.drafters] == ["suffix", "anpd"] and engine.policy.cost is cost
+        engine.policy = FixedPolicy(engine.drafters[0], 4)
+        drafted = engine.generate(PROMPTS[1], max_tokens=24)
+        assert drafted.emitted == plain.emitted and drafted.tally.drafters["suffix"].accepted > 0
+        assert drafted.tally.cached_tokens == drafted.tally.prompt_tokens - 1
+        with pytest.raises(UnknownDrafter):
+            engine.change_drafter("suffix+nobody")
+        assert engine.drafter_name == "suffix+anpd"
+        engine.change_drafter(str(smollm2))  # a model, as its own drafter
+        (model,) = engine.drafters
+        engine.change_drafter(ScriptedDrafter(lambda tokens, limit: [], "mine"))
+        assert engine.drafter_name == "mine"
+        with pytest.raises(InvalidRequest, match="closed"):
+            model.context.prefill([1])
+
+
 def test_a_drafter_of_ones_own(smollm2, engine, tmp_path):
     plain = answer(engine, PROMPTS[0], SamplingParams(), 24)
     prompt = engine.tokenize(engine.model.render(conversation(PROMPTS[0], None)))

@@ -269,6 +269,24 @@ def test_the_token_goes_to_the_endpoint_alone(hub, store, monkeypatch):
     assert hub.requests[-1][0] == "/moved" and hub.requests[-1][1]["Authorization"] == "Bearer hf_secret"
 
 
+def test_who_is_logged_in_with_hugging_faces_tools_has_a_token(hub, store, tmp_path, monkeypatch):
+    for name in ("HF_TOKEN", "HF_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    pull()
+    assert "Authorization" not in hub.requests[-1][1]
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "token").write_text("hf_kept\n")
+    (tmp_path / "other").write_text("hf_other")
+    for name, value, sent in (("", "", "kept"), ("HF_TOKEN_PATH", str(tmp_path / "other"), "other"),
+                              ("HF_TOKEN", "hf_set", "set")):  # fmt: skip
+        shelf.remove(KNOWN)
+        if name:
+            monkeypatch.setenv(name, value)
+        pull()
+        assert hub.requests[-1][1]["Authorization"] == f"Bearer hf_{sent}"
+
+
 def test_a_storage_server_has_no_say_in_what_the_file_is(hub, store):
     hub.sha256 = ""
     with serving(Hub(content=b"other" * 10)) as storage:

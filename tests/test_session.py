@@ -71,6 +71,24 @@ def test_an_answer_leaves_the_same_tokens_cached_whatever_was_drafted(prompt, ta
     assert model.cached([*whole, 9, 9, 9]) == len(whole) - 1
 
 
+@given(prompt=prompts, table=st.integers(0, 20), size=st.integers(1, 9), stop=st.sampled_from([(), ("ab",), ("h ",)]))
+def test_a_block_tells_which_of_its_text_was_drafted(prompt, table, size, stop):
+    model = TableModel(seed=table, order=1)
+    whole = prompt + answer(model, nothing(), prompt).emitted
+    oracle = ScriptedDrafter(lambda tokens, limit: whole[len(tokens) :])
+    session = Session(
+        model, model, KeyedSampler(position=len(prompt)), FixedPolicy(oracle, size), list(prompt), max_tokens=60,
+        stops=stop,
+    )  # fmt: skip
+    for block in session.stream():
+        drafted = sum(len(model.piece(token)) for token in block.tokens[: block.accepted])
+        assert block.drafted_characters <= len(block.text)
+        if not stop:  # nothing of the text waits for the next block
+            assert block.drafted_characters == drafted
+        if not block.accepted:
+            assert block.drafted_characters == 0
+
+
 def test_a_drafter_that_knows_the_answer_saves_evaluations():
     model = TableModel(order=3, seed=4)
     prompt = [3, 1, 4]
@@ -134,6 +152,28 @@ def test_a_cancelled_answer_leaves_the_cache_to_whoever_has_it():
     one.cancel()
     one.step()
     assert one.finish_reason == "cancelled" and model.cached([2] * 9) == 9
+
+
+def test_a_late_step_of_a_cancelled_answer_leaves_what_goes_on_from_it():
+    model = TableModel(order=3, seed=4)
+    first = Session(model, model, KeyedSampler(), nothing(), [1], max_tokens=60)
+    first.step()
+    going_on = [1, *first.emitted, *range(2, 12)]
+    second = Session(model, model, KeyedSampler(), nothing(), going_on, max_tokens=60)
+    second.step()
+    first.cancel()
+    first.step()
+    assert first.finish_reason == "cancelled" and model.cached(going_on) >= len(going_on) - 1
+
+
+def test_cancel_ends_the_reading_of_what_another_session_pushed_out():
+    model = TableModel(order=3, seed=4)
+    session, other = (Session(model, model, KeyedSampler(), nothing(), [n] * 9, max_tokens=60) for n in (1, 2))
+    for one in (session, other):
+        one.step()
+    before = len(model.widths)
+    session._on_prefill = lambda *_: session.cancel()
+    assert session.step().finish_reason == "cancelled" and len(model.widths) == before
 
 
 def test_cancel_from_another_thread_ends_the_answer():

@@ -38,9 +38,15 @@ class LlamaVocabulary:
         return self._pointer
 
     def tokenize(self, text: str, *, start: bool = False) -> list[int]:
-        """The ids of `text`, special tokens recognised by their text. `start` adds what the model wants first (BOS)."""
+        """The ids of `text`, special tokens recognised by their text. `start` adds what the model wants first (BOS).
+
+        Raises InvalidRequest for a text that is none, like half of a pair of surrogates.
+        """
         self._need_texts()
-        data = text.encode()
+        try:
+            data = text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(f"the input is not UTF-8 text: character {error.start} is none") from error
         size = len(data) + 8
         while True:
             buffer = (llama_cpp.llama_token * size)()

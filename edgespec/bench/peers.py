@@ -114,18 +114,27 @@ def started(spec: PeerSpec, model: Path, *, server: Path | None, n_ctx: int, thr
 
 
 class LlamaServer:
-    """A llama-server on the loopback interface."""
+    """A llama-server on the loopback interface.
+
+    One whose n-gram drafter remembers texts is started anew for every prompt: ngram-cache, for one, learns of no text
+    that is shorter than the longest before it.
+    """
 
     def __init__(self, server: Path, model: Path, arguments: Sequence[str], *, n_ctx: int, threads: int) -> None:
+        self._server = server
+        self._arguments = ["-m", str(model), "-c", str(n_ctx), "-t", str(threads), "-np", "1", *arguments]
+        self._remembers = any(one in ("ngram-cache", "ngram-mod") for one in arguments)
+        self._answered = False
+        self._start()
+
+    def _start(self) -> None:
+        server = self._server
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self._address = f"http://127.0.0.1:{port}"
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
-        command = [
-            str(server.absolute()), "-m", str(model), "--host", "127.0.0.1", "--port", str(port), "-c", str(n_ctx),
-            "-t", str(threads), "-np", "1", *arguments,
-        ]  # fmt: skip
+        command = [str(server.absolute()), "--host", "127.0.0.1", "--port", str(port), *self._arguments]
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._log
@@ -152,6 +161,14 @@ class LlamaServer:
         raise EvaluationError(f"llama-server is not ready after {_PATIENCE:.0f} s: {shlex.join(command)}")
 
     def answer(self, prompt: Sequence[int], count: int, temperature: float, seed: int, *, anew: bool = False) -> Answer:
+        if anew and self._remembers and self._answered:
+            self.close()
+            self._start()
+            self._complete(prompt[:1], 1, 0.0, 0, anew=True)  # the first answer touches all of its memory
+        self._answered = True
+        return self._complete(prompt, count, temperature, seed, anew=anew)
+
+    def _complete(self, prompt: Sequence[int], count: int, temperature: float, seed: int, *, anew: bool) -> Answer:
         body = {
             "prompt": list(prompt), "n_predict": count, "temperature": temperature, "seed": seed,
             "cache_prompt": not anew, "return_tokens": True, "samplers": ["temperature"],

@@ -15,6 +15,7 @@ from edgespec.bench.answers import Answer, Peer
 from edgespec.bench.field import PLAIN, Field, files_of, name_of
 from edgespec.bench.memory import peak_of
 from edgespec.bench.peers import PeerRefused, PeerSpec, server_version, started
+from edgespec.bench.prompts import subtask
 from edgespec.bench.results import begun, origin, write
 from edgespec.bench.settings import Progress, Settings
 from edgespec.child import program
@@ -77,12 +78,12 @@ def run(
         for number, prompt in enumerate(asked):
             left = (time.monotonic() - start) / number * (len(asked) - number) if number else None
             tell(Progress("measuring", done + number, len(prompts), left, row))
-            row = {**_named(prompt), **_measured(field, peers, prompt, settings, len(result["prompts"]))}
+            row = {**_named(prompt), **_measured(field, peers, prompt, settings, _turn(prompt, result["prompts"]))}
             result["skipped" if "reason" in row else "prompts"].append(row)
             if out:
                 write(out, result)
         tell(Progress("measuring", len(prompts), len(prompts), None, row))
-        if "curve" not in result:
+        if result.get("curve", {"busy": True})["busy"]:
             tell(Progress("measuring T(n)"))
             result["curve"] = _curve(field)
         short = _tokens(field, _MEMORY_PROMPT)
@@ -134,6 +135,13 @@ def _tokens(field: Field, text: str) -> list[int]:
     return engine.tokenize(
         engine.model.render([{"role": "user", "content": text}]) if engine.model.chat_template else text
     )
+
+
+def _turn(prompt: dict[str, Any], rows: Sequence[dict[str, Any]]) -> int:
+    """A number of the prompt that is odd for every other one of its subtask, and for every other subtask's first."""
+    subtasks = [subtask(row["category"]) for row in (*rows, prompt)]
+    own = subtasks.pop()
+    return subtasks.count(own) + list(dict.fromkeys([*subtasks, own])).index(own)
 
 
 def _measured(

@@ -97,6 +97,6 @@ def _run(session: Session, progress: PromptProgress, decisions: Decisions, *, si
             progress.clear()
             decisions.tell(session, block)
             if not silent:
-                click.echo(block.text, nl=False)
+                click.echo(block.text, nl=False, color=True)  # as it is, escapes too
     if not silent:
         click.echo()

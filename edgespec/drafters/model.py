@@ -31,7 +31,7 @@ SINK = 4
 """The first tokens of the text, read as well: models put attention there that has nowhere else to go (StreamingLLM,
 arXiv 2309.17453, section 3)."""
 
-_IN_DOUBT = 3.0
+_IN_DOUBT = 2.0
 """An evaluation that seems to take so many times what its bytes would take is doubted: it may have been measured while
 another process had the cores, which makes it ten times as slow, and a drafter so slow is never asked again."""
 

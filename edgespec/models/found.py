@@ -50,13 +50,16 @@ def is_whole(path: Path, size: int | None) -> bool:
 
 def _hugging_face(entry: Entry, repository: str) -> Iterator[Path]:
     """HF_HUB_CACHE, or hub in HF_HOME: models--ORG--NAME/snapshots/COMMIT/FILE, the newest first."""
-    if named := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
-        hub = _path(named)
-    else:
-        hub = _path(os.environ.get("HF_HOME") or str(_xdg_cache() / "huggingface")) / "hub"
+    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    hub = _path(named) if named else hugging_face_home() / "hub"
     snapshots = hub / f"models--{repository.replace('/', '--')}" / "snapshots"
     found = (path for path in snapshots.glob(f"*/{escape(entry.file)}") if is_whole(path, None))
     yield from sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def hugging_face_home() -> Path:
+    """HF_HOME, or where it is without that: of Hugging Face's own tools."""
+    return _path(os.environ.get("HF_HOME") or str(_xdg_cache() / "huggingface"))
 
 
 def _llama_cpp(entry: Entry, repository: str) -> Iterator[Path]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
+from pathlib import Path
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
@@ -20,6 +21,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from edgespec.errors import DownloadError
 from edgespec.models.entries import SHA256
+from edgespec.models.found import hugging_face_home
 
 _PIECE = 1 << 18
 _CRAWL = 1 << 10
@@ -70,16 +72,28 @@ def offline() -> str | None:
 
 
 def endpoint() -> Endpoint:
-    """By HF_ENDPOINT and HF_TOKEN. Raises DownloadError where these cannot be, or the network is forbidden."""
+    """By HF_ENDPOINT, and HF_TOKEN or what `hf auth login` left.
+
+    Raises DownloadError where these cannot be, or the network is forbidden.
+    """
     if variable := offline():
         raise DownloadError(f"{variable} is set, so nothing is downloaded; unset it to pull models")
     base = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/") or "https://huggingface.co"
-    token = os.environ.get("HF_TOKEN", "").strip() or None
+    token = os.environ.get("HF_TOKEN", "").strip() or _kept_token()
     if urlsplit(base).scheme not in {"http", "https"} or not urlsplit(base).hostname:
         raise DownloadError(f"HF_ENDPOINT is {base!r}: it must be a URL like https://huggingface.co")
     if token is not None and not (token.isascii() and token.isprintable()):
         raise DownloadError("HF_TOKEN holds characters that no token has: set it anew")
     return Endpoint(base, token)
+
+
+def _kept_token() -> str | None:
+    """Of a person who is logged in with Hugging Face's own tools."""
+    path = os.environ.get("HF_TOKEN_PATH") or hugging_face_home() / "token"
+    try:
+        return Path(path).read_text(encoding="ascii").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def _history(path: Path | None, screen: Screen) -> History:
     if path is None:
         return InMemoryHistory()
     try:
-        return kept_history(path)
+        return kept_history(path, screen.note)
     except OSError as error:
         screen.note(f"what you type is not kept for the next chat: {error.filename}: {error.strerror}")
         return InMemoryHistory()

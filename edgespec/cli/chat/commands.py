@@ -137,7 +137,8 @@ def _file(talk: Talk, rest: str) -> None:
 
 
 def _set(talk: Talk, rest: str) -> None:
-    name, _, value = rest.partition(" ")
+    name, *values = rest.split(maxsplit=1) or [""]
+    value = "".join(values)
     if name not in SETTINGS:
         near = get_close_matches(name, SETTINGS, 1)
         wrong = f"there is no setting {name!r}" + (f": did you mean {near[0]}?" if near else "")
@@ -170,25 +171,26 @@ def _set_value(talk: Talk, option: click.Option, name: str, value: str) -> None:
 def _stats(talk: Talk, rest: str) -> None:
     if talk.last is None:
         raise InvalidRequest("there is no answer yet")
-    print_stats(talk.last, talk.engine, talk.sampling.seed)
+    print_stats(talk.last, talk.engine, talk.last_seed)
 
 
 def _model(talk: Talk, rest: str) -> None:
     if rest:
-        talk.reopen(model=rest)
+        talk.change_model(rest)
     talk.screen.note(f"{talk.engine.model.name} ({talk.engine.model.path.name})")
 
 
 def _drafter(talk: Talk, rest: str) -> None:
     if rest:
-        talk.reopen(drafter=rest)
+        talk.change_drafter(rest)
     talk.screen.note(talk.engine.drafter_name)
 
 
 def _draft(talk: Talk, rest: str) -> None:
     if rest:
         talk.draft(_on("/draft", rest))
-    talk.screen.note("drafting where it pays" if talk.drafting else "decoding plainly")
+    why = "" if talk.engine.drafters else ": there is no drafter; /drafter auto finds one"
+    talk.screen.note("drafting where it pays" if talk.drafting else f"decoding plainly{why}")
 
 
 def _path(rest: str, usage: str) -> Path:
@@ -224,7 +226,7 @@ COMMANDS: dict[str, Command] = {
     "/draft": Command("[on|off]", "Draft where it pays, or decode plainly.", _draft),
 }
 ALIASES = {"/quit": "/exit", "/bye": "/exit", "/?": "/help"}
-TAKES_A_PATH = ("/save", "/load", "/file", "/model")
+TAKES_A_PATH = ("/save", "/load", "/file", "/model", "/drafter")
 
 _SWITCHES = ("colour", "footer")
 

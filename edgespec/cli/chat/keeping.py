@@ -122,9 +122,13 @@ class Kept:
         write_chat(self._chat, chat, engine)
         if not cache:
             return
+        engine.context.rewind(engine.context.cached(_ids(chat, engine)))  # nothing is kept of what was taken back
         tokens, data = engine.context.state()
         try:
-            write_kv(self._cache, _about(engine), tokens, data)
+            if tokens:
+                write_kv(self._cache, _about(engine), tokens, data)
+            else:
+                self._cache.unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(f"{self._cache}: cannot be written: {error.strerror}") from error
 
@@ -145,11 +149,11 @@ class Memory:
     def add(self, name: str, chat: Chat, engine: Engine) -> None:
         """Remember this chat as it is now, and forget the oldest beyond the bounds. Raises OutputError."""
         tokens = chat.as_json()["tokens"]
-        if not tokens:
-            return
         chats = self._chats(engine)
-        chats.pop(name, None)  # as it was before
-        chats[name] = tokens[-_MOST_REMEMBERED:]
+        if not (chats.pop(name, None) or tokens):
+            return
+        if tokens:
+            chats[name] = tokens[-_MOST_REMEMBERED:]
         while sum(map(len, chats.values())) > _MOST_REMEMBERED:
             del chats[next(iter(chats))]
         path = self._file(engine.fingerprint)
@@ -178,6 +182,17 @@ class Memory:
 
     def _file(self, model: str) -> Path:
         return self._folder / f"{model}.json"
+
+
+def _ids(chat: Chat, engine: Engine) -> list[int]:
+    """What the conversation is to the model, as far as that is known."""
+    tokens: list[int] = chat.as_json()["tokens"]
+    if tokens or not chat.messages:
+        return tokens
+    try:
+        return engine.tokenize(engine.model.render(chat.messages, reply=False))
+    except InvalidRequest:  # the template wants other messages
+        return []
 
 
 def _about(engine: Engine) -> dict[str, str]:

@@ -28,7 +28,7 @@ class Screen:
         drafted = block.text[: block.drafted_characters]
         if self.colour and drafted:
             drafted = styled(drafted, sys.stdout, **_DRAFTED)
-        click.echo(drafted + block.text[block.drafted_characters :], nl=False)
+        click.echo(drafted + block.text[block.drafted_characters :], nl=False, color=True)  # escapes in it stay, too
 
     def end_line(self) -> None:
         """The answer is over, or was interrupted: what follows begins a line."""

@@ -35,6 +35,8 @@ class Talk:
         self.editor: Callable[[str], str | None] | None = None
         """Lets a person change a text, and returns None where they did not; there is none without a terminal."""
         self.last: Session | None = None
+        self.last_seed = 0
+        """Which that answer was made with: `sampling` may have changed since."""
         self.attached: list[Attached] = []
         self._kept, self._memory = kept, memory
         self._name = kept.name if kept else f"/{secrets.token_hex(8)}"  # which no session can have
@@ -94,7 +96,7 @@ class Talk:
 
     def _show(self, session: Session) -> None:
         """The answer, as it comes."""
-        self.last = session
+        self.last, self.last_seed = session, self.sampling.seed
         try:
             with cancelled_by_ctrl_c(session), decisions_of(self.engine, self.options["stats"]) as decisions:
                 for block in session.stream():
@@ -106,7 +108,7 @@ class Talk:
             self.screen.end_line()
         self.screen.end(session, self.engine, self.options["max_tokens"])
         if self.options["stats"]:
-            print_stats(session, self.engine, self.sampling.seed)
+            print_stats(session, self.engine, self.last_seed)
 
     def _keep(self) -> None:
         if self._kept:
@@ -119,7 +121,8 @@ class Talk:
 
     @property
     def drafting(self) -> bool:
-        return self._drafting_policy is None
+        """Whether drafts may come."""
+        return self._drafting_policy is None and bool(self.engine.drafters)
 
     def draft(self, on: bool) -> None:
         """Let the drafters draft, or decode plainly."""
@@ -130,28 +133,30 @@ class Talk:
             self._drafting_policy = policy
             self.engine.policy = AdaptivePolicy((), policy.cost)
 
-    def reopen(self, *, model: str | None = None, drafter: str | None = None) -> None:
-        """Go on with another model or drafter; with another drafter, drafting. Raises EdgespecError.
+    def change_drafter(self, drafter: str) -> None:
+        """Go on with another drafter, drafting. Raises EdgespecError; then all is as it was."""
+        self.engine.change_drafter(drafter)
+        self.options = {**self.options, "drafter": drafter}
+        self._drafting_policy = None
+        if self._memory:
+            self._memory.teach(self.engine)
+
+    def change_model(self, model: str) -> None:
+        """Go on with another model. Raises EdgespecError.
 
         Where it does not come to that, for an error or Ctrl-C, all is as it was.
         """
-        options = {
-            **self.options,
-            "model": model or self.options["model"],
-            "drafter": drafter or self.options["drafter"],
-        }
+        options = {**self.options, "model": model}
         engine = _open(options)
         try:
             chat = engine.chat()
-            chat.restore(self.chat.as_json(), same_model=model is None)
-            if model is None:
-                engine.context.set_state(*self.engine.context.state())
+            chat.restore(self.chat.as_json(), same_model=False)
             if self._memory:
                 self._memory.teach(engine)
         except BaseException:
             engine.close()
             raise
-        plainly = drafter is None and not self.drafting
+        plainly = self._drafting_policy is not None
         before = self.engine
         self.options, self.engine, self.chat, self._drafting_policy = options, engine, chat, None
         if plainly:

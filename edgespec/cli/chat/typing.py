@@ -16,6 +16,8 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import create_output
 
 from edgespec.cli.chat.commands import COMMANDS, SETTINGS, TAKES_A_PATH
+from edgespec.drafters import KNOWN
+from edgespec.models.entries import entries
 
 QUOTE = '"""'
 """Begins and ends a message of several lines."""
@@ -71,11 +73,31 @@ class Typed:
             return None
 
 
-def kept_history(path: Path) -> History:
-    """What was typed in other chats, in a file that is readable for its owner alone. Raises OSError."""
+def kept_history(path: Path, tell: Callable[[str], None]) -> History:
+    """What was typed in other chats, in a file that is readable for its owner alone. Raises OSError.
+
+    `tell` is told if the file can no longer be written.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is said to a model is nobody else's business
     path.touch(mode=0o600)
-    return FileHistory(str(path))
+    return _History(path, tell)
+
+
+class _History(FileHistory):
+    """A full disk, or bytes that are no text, end no chat."""
+
+    def __init__(self, path: Path, tell: Callable[[str], None]) -> None:
+        super().__init__(str(path))
+        self._tell = tell
+        self._writable = True
+
+    def store_string(self, string: str) -> None:
+        if self._writable:
+            try:
+                super().store_string(string.encode(errors="replace").decode())
+            except OSError as error:
+                self._writable = False
+                self._tell(f"what you type from now on is not kept for the next chat: {error.strerror}")
 
 
 def _whole(line: str, more: Callable[[], str | None]) -> Line:
@@ -109,7 +131,7 @@ def _keys() -> KeyBindings:
 
 
 class _Commands(Completer):
-    """Tab completes the names of commands, what can be set, and paths."""
+    """Tab completes commands, what can be set, models and drafters by name, and paths."""
 
     def __init__(self) -> None:
         self._paths = PathCompleter(expanduser=True)
@@ -118,17 +140,28 @@ class _Commands(Completer):
         typed = document.text_before_cursor
         if not typed.startswith("/"):
             return
-        name, space, rest = typed.partition(" ")
-        names: Iterable[str]
-        if not space:
-            names = COMMANDS
-        elif name == "/set" and " " not in rest:
-            names, typed = SETTINGS, rest
-        elif name in TAKES_A_PATH:
-            yield from self._paths.get_completions(Document(rest), complete_event)
-            return
-        else:
-            return
-        for one in sorted(names):
-            if one.startswith(typed):
-                yield Completion(one, start_position=-len(typed))
+        *before, begun = typed.split(" ")
+        for one in sorted(_choices(before)):
+            if one.startswith(begun):
+                yield Completion(one, start_position=-len(begun))
+        if before and before[0] in TAKES_A_PATH:
+            path = typed.removeprefix(before[0]).lstrip(" ")
+            yield from self._paths.get_completions(Document(path), complete_event)
+
+
+def _choices(before: list[str]) -> Iterable[str]:
+    """What may come after these words."""
+    match before:
+        case []:
+            return COMMANDS
+        case ["/set"]:
+            return SETTINGS
+        case ["/set", name] if name in SETTINGS and ((option := SETTINGS[name]) is None or option.is_flag):
+            return ("on", "off")
+        case ["/draft"]:
+            return ("on", "off")
+        case ["/model"]:
+            return entries()
+        case ["/drafter"]:
+            return ("auto", "none", *KNOWN, *entries())
+    return ()
