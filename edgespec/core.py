@@ -262,5 +262,8 @@ class Policy(Protocol):
         ...
 
     def prefilled(self, count: int, seconds: float) -> None:
-        """Learn that an answer begins, and that `count` tokens of its prompt were evaluated in `seconds`."""
+        """Learn that an answer begins, and that `count` tokens of its prompt were evaluated in `seconds`.
+
+        0 where their time tells nothing of an evaluation of so many.
+        """
         ...

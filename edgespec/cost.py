@@ -49,6 +49,11 @@ PROMPT_CHUNK = 128
 """Evaluations of more tokens than this are taken as several of this size: T is a straight line out there."""
 
 
+def is_typical(before: int, total: int) -> bool:
+    """Whether reading a text from `before` on tells what an evaluation of so many takes: a few may be split in two."""
+    return total - before > PROMPT_CHUNK or before // PROMPT_CHUNK == (total - 1) // PROMPT_CHUNK
+
+
 class CostCurve:
     """T(n) in seconds for n from 1 to `rows`, as known so far; for long contexts, see `at`."""
 

@@ -140,18 +140,19 @@ class Engine:
             self._save = weakref.finalize(self, self.measured.remember_all, policy.cost, policy.acceptance, models)
 
     def change_drafter(self, drafter: str | Drafter) -> None:
-        """Draft with another drafter, as `load` takes it, from the next answer on. The target and its KV cache stay.
+        """Draft with another drafter, as `load` takes it, from the next answer on.
 
-        No answer may be in progress. Raises UnknownDrafter and ModelError; then all is as it was.
+        The target stays, and its KV cache (unless what is exact has yet to be found out). No answer may be in progress.
+        Raises UnknownDrafter and ModelError; then the drafter is the one it was.
         """
         with self.lock:
             if self._pairing is None:
                 raise InvalidRequest("this engine was put together without load, and cannot find other drafters")
-            paired = self._pairing.pair(drafter)
-            self._save()
-            close_all(self.drafters)
+            paired, before, save = self._pairing.pair(drafter), self.drafters, self._save
             self.drafters, self.drafter_name, self.policy = paired
             self._recall(paired.policy)
+            save()
+            close_all(one for one in before if all(one is not still for still in paired.drafters))
 
     def stream(
         self,

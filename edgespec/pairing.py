@@ -131,7 +131,8 @@ class Pairing:
     ) -> None:
         self._target, self._context, self._measured, self._exact = target, context, measured, exact
         self._n_ctx, self._threads, self._gpu_layers, self._cache_dir = n_ctx, threads, gpu_layers, cache_dir
-        self._cost = CostCurve(1)
+        self._cost: CostCurve | None = None
+        self._exact_rows = 0
 
     def pair(self, drafter: str | Drafter) -> Paired:
         """With a drafter as `load` takes it; plain decoding where nothing can draft, and a warning.
@@ -146,7 +147,7 @@ class Pairing:
             names_of(drafter), self._target,
             n_ctx=self._n_ctx, threads=self._threads, gpu_layers=self._gpu_layers, cache_dir=self._cache_dir,
         )  # fmt: skip
-        if self._cost.rows != self._context.max_rows:
+        if self._cost is None or self._cost.rows != self._context.max_rows:
             self._cost = self._measured.cost(self._context.max_rows)
         return Paired(tuple(drafters), name, AdaptivePolicy(drafters, self._cost))
 
@@ -155,7 +156,9 @@ class Pairing:
         if not self._target.can_rewind:
             return "it cannot take tokens back (recurrent memory)"
         if self._exact:
-            self._context.max_rows = self._measured.exact_rows(self._context, self._target.vocabulary.size)
+            if not self._exact_rows:
+                self._exact_rows = self._measured.exact_rows(self._context, self._target.vocabulary.size)
+            self._context.max_rows = self._exact_rows
             if self._context.max_rows == 1:
                 return "no evaluation of several tokens is bit-exact here"
         return ""
@@ -166,7 +169,8 @@ def open_drafters(
 ) -> list[Drafter]:
     """The drafters for `target` by `names`, as -d takes them one by one. Raises UnknownDrafter and ModelError."""
     opened: list[Drafter] = []
-    stems = [Path(name).stem for name in names]
+    files = {name: catalogue.resolve(name, cache_dir=cache_dir) for name in names if is_model(name)}
+    stems = [path.stem for path in files.values()]
     if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
         raise UnknownDrafter(f"two drafters are called {twice}: what is learned of one would count for the other")
     with contextlib.ExitStack() as undo:
@@ -174,10 +178,9 @@ def open_drafters(
         for name in names:
             opened.append(
                 open_drafter(
-                    catalogue.resolve(name, cache_dir=cache_dir), target,
-                    n_ctx=n_ctx, threads=threads, gpu_layers=gpu_layers, cache_dir=cache_dir,
+                    files[name], target, n_ctx=n_ctx, threads=threads, gpu_layers=gpu_layers, cache_dir=cache_dir
                 )
-                if is_model(name) else make_drafter(name)
+                if name in files else make_drafter(name)
             )  # fmt: skip
         undo.pop_all()
     return opened

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgespec.core import NOTHING, Context, Draft, Policy, Sampler, TokenLogprob, Verdict, Vocabulary
+from edgespec.cost import is_typical
 from edgespec.errors import ContextOverflow, InvalidRequest
 from edgespec.tally import Tally
 from edgespec.text import AnswerText
@@ -149,7 +150,8 @@ class Session:
         if row is None:
             return self._finish("cancelled")
         elapsed = self.tally.prompt_seconds = time.perf_counter() - self._started
-        self._policy.prefilled(len(self._tokens) - self.tally.cached_tokens, elapsed)
+        before, total = self.tally.cached_tokens, len(self._tokens)
+        self._policy.prefilled(total - before if is_typical(before, total) else 0, elapsed)
         block = self._emit(NOTHING, Verdict((), (self._sampler.choose(row),)))
         self.tally.tokens += len(block.tokens)
         self.tally.first_token_seconds = time.perf_counter() - self._started

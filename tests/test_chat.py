@@ -298,7 +298,23 @@ class TestKept:
             words = list(kept.restore(again, second))
             assert "with another model" in words[0] and "left alone" in words[1]
             assert said(again, "w303").tally.cached_tokens == 0
-        assert (tmp_path / "a.kv").exists()
+            kept.save(second.chat(), second, cache=True)
+        assert not (tmp_path / "a.kv").exists(), "nothing of that conversation is left"
+
+    def test_a_cache_that_was_left_alone_stays_where_nothing_was_said(self, engine, tmp_path):
+        chat, kept = engine.chat(), Kept(tmp_path, "a")
+        said(chat, "w300 " * 50, max_tokens=60)
+        kept.save(chat, engine, cache=True)
+        before = (tmp_path / "a.kv").read_bytes()
+        path = engine.model.path
+        with edgespec.load(path, n_ctx=512, threads=1, cache_dir=tmp_path / "cache", kv_type="f32") as other:
+            again = other.chat()
+            assert "left alone" in list(kept.restore(again, other))[1]
+            kept.save(again, other, cache=True)
+            assert (tmp_path / "a.kv").read_bytes() == before
+            again.undo()
+            kept.save(again, other, cache=True)
+        assert not (tmp_path / "a.kv").exists(), "what was taken back is not kept"
 
     def test_a_smaller_context(self, engine, tmp_path):
         chat, kept = engine.chat(), Kept(tmp_path, "a")
@@ -437,6 +453,9 @@ class TestMemory:
         for name, one in (("a", chat), ("b", other)):
             said(one, "w300")
             memory.add(name, one, engine)
+        chat.system = "w310 "  # what its ids are is not known before the next turn, and it is there all the same
+        memory.add("a", chat, engine)
+        assert list(memory._chats(engine)) == ["b", "a"] and memory._chats(engine)["a"]
         chat.clear()
         memory.add("a", chat, engine)
         assert list(memory._chats(engine)) == ["b"]
@@ -912,6 +931,8 @@ EVENING = [
     ("/help\r", [*(f"{name} " for name in COMMANDS), "Alt-Enter", "max-tokens"]),
     ("/system You are terse.\r", ["from the next message on"]),
     ("/system\r", ["You are terse"]),
+    ("/system -\r", ["without a system prompt"]),
+    ("/system\r", ["there is no system prompt"]),
     ("Name a river in France.\r", [ANSWERED]),
     ("/stats\r", ["tokens/s, first token after .* evaluations", r"\x1b\[\?2004h.*>"]),  # and the next prompt
     ("/reg", ["/reg"]),
@@ -926,7 +947,8 @@ EVENING = [
     ("/draft off\r", ["decoding plainly"]),
     ("Say a a a a a a a a.\r", [r"1.00 tokens a block"]),
     ("/draft on\r", ["drafting where it pays"]),
-    ("/undo\r", ["taken back: Say a a a"]),
+    ("\x18\x05", ["Written in an editor"]),
+    ("\x15/undo\r", ["taken back: Say a a a"]),
     ("/edit\r", ["Name a river in France"]),
     (" Or two.\r", [ANSWERED]),
     ("/file notes.txt\r", ["notes.txt, .* tokens, goes before"]),
@@ -947,9 +969,11 @@ EVENING = [
 @pytest.mark.model
 def test_every_command_in_a_terminal(env, tmp_path, monkeypatch):
     """A person's evening with it. Whatever is in COMMANDS is used."""
-    assert {*"".join(typed for typed, _ in EVENING).split(), "/regen"} >= set(COMMANDS)
+    assert {*"".join(typed for typed, _ in EVENING).replace("\x15", " ").split(), "/regen"} >= set(COMMANDS)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("The secret word is heron.\n")
+    (tmp_path / "editor").write_text('echo Written in an editor >"$1"\n')
+    env["VISUAL"] = f"sh {tmp_path}/editor"
     terminal = Terminal([*COMMAND, "-n", "16", "--session", "evening"], env)
     terminal.wait_for(r"session evening begins.*commands\..*>")
     for typed, expected in EVENING:

@@ -324,6 +324,9 @@ def test_the_drafter_can_be_changed(smollm2, tmp_path):
         assert engine.drafter_name == "mine"
         with pytest.raises(InvalidRequest, match="closed"):
             model.context.prefill([1])
+        (mine,) = engine.drafters
+        engine.change_drafter(mine)
+        assert engine.drafters == (mine,)
 
 
 def test_a_drafter_of_ones_own(smollm2, engine, tmp_path):

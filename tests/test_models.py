@@ -96,6 +96,36 @@ def test_what_only_the_server_tells_is_remembered(hub, store, tmp_path):
         resolve("untried", cache_dir=tmp_path)
 
 
+def test_a_model_that_the_catalogue_does_not_have(hub, store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, stored in (
+        ("org/one/model.gguf", "org--one--model.gguf"),
+        ("org/two/model.gguf", "org--two--model.gguf"),
+    ):
+        with pytest.raises(ModelNotFound, match=f"no model of that name here: edgespec models pull {name}$"):
+            resolve(name, cache_dir=tmp_path)
+        result = run("pull", name)
+        assert result.exit_code == 0 and "is the server's word" in result.output, result.output
+        assert hub.requests[-1][0] == "/org/{}/resolve/main/model.gguf".format(name.split("/")[1])
+        assert resolve(name, cache_dir=tmp_path) == store / stored
+        hub.content = hub.content[::-1]  # another model
+    assert run("verify").output.count("(edgespec): ok\n") == 2
+    listed = {one["alias"]: one for one in json.loads(run("list", "--json").output)}
+    assert listed["org/two/model.gguf"]["path"] == str(store / "org--two--model.gguf")
+    assert run("rm", "org/one/model.gguf").exit_code == 0
+    assert names(store) == ["org--two--model.gguf", "told.json"] and "org/one" not in run("list").output
+    (tmp_path / "org" / "two").mkdir(parents=True)
+    (tmp_path / "org" / "two" / "model.gguf").write_text("a file of one's own goes first")
+    assert resolve("org/two/model.gguf", cache_dir=tmp_path) == Path("org/two/model.gguf")
+
+
+@pytest.mark.parametrize(
+    "name", ["org/../x.gguf", "../org/x.gguf", "org/one/../x.gguf", "org/one/.gguf", "a/b/c/d.gguf"]
+)
+def test_a_name_that_leads_elsewhere_is_none(hub, store, name):
+    assert run("pull", name).exit_code == 1 and hub.requests == [] and names(store) == []
+
+
 @pytest.mark.parametrize(
     ("misbehaviour", "line", "kept"),
     [
@@ -278,13 +308,18 @@ def test_who_is_logged_in_with_hugging_faces_tools_has_a_token(hub, store, tmp_p
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "token").write_text("hf_kept\n")
     (tmp_path / "other").write_text("hf_other")
-    for name, value, sent in (("", "", "kept"), ("HF_TOKEN_PATH", str(tmp_path / "other"), "other"),
-                              ("HF_TOKEN", "hf_set", "set")):  # fmt: skip
+    for name, value, sent in (
+        ("", "", "hf_kept"),
+        ("HF_TOKEN_PATH", str(tmp_path / "other"), "hf_other"),
+        ("HF_TOKEN", "hf_set", "hf_set"),
+        ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1", "hf_set"),
+        ("HF_TOKEN", "", None),
+    ):
         shelf.remove(KNOWN)
         if name:
             monkeypatch.setenv(name, value)
         pull()
-        assert hub.requests[-1][1]["Authorization"] == f"Bearer hf_{sent}"
+        assert hub.requests[-1][1].get("Authorization") == (sent and f"Bearer {sent}")
 
 
 def test_a_storage_server_has_no_say_in_what_the_file_is(hub, store):

@@ -188,6 +188,20 @@ def test_cancel_from_another_thread_ends_the_answer():
     assert session.finish_reason == "cancelled"
 
 
+def test_a_prompt_in_two_pieces_is_not_learned_as_one_evaluation():
+    learned = []
+
+    class Learning(FixedPolicy):
+        def prefilled(self, count, seconds):
+            learned.append(count)
+
+    model = TableModel(n_ctx=1024)
+    for cached, total in ((0, 128), (100, 128), (100, 129), (100, 300), (128, 150)):
+        model.prefill([1] * cached or [2])
+        answer(model, Learning(make_drafter("suffix"), 2), [1] * total, max_tokens=1)
+    assert learned == [128, 28, 0, 200, 22]
+
+
 def test_cancel_during_the_prompt():
     model = TableModel()
     session = Session(

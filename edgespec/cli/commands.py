@@ -227,7 +227,10 @@ def list_(as_object: bool) -> None:
 @click.argument("aliases", nargs=-1, required=True, metavar="ALIAS...", shell_complete=complete_alias)
 @click.option("--from", "local", type=_FILE, metavar="FILE", help="Copy it from this file instead.")
 def pull(aliases: tuple[str, ...], local: Path | None) -> None:
-    """Download models into the store, checked by their sha256. What was interrupted goes on where it stopped."""
+    """Download models into the store, checked by their sha256. What was interrupted goes on where it stopped.
+
+    ALIAS is a name of the catalogue, or ORGANISATION/NAME/FILE.gguf at Hugging Face, as wherever a model is named.
+    """
     from edgespec.cli.models import pull as run
 
     run(aliases, local)

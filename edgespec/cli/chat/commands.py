@@ -48,6 +48,7 @@ def _help(talk: Talk, rest: str) -> None:
     for name, command in COMMANDS.items():
         click.echo(f"{f'{name} {command.arguments}':{width}}  {command.help}")
     click.echo('\n""" begins and ends a message of several lines; Alt-Enter makes a new line. Ctrl-C stops an answer.')
+    click.echo("Tab completes; the arrows bring back what was typed before; Ctrl-X Ctrl-E opens $EDITOR.")
     click.echo(f"/set knows: {', '.join(SETTINGS)}")
 
 
@@ -64,8 +65,8 @@ def _clear(talk: Talk, rest: str) -> None:
 
 def _system(talk: Talk, rest: str) -> None:
     if rest:
-        talk.chat.system = rest
-        talk.screen.note("from the next message on")
+        talk.chat.system = None if rest == "-" else rest
+        talk.screen.note(f"from the next message on{', without a system prompt' if rest == '-' else ''}")
     else:
         talk.screen.note(talk.chat.system or "there is no system prompt; /system TEXT sets one")
 
@@ -212,7 +213,7 @@ COMMANDS: dict[str, Command] = {
     "/help": Command("", "This list.", _help),
     "/exit": Command("", "Leave (Ctrl-D too).", _exit),
     "/clear": Command("", "Forget the conversation.", _clear),
-    "/system": Command("[TEXT]", "Show or set the system prompt.", _system),
+    "/system": Command("[TEXT]", "Show or set the system prompt; - takes it away.", _system),
     "/regen": Command("", "Answer the last message again.", _regen),
     "/undo": Command("", "Leave a file out that was not sent yet, else take the last turn back.", _undo),
     "/edit": Command("", "Change the last message and say it again.", _edit),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgespec import Chat, Engine
+from edgespec.backend import Message
 from edgespec.drafters.anpd import Anpd
 from edgespec.drafters.suffix import Suffix
 from edgespec.errors import InvalidRequest, OutputError
@@ -78,6 +79,7 @@ class Kept:
         self._folder = folder
         self._chat, self._cache = folder / f"{name}.json", folder / f"{name}.kv"
         self._lock = -1
+        self._unread: list[Message] | None = None  # of a conversation whose cache this engine could not take
 
     def __enter__(self) -> Kept:
         private_folder(self._folder)
@@ -107,6 +109,7 @@ class Kept:
         except FileNotFoundError:
             return
         except OtherKv as error:
+            self._unread = chat.messages
             yield f"its KV cache is left alone, {error}: the text is read again"
             return
         except (TornKv, OSError) as error:
@@ -115,6 +118,7 @@ class Kept:
             yield f"its KV cache is damaged ({error}) and now {aside.name}: the text is read again"
             return
         if not engine.context.set_state(tokens, data):
+            self._unread = chat.messages
             yield "its KV cache does not fit into this context: the text is read again"
 
     def save(self, chat: Chat, engine: Engine, *, cache: bool = False) -> None:
@@ -127,7 +131,7 @@ class Kept:
         try:
             if tokens:
                 write_kv(self._cache, _about(engine), tokens, data)
-            else:
+            elif chat.messages != self._unread:
                 self._cache.unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(f"{self._cache}: cannot be written: {error.strerror}") from error
@@ -148,12 +152,12 @@ class Memory:
 
     def add(self, name: str, chat: Chat, engine: Engine) -> None:
         """Remember this chat as it is now, and forget the oldest beyond the bounds. Raises OutputError."""
-        tokens = chat.as_json()["tokens"]
+        said = any(message["role"] == "user" for message in chat.messages)
         chats = self._chats(engine)
-        if not (chats.pop(name, None) or tokens):
+        if not (chats.pop(name, None) or said):
             return
-        if tokens:
-            chats[name] = tokens[-_MOST_REMEMBERED:]
+        if said:
+            chats[name] = _ids(chat, engine)[-_MOST_REMEMBERED:]
         while sum(map(len, chats.values())) > _MOST_REMEMBERED:
             del chats[next(iter(chats))]
         path = self._file(engine.fingerprint)

@@ -127,6 +127,10 @@ def _keys() -> KeyBindings:
     def _new_line(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 
+    @keys.add("c-x", "c-e")  # prompt_toolkit's own would send the text as soon as the editor ends
+    def _editor(event: KeyPressEvent) -> None:
+        event.current_buffer.open_in_editor()
+
     return keys
 
 
