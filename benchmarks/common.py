@@ -24,7 +24,7 @@ def read_prompts(path: Path, per_subtask: int | None = None) -> list[dict[str, A
 
 
 def summary(ratios: Sequence[float]) -> dict[str, Any]:
-    """Median, interval and spread of the ratios of one text."""
+    """Median and interval of the ratios of one text."""
     return statistics.summary([ratios])
 
 

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import subtask
-
 from edgespec.bench import run
 from edgespec.bench.plots import draw
 from edgespec.bench.report import programs, sections, table, with_interval
@@ -22,59 +20,6 @@ RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
 Result = dict[str, Any]
-
-
-def eight(result: Result) -> str:
-    """Speeds and ratios by prompt, or by subtask where there are several prompts of a category."""
-    categories = {prompt["category"] for prompt in result["prompts"]}
-    return by_prompt(result) if len(categories) == len(result["prompts"]) else by_subtask(result)
-
-
-def by_subtask(result: Result) -> str:
-    """All tokens over all time (each prompt's is the median of its rounds), and the ratios of those speeds."""
-    names = list(result["prompts"][0]["speeds"])
-    others = [name for name in names if name != "auto"]
-    groups: dict[str, list[Result]] = {}
-    for prompt in result["prompts"]:
-        groups.setdefault(subtask(prompt["category"]), []).append(prompt)
-    rows = []
-    for title, group in [*groups.items(), ("overall", result["prompts"])]:
-        tokens = sum(prompt["tokens"] for prompt in group)
-        speed = {
-            name: tokens / sum(prompt["tokens"] / statistics.median(prompt["speeds"][name]) for prompt in group)
-            for name in names
-        }
-        ratios = [[prompt["ratios"][f"auto/{name}"]["median"] for prompt in group] for name in others]
-        rows.append(
-            [
-                title, *(f"{speed[name]:.2f}" for name in ["plain", "auto", *others[1:]]),
-                *(f"{speed['auto'] / speed[name]:.3f} ({min(one):.2f} to {max(one):.2f})"
-                  for name, one in zip(others, ratios, strict=True)),
-                f"{statistics.mean(statistics.median(prompt['mean_block_length']) for prompt in group):.2f}",
-                f"{sum(prompt['same_as_plain']['auto'] for prompt in group)} of {len(group)}",
-            ]
-        )  # fmt: skip
-    head = ["subtask", "plain, tokens/s", "`auto`", *others[1:], *(f"`auto` / {name} (by prompt)" for name in others)]
-    return table([*head, "tokens a block", "same text"], rows)
-
-
-def by_prompt(result: Result) -> str:
-    """Speeds and ratios by prompt."""
-    peers = [name for name in result["prompts"][0]["speeds"] if name not in ("auto", "plain")]
-    rows = []
-    for prompt in result["prompts"]:
-        median = {name: statistics.median(speeds) for name, speeds in prompt["speeds"].items()}
-        rows.append(
-            [
-                prompt["category"],
-                *(f"{median[name]:.1f}" for name in ("plain", "auto", *peers)),
-                *(with_interval(prompt["ratios"][f"auto/{name}"]) for name in ("plain", *peers)),
-                f"{statistics.median(prompt['mean_block_length']):.2f}",
-                "yes" if prompt["same_as_plain"]["auto"] else "no",
-            ]
-        )
-    ratios = [f"`auto` / {name}" for name in ("plain", *peers)]
-    return table(["prompt", "plain, tokens/s", "`auto`", *peers, *ratios, "tokens a block", "same text"], rows)
 
 
 def lossless(result: Result) -> str:
@@ -224,8 +169,6 @@ def reopen(result: Result) -> str:
 
 
 RENDERERS: dict[str, Callable[[Result], str]] = {
-    "auto against plain decoding and llama-server ngram-simple": eight,
-    "a drafter against plain decoding and llama-server": eight,
     "drafted answers against plain ones": lossless,
     "edgespec's plain decoding against llama-cpp-python's Llama": overhead,
     "cost of drafting from the conversation": drafting,

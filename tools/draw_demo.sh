@@ -43,5 +43,5 @@ def heaviest(shelves):
     return max(shelves, key=lambda shelf: shelf.weight())
 PYTHON
 # shellcheck disable=SC2016 # the shell that is drawn expands it
-ask='edgespec generate -m qwen2.5-coder-1.5b --stats -p "Rename the class Jar to Pot. $(cat pantry.py)"'
+ask='edgespec generate -m qwen2.5-coder-1.5b --stats -p "Rename the method take to remove. $(cat pantry.py)"'
 "$python" "$drawing" "$out" "$ask" "$ask -d none >/dev/null"

@@ -104,6 +104,8 @@ class ModelDrafter:
         self.fingerprint = fingerprint
         self.close = close
         self.context = context
+        self.clock: Callable[[], float] = time.perf_counter
+        """By which its evaluations are timed, in seconds."""
         self.evaluations = 0
         """How often it read its weights."""
         self._reader = reader
@@ -129,9 +131,9 @@ class ModelDrafter:
         """Evaluate one token, twice, since the first time weights may come from the disk; a faster time is true."""
         seconds = []
         for view in ([0], [0, 0]):
-            begun = time.perf_counter()
+            begun = self.clock()
             self.context.evaluate(view, NOTHING)
-            seconds.append(time.perf_counter() - begun)
+            seconds.append(self.clock() - begun)
         self.evaluations += len(seconds)
         self._unasked = 0
         if min(seconds) < self.cost.single:
@@ -206,17 +208,17 @@ class ModelDrafter:
         """The logits after `view`, and the time that took."""
         owed = self._owed(view)
         self._unasked = 0
-        begun = time.perf_counter()
+        begun = self.clock()
         if owed == 1 or (owed == 2 and self.cost.ratio(2) > 2.0):
             row: Row = self.context.evaluate(view, NOTHING)[0]  # one by one
             self.evaluations += owed
-            self.cost.observe(1, (time.perf_counter() - begun) / owed)
+            self.cost.observe(1, (self.clock() - begun) / owed)
             return row
         prefilled = self.context.prefill(view)
         assert prefilled is not None
         self.evaluations += 1
         if is_typical(len(view) - owed, len(view)):
-            self.cost.observe(owed, time.perf_counter() - begun)
+            self.cost.observe(owed, self.clock() - begun)
         return prefilled
 
     def _choose(self, row: Row, coupling: Coupling, place: int) -> tuple[int, float]:

@@ -1,0 +1,148 @@
+"""The policy on recorded answers: how fast they would have come where T(n) is what it was measured to be.
+
+    python benchmarks/replay.py record -m TARGET.gguf --prompts FILE.jsonl --per-subtask 5 -n 96 -o record.jsonl
+    python benchmarks/policy_replay.py -m TARGET.gguf --record record.jsonl -d SMALL.gguf --curve RESULT.json
+
+The drafters really guess; the target does not answer, since the record says what of a draft it would have accepted.
+Time is counted: T(n) is the curve of a result of `edgespec bench`, the drafter model's evaluations take what its stored
+costs say. So the same choices have the same figures at any moment, in minutes: this is how the policy's constants are
+chosen. Every answer begins with a policy that has seen nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from common import digest, save
+from simulate import Clock
+
+from edgespec.backend import LlamaModel
+from edgespec.core import MAX_ROWS, Context, Draft, Drafter, Row, Verdict, common_prefix
+from edgespec.cost import PROMPT_CHUNK, CostCurve
+from edgespec.drafters import make_drafter
+from edgespec.drafters.model import ModelDrafter
+from edgespec.machine import cache_directory, default_threads
+from edgespec.pairing import open_drafter
+from edgespec.policy import AdaptivePolicy
+
+WHAT = "the policy on recorded answers"
+FREE = "suffix"
+
+
+class Counted:
+    """A drafter's context, whose evaluations take the time that a curve says."""
+
+    def __init__(self, context: Context, cost: CostCurve, clock: Clock) -> None:
+        self._context, self._cost, self._clock = context, cost, clock
+        self.n_ctx, self.max_rows = context.n_ctx, context.max_rows
+        self.cached, self.rewind, self.shift = context.cached, context.rewind, context.shift
+
+    def prefill(
+        self, tokens: Sequence[int], proceed: Callable[[int, int], bool] = lambda done, total: True
+    ) -> Row | None:
+        self._clock.now += self._cost.single * self._cost.ratio(min(self._owed(tokens), PROMPT_CHUNK))
+        return self._context.prefill(tokens, proceed)
+
+    def evaluate(self, tokens: Sequence[int], draft: Draft) -> Row:
+        self._clock.now += self._cost.single * self._owed(tokens)
+        return self._context.evaluate(tokens, draft)
+
+    def _owed(self, tokens: Sequence[int]) -> int:
+        return len(tokens) - min(self.cached(tokens), len(tokens) - 1)
+
+
+def played(answer: dict[str, Any], drafters: Sequence[Drafter], curve: CostCurve, clock: Clock) -> dict[str, Any]:
+    """One answer: tokens, and the seconds that they take by the clock and plainly. What `curve` is stays the truth."""
+    truth = [curve.single * curve.ratio(n) for n in range(1, MAX_ROWS + 1)]
+    learned = CostCurve(MAX_ROWS)
+    learned.measure({n: truth[n - 1] for n in range(1, MAX_ROWS + 1)})
+    policy = AdaptivePolicy(drafters, learned, clock=clock)
+    policy.prefilled(0, 0.0)
+    tokens, said = [*answer["prompt"], answer["answer"][0]], answer["answer"]
+    begun, place, drafted, accepted = clock.now, 1, 0, 0
+    while place < len(said):
+        draft = policy.plan(tokens, answer["room"] - place)
+        right = common_prefix(list(draft.tokens), said[place:])
+        emitted = said[place : place + right + 1]
+        seconds = truth[len(draft)]
+        clock.now += seconds
+        policy.settle(draft, Verdict(tuple(range(min(right, len(emitted)))), tuple(emitted)), seconds)
+        tokens += emitted
+        place += len(emitted)
+        drafted, accepted = drafted + len(draft), accepted + right
+    count = len(said) - 1
+    return {
+        "subtask": answer["subtask"], "tokens": count, "seconds": clock.now - begun, "plain": count * truth[0],
+        "drafted": drafted, "accepted": accepted,
+    }  # fmt: skip
+
+
+def summed(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Times plain decoding: over all tokens, the median answer, the slowest one, and how many are below 0.98."""
+    ratios = [row["plain"] / row["seconds"] for row in rows]
+    return {
+        "answers": len(rows),
+        "total": sum(row["plain"] for row in rows) / sum(row["seconds"] for row in rows),
+        "median": statistics.median(ratios),
+        "least": min(ratios),
+        "slower": sum(ratio < 0.98 for ratio in ratios),
+    }
+
+
+def curve_of(result: dict[str, Any]) -> CostCurve:
+    """T(n) that a benchmark measured on purpose at its end."""
+    cost = CostCurve(MAX_ROWS)
+    cost.measure({int(n): milliseconds / 1e3 for n, milliseconds in result["curve"]["ms"].items()})
+    return cost
+
+
+@click.command()
+@click.option("-m", "--model", type=click.Path(path_type=Path), required=True, help="The target, for its vocabulary.")
+@click.option("--record", "recorded", type=click.Path(path_type=Path), required=True)
+@click.option("-d", "--drafter", type=click.Path(path_type=Path), help="A small model. Without it, n-grams alone.")
+@click.option("--curve", type=click.Path(path_type=Path), required=True, help="A result of `edgespec bench`.")
+@click.option("--json", "out", type=click.Path(path_type=Path))
+def main(model: Path, recorded: Path, drafter: Path | None, curve: Path, out: Path | None) -> None:
+    """Let the policy draft along recorded answers."""
+    answers = [json.loads(line) for line in recorded.read_text(encoding="utf-8").splitlines()]
+    longest = max(len(answer["answer"]) for answer in answers)
+    target = LlamaModel(model, repack=False)
+    cost, clock = curve_of(json.loads(curve.read_text())), Clock()
+    opened: ModelDrafter | None = None
+    if drafter is not None:
+        opened = open_drafter(
+            drafter, target, n_ctx=4096, threads=default_threads(), gpu_layers=-1, cache_dir=cache_directory()
+        )
+        if not opened.cost.known:
+            raise click.ClickException(f"what {drafter} takes is not known: edgespec doctor -m {model} -d {drafter}")
+        truth = CostCurve(PROMPT_CHUNK)
+        truth.restore(opened.cost.as_json())
+        opened.clock, opened.context = clock, Counted(opened.context, truth, clock)
+    rows = []
+    for number, answer in enumerate(answers):
+        drafters: list[Drafter] = [make_drafter(FREE), *([opened] if opened else [])]
+        rows.append(played({**answer, "room": longest}, drafters, cost, clock))
+        print(f"{number + 1}/{len(answers)}", end="\r", flush=True)
+    groups = {"overall": rows} | {name: [row for row in rows if row["subtask"] == name] for name in subtasks(rows)}
+    figures = {name: summed(group) for name, group in groups.items()}
+    for name, one in figures.items():
+        print(
+            f"{name:<16} {one['answers']:>3} answers: {one['total']:.3f} times plain decoding, "
+            f"median {one['median']:.2f}, least {one['least']:.2f}, {one['slower']} below 0.98"
+        )
+    settings = {"record": digest(recorded), "curve": curve.name, "tokens": longest}
+    told = {"settings": settings, "drafter": opened and opened.cost.as_json(), "figures": figures, "answers": rows}
+    save(out, WHAT, [model, *([drafter] if drafter else [])], told)
+
+
+def subtasks(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return sorted({row["subtask"] for row in rows})
+
+
+if __name__ == "__main__":
+    main()
