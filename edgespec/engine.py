@@ -137,7 +137,7 @@ class Engine:
             models = {one.name: one.fingerprint for one in self.drafters if isinstance(one, ModelDrafter)}
             for name, fingerprint in models.items():
                 self.measured.recall(policy.acceptance, name, fingerprint)
-            self._save = weakref.finalize(self, self.measured.remember_all, policy.cost, policy.acceptance, models)
+            self._save = weakref.finalize(self, self.measured.remember_all, policy, models)
 
     def change_drafter(self, drafter: str | Drafter) -> None:
         """Draft with another drafter, as `load` takes it, from the next answer on.

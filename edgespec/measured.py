@@ -13,6 +13,7 @@ from edgespec.acceptance import Acceptance
 from edgespec.backend import EXACT_KV, LlamaContext, build_name, gpus
 from edgespec.cost import CostCurve
 from edgespec.exact import depths, exact_rows, sample
+from edgespec.policy import AdaptivePolicy
 
 _log = logging.getLogger("edgespec")
 
@@ -87,11 +88,11 @@ class Measured:
         if learned["kinds"]:
             store.remember(self._pair(fingerprint), learned)
 
-    def remember_all(self, cost: CostCurve, acceptance: Acceptance, models: Mapping[str, str]) -> None:
+    def remember_all(self, policy: AdaptivePolicy, models: Mapping[str, str]) -> None:
         """Both, at the end of a run; `models` are the drafters' fingerprints by name."""
-        self.remember(cost)
+        self.remember(policy.cost)
         for name, fingerprint in models.items():
-            self.remember_acceptance(acceptance, name, fingerprint)
+            self.remember_acceptance(policy.acceptance, name, fingerprint)
 
     def _pair(self, fingerprint: str) -> Path:
         """Whose guesses are right does not depend on the machine, nor on threads and the like."""
