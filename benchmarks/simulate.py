@@ -89,18 +89,22 @@ class Text:
 
 
 class FreeGuesser:
-    """Guesses that cost nothing. Of itself it thinks that `belief` of them are right."""
+    """Guesses that cost nothing. Of itself it thinks that `belief` of them are right.
+
+    `kind` tells guesses apart by their places, as the length of a repeat does.
+    """
 
     name = "free"
 
-    def __init__(self, text: Text, belief: float) -> None:
+    def __init__(self, text: Text, belief: float, kind: Callable[[int], Hashable] = lambda place: "guess") -> None:
         self._text = text
         self._belief = belief
+        self._kind = kind
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
         places = range(len(tokens), len(tokens) + limit)
         guesses = [self._text.said(place) if self._text.right[place] else 0 for place in places]
-        return Draft.chain(guesses, [self._belief] * limit, ["guess"] * limit, self.name)
+        return Draft.chain(guesses, [self._belief] * limit, [self._kind(place) for place in places], self.name)
 
     def observe(self, draft: Draft, verdict: Verdict) -> None:
         """It learns nothing."""
@@ -143,8 +147,10 @@ class PricedGuesser:
 class Case:
     """One machine, one kind of drafter, and how often that is right along the text.
 
-    `guess` is the price of a guess in units of T(1); None is a drafter whose guesses are free. `throttled`: from a
-    place in the text on, one token takes that many times as long, and several what they take on that machine.
+    `guess` is the price of a guess in units of T(1), and `reading` what comes before the first one; None is a drafter
+    whose guesses are free. `throttled`: from a place in the text on, one token takes that many times as long, and
+    several what they take on that machine. `beside`: how often a second drafter is right, whose guesses are free, and
+    which says that much of itself.
     """
 
     machine: Machine
@@ -155,6 +161,7 @@ class Case:
     length: int = 1000
     seed: int = 0
     throttled: tuple[int, float, Machine] | None = None
+    beside: Callable[[int], float] | None = None
 
     def curves(self) -> Callable[[int], list[float]]:
         """The time of evaluations of 1, 2, ... tokens at a place in the text, in units of T(1) at its beginning."""
@@ -168,10 +175,14 @@ class Case:
     def text(self) -> Text:
         return Text(self.length, self.acceptance, self.seed)
 
-    def drafter(self, text: Text, clock: Clock) -> Drafter:
-        if self.guess is None:
-            return FreeGuesser(text, self.belief)
-        return PricedGuesser(text, clock, self.guess, self.reading)
+    def drafters(self, text: Text, clock: Clock) -> list[Drafter]:
+        free = Text(self.length, self.beside, self.seed + 1) if self.beside else None
+        return [
+            FreeGuesser(text, self.belief)
+            if self.guess is None
+            else PricedGuesser(text, clock, self.guess, self.reading),
+            *([FreeGuesser(free, self.belief, self.beside)] if free and self.beside else []),
+        ]
 
 
 @dataclass
@@ -194,7 +205,7 @@ def with_policy(case: Case, *, known: bool = False) -> Course:
     for n in range(1, MAX_ROWS + 1) if known else ():
         for _ in range(3):
             cost.observe(n, ratios[n - 1])
-    policy = AdaptivePolicy([case.drafter(text, clock)], cost, clock=clock)
+    policy = AdaptivePolicy(case.drafters(text, clock), cost, clock=clock)
     policy.prefilled(64, ratios[63])
     tokens, course = [text.said(0)], Course([0.0])
     while len(tokens) < text.length:
@@ -208,11 +219,11 @@ def with_policy(case: Case, *, known: bool = False) -> Course:
     return course
 
 
-def fixed(case: Case, size: int) -> Course:
-    """The same with drafts of `size` tokens, always."""
+def fixed(case: Case, size: int, which: int = 0) -> Course:
+    """The same with drafts of `size` tokens of one of the drafters, always."""
     text, clock = case.text(), Clock()
     curves = case.curves()
-    drafter = case.drafter(text, clock)
+    drafter = case.drafters(text, clock)[which]
     tokens, course = [text.said(0)], Course([0.0])
     while len(tokens) < text.length:
         limit = min(size, text.length - len(tokens) - 1)
@@ -238,10 +249,17 @@ def recovered(case: Case, change: int, blocks: int = 50) -> float:
 
 
 def best_fixed(case: Case, begin: int = 0, end: int | None = None) -> tuple[int, float]:
-    """The draft length, 0 for plain decoding, that makes that part of the text in the least time, and that time."""
-    times = {size: fixed(case, size).took(begin, end) for size in range(LONGEST + 1)}
-    size = min(times, key=times.__getitem__)
-    return size, times[size]
+    """The draft length, 0 for plain decoding, that makes that part of the text in the least time, and that time.
+
+    Of two drafters, with the one that brings more of it.
+    """
+    times = {
+        (size, which): fixed(case, size, which).took(begin, end)
+        for which in range(2 if case.beside else 1)
+        for size in range(LONGEST + 1)
+    }
+    best = min(times, key=times.__getitem__)
+    return best[0], times[best]
 
 
 def always(share: float) -> Callable[[int], float]:
@@ -270,6 +288,23 @@ def with_a_change() -> Iterator[tuple[str, Case]]:
             for before, after in ((0.9, 0.1), (0.1, 0.9), (0.3, 0.8), (0.8, 0.3)):
                 label = f"{machine.name}, {'free' if guess is None else guess}, {before} and then {after}"
                 yield label, Case(machine, changing(_CHANGE, before, after), guess, length=1200)
+
+
+def with_reading() -> Iterator[tuple[str, Case]]:
+    """Cases in which a model has to read the text before its first guess, in answers of several lengths."""
+    for machine in MACHINES:
+        for length in (32, 96, 400, 1600):
+            for share in (0.3, 0.6, 0.8, 0.9):
+                label = f"{machine.name}, reading 2, 0.15, {length} tokens, {share}"
+                yield label, Case(machine, always(share), 0.15, reading=2.0, length=length)
+
+
+def with_both() -> Iterator[tuple[str, Case]]:
+    """Cases in which a text can be copied in parts, and a model's guesses are right everywhere, so often."""
+    for machine in MACHINES:
+        for share in (0.3, 0.6, 0.8):
+            label = f"{machine.name}, copied for 60 of 200 tokens, beside a model at 0.15, {share}"
+            yield label, Case(machine, always(share), 0.15, beside=lambda place: 0.95 if place % 200 >= 140 else 0.2)
 
 
 @click.command()
@@ -301,7 +336,16 @@ def main(out: Path | None, seeds: int) -> None:
         shares = [recovered(dataclasses.replace(case, seed=seed), _CHANGE) for seed in range(seeds)]
         changes.append({"case": label, "of_best": statistics.mean(shares)})
         print(f"{label:60s} {changes[-1]['of_best']:.3f} of the best fixed length from the 50th block on", flush=True)
-    save(out, WHAT, [], {"length": next(stationary())[1].length, "seeds": seeds, "cases": rows, "changes": changes})
+    others: dict[str, list[dict[str, Any]]] = {"reading": [], "both": []}
+    for key, cases in (("reading", with_reading()), ("both", with_both())):
+        for label, case in cases:
+            seen = [dataclasses.replace(case, seed=seed) for seed in range(seeds)]
+            times = [(best_fixed(one)[1], with_policy(one, known=True).took(), one.length - 1) for one in seen]
+            least, took, plain = map(sum, zip(*times, strict=True))
+            others[key].append({"case": label, "of_best": least / took, "of_plain": plain / took})
+            print(f"{label:60s} {least / took:.3f} of the best fixed length, {plain / took:.3f} of plain", flush=True)
+    save(out, WHAT, [], {"length": next(stationary())[1].length, "seeds": seeds, "cases": rows, "changes": changes,
+                         **others})  # fmt: skip
 
 
 if __name__ == "__main__":

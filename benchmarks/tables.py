@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -139,11 +139,35 @@ def simulated(result: Result) -> str:
         for (machine, guess), cases in groups.items()
     ]  # fmt: skip
     head = ["machine", "a guess", *(f"{rate:g}" for rate in rates), "least, T(n) unknown", "least, of plain"]
+    cases = result["cases"]
+    near = {key: sum(case[key] >= 0.95 for case in cases) for key in ("of_best_later", "of_best")}
+    mean = statistics.mean(case["of_best_later"] for case in cases)
+    lines = [
+        f"Texts for each case: {result['seeds']}. Within 5% of the best fixed choice: {near['of_best_later']} of the "
+        f"{len(cases)} cases (mean {mean:.3f}), and {near['of_best']} where T(n) is not known yet."
+    ]
     after = [change["of_best"] for change in result["changes"]]
-    return (
-        f"{table(head, rows)}\n\nFrom 50 blocks after a change on (0.9 to 0.1 or back, 0.3 to 0.8 or back, on each "
-        f"machine, guesses free or at 0.15): {min(after):.3f} to {max(after):.3f}, mean {statistics.mean(after):.3f}."
+    lines.append(
+        "From 50 blocks after a change on (0.9 to 0.1 or back, 0.3 to 0.8 or back, on each machine, guesses free or at "
+        f"0.15): {_range(after)}, {sum(share >= 0.95 for share in after)} of {len(after)} within 5%."
     )
+    for key, what in (
+        ("reading", "A model that has to read for 2 T(1) before its first guess, in answers of 32 to 1600 tokens"),
+        (
+            "both",
+            "A model, and a drafter for the 60 of every 200 tokens that can be copied, against the better one",
+        ),
+    ):
+        found = result.get(key, [])
+        if found:
+            plain = min(case["of_plain"] for case in found)
+            lines.append(f"{what}: {_range(case['of_best'] for case in found)}; at least {plain:.3f} of plain.")
+    return "\n\n".join([table(head, rows), *lines])
+
+
+def _range(shares: Iterable[float]) -> str:
+    found = list(shares)
+    return f"{min(found):.3f} to {max(found):.3f}, mean {statistics.mean(found):.3f}"
 
 
 def policy_time(result: Result) -> str:

@@ -140,7 +140,11 @@ class CostCurve:
             self.observe(n, seconds)
 
     def measure(self, times: Mapping[int, float]) -> None:
-        """Take T(n) from what was measured on purpose, in seconds by n, whatever was known of those sizes before."""
+        """Take T(n) from what was measured on purpose, in seconds by n, whatever was known of those sizes before.
+
+        What was known of longer contexts is forgotten: it may be of a busy moment, and begins anew from here.
+        """
+        self._deeper.clear()
         self._single = Estimate(math.log(times[1]), _STORED_COUNT)
         self._due, self._surprises = False, 0
         for n, seconds in times.items():

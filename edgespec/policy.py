@@ -100,14 +100,14 @@ class AdaptivePolicy:
         return draft
 
     def _best(self, tokens: Sequence[int], room: int, limit: int, coupling: Coupling) -> Draft:
-        best, gain, loss, options = self._best_free(tokens, limit)
+        best, alone, loss, options = self._best_free(tokens, limit)
         if not self._cost.known:
             self._say("T(1) is not known yet: without it, no evaluation tells what it costs more than that")
             return NOTHING
         if self._cost.due:
             self._say("evaluations take another time than they did: T(1) is measured again")
             return NOTHING
-        time = self._cost.ratio(1 + len(best))
+        gain, time = alone, self._cost.ratio(1 + len(best))
         for drafter in self._priced:
             rival = max(gain if best.tokens else 0.0, _PRICED_MARGIN)
             before = sum(self._spent.values())
@@ -118,7 +118,7 @@ class AdaptivePolicy:
             promised *= own / (own + before)
             if drafted.tokens and (promised > gain or not best.tokens):
                 best, gain, time, options = drafted, promised, own + before, []
-        return self._worth_trying(options, gain, loss, MARGIN) or best
+        return self._worth_trying(options, alone, loss, MARGIN) or best
 
     def _say(self, reason: str) -> None:
         if self.reasons is not None:

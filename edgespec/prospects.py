@@ -37,8 +37,11 @@ HOPED_ACCEPTANCE = 0.95
 _DEEPEST = 16
 """A model's chain is planned no longer than this; it may become longer."""
 
-_LOOK_AHEAD = 4
+_LOOK_AHEAD = 12
 """Guesses beyond the next one that may make up for what that one costs: T(n) has steps."""
+
+_HOPE_AHEAD = 4
+"""So far ahead a size that was never seen is taken for as cheap as it may be: of many such hopes, one is too high."""
 
 
 def needed(judged: float, *, gained: bool) -> float:
@@ -149,6 +152,7 @@ class Worth:
         """`hopeful`: take sizes that were never tried for as cheap as they may be."""
         self._drafter, self._acceptance = drafter, acceptance
         self._ratios = cost.hoped_unseen() if hopeful else cost.ratios()
+        self._sober = cost.ratios()
         self._spent, self._guess = start, guess
         self._reach = self._expected = 1.0
         self._best = 1.0
@@ -166,7 +170,8 @@ class Worth:
         for ahead in range(1, min(_LOOK_AHEAD, len(ratios) - self._size - 1) + 1):
             reach *= self._chances[self._size + ahead - 1]
             added += reach
-            if added > self._best * (ratios[self._size + ahead] - here + ahead * self._guess):
+            there = (ratios if ahead <= _HOPE_AHEAD else self._sober)[self._size + ahead]
+            if added > self._best * (there - here + ahead * self._guess):
                 self._spent += self._guess
                 return True
         return False

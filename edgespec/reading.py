@@ -29,6 +29,11 @@ _MEMORY = 0.9
 _CATCH_UP = 1.0
 """Reading that takes longer is not catching up with a text but beginning it."""
 
+_EXPLORED = 0.01
+_LONG = 32
+"""That share of the time that passed without a model may go into reading for one whose guesses may pay, though not so
+surely: else it would never be known how good they are. Only in an answer that is so long already."""
+
 _MOST_EARNED = 15.0
 """Gains beyond this are not saved up for later texts."""
 
@@ -39,6 +44,7 @@ class Reading:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._debts = dict.fromkeys(names, 0.0)
+        self._unhelped = 0.0
         self.begin()
 
     def begin(self) -> None:
@@ -50,6 +56,7 @@ class Reading:
         """A block of so many tokens was emitted: in `seconds` where no model was asked, None where one was."""
         self._answered += tokens
         if seconds is not None:
+            self._unhelped += seconds
             self._tokens = self._tokens * _MEMORY + tokens
             self._time = self._time * _MEMORY + seconds
 
@@ -63,14 +70,16 @@ class Reading:
 
         Most answers will have the speed `likely`. How long this one is to be nobody knows, so reading waits, as in the
         ski rental problem, until so much of it is there that having read at once would have paid: an answer that ends
-        sooner is not slowed down, and of a longer one no more is lost than that again.
+        sooner is not slowed down, and of a longer one no more is lost than that again. Where that never comes, because
+        most answers would not pay, it is read now and then all the same, to see whether this one does.
         """
         alone = self._time / self._tokens
-        if self._answered < _WAIT or self._answered * (alone - 1 / likely) < once:
+        explored = self._answered >= _LONG and once <= _EXPLORED * self._unhelped
+        if self._answered < _WAIT or (not explored and self._answered * (alone - 1 / likely) < once):
             return False
         if min(room, max(_HORIZON, self._answered)) * (alone - 1 / speed) < _REPAID * once:
             return False
-        return once <= _CATCH_UP or (speed >= _LEAST_SPEED and self._debts[name] <= 0.0)
+        return once <= _CATCH_UP or explored or (speed >= _LEAST_SPEED and self._debts[name] <= 0.0)
 
     @contextmanager
     def lent(self, name: str, once: float) -> Iterator[float]:
@@ -81,3 +90,5 @@ class Reading:
         debt = once if once > _CATCH_UP else 0.0
         yield debt
         self._debts[name] += debt
+        if debt:
+            self._unhelped = 0.0

@@ -344,6 +344,14 @@ def test_a_long_context_has_a_curve_of_its_own_that_begins_as_the_nearest_known(
         assert again.at(depth).single == pytest.approx(cost.at(depth).single)
 
 
+def test_what_long_contexts_were_thought_to_cost_is_forgotten_when_it_is_measured_on_purpose():
+    cost = curve(flat)
+    for n, seconds in ((1, 0.9), (8, 9.0)):
+        cost.at(3000).observe(n, seconds)
+    cost.measure({1: 0.02, 8: 0.03})
+    assert cost.at(3000).single == pytest.approx(0.02) and cost.at(3000).ratio(8) == pytest.approx(1.5)
+
+
 def test_a_curve_of_earlier_versions_is_read():
     cost = CostCurve(64)
     cost.restore({"single_seconds": 0.1, "ratios": {"2": [1.5, 3]}})

@@ -71,6 +71,42 @@ def test_drafters_that_boast_cost_next_to_nothing(machine, guess):
     assert with_policy(case).took() < 399 / 0.98
 
 
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
+@pytest.mark.parametrize("length", [32, 96, 400])
+def test_a_model_that_has_to_read_first_slows_no_answer_down(machine, length):
+    for share, least in ((0.3, 0.88), (0.6, 0.975), (0.9, 0.975)):
+        case = Case(machine, always(share), 0.15, reading=2.0, length=length)
+        assert with_policy(case, known=True).took() < (length - 1) / least, share
+
+
+def test_a_model_that_seldom_pays_on_this_machine_is_tried_in_a_long_text():
+    pays = Case(PHONE, always(0.9), 0.15, reading=2.0, length=1600)
+    assert with_policy(pays, known=True).took() < best_fixed(pays)[1] / 0.9
+    does_not = Case(PHONE, always(0.4), 0.15, reading=2.0, length=400)
+    assert with_policy(does_not, known=True).took() < 399 / 0.975
+
+
+def test_a_step_of_the_curve_is_drafted_across():
+    dip = next(machine for machine in MACHINES if "dip" in machine.name)
+    case = Case(dip, always(0.97), 0.05)
+    drafts = [len(draft) for draft in drafted(case)]
+    assert sum(length > 8 for length in drafts[-40:]) > 30  # and not the 3 up to the step
+
+
+@pytest.mark.parametrize("machine", [LAPTOP, PHONE, GPU], ids=lambda machine: machine.name)
+def test_of_two_drafters_each_has_its_part_of_a_text(machine):
+    case = Case(machine, always(0.8), 0.15, beside=lambda place: 0.95 if place % 200 >= 140 else 0.2)
+    assert with_policy(case, known=True).took() < best_fixed(case)[1] / 1.05
+
+
+def drafted(case):
+    """The drafts for a case whose T(n) is known."""
+    text, clock, ratios = case.text(), Clock(), case.machine.ratios()
+    cost = CostCurve(64)
+    cost.measure({n: ratios[n - 1] for n in range(1, 65)})
+    return played(AdaptivePolicy(case.drafters(text, clock), cost, clock=clock), text, ratios)
+
+
 def played(policy, text, ratios):
     """The drafts of a policy for a whole text, each before it is judged."""
     policy.prefilled(64, ratios[63])
