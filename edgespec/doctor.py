@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from edgespec.core import NOTHING, Context, Draft
 from edgespec.machine import Used
+from edgespec.policy import MAX_DRAFT
 
 SIZES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64)
 
@@ -23,6 +24,14 @@ PAYS = 1.05
 _ROUNDS = 4
 
 _BUSY = 1.4
+
+
+class Price(NamedTuple):
+    """What a drafter model costs, in units of the target's T(1)."""
+
+    guess: float
+    reading: float
+    """For each token of the text before its first guess."""
 
 
 class Times(NamedTuple):
@@ -83,6 +92,7 @@ class Outlook:
 
 def outlook(ratios: Mapping[int, float], guess: float = 0.0) -> Outlook:
     """`ratios` are T(n)/T(1). Chains only, of a fixed length; every guess is right as often as any other."""
+    ratios = {n: ratio for n, ratio in ratios.items() if n <= MAX_DRAFT + 1}
     best, size = max((speed_up(n - 1, 1.0, ratio, guess), n - 1) for n, ratio in ratios.items())
     if best < PAYS:
         return Outlook(best, size, None)
@@ -97,8 +107,8 @@ def speed_up(size: int, acceptance: float, ratio: float, guess: float) -> float:
     return sum(acceptance**depth for depth in range(size + 1)) / (ratio + size * guess)
 
 
-def advice(ratios: Mapping[int, float], guesses: Mapping[str, float], *, busy: bool = False) -> Iterator[str]:
-    """Sentences that say whether and how speculation can pay; `guesses` are drafter models' prices in T(1)."""
+def advice(ratios: Mapping[int, float], prices: Mapping[str, Price], *, busy: bool = False) -> Iterator[str]:
+    """Sentences that say whether and how speculation can pay; `prices` are drafter models', in T(1) as are `ratios`."""
     if busy:
         yield "Something else kept this machine busy: end it and ask again, these figures are not to be trusted."
     free = outlook(ratios)
@@ -112,12 +122,14 @@ def advice(ratios: Mapping[int, float], guesses: Mapping[str, float], *, busy: b
         f"Speculation can pay: drafts of {free.size} tokens that are all right make text {free.best:.1f} times as "
         f"fast, and free guesses (n-grams) pay where more than {free.break_even:.0%} of them are right."
     )
-    for name, guess in guesses.items():
+    for name, (guess, reading) in prices.items():
         own = outlook(ratios, guess)
         if own.break_even is None:
             yield f"{name} cannot pay: a guess takes {guess:.2f} of T(1), too much even if all are right."
         else:
             yield (
                 f"{name} pays where more than {own.break_even:.0%} of its guesses are right (a guess takes {guess:.2f} "
-                f"of T(1)): {own.best:.1f} times as fast at best."
+                f"of T(1)): {own.best:.1f} times as fast at best, after it has read the text. That takes "
+                f"{100 * reading:.1f} T(1) for every 100 tokens, so it is asked only where an answer is long enough, "
+                "and its guesses good enough, to earn that back."
             )

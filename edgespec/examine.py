@@ -10,7 +10,7 @@ from typing import Any
 from edgespec import __version__, machine
 from edgespec.backend import EXACT_KV, LlamaContext, build_name, gpus
 from edgespec.core import NOTHING
-from edgespec.doctor import DEPTH, advice, outlook, speed_up, timed
+from edgespec.doctor import DEPTH, Price, advice, outlook, speed_up, timed
 from edgespec.drafters.model import ModelDrafter
 from edgespec.engine import Engine
 from edgespec.errors import UnsupportedModel
@@ -44,7 +44,7 @@ def examine(engine: Engine, progress: Progress) -> dict[str, Any]:
     assert isinstance(engine.policy, AdaptivePolicy)
     if not busy:
         engine.policy.cost.measure(times)
-    prices: dict[str, float] = {}
+    prices: dict[str, Price] = {}
     for drafter in engine.drafters:
         if isinstance(drafter, ModelDrafter):
             assert isinstance(drafter.context, LlamaContext)
@@ -58,7 +58,8 @@ def examine(engine: Engine, progress: Progress) -> dict[str, Any]:
             if not also_busy:
                 drafter.cost.measure(own)
             busy |= also_busy
-            prices[drafter.name] = own[1] / times[1]
+            longest = max(own)
+            prices[drafter.name] = Price(own[1] / times[1], own[longest] / longest / times[1])
     engine.context.forget()
     exact, also_busy = _exact(engine, tokens, progress)
     busy |= also_busy
@@ -76,7 +77,13 @@ def examine(engine: Engine, progress: Progress) -> dict[str, Any]:
             for n, ratio in ratios.items()
         ],
         "drafters": [
-            {"name": name, "ms": 1e3 * price * times[1], "of_t1": price, "pays_from": outlook(ratios, price).break_even}
+            {
+                "name": name,
+                "ms": 1e3 * price.guess * times[1],
+                "of_t1": price.guess,
+                "reading_ms": 1e3 * price.reading * times[1],
+                "pays_from": outlook(ratios, price.guess).break_even,
+            }
             for name, price in prices.items()
         ],
         "exact": exact,
@@ -107,7 +114,7 @@ def _exact(engine: Engine, tokens: list[int], progress: Progress) -> tuple[dict[
         cost = measured.cost(rows)
         cost.measure(times)
         measured.remember(cost)
-    best = max(n * times[1] / seconds for n, seconds in times.items()) / single
+    best = outlook({n: seconds / times[1] for n, seconds in times.items()}).best / single
     return {"rows": rows, "best_speed_up": best, "single": single, "reading": reading}, busy
 
 

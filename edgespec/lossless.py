@@ -31,11 +31,18 @@ class Parting:
 
 
 def parting(
-    context: LlamaContext, prompt: Sequence[int], plain: Sequence[int], drafted: Sequence[int], sampling: SamplingParams
+    context: LlamaContext,
+    prompt: Sequence[int],
+    plain: Sequence[int],
+    drafted: Sequence[int],
+    sampling: SamplingParams,
+    *,
+    cached: bool = False,
 ) -> Parting | None:
     """Compare two answers to `prompt`, made with the same `sampling` (greedy, or temperature alone); None when equal.
 
-    An answer that is only shorter parts where it ends, at margin 0.
+    An answer that is only shorter parts where it ends, at margin 0. `cached`: the prompt had been read before, and only
+    its last token was evaluated again, by itself.
     """
     position = common_prefix(list(plain), list(drafted))
     if position == len(plain) == len(drafted):
@@ -45,6 +52,9 @@ def parting(
     tokens = list(prompt)
     context.forget()
     row = context.prefill(tokens)
+    if cached:
+        context.rewind(len(tokens) - 1)
+        row = context.evaluate(tokens, NOTHING)[0]
     for token in plain[:position]:
         tokens.append(token)
         row = context.evaluate(tokens, NOTHING)[0]

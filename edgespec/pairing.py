@@ -160,7 +160,7 @@ class Pairing:
                 self._exact_rows = self._measured.exact_rows(self._context, self._target.vocabulary.size)
             self._context.max_rows = self._exact_rows
             if self._context.max_rows == 1:
-                return "no evaluation of several tokens is bit-exact here"
+                return "no evaluation of several tokens is bit-exact here, so leave --exact out"
         return ""
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from test_vocabtrim import TEMPLATE
 
 from edgespec import doctor
+from edgespec.backend import LlamaContext
 from edgespec.bench import figures, run
 from edgespec.bench.answers import Answer
 from edgespec.bench.field import PLAIN, Field, in_lockstep
@@ -30,16 +31,18 @@ from edgespec.bench.statistics import summary, surely_below
 from edgespec.cli import main
 from edgespec.cost import CostCurve
 from edgespec.drafters import make_drafter
-from edgespec.engine import Engine
+from edgespec.engine import Engine, load
 from edgespec.errors import EvaluationError, InvalidRequest
-from edgespec.policy import AdaptivePolicy
+from edgespec.lossless import parting
+from edgespec.policy import MAX_DRAFT, AdaptivePolicy
 from edgespec.sampling import SamplingParams
 from edgespec.session import Session
 from edgespec.testing import FixedPolicy, KeyedSampler, TableModel
 
+DRAFT = ("--spec-type", "draft-simple", "-md")
 CATEGORIES = ("writing", "math", "rag", "qa")
 SERVER = """
-    import json, sys
+    import json, os, sys
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
     arguments = sys.argv[1:]
@@ -56,6 +59,8 @@ SERVER = """
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if "--picky" in arguments and len(asked["prompt"]) > 20:
                 return self.reply({"error": "too long for me"}, 400)
+            if "--frail" in arguments and len(asked["prompt"]) > 20:
+                os._exit(7)
             tokens = [7] * asked["n_predict"]
             self.reply({"tokens": tokens, "timings": {
                 "predicted_ms": 100.0, "prompt_ms": 50.0, "draft_n": 10, "draft_n_accepted": 4}})
@@ -249,16 +254,33 @@ class TestFigures:
         assert not figures.drafts(self.rows, "other") and figures.drafts(self.rows, "auto")
         assert figures.drafts([drafted], "other") and figures.drafts([accepted], "other")
         text = markdown({**RESULT, "prompts": [drafted, self.rows[1]]}, {})
-        assert (
-            "| multi-turn | 8.00; 8.00 [8.00, 8.00] |" in text
-            and "| qa | 0.50; 0.50 [0.50, 0.50] (no drafts) |" in text
-        )
+        assert "| multi-turn | 8.00; 8.00 |" in text and "| qa | 0.50; 0.50 (no drafts) |" in text
 
     def test_the_best_possible(self):
         assert figures.best_possible(RESULT["curve"]) == (pytest.approx(2.5), 4)
+        drafted, too_long = str(MAX_DRAFT + 1), str(MAX_DRAFT + 2)
+        assert figures.best_possible({"ms": {"1": 1.0, drafted: 10.0, too_long: 1.0}}) == (4.9, 49)
 
     def test_same_text(self):
-        assert (figures.same_text(self.rows, "other"), figures.same_text(self.rows, "auto")) == (1, 2)
+        assert figures.same_text(self.rows, "other") == "1 of 2" and figures.same_text(self.rows, "auto") == "2 of 2"
+
+    def test_a_peer_that_failed_on_a_prompt(self):
+        row = {
+            **self.rows[1], "answers": {**self.rows[1]["answers"], "other": []}, "failed": {"other": "it fell over"},
+            "first_token_seconds": {PLAIN: 1.0, "auto": 1.0},
+        }  # fmt: skip
+        rows = [self.rows[0], row]
+        assert figures.same_text(rows, "other") == "0 of 1"
+        assert figures.first_token(rows, "other")["median"] == 2.0 and figures.first_token([row], "other") is None
+        for key in ("total_ratio", "whole_ratio", "mean_ratio"):
+            figure = getattr(figures, key)
+            assert (
+                figure(rows, "other", PLAIN) == figure(rows[:1], "other", PLAIN) and figure([row], "other", PLAIN) == 0
+            )
+        result = {**RESULT, "prompts": rows}
+        assert "No answer: other to qa 2, it fell over." in markdown(result, {})
+        assert "no answer: other to qa 2, it fell over" in list(summary_lines(result))
+        assert "`other`" in markdown({**result, "prompts": [row]}, {})
 
     def test_the_groups(self):
         assert {name: len(group) for name, group in figures.groups(self.rows).items()} == {
@@ -268,8 +290,8 @@ class TestFigures:
     def test_the_report(self):
         text = markdown(RESULT, {"A picture": "p.png"})
         for expected in ("| multi-turn (1) | 7.50 | 1.50", "| multi-turn (1) | 1.500; 0 |", "always in the same order",
-                         "| overall (2) | 1.000; 0 |", "| multi-turn | 8.00; 8.00 [8.00, 8.00] (no drafts) |",
-                         "| 1.00 s |", "| 1.25 [1.00, 1.50] |", "| 1.50 [1.00, 2.00] |",
+                         "| overall (2) | 1.000; 0 |", "| multi-turn | 8.00; 8.00 (no drafts) |",
+                         "| 1.00 s |", "| 1.25 [1.00, 1.50] |", "| 1.50 [1.00, 2.00] |", "| multi-turn | 2.00; 60% |",
                          "60% of 10", "Left out: rag 9", "![A picture](p.png)",
                          "math 1", "0.2500", "| 71% |  |", "2.50 times as fast (4 tokens"):  # fmt: skip
             assert expected in text, expected
@@ -286,14 +308,21 @@ class TestPeers:
             ("llama-server", ("llama-server", ())),
             ("ngram-mod", ("ngram-mod", ("--spec-type", "ngram-mod"))),
             ("mine=-md 'a b.gguf' -x", ("mine", ("-md", "a b.gguf", "-x"))),
+            (f"draft-simple={__file__}", ("draft-simple 3 test_bench", (*DRAFT, __file__, "--spec-draft-n-max", "3"))),
+            (
+                f"draft-simple:6={__file__}",
+                ("draft-simple 6 test_bench", (*DRAFT, __file__, "--spec-draft-n-max", "6")),
+            ),
         ],
     )
     def test_by_name(self, text, spec):
         assert parsed(text) == PeerSpec(*spec)
 
     @pytest.mark.parametrize(
-        "text", ["", "nobody", "prompt-lookup=0", "prompt-lookup=x", "mine='", "transformers", "transformers=no.gguf"]
-    )
+        "text",
+        ["", "nobody", "prompt-lookup=0", "prompt-lookup=x", "mine='", "transformers", "transformers=no.gguf",
+         "draft-simple", "draft-simple:0=x", "draft-simple:2=no.gguf"],
+    )  # fmt: skip
     def test_unknown(self, text):
         with pytest.raises(InvalidRequest):
             parsed(text)
@@ -432,15 +461,21 @@ def test_a_stopped_run_goes_on(here, monkeypatch):
     assert len(json.loads((here / "r.json").read_text())["prompts"]) == 4
 
 
-def test_more_prompts_in_the_same_file(here):
+KNOWN = {"single_seconds": 0.5, "ratios": {"2": [1.5, 6]}, "deeper": {}}
+
+
+def test_more_prompts_in_the_same_file(here, monkeypatch):
     assert bench("--limit", "1", "--json", "r.json").exit_code == 0
     first = json.loads((here / "r.json").read_text())
-    (here / "r.json").write_text(json.dumps({**first, "date": "2001-01-01", "began": {"kept": True}}))
+    (here / "r.json").write_text(json.dumps({**first, "date": "2001-01-01", "began": KNOWN}))
     assert bench("--limit", "1", "--json", "r.json").exit_code == 0  # nothing is measured
     assert json.loads((here / "r.json").read_text())["date"] == "2001-01-01"
+    begun = []
+    begin = Field.begin
+    monkeypatch.setattr(Field, "begin", lambda self, known: (begun.append(known), begin(self, known)))
     assert bench("--limit", "2", "--json", "r.json").exit_code == 0
     found = json.loads((here / "r.json").read_text())
-    assert len(found["prompts"]) == 2 and found["began"] == {"kept": True}
+    assert len(found["prompts"]) == 2 and found["began"] == begun[-1] == KNOWN  # and not what the first prompt taught
     assert found["date"] == first["date"] and found["command"] == first["command"]
 
 
@@ -473,6 +508,20 @@ def test_the_order_alternates(here, monkeypatch):
     assert rounds[:2] == [False, True] and sum(rounds) * 2 == len(rounds)
     row = json.loads((here / "r.json").read_text())["prompts"][1]
     assert list(row["first_token_seconds"]) == ["auto", "plain", "llama-cpp-python", "prompt-lookup 2"]
+
+
+@pytest.mark.parametrize(("cached", "evaluated"), [(True, [3, 4]), (False, [4])])
+def test_margins_are_of_the_evaluations_that_the_answers_had(here, monkeypatch, cached, evaluated):
+    lengths = []
+    evaluate = LlamaContext.evaluate
+    monkeypatch.setattr(
+        LlamaContext,
+        "evaluate",
+        lambda self, tokens, draft: (lengths.append(len(tokens)), evaluate(self, tokens, draft))[1],
+    )
+    with load("tiny.gguf", drafter="none", n_ctx=128, threads=1) as engine:
+        part = parting(engine.context, [1, 2, 3], [4, 5], [4, 6], SamplingParams(), cached=cached)
+        assert (part.position, part.plain, part.drafted) == (1, 5, 6) and lengths == evaluated
 
 
 def test_a_field_backwards(here):
@@ -541,14 +590,14 @@ def test_every_other_prompt_of_a_subtask_has_the_opposite_order():
         assert [turn % 2 for turn in turns[:count]] == [number % 2 for number in range(count)]
 
 
-def test_a_server_that_remembers_is_started_anew_for_each_prompt(here, monkeypatch):
+def test_a_server_that_remembers_is_started_anew_for_each_answer(here, monkeypatch):
     begun = []
     start = LlamaServer._start
     monkeypatch.setattr(LlamaServer, "_start", lambda self: (begun.append(tuple(self._arguments)), start(self)))
-    peers = ("--peer", "ngram-simple", "--peer", "ngram-cache", "--server", "server")
-    assert bench("--limit", "3", *peers, "--json", "r.json").exit_code == 0
+    peers = ("--peer", "ngram-simple", "--peer", "mine=--spec-type=ngram-cache", "--server", "server")
+    assert bench("--limit", "3", *peers, "--peer-rounds", "2", "--json", "r.json").exit_code == 0
     of_memory = 1
-    assert sum("ngram-cache" in one for one in begun) == 3 + of_memory
+    assert sum("--spec-type=ngram-cache" in one for one in begun) == 3 * (1 + 2) + of_memory  # and the warm-up's
     assert sum("ngram-simple" in one for one in begun) == 1 + of_memory
 
 
@@ -629,11 +678,19 @@ def test_a_model_without_a_chat_template(here):
     assert json.loads((here / "r.json").read_text())["memory"]["auto"] > 0
 
 
-def test_a_prompt_that_a_peer_refuses_is_left_out(here):
-    result = bench("--peer", "mine=--picky", "--server", "server", "--json", "r.json")
+@pytest.mark.parametrize(("how", "reason"), [("--picky", "too long for me"), ("--frail", "did not answer as one does")])
+def test_a_peer_that_fails_on_a_prompt_costs_nobody_else_their_figures(here, how, reason):
+    (here / "p.jsonl").write_text("\n".join(json.dumps({"turns": [text]}) for text in ("a", "w300 " * 3, "b")))
+    peers = ("--peer", f"mine={how}", "--peer", "ngram-simple", "--server", "server")
+    result = bench(*peers, "--json", "r.json", "--report", "r.md")
     assert result.exit_code == 0, result.output
     found = json.loads((here / "r.json").read_text())
-    assert found["skipped"] and found["prompts"] and "too long for me" in found["skipped"][0]["reason"]
+    assert [list(row.get("failed", {})) for row in found["prompts"]] == [[], ["mine"], []]  # and it was started again
+    assert [len(row["answers"]["mine"]) for row in found["prompts"]] == [1, 0, 1]
+    assert all(row["answers"]["ngram-simple"] and row["answers"]["auto"] for row in found["prompts"])
+    assert reason in found["prompts"][1]["failed"]["mine"]
+    for told in (result.stdout, result.stderr, (here / "r.md").read_text()):
+        assert reason in told
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from edgespec import load
 from edgespec.cli import main
-from edgespec.doctor import PAYS, SIZES, advice, outlook, speed_up, timed
+from edgespec.doctor import PAYS, SIZES, Price, advice, outlook, speed_up, timed
 from edgespec.exact import sample
 from edgespec.gguf_values import strings
 from edgespec.gguf_walk import walk
 from edgespec.machine import Used
+from edgespec.policy import MAX_DRAFT
 from edgespec.testing import TableModel
 from edgespec.vocabtrim.counts import Counts, tokenizer_hash
 from edgespec.vocabtrim.make import trim
@@ -40,7 +41,8 @@ def test_from_the_break_even_on_it_pays_and_before_it_does_not(ratios, guess):
     found = outlook(ratios, guess)
 
     def best(acceptance):
-        return max(speed_up(n - 1, acceptance, ratio, guess) for n, ratio in ratios.items())
+        drafted = {n: ratio for n, ratio in ratios.items() if n <= MAX_DRAFT + 1}
+        return max(speed_up(n - 1, acceptance, ratio, guess) for n, ratio in drafted.items())
 
     assert found.best == best(1.0) == speed_up(found.size, 1.0, ratios[found.size + 1], guess)
     if found.break_even is None:
@@ -51,10 +53,12 @@ def test_from_the_break_even_on_it_pays_and_before_it_does_not(ratios, guess):
 
 
 def test_the_advice_says_when_nothing_can_pay():
-    said = " ".join(advice({n: float(n) for n in SIZES}, {"small": 0.2}))
+    said = " ".join(advice({n: float(n) for n in SIZES}, {"small": Price(0.2, 0.02)}))
     assert "cannot pay here" in said and "small" not in said
-    said = " ".join(advice({n: 1 + 0.1 * (n - 1) for n in SIZES}, {"small": 0.2, "large": 1.5}))
+    prices = {"small": Price(0.2, 0.025), "large": Price(1.5, 0.2)}
+    said = " ".join(advice({n: 1 + 0.1 * (n - 1) for n in SIZES}, prices))
     assert "can pay" in said and "small pays" in said and "large cannot pay" in said
+    assert "2.5 T(1) for every 100 tokens" in said
 
 
 def test_every_size_is_timed_after_the_same_context():
@@ -136,7 +140,7 @@ def test_a_drafter_is_timed_on_ids_that_it_has(tmp_path, monkeypatch):
     tiny_model(tmp_path / "tiny.gguf", n_vocab=336, **{"tokenizer.ggml.tokens": texts})
     found = examined("-d", "fewer.gguf+trimmed.gguf")
     assert [drafter["name"] for drafter in found["drafters"]] == ["fewer", "trimmed"]
-    assert all(drafter["ms"] > 0 for drafter in found["drafters"])
+    assert all(drafter["ms"] > 0 and drafter["reading_ms"] > 0 for drafter in found["drafters"])
 
 
 def test_what_is_exact_is_found_out_once_and_for_answers_too(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 # Measures edgespec on an NVIDIA card against plain decoding, llama-cpp-python and llama-server, all built with CUDA:
 #   sh tools/bench_cuda.sh MODEL.gguf PROMPTS.jsonl [DRAFTER.gguf] [-- OPTIONS of edgespec bench]
 # The result is benchmarks/results/cuda-MODEL.json, with a report beside it; started again, it goes on where it was.
+# All programs are loaded at once: the card has to hold the model 6 times, with a drafter 8 times, and that 3 times.
 # The llama-cpp-python in .venv is replaced by one with CUDA, unless it has it.
 set -eu
 called_from=$PWD
@@ -60,7 +61,6 @@ set -- -m "$model" --prompts "$prompts" --server "$server" --rounds 5 "$@" \
     --json "benchmarks/results/cuda-$name.json" --report "benchmarks/results/cuda-$name.md"
 if [ -n "$drafter" ]; then
     set -- -d "auto+$drafter,auto" "$@" \
-        --peer "draft-simple 3=--spec-type draft-simple -md '$drafter' -ngld 99 --spec-draft-n-max 3" \
-        --peer "draft-simple 6=--spec-type draft-simple -md '$drafter' -ngld 99 --spec-draft-n-max 6"
+        --peer "draft-simple:3=$drafter" --peer "draft-simple:6=$drafter"
 fi
 exec .venv/bin/edgespec bench "$@"

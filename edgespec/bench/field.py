@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgespec import catalogue
 from edgespec.backend import LlamaContext
@@ -61,15 +61,22 @@ class Field:
         self._drafters: dict[str, Sequence[Drafter]] = {name_of(drafters[0]): first.drafters}
         for other in (*drafters[1:], "none"):
             context = LlamaContext(first.model, n_ctx=n_ctx, threads=first.context.threads)
-            cost = CostCurve(first.policy.cost.rows)
-            cost.restore(self.began)
             name = name_of(other) if other != "none" else PLAIN
             self._drafters[name] = open_drafters(
                 names_of(other), first.model,
                 n_ctx=n_ctx, threads=first.context.threads, gpu_layers=gpu_layers, cache_dir=cache_directory(),
             )  # fmt: skip
-            self._engines[name] = Engine(first.model, context, AdaptivePolicy((), cost), drafter_name=name)
+            policy = AdaptivePolicy((), CostCurve(context.max_rows))
+            self._engines[name] = Engine(first.model, context, policy, drafter_name=name)
         self.first = first
+        self.begin(self.began)
+
+    def begin(self, known: Mapping[str, Any]) -> None:
+        """Let each start from what is `known` of T(n), and learn by itself; nothing of it is kept for other runs."""
+        for engine in self._engines.values():
+            cost = CostCurve(engine.context.max_rows)
+            cost.restore(known)
+            engine.policy = AdaptivePolicy((), cost)
 
     @property
     def names(self) -> list[str]:
@@ -81,10 +88,10 @@ class Field:
         """The one that decodes plainly."""
         return self._engines[PLAIN]
 
-    def shares(self) -> dict[str, dict[str, float]]:
-        """By contestant and drafter model: what a guess reads, as a share of the target's bytes."""
+    def shares(self, of: Literal["bytes", "parameters"]) -> dict[str, dict[str, float]]:
+        """By contestant and drafter model: what a guess reads, as a share of what the target reads for a token."""
         return {
-            name: {drafter.name: drafter.share.bytes for drafter in drafters if isinstance(drafter, ModelDrafter)}
+            name: {one.name: getattr(one.share, of) for one in drafters if isinstance(one, ModelDrafter)}
             for name, drafters in self._drafters.items()
         }
 

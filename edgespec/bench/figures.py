@@ -9,6 +9,7 @@ from typing import Any
 from edgespec.bench.field import PLAIN
 from edgespec.bench.prompts import subtask
 from edgespec.bench.statistics import summary, surely_below
+from edgespec.policy import MAX_DRAFT
 
 Row = dict[str, Any]
 """One prompt of a result."""
@@ -71,10 +72,11 @@ def slowest(rows: Sequence[Row], name: str) -> tuple[float, int] | None:
     return min(map(statistics.median, found)), sum(surely_below(one, NEVER_SLOWER) for one in found)
 
 
-def first_token(rows: Sequence[Row], name: str) -> dict[str, Any]:
+def first_token(rows: Sequence[Row], name: str) -> dict[str, Any] | None:
     """The time to the first token over plain decoding's, measured once a prompt: median, interval over prompts."""
     times = [row["first_token_seconds"] for row in rows]
-    return summary([[one[name] / one[PLAIN]] for one in times])
+    found = [[one[name] / one[PLAIN]] for one in times if name in one]
+    return summary(found) if found else None
 
 
 def mean_ratio(rows: Sequence[Row], name: str, other: str) -> float:
@@ -165,11 +167,15 @@ def acceptance_by_place(rows: Sequence[Row], name: str) -> dict[str, list[tuple[
 
 
 def best_possible(curve: dict[str, Any]) -> tuple[float, int]:
-    """The speed-up of drafts that are free and always right, at the best size, and that number of tokens."""
-    single = curve["ms"]["1"]
-    return max((int(n) * single / milliseconds, int(n)) for n, milliseconds in curve["ms"].items())
+    """The speed-up of drafts that are free and always right, at the best size, and that number of tokens.
+
+    Of the sizes that are drafted at all.
+    """
+    times = {int(n): milliseconds for n, milliseconds in curve["ms"].items()}
+    return max((n * times[1] / milliseconds, n) for n, milliseconds in times.items() if n <= MAX_DRAFT + 1)
 
 
-def same_text(rows: Sequence[Row], name: str) -> int:
-    """How many prompts got the plain answer, to the token, in every round."""
-    return sum(name not in row["partings"] for row in rows)
+def same_text(rows: Sequence[Row], name: str) -> str:
+    """How many prompts got the plain answer, to the token, in every round; and of how many that were answered."""
+    answered = [row for row in rows if row["answers"][name]]
+    return f"{sum(name not in row['partings'] for row in answered)} of {len(answered)}"

@@ -27,6 +27,9 @@ _SERVERS = {
     "ngram-mod": "--spec-type ngram-mod",
     "ngram-cache": "--spec-type ngram-cache",
 }
+_REMEMBERING = ("ngram-mod", "ngram-cache")
+_DRAFT = re.compile(r"draft-simple(?::(.*))?")
+_DRAFT_TOKENS = "3"
 _LLAMA = "llama-cpp-python"
 _LOOKUP = "prompt-lookup"
 _TRANSFORMERS = "transformers"
@@ -55,8 +58,8 @@ def parsed(text: str) -> PeerSpec:
     """A peer as --peer names it. Raises InvalidRequest.
 
     `llama-cpp-python` decodes plainly; `prompt-lookup[=N]` is the same with LlamaPromptLookupDecoding;
-    `transformers=DRAFTER.gguf` is assisted generation; `llama-server`, `ngram-simple`, `ngram-mod` and `ngram-cache`
-    are a llama-server; NAME=ARGUMENTS is one with these arguments.
+    `transformers=DRAFTER.gguf` is assisted generation; `llama-server`, `ngram-simple`, `ngram-mod`, `ngram-cache` and
+    `draft-simple[:N]=DRAFTER.gguf` are a llama-server; NAME=ARGUMENTS is one with these arguments.
     """
     name, equals, arguments = text.partition("=")
     if name == _LLAMA and not equals:
@@ -70,8 +73,14 @@ def parsed(text: str) -> PeerSpec:
         if not Path(arguments).is_file():
             raise InvalidRequest(f"peer {text!r}: write {_TRANSFORMERS}=DRAFTER.gguf with the model that assists")
         return PeerSpec(name, None, assistant=Path(arguments))
+    if draft := _DRAFT.fullmatch(name):
+        path, size = Path(arguments).absolute(), draft[1] or _DRAFT_TOKENS
+        if not path.is_file() or not (size.isdigit() and int(size)):
+            raise InvalidRequest(f"peer {text!r}: write draft-simple:N=DRAFTER.gguf, N for the tokens of a draft")
+        options = ("--spec-type", "draft-simple", "-md", str(path), "--spec-draft-n-max", size)
+        return PeerSpec(f"draft-simple {size} {path.stem}", options)
     if not equals and name not in _SERVERS:
-        known = ", ".join([_LLAMA, _LOOKUP, f"{_TRANSFORMERS}=DRAFTER.gguf", *_SERVERS])
+        known = ", ".join([_LLAMA, _LOOKUP, f"{_TRANSFORMERS}=DRAFTER.gguf", *_SERVERS, "draft-simple:N=DRAFTER.gguf"])
         raise InvalidRequest(f"no peer {text!r}: choose {known}, or write NAME=ARGUMENTS of a llama-server")
     try:
         return PeerSpec(name, tuple(shlex.split(arguments if equals else _SERVERS[name])))
@@ -96,10 +105,6 @@ def server_version(server: Path) -> str:
     return found[1].strip()
 
 
-class PeerRefused(EvaluationError):
-    """A peer would not answer a prompt; it may well answer the next."""
-
-
 def started(spec: PeerSpec, model: Path, *, server: Path | None, n_ctx: int, threads: int, gpu_layers: int) -> Peer:
     """The peer, ready to answer. Raises EvaluationError when it does not start, InvalidRequest without a server."""
     if spec.assistant is not None:
@@ -110,20 +115,21 @@ def started(spec: PeerSpec, model: Path, *, server: Path | None, n_ctx: int, thr
     if server is None:
         raise InvalidRequest(f"the peer {spec.name} is a llama-server: name its file (--server)")
     layers = str(gpu_layers) if gpu_layers >= 0 else "99"
-    return LlamaServer(server, model, ("-ngl", layers, *spec.server_arguments), n_ctx=n_ctx, threads=threads)
+    where = ["-ngl", layers, *(["-ngld", layers] if "-md" in spec.server_arguments else [])]  # its own come last
+    return LlamaServer(server, model, (*where, *spec.server_arguments), n_ctx=n_ctx, threads=threads)
 
 
 class LlamaServer:
     """A llama-server on the loopback interface.
 
-    One whose n-gram drafter remembers texts is started anew for every prompt: ngram-cache, for one, learns of no text
-    that is shorter than the longest before it.
+    One whose n-gram drafter remembers texts is started anew for every answer: it would copy its own last one, and
+    ngram-cache learns of no text that is shorter than the longest before it.
     """
 
     def __init__(self, server: Path, model: Path, arguments: Sequence[str], *, n_ctx: int, threads: int) -> None:
         self._server = server
         self._arguments = ["-m", str(model), "-c", str(n_ctx), "-t", str(threads), "-np", "1", *arguments]
-        self._remembers = any(one in ("ngram-cache", "ngram-mod") for one in arguments)
+        self._remembers = any(drafter in one for one in arguments for drafter in _REMEMBERING)
         self._answered = False
         self._start()
 
@@ -161,7 +167,7 @@ class LlamaServer:
         raise EvaluationError(f"llama-server is not ready after {_PATIENCE:.0f} s: {shlex.join(command)}")
 
     def answer(self, prompt: Sequence[int], count: int, temperature: float, seed: int, *, anew: bool = False) -> Answer:
-        if anew and self._remembers and self._answered:
+        if self._remembers and self._answered:
             self.close()
             self._start()
             self._complete(prompt[:1], 1, 0.0, 0, anew=True)  # the first answer touches all of its memory
@@ -182,7 +188,7 @@ class LlamaServer:
             timings = told["timings"]
             tokens = tuple(told["tokens"])
         except urllib.error.HTTPError as error:
-            raise PeerRefused(f"llama-server: {error.read().decode(errors='replace')[:200]}") from error
+            raise EvaluationError(f"llama-server: {error.read().decode(errors='replace')[:200]}") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise EvaluationError(f"llama-server did not answer as one does: {error!r}") from error
         accepted = int(timings.get("draft_n_accepted", 0))

@@ -18,10 +18,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def with_interval(ratio: Mapping[str, Any] | None, digits: int = 2) -> str:
-    """A median with its interval."""
+    """A median with its interval, unless it is of a single figure."""
     if ratio is None:
         return ""
     low, high = ratio["interval"]
+    if low == high:
+        return f"{ratio['median']:.{digits}f}"
     return f"{ratio['median']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
@@ -37,8 +39,9 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
         line = f"{name}: {figures.total_speed(rows, name):.2f} tokens/s, {with_interval(ratio)} times plain decoding"
         line += f", {figures.block_length(rows, name):.2f} tokens a block"
         if _comparable(result, name):
-            line += f", the same text for {figures.same_text(rows, name)} of {len(rows)} prompts"
+            line += f", the same text for {figures.same_text(rows, name)} prompts"
         yield line
+    yield from (f"no answer: {failure}" for failure in _failures(rows))
 
 
 def _comparable(result: dict[str, Any], name: str) -> bool:
@@ -87,8 +90,8 @@ def sections(result: dict[str, Any]) -> Iterator[str]:
     if settings["peers"]:
         yield (
             f"`{main}` against the others: the ratio of all tokens over all time; the median over prompts of the "
-            "ratios, with its 95% interval; and who drafted nothing. At the end the ratio of all tokens over all time "
-            "with that to the first token, in which llama-server's drafters read the prompt."
+            "ratios, with its 95% interval; and who drafted nothing. The last row counts the wait for the first token "
+            "too: llama-server's drafters read the prompt in that time."
         )
         yield _against(result, main)
     best = None
@@ -101,13 +104,23 @@ def sections(result: dict[str, Any]) -> Iterator[str]:
         )
     yield _on_first_tokens(result)
     yield _drafting(result, best)
+    yield "Tokens a block, and the accepted share of what was drafted, by subtask:"
+    yield _by_subtask(result)
     yield from _places(result)
     yield from _partings(result)
     if result["skipped"]:
         left_out = "; ".join(f"{row['category']} {row['question_id']}, {row['reason']}" for row in result["skipped"])
         yield f"Left out: {left_out}."
+    if failures := list(_failures(result["prompts"])):
+        yield f"No answer: {'; '.join(failures)}."
     if "curve" in result:
         yield from _curve(result["curve"])
+
+
+def _failures(rows: Sequence[figures.Row]) -> Iterator[str]:
+    for row in rows:
+        for name, reason in row.get("failed", {}).items():
+            yield f"{name} to {row['category']} {row['question_id']}, {reason}"
 
 
 def _curve(curve: Mapping[str, Any]) -> Iterator[str]:
@@ -172,23 +185,43 @@ def _drafting(result: dict[str, Any], best: float | None) -> str:
     every = result["prompts"]
     rows = []
     for name in figures.contestants(result):
-        peer = name in result["settings"]["peers"]  # what its drafter reads is not known
         accepted = figures.acceptance(every, name)
         peak = result.get("memory", {}).get(name)
         rows.append(
             [
                 f"`{name}`",
+                f"{figures.total_speed(every, name):.2f}",
                 f"{figures.block_length(every, name):.2f}",
                 "" if accepted is None else f"{accepted:.0%} of {figures.counted(every, name, 'drafted')}",
-                "" if peer else f"{figures.memory_bound(every, name, result.get('shares', {}).get(name, {})):.2f}",
+                _memory_bound(result, name, "shares"),
+                _memory_bound(result, name, "shares_by_parameters"),
                 _first_token(every, name),
                 "" if peak is None else f"{peak / 1e6:.0f}",
-                f"{figures.same_text(every, name)} of {len(every)}" if _comparable(result, name) else "",
+                figures.same_text(every, name) if _comparable(result, name) else "",
                 "" if best is None else f"{figures.total_ratio(every, name, PLAIN) / best:.0%}",
             ]
         )
-    head = ["", "tokens a block", "accepted", "MBSU by bytes", "first token, of plain's", "memory, MB", "same text"]
-    return _without_empty_columns([*head, "of the best possible"], rows)
+    head = ["", "tokens/s", "tokens a block", "accepted", "MBSU by bytes", "by weights", "first token, of plain's"]
+    return _without_empty_columns([*head, "memory, MB", "same text", "of the best possible"], rows)
+
+
+def _memory_bound(result: dict[str, Any], name: str, shares: str) -> str:
+    if name not in result.get(shares, {}):  # a peer's drafter: what that reads is not known
+        return ""
+    return f"{figures.memory_bound(result['prompts'], name, result[shares][name]):.2f}"
+
+
+def _by_subtask(result: dict[str, Any]) -> str:
+    names = [name for name in figures.contestants(result) if figures.drafts(result["prompts"], name)]
+    rows = []
+    for title, group in figures.groups(result["prompts"]).items():
+        cells = [title]
+        for name in names:
+            share = figures.acceptance(group, name)
+            length = f"{figures.block_length(group, name):.2f}"
+            cells.append(length if share is None else f"{length}; {share:.0%}")
+        rows.append(cells)
+    return table(["subtask", *(f"`{name}`" for name in names)], rows)
 
 
 def _first_token(rows: Sequence[figures.Row], name: str) -> str:

@@ -14,7 +14,8 @@ from edgespec import doctor
 from edgespec.bench.answers import Answer, Peer
 from edgespec.bench.field import PLAIN, Field, files_of, name_of
 from edgespec.bench.memory import peak_of
-from edgespec.bench.peers import PeerRefused, PeerSpec, server_version, started
+from edgespec.bench.others import Others
+from edgespec.bench.peers import PeerSpec, server_version, started
 from edgespec.bench.prompts import subtask
 from edgespec.bench.results import begun, origin, write
 from edgespec.bench.settings import Progress, Settings
@@ -63,16 +64,17 @@ def run(
             )
         )  # fmt: skip
         model = field.first.model.path.absolute()
-        fresh = _fresh(settings, model, command) | {"began": field.began, "shares": field.shares()}
+        fresh = _fresh(settings, model, command) | {
+            "began": field.began, "shares": field.shares("bytes"), "shares_by_parameters": field.shares("parameters")
+        }  # fmt: skip
         result = (begun(out, fresh, holds="prompts") if out else None) or fresh
+        field.begin(result["began"])
         asked = _not_done(prompts, result, out)
         if asked:  # of a run that goes on, with more prompts perhaps
             result |= {key: fresh[key] for key in ("command", "date")}
         threads = field.first.context.threads
-        peers: dict[str, Peer] = {}
-        for spec in settings.peers if asked else ():
-            peers[spec.name] = peer = _started(spec, model, settings, threads)
-            stack.callback(peer.close)
+        wanted = settings.peers if asked else ()
+        peers = stack.enter_context(Others(wanted, lambda spec: _started(spec, model, settings, threads)))
         row: dict[str, Any] | None = None
         start, done = time.monotonic(), len(prompts) - len(asked)
         for number, prompt in enumerate(asked):
@@ -144,48 +146,51 @@ def _turn(prompt: dict[str, Any], rows: Sequence[dict[str, Any]]) -> int:
     return subtasks.count(own) + list(dict.fromkeys([*subtasks, own])).index(own)
 
 
-def _measured(
-    field: Field, peers: Mapping[str, Peer], prompt: dict[str, Any], settings: Settings, number: int
-) -> dict[str, Any]:
+def _measured(field: Field, peers: Others, prompt: dict[str, Any], settings: Settings, number: int) -> dict[str, Any]:
     """All of them on the prompt of that number: its first turn, as the model's chat template renders it.
 
     The first answers begin with everybody's own reading of all of it. What a cache shares with an earlier prompt was
     read in other evaluations, which round in other ways: kept, it would let texts part without any draft. Who comes
-    later may find the machine warmer, or throttled, so every other time the order is the opposite.
+    later may find the machine warmer, or throttled, so every other time the order is the opposite. A peer that fails
+    takes no part, and it is said why.
     """
     tokens = _tokens(field, prompt["turns"][0])
     if len(tokens) + settings.count > settings.n_ctx:
         return {"reason": f"{len(tokens)} tokens: too long for a context of {settings.n_ctx}"}
     sampling = SamplingParams(temperature=settings.temperature, seed=settings.seed)
 
-    def answered(count: int, peers: Mapping[str, Peer], turn: int, *, anew: bool = False) -> dict[str, Answer]:
+    def answered(count: int, taking_part: Sequence[str], turn: int, *, anew: bool = False) -> dict[str, Answer]:
         backwards = turn % 2 == 1
         ours = {} if backwards else field.answer(tokens, count, sampling)
         others = {
-            name: peers[name].answer(tokens, count, settings.temperature, settings.seed, anew=anew)
-            for name in (reversed(list(peers)) if backwards else peers)
+            name: peers.answer(name, tokens, count, settings.temperature, settings.seed, anew=anew)
+            for name in (reversed(taking_part) if backwards else taking_part)
         }
-        return (ours or field.answer(tokens, count, sampling, backwards=True)) | others
+        there = {name: answer for name, answer in others.items() if answer}
+        return (ours or field.answer(tokens, count, sampling, backwards=True)) | there
 
     rounds: list[dict[str, Answer]] = []
     plainly = 0
     field.forget()
-    try:
-        first = answered(WARM_UP, peers, number, anew=True)
-        while plainly < settings.rounds * settings.count and len(rounds) < _MOST_ROUNDS * settings.rounds:
-            taking_part = peers if len(rounds) < settings.peer_rounds else {}
-            rounds.append(answered(settings.count, taking_part, number + len(rounds)))
-            plainly += len(rounds[-1][PLAIN].tokens)
-            if len(rounds[-1][PLAIN].tokens) < 2:
-                return {"reason": "the answer is a single token: there is no speed to measure"}
-    except PeerRefused as refused:
-        return {"reason": str(refused)}
+    peers.begin()
+    names = [*field.names, *peers.left]
+    first = answered(WARM_UP, peers.left, number, anew=True)
+    while plainly < settings.rounds * settings.count and len(rounds) < _MOST_ROUNDS * settings.rounds:
+        taking_part = peers.left if len(rounds) < settings.peer_rounds else []
+        rounds.append(answered(settings.count, taking_part, number + len(rounds)))
+        plainly += len(rounds[-1][PLAIN].tokens)
+        if len(rounds[-1][PLAIN].tokens) < 2:
+            return {"reason": "the answer is a single token: there is no speed to measure"}
+    for one in (first, *rounds):  # half of an answer is none
+        for name in peers.failed:
+            one.pop(name, None)
     return {
         "prompt_tokens": len(tokens),
         "backwards": number % 2 == 1,
-        "first_token_seconds": {name: first[name].first_token_seconds for name in (*field.names, *peers)},
-        "answers": {name: [one[name].told() for one in rounds if name in one] for name in (*field.names, *peers)},
+        "first_token_seconds": {name: first[name].first_token_seconds for name in names if name in first},
+        "answers": {name: [one[name].told() for one in rounds if name in one] for name in names},
         "partings": _partings(field, tokens, rounds, sampling),
+        **({"failed": dict(peers.failed)} if peers.failed else {}),
     }
 
 
@@ -198,7 +203,9 @@ def _partings(
         for name, answer in answers.items():
             own = name in field.names
             if name not in partings and answer.tokens != answers[PLAIN].tokens and (own or not sampling.temperature):
-                parted = parting(field.plain.context, tokens, answers[PLAIN].tokens, answer.tokens, sampling)
+                parted = parting(
+                    field.plain.context, tokens, answers[PLAIN].tokens, answer.tokens, sampling, cached=True
+                )
                 assert parted is not None
                 partings[name] = asdict(parted)
     return partings

@@ -86,7 +86,7 @@ _MODEL = (
     threads_option,
     gpu_layers_option,
     _option("--exact", is_flag=True,
-                 help="Draft only what can be checked bit for bit, so that not even rounding can change the text."),
+                 help="Draft only what can be checked bit for bit: the text of --exact -d none, at near-ties too."),
 )  # fmt: skip
 
 _SAMPLING = (
