@@ -13,7 +13,9 @@ import dataclasses
 import random
 import statistics
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -307,45 +309,69 @@ def with_both() -> Iterator[tuple[str, Case]]:
             yield label, Case(machine, always(share), 0.15, beside=lambda place: 0.95 if place % 200 >= 140 else 0.2)
 
 
+def stationary_figures(case: Case, seeds: int) -> dict[str, Any]:
+    """The means over texts."""
+    found = []
+    for seed in range(seeds):
+        one = dataclasses.replace(case, seed=seed)
+        size, least = best_fixed(one)
+        took, later = with_policy(one).took(), with_policy(one, known=True).took()
+        found.append({"best": size, "of_best": least / took, "of_best_later": least / later,
+                      "of_plain": (one.length - 1) / took})  # fmt: skip
+    mean = {key: statistics.mean(each[key] for each in found) for key in found[0]}
+    return {"machine": case.machine.name, "guess": case.guess, "acceptance": case.acceptance(0), **mean}
+
+
+def changing_figures(case: Case, seeds: int) -> dict[str, Any]:
+    """From the 50th block after the change on."""
+    shares = [recovered(dataclasses.replace(case, seed=seed), _CHANGE) for seed in range(seeds)]
+    return {"of_best": statistics.mean(shares)}
+
+
+def whole_figures(case: Case, seeds: int) -> dict[str, Any]:
+    """All texts together, with T(n) known."""
+    texts = [dataclasses.replace(case, seed=seed) for seed in range(seeds)]
+    took = sum(with_policy(one, known=True).took() for one in texts)
+    return {
+        "of_best": sum(best_fixed(one)[1] for one in texts) / took,
+        "of_plain": sum(one.length - 1 for one in texts) / took,
+    }
+
+
+KINDS: dict[str, tuple[Callable[[], Iterator[tuple[str, Case]]], Callable[[Case, int], dict[str, Any]]]] = {
+    "cases": (stationary, stationary_figures),
+    "changes": (with_a_change, changing_figures),
+    "reading": (with_reading, whole_figures),
+    "both": (with_both, whole_figures),
+}
+
+
+def figures_of(task: tuple[str, int, int]) -> dict[str, Any]:
+    """Those of the case with that number, of a kind."""
+    kind, number, seeds = task
+    cases, measure = KINDS[kind]
+    label, case = next(islice(cases(), number, None))
+    return {"case": label, **measure(case, seeds)}
+
+
 @click.command()
 @click.option("--json", "out", type=click.Path(path_type=Path))
 @click.option("--seeds", default=3, show_default=True)
 def main(out: Path | None, seeds: int) -> None:
     """All cases."""
-    rows: list[dict[str, Any]] = []
-    for label, case in stationary():
-        found = []
-        for seed in range(seeds):
-            one = dataclasses.replace(case, seed=seed)
-            size, least = best_fixed(one)
-            took, later = with_policy(one).took(), with_policy(one, known=True).took()
-            found.append({"best": size, "of_best": least / took, "of_best_later": least / later,
-                          "of_plain": (one.length - 1) / took})  # fmt: skip
-        mean = {key: statistics.mean(each[key] for each in found) for key in found[0]}
-        rows.append({"machine": case.machine.name, "guess": case.guess, "acceptance": case.acceptance(0), **mean})
-        print(
-            f"{label:44s} {mean['of_best']:.3f} of the best fixed length, {mean['of_best_later']:.3f} with T(n) known; "
-            f"{mean['of_plain']:.3f} of plain",
-            flush=True,
-        )
-    for key in ("of_best", "of_best_later", "of_plain"):
-        print(f"{key}: {min(row[key] for row in rows):.3f} to {max(row[key] for row in rows):.3f}, "
-              f"mean {statistics.mean(row[key] for row in rows):.3f}")  # fmt: skip
-    changes = []
-    for label, case in with_a_change():
-        shares = [recovered(dataclasses.replace(case, seed=seed), _CHANGE) for seed in range(seeds)]
-        changes.append({"case": label, "of_best": statistics.mean(shares)})
-        print(f"{label:60s} {changes[-1]['of_best']:.3f} of the best fixed length from the 50th block on", flush=True)
-    others: dict[str, list[dict[str, Any]]] = {"reading": [], "both": []}
-    for key, cases in (("reading", with_reading()), ("both", with_both())):
-        for label, case in cases:
-            seen = [dataclasses.replace(case, seed=seed) for seed in range(seeds)]
-            times = [(best_fixed(one)[1], with_policy(one, known=True).took(), one.length - 1) for one in seen]
-            least, took, plain = map(sum, zip(*times, strict=True))
-            others[key].append({"case": label, "of_best": least / took, "of_plain": plain / took})
-            print(f"{label:60s} {least / took:.3f} of the best fixed length, {plain / took:.3f} of plain", flush=True)
-    save(out, WHAT, [], {"length": next(stationary())[1].length, "seeds": seeds, "cases": rows, "changes": changes,
-                         **others})  # fmt: skip
+    result: dict[str, Any] = {"length": Case.length, "seeds": seeds}
+    with ProcessPoolExecutor() as pool:
+        for kind, (cases, _) in KINDS.items():
+            tasks = [(kind, number, seeds) for number, _ in enumerate(cases())]
+            result[kind] = []
+            for row in pool.map(figures_of, tasks):
+                result[kind].append(row)
+                print(row["case"], *(f"{key} {row[key]:.3f}" for key in row if key.startswith("of_")), flush=True)
+    for kind in KINDS:
+        for key in (key for key in result[kind][0] if key.startswith("of_")):
+            shares = [row[key] for row in result[kind]]
+            print(f"{kind}, {key}: {min(shares):.3f} to {max(shares):.3f}, mean {statistics.mean(shares):.3f}")
+    save(out, WHAT, [], result)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Price(NamedTuple):
 
     guess: float
     reading: float
-    """For each token of the text before its first guess."""
+    """Before its first guess in a text."""
 
 
 class Times(NamedTuple):
@@ -129,7 +129,6 @@ def advice(ratios: Mapping[int, float], prices: Mapping[str, Price], *, busy: bo
         else:
             yield (
                 f"{name} pays where more than {own.break_even:.0%} of its guesses are right (a guess takes {guess:.2f} "
-                f"of T(1)): {own.best:.1f} times as fast at best, after it has read the text. That takes "
-                f"{100 * reading:.1f} T(1) for every 100 tokens, so it is asked only where an answer is long enough, "
-                "and its guesses good enough, to earn that back."
+                f"of T(1)): {own.best:.1f} times as fast at best. First it reads the end of the text, for "
+                f"{reading:.1f} T(1): it is asked only where an answer is long enough to earn that back."
             )

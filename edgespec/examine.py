@@ -58,8 +58,7 @@ def examine(engine: Engine, progress: Progress) -> dict[str, Any]:
             if not also_busy:
                 drafter.cost.measure(own)
             busy |= also_busy
-            longest = max(own)
-            prices[drafter.name] = Price(own[1] / times[1], own[longest] / longest / times[1])
+            prices[drafter.name] = Price(own[1] / times[1], drafter.reading_seconds(times[1]) / times[1])
     engine.context.forget()
     exact, also_busy = _exact(engine, tokens, progress)
     busy |= also_busy

@@ -53,12 +53,12 @@ def test_from_the_break_even_on_it_pays_and_before_it_does_not(ratios, guess):
 
 
 def test_the_advice_says_when_nothing_can_pay():
-    said = " ".join(advice({n: float(n) for n in SIZES}, {"small": Price(0.2, 0.02)}))
+    said = " ".join(advice({n: float(n) for n in SIZES}, {"small": Price(0.2, 2.0)}))
     assert "cannot pay here" in said and "small" not in said
-    prices = {"small": Price(0.2, 0.025), "large": Price(1.5, 0.2)}
+    prices = {"small": Price(0.2, 2.5), "large": Price(1.5, 20.0)}
     said = " ".join(advice({n: 1 + 0.1 * (n - 1) for n in SIZES}, prices))
     assert "can pay" in said and "small pays" in said and "large cannot pay" in said
-    assert "2.5 T(1) for every 100 tokens" in said
+    assert "for 2.5 T(1)" in said
 
 
 def test_every_size_is_timed_after_the_same_context():
@@ -140,7 +140,7 @@ def test_a_drafter_is_timed_on_ids_that_it_has(tmp_path, monkeypatch):
     tiny_model(tmp_path / "tiny.gguf", n_vocab=336, **{"tokenizer.ggml.tokens": texts})
     found = examined("-d", "fewer.gguf+trimmed.gguf")
     assert [drafter["name"] for drafter in found["drafters"]] == ["fewer", "trimmed"]
-    assert all(drafter["ms"] > 0 and drafter["reading_ms"] > 0 for drafter in found["drafters"])
+    assert all(drafter["reading_ms"] >= drafter["ms"] > 0 for drafter in found["drafters"])
 
 
 def test_what_is_exact_is_found_out_once_and_for_answers_too(tmp_path, monkeypatch):

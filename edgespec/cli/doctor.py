@@ -40,7 +40,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"{one['n']:>4} {one['ms']:>8.1f} {one['ratio']:>8.2f} {one['best_speed_up']:>14.2f}  {bar}"
     yield ""
     for drafter in found["drafters"]:
-        yield f"{drafter['name']}: {drafter['ms']:.1f} ms a guess, {drafter['reading_ms']:.1f} ms a token read before"
+        yield f"{drafter['name']}: {drafter['ms']:.1f} ms a guess, {drafter['reading_ms']:.0f} ms of reading before"
     exact = found["exact"]
     if exact["rows"] == 1:
         yield "--exact: no evaluation of several tokens is exact to the bit here, so nothing would be drafted."

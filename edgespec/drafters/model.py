@@ -116,16 +116,25 @@ class ModelDrafter:
 
     def price(self, tokens: Sequence[int], target_seconds: float) -> Price:
         """What drafting after `tokens` would cost; `target_seconds` is T(1) of the target."""
-        single = self.cost.single if self.cost.known else self.share.bytes * target_seconds
-        if self._window is None:
-            cheap = _CHEAP * target_seconds
-            self._next_reach = max(
-                (window for window in WINDOWS if single * self._reading(window + SINK) <= cheap), default=WINDOWS[0]
-            )
+        single = self._single(target_seconds)
+        self._next_reach = self._reach_for(target_seconds)
         owed = self._owed(self._view(tokens, 1))
         self._unasked += 1
         doubted = self._unasked > _CHECKED_AFTER and single > _IN_DOUBT * self.share.bytes * target_seconds
         return Price(single * self._reading(owed), single, self._check if doubted else None)
+
+    def reading_seconds(self, target_seconds: float) -> float:
+        """How long it reads in a long text before its first guess; `target_seconds` is T(1) of the target."""
+        return self._single(target_seconds) * self._reading(self._reach_for(target_seconds) + SINK)
+
+    def _single(self, target_seconds: float) -> float:
+        return self.cost.single if self.cost.known else self.share.bytes * target_seconds
+
+    def _reach_for(self, target_seconds: float) -> int:
+        if self._window is not None:
+            return self._window
+        single, cheap = self._single(target_seconds), _CHEAP * target_seconds
+        return max((window for window in WINDOWS if single * self._reading(window + SINK) <= cheap), default=WINDOWS[0])
 
     def _check(self) -> None:
         """Evaluate one token, twice, since the first time weights may come from the disk; a faster time is true."""
