@@ -50,7 +50,7 @@ def run(
     """The result, which `out` holds too. Interrupted, it goes on where it was when called again.
 
     `prompts` have a question_id and a category. Raises ModelError, InvalidRequest (a file of other settings, names
-    twice), EvaluationError (a peer fails), OutputError.
+    twice), EvaluationError (a peer does not start), OutputError.
     """
     names = [*map(name_of, settings.drafters), PLAIN, *(spec.name for spec in settings.peers)]
     if twice := next((name for name in names if names.count(name) > 1), None):
