@@ -252,6 +252,8 @@ class TestFigures:
         drafted = {**self.rows[0], "answers": {**self.rows[0]["answers"], "other": [told(11, 4.0, drafted=2)]}}
         accepted = {**self.rows[0], "answers": {**self.rows[0]["answers"], "other": [told(11, 4.0, accepted=2)]}}
         assert not figures.drafts(self.rows, "other") and figures.drafts(self.rows, "auto")
+        assert "by subtask:" in markdown(RESULT, {})
+        assert "by subtask:" not in markdown({**RESULT, "prompts": self.rows[1:]}, {})  # where nobody drafted
         assert figures.drafts([drafted], "other") and figures.drafts([accepted], "other")
         text = markdown({**RESULT, "prompts": [drafted, self.rows[1]]}, {})
         assert "| multi-turn | 8.00; 8.00 |" in text and "| qa | 0.50; 0.50 (no drafts) |" in text

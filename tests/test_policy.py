@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgespec.acceptance import Acceptance, judged
-from edgespec.core import NOTHING, ROOT, Draft, Verdict
+from edgespec.core import NOTHING, ROOT, Draft, Price, Verdict
 from edgespec.cost import _VISIBLE, CostCurve
 from edgespec.policy import AdaptivePolicy
 from edgespec.prospects import Prospects, promise
@@ -240,6 +240,44 @@ def test_a_plan_gives_its_reasons_where_asked():
     assert len(policy.plan([1, 2], 60)) > 0
     assert "tokens promise" in policy.reasons[0]
     assert policy.plan([1, 2], 0) == NOTHING and policy.reasons == ["there is no room for a draft"]
+
+
+def test_a_trial_is_weighed_against_the_draft_that_it_replaces():
+    """And not against one that a model's time was charged to, when that was asked in vain."""
+    now = [0.0]
+
+    class Unsure(ScriptedDrafter):
+        def propose(self, tokens, limit):
+            return Draft.chain([7] * 5, [1.0] * 4 + [0.05], range(5), self.name)
+
+    class InVain:
+        name = "model"
+        asked = 0
+
+        def price(self, tokens, target_seconds):
+            return Price(start=0.05, guess=0.05)
+
+        def draft(self, tokens, limit, coupling, go_on):
+            self.asked += 1
+            now[0] += 0.05
+            return Draft.chain([9], [0.1], ["hardly"], self.name)
+
+        def propose(self, tokens, limit):
+            raise AssertionError("a model is asked through draft")
+
+        def observe(self, draft, verdict):
+            raise AssertionError("nothing of it is drafted")
+
+    cost = curve(lambda n: 1.0 + 0.3 * (n - 1), range(2, 6))
+    cost.measure({n: 1.0 + 0.3 * (n - 1) for n in range(1, 6)})
+    cost.observe(6, 2.5)  # once: it may be cheaper, but not so much that 5 tokens would beat 4
+    model = InVain()
+    policy = AdaptivePolicy([Unsure(None), model], cost, clock=lambda: now[0])
+    policy.prefilled(1, 0.0)
+    for _ in range(60):
+        policy.acceptance.observe_depths(chain([1] * 16, drafter="model"), [1] * 16)
+    drafts = [len(policy.plan([5] * 40, 60)) for _ in range(2)]
+    assert model.asked == 2 and drafts == [4, 4]
 
 
 def test_without_t1_nothing_is_drafted():

@@ -29,7 +29,9 @@ fast, slow = (
     statistics.median(answer["timings"]["predicted_per_second"] for answer in answers) for answers in (drafted, plain)
 )
 same = "the same text" if drafted[0]["tokens"] == plain[0]["tokens"] else "another text (docs/benchmarks.md, The same text)"
-print(f"\n{fast:.0f} tokens per second with drafting, {slow:.0f} with plain decoding: {fast / slow:.2f} times, {same}")
+chance = "" if any(answer["timings"]["draft_n"] for answer in drafted) else " (by chance: nothing was drafted)"
+speeds = f"{fast:.0f} tokens per second with drafting, {slow:.0f} with plain decoding"
+print(f"\n{speeds}: {fast / slow:.2f} times{chance}, {same}")
 PYTHON
 }
 

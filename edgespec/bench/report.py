@@ -104,8 +104,9 @@ def sections(result: dict[str, Any]) -> Iterator[str]:
         )
     yield _on_first_tokens(result)
     yield _drafting(result, best)
-    yield "Tokens a block, and the accepted share of what was drafted, by subtask:"
-    yield _by_subtask(result)
+    if drafting := [name for name in figures.contestants(result) if figures.drafts(result["prompts"], name)]:
+        yield "Tokens a block, and the accepted share of what was drafted, by subtask:"
+        yield _by_subtask(result, drafting)
     yield from _places(result)
     yield from _partings(result)
     if result["skipped"]:
@@ -211,8 +212,7 @@ def _memory_bound(result: dict[str, Any], name: str, shares: str) -> str:
     return f"{figures.memory_bound(result['prompts'], name, result[shares][name]):.2f}"
 
 
-def _by_subtask(result: dict[str, Any]) -> str:
-    names = [name for name in figures.contestants(result) if figures.drafts(result["prompts"], name)]
+def _by_subtask(result: dict[str, Any], names: Sequence[str]) -> str:
     rows = []
     for title, group in figures.groups(result["prompts"]).items():
         cells = [title]
