@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import statistics
 import sys
@@ -22,7 +23,7 @@ from edgespec.bench import figures, run
 from edgespec.bench.answers import Answer
 from edgespec.bench.field import PLAIN, Field, in_lockstep
 from edgespec.bench.memory import peak_of, peak_so_far
-from edgespec.bench.peers import LlamaServer, PeerSpec, ProgramPeer, parsed
+from edgespec.bench.peers import LlamaServer, PeerSpec, ProgramPeer, parsed, started
 from edgespec.bench.plots import draw
 from edgespec.bench.prompts import identified, read_prompts, spread, subtask
 from edgespec.bench.report import markdown, summary_lines
@@ -306,7 +307,8 @@ class TestPeers:
             ("llama-cpp-python", ("llama-cpp-python", None)),
             ("prompt-lookup", ("prompt-lookup 2", None, 2)),
             ("prompt-lookup=10", ("prompt-lookup 10", None, 10)),
-            (f"transformers={__file__}", ("transformers", None, 0, Path(__file__))),
+            (f"transformers={__file__}", ("transformers float32", None, 0, Path(__file__), "float32")),
+            (f"transformers:bfloat16={__file__}", ("transformers bfloat16", None, 0, Path(__file__), "bfloat16")),
             ("llama-server", ("llama-server", ())),
             ("ngram-mod", ("ngram-mod", ("--spec-type", "ngram-mod"))),
             ("mine=-md 'a b.gguf' -x", ("mine", ("-md", "a b.gguf", "-x"))),
@@ -323,11 +325,31 @@ class TestPeers:
     @pytest.mark.parametrize(
         "text",
         ["", "nobody", "prompt-lookup=0", "prompt-lookup=x", "mine='", "transformers", "transformers=no.gguf",
+         f"transformers:int3={__file__}",
          "draft-simple", "draft-simple:0=x", "draft-simple:2=no.gguf"],
     )  # fmt: skip
     def test_unknown(self, text):
         with pytest.raises(InvalidRequest):
             parsed(text)
+
+
+@pytest.mark.model
+def test_peers_in_python_say_what_plain_decoding_says(smollm2, tmp_path):
+    with load(smollm2, drafter="none", n_ctx=128, cache_dir=tmp_path) as engine:
+        text = "One, two, three, four, five, six,"
+        prompt = engine.tokenize(text)
+        said = tuple(engine.generate(text, raw=True, max_tokens=24).emitted)
+    alike = {"llama-cpp-python": 24, "prompt-lookup": 24}
+    if all(importlib.util.find_spec(name) for name in ("torch", "transformers")):  # several GB: used where they are
+        alike[f"transformers={smollm2}"] = 4  # other arithmetic: soon another text
+    for name, same in alike.items():
+        peer = started(parsed(name), smollm2, server=None, n_ctx=128, threads=2, gpu_layers=0)
+        try:
+            answer = peer.answer(prompt, 24, 0.0, 1)
+        finally:
+            assert (peer.close() or 0) > 100_000_000
+        assert answer.tokens[:same] == said[:same] and len(answer.tokens) == 24 and answer.seconds > 0
+        assert answer.blocks < 23 if answer.accepted else answer.blocks == 23
 
 
 def test_a_peer_that_dies_says_why():

@@ -32,7 +32,8 @@ _DRAFT = re.compile(r"draft-simple(?::(.*))?")
 _DRAFT_TOKENS = "3"
 _LLAMA = "llama-cpp-python"
 _LOOKUP = "prompt-lookup"
-_TRANSFORMERS = "transformers"
+_TRANSFORMERS = re.compile(r"transformers(?::(.*))?")
+_DTYPES = ("float32", "bfloat16", "float16")
 _LOOKUP_TOKENS = 2
 """What llama-cpp-python's documentation advises on a CPU; its default is 10."""
 
@@ -52,14 +53,16 @@ class PeerSpec(NamedTuple):
     """Tokens that `LlamaPromptLookupDecoding` drafts; 0: none."""
     assistant: Path | None = None
     """The model that assists in transformers."""
+    dtype: str = ""
+    """What numbers transformers calculates with."""
 
 
 def parsed(text: str) -> PeerSpec:
     """A peer as --peer names it. Raises InvalidRequest.
 
     `llama-cpp-python` decodes plainly; `prompt-lookup[=N]` is the same with LlamaPromptLookupDecoding;
-    `transformers=DRAFTER.gguf` is assisted generation; `llama-server`, `ngram-simple`, `ngram-mod`, `ngram-cache` and
-    `draft-simple[:N]=DRAFTER.gguf` are a llama-server; NAME=ARGUMENTS is one with these arguments.
+    `transformers[:DTYPE]=DRAFTER.gguf` is assisted generation; `llama-server`, `ngram-simple`, `ngram-mod`,
+    `ngram-cache` and `draft-simple[:N]=DRAFTER.gguf` are a llama-server; NAME=ARGUMENTS is one with these arguments.
     """
     name, equals, arguments = text.partition("=")
     if name == _LLAMA and not equals:
@@ -69,10 +72,11 @@ def parsed(text: str) -> PeerSpec:
             raise InvalidRequest(f"peer {text!r}: write {_LOOKUP}=N with the tokens of a draft")
         lookup = int(arguments) if equals else _LOOKUP_TOKENS
         return PeerSpec(f"{name} {lookup}", None, lookup)
-    if name == _TRANSFORMERS:
-        if not Path(arguments).is_file():
-            raise InvalidRequest(f"peer {text!r}: write {_TRANSFORMERS}=DRAFTER.gguf with the model that assists")
-        return PeerSpec(name, None, assistant=Path(arguments))
+    if assisted := _TRANSFORMERS.fullmatch(name):
+        dtype = assisted[1] or _DTYPES[0]
+        if not Path(arguments).is_file() or dtype not in _DTYPES:
+            raise InvalidRequest(f"peer {text!r}: write transformers:DTYPE=DRAFTER.gguf, DTYPE {', '.join(_DTYPES)}")
+        return PeerSpec(f"transformers {dtype}", None, assistant=Path(arguments), dtype=dtype)
     if draft := _DRAFT.fullmatch(name):
         path, size = Path(arguments).absolute(), draft[1] or _DRAFT_TOKENS
         if not path.is_file() or not (size.isdigit() and int(size)):
@@ -80,7 +84,7 @@ def parsed(text: str) -> PeerSpec:
         options = ("--spec-type", "draft-simple", "-md", str(path), "--spec-draft-n-max", size)
         return PeerSpec(f"draft-simple {size} {path.stem}", options)
     if not equals and name not in _SERVERS:
-        known = ", ".join([_LLAMA, _LOOKUP, f"{_TRANSFORMERS}=DRAFTER.gguf", *_SERVERS, "draft-simple:N=DRAFTER.gguf"])
+        known = ", ".join([_LLAMA, _LOOKUP, "transformers=DRAFTER.gguf", *_SERVERS, "draft-simple:N=DRAFTER.gguf"])
         raise InvalidRequest(f"no peer {text!r}: choose {known}, or write NAME=ARGUMENTS of a llama-server")
     try:
         return PeerSpec(name, tuple(shlex.split(arguments if equals else _SERVERS[name])))
@@ -108,7 +112,7 @@ def server_version(server: Path) -> str:
 def started(spec: PeerSpec, model: Path, *, server: Path | None, n_ctx: int, threads: int, gpu_layers: int) -> Peer:
     """The peer, ready to answer. Raises EvaluationError when it does not start, InvalidRequest without a server."""
     if spec.assistant is not None:
-        arguments = (model, threads, spec.assistant.absolute())
+        arguments = (model, threads, spec.dtype, spec.assistant.absolute())
         return ProgramPeer(spec.name, "edgespec.bench.transformers_peer", arguments)
     if spec.server_arguments is None:
         return ProgramPeer(spec.name, "edgespec.backend.llama_peer", (model, n_ctx, threads, gpu_layers, spec.lookup))

@@ -1,9 +1,10 @@
 """transformers' assisted generation as a program, which the benchmark compares edgespec with.
 
-    python -m edgespec.bench.transformers_peer MODEL.gguf THREADS [ASSISTANT.gguf]
+    python -m edgespec.bench.transformers_peer MODEL.gguf THREADS DTYPE [ASSISTANT.gguf]
 
-Both files are brought to 32-bit numbers: transformers has no kernels for GGUF's types. The protocol is that of
-`edgespec.backend.llama_peer`. Needs torch, transformers and gguf.
+Both files are brought to numbers of DTYPE, as torch names it: transformers calculates with GGUF's own types only where
+it can download kernels for them. The protocol is that of `edgespec.backend.llama_peer`. Needs torch,
+transformers and gguf.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ class _Clock(BaseStreamer):  # type: ignore[misc]
 
 
 class _Assisted:
-    def __init__(self, path: str, assistant: str | None) -> None:
-        self._target = _loaded(path)
-        self._assistant = _loaded(assistant) if assistant else None
+    def __init__(self, path: str, dtype: str, assistant: str | None) -> None:
+        self._target = _loaded(path, dtype)
+        self._assistant = _loaded(assistant, dtype) if assistant else None
 
     def answer(self, prompt: list[int], count: int, temperature: float, seed: int, anew: bool) -> dict[str, Any]:
         del anew  # it has no cache between answers
@@ -61,16 +62,16 @@ class _Assisted:
         }  # fmt: skip
 
 
-def _loaded(name: str) -> Any:
+def _loaded(name: str, dtype: str) -> Any:
     path = Path(name)
-    model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=dtype)
     return model.eval()
 
 
-def main(path: str, threads: str, assistant: str | None = None) -> None:
+def main(path: str, threads: str, dtype: str, assistant: str | None = None) -> None:
     """Answer until standard input ends."""
     torch.set_num_threads(int(threads))
-    serve(_Assisted(path, assistant).answer)
+    serve(_Assisted(path, dtype, assistant).answer)
 
 
 if __name__ == "__main__":

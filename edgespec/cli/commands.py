@@ -174,8 +174,9 @@ def doctor(**options: Any) -> None:
 @click.option(
     "--peer", "peers", multiple=True, metavar="PEER",
     help="Another program: llama-cpp-python, prompt-lookup[=N], or of a llama-server: llama-server, ngram-simple, "
-    "ngram-mod, ngram-cache, draft-simple[:N]=DRAFTER.gguf, or NAME=ARGUMENTS; or transformers=DRAFTER.gguf, with "
-    "32-bit weights on the CPU (needs torch, transformers and gguf). Repeatable; all are loaded at once.",
+    "ngram-mod, ngram-cache, draft-simple[:N]=DRAFTER.gguf, or NAME=ARGUMENTS; or "
+    "transformers[:DTYPE]=DRAFTER.gguf, on the CPU with float32, bfloat16 or float16 (needs torch, transformers "
+    "and gguf). Repeatable; all are loaded at once.",
 )
 @click.option(
     "--peer-rounds", type=click.IntRange(1), default=1, show_default=True, metavar="N",
