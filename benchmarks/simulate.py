@@ -25,6 +25,7 @@ from common import save
 
 from edgespec.core import MAX_ROWS, NOTHING, Coupling, Draft, Drafter, Price, Verdict
 from edgespec.cost import CostCurve
+from edgespec.doctor import speed_up
 from edgespec.policy import MAX_DRAFT, AdaptivePolicy
 from edgespec.verify import verify
 
@@ -264,6 +265,12 @@ def best_fixed(case: Case, begin: int = 0, end: int | None = None) -> tuple[int,
     return best[0], times[best]
 
 
+def foreknown(case: Case) -> int:
+    """The draft length that is the best by expectation, to one who knows T(n), the price and the acceptance."""
+    ratios, share, guess = case.machine.ratios(), case.acceptance(0), case.guess or 0.0
+    return max(range(LONGEST + 1), key=lambda size: speed_up(size, share, ratios[size], guess))
+
+
 def always(share: float) -> Callable[[int], float]:
     """The same acceptance all along."""
     return lambda place: share
@@ -317,6 +324,7 @@ def stationary_figures(case: Case, seeds: int) -> dict[str, Any]:
         size, least = best_fixed(one)
         took, later = with_policy(one).took(), with_policy(one, known=True).took()
         found.append({"best": size, "of_best": least / took, "of_best_later": least / later,
+                      "of_best_foreknown": least / fixed(one, foreknown(one)).took(),
                       "of_plain": (one.length - 1) / took})  # fmt: skip
     mean = {key: statistics.mean(each[key] for each in found) for key in found[0]}
     return {"machine": case.machine.name, "guess": case.guess, "acceptance": case.acceptance(0), **mean}

@@ -8,6 +8,8 @@ import statistics
 import sys
 import textwrap
 from collections import Counter
+from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,7 @@ from edgespec.bench import figures, run
 from edgespec.bench.answers import Answer
 from edgespec.bench.field import PLAIN, Field, in_lockstep
 from edgespec.bench.memory import peak_of, peak_so_far
-from edgespec.bench.peers import LlamaServer, PeerSpec, ProgramPeer, parsed, started
+from edgespec.bench.peers import LlamaServer, PeerSpec, ProgramPeer, parsed, started, versions
 from edgespec.bench.plots import draw
 from edgespec.bench.prompts import identified, read_prompts, spread, subtask
 from edgespec.bench.report import markdown, summary_lines
@@ -333,6 +335,17 @@ class TestPeers:
             parsed(text)
 
 
+def test_versions_are_kept_of_what_takes_part(monkeypatch):
+    monkeypatch.setattr(
+        "edgespec.bench.peers.version", lambda package: {"torch": "2.0"}.get(package) or version(package)
+    )
+    specs = [parsed("prompt-lookup"), parsed(f"transformers={__file__}")]
+    assert dict(versions(specs[:1], None)) == {}
+    assert dict(versions(specs, None))["torch"] == "2.0"
+    monkeypatch.setattr("edgespec.bench.peers.version", lambda package: version("no-such-package"))
+    assert dict(versions(specs, None)) == {}
+
+
 @pytest.mark.model
 def test_peers_in_python_say_what_plain_decoding_says(smollm2, tmp_path):
     with load(smollm2, drafter="none", n_ctx=128, cache_dir=tmp_path) as engine:
@@ -618,8 +631,18 @@ def test_a_server_that_remembers_is_started_anew_for_each_answer(here, monkeypat
     begun = []
     start = LlamaServer._start
     monkeypatch.setattr(LlamaServer, "_start", lambda self: (begun.append(tuple(self._arguments)), start(self)))
+    asked = []
+    complete = LlamaServer._complete
+
+    def completed(self, prompt, count, *others, anew):
+        asked.append((self._remembers, len(prompt), anew))
+        return complete(self, prompt, count, *others, anew=anew)
+
+    monkeypatch.setattr(LlamaServer, "_complete", completed)
     peers = ("--peer", "ngram-simple", "--peer", "mine=--spec-type=ngram-cache", "--server", "server")
     assert bench("--limit", "3", *peers, "--peer-rounds", "2", "--json", "r.json").exit_code == 0
+    after_one_token = [later for before, later in pairwise(asked) if before[:2] == (True, 1)]
+    assert len(after_one_token) == 8 and all(whole for _, _, whole in after_one_token)  # as everybody else's prompt
     of_memory = 1
     assert sum("--spec-type=ngram-cache" in one for one in begun) == 3 * (1 + 2) + of_memory  # and the warm-up's
     assert sum("ngram-simple" in one for one in begun) == 1 + of_memory

@@ -12,7 +12,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -90,6 +91,15 @@ def parsed(text: str) -> PeerSpec:
         return PeerSpec(name, tuple(shlex.split(arguments if equals else _SERVERS[name])))
     except ValueError as error:
         raise InvalidRequest(f"peer {text!r}: {error}") from error
+
+
+def versions(specs: Sequence[PeerSpec], server: Path | None) -> Iterator[tuple[str, str]]:
+    """Programs that the peers run beside llama-cpp-python, with their versions. Raises EvaluationError."""
+    if server and any(spec.server_arguments is not None for spec in specs):
+        yield "llama-server", server_version(server)
+    for package in ("transformers", "torch") if any(spec.assistant for spec in specs) else ():
+        with contextlib.suppress(PackageNotFoundError):  # which is told when it is started
+            yield package, version(package)
 
 
 def server_version(server: Path) -> str:
@@ -175,6 +185,7 @@ class LlamaServer:
             self.close()
             self._start()
             self._complete(prompt[:1], 1, 0.0, 0, anew=True)  # the first answer touches all of its memory
+            anew = True  # with one token in its cache, it would split the prompt otherwise than everybody else
         self._answered = True
         return self._complete(prompt, count, temperature, seed, anew=anew)
 

@@ -50,10 +50,12 @@ def _comparable(result: dict[str, Any], name: str) -> bool:
 
 
 def programs(versions: Mapping[str, str]) -> str:
-    """Which programs measured: edgespec with the digest of its code, llama.cpp, llama-server, as far as it was kept."""
+    """Which programs measured: edgespec with the digest of its code, llama.cpp, peers, as far as it was kept."""
     code = f" (code {versions['code']})" if "code" in versions else ""
-    server = f", llama-server {versions['llama-server']}" if "llama-server" in versions else ""
-    return f"edgespec {versions['edgespec']}{code}, {versions['llama.cpp'].split(';')[0]}{server}"
+    peers = "".join(
+        f", {name} {versions[name]}" for name in ("llama-server", "transformers", "torch") if name in versions
+    )
+    return f"edgespec {versions['edgespec']}{code}, {versions['llama.cpp'].split(';')[0]}{peers}"
 
 
 def markdown(result: dict[str, Any], plots: Mapping[str, str]) -> str:

@@ -15,7 +15,7 @@ from edgespec.bench.answers import Answer, Peer
 from edgespec.bench.field import PLAIN, Field, files_of, name_of
 from edgespec.bench.memory import peak_of
 from edgespec.bench.others import Others
-from edgespec.bench.peers import PeerSpec, server_version, started
+from edgespec.bench.peers import PeerSpec, started, versions
 from edgespec.bench.prompts import subtask
 from edgespec.bench.results import begun, origin, write
 from edgespec.bench.settings import Progress, Settings
@@ -102,8 +102,7 @@ def _fresh(settings: Settings, model: Path, command: Iterable[str]) -> dict[str,
     """A result without figures: where they will be from, and how they will be made."""
     drafters = {path: None for one in settings.drafters for path in files_of(one).values()}  # each once
     result = origin(WHAT, [model, *drafters], command)
-    if settings.server and any(spec.server_arguments is not None for spec in settings.peers):
-        result["versions"]["llama-server"] = server_version(settings.server)
+    result["versions"] |= versions(settings.peers, settings.server)
     return {**result, "settings": settings.told(), "prompts": [], "skipped": []}
 
 
