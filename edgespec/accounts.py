@@ -10,6 +10,11 @@ from collections.abc import Iterable
 _STAKE = 0.3
 """What each drafter may lose before it has gained anything: one draft that is all wrong, where T(n) is steep."""
 
+_BET = 3.0
+"""So much more than its drafter may lose by expectation may a draft lose if all of it is wrong. Where T(n) is steep, a
+long draft that is expected to lose next to nothing takes 8 T(1); where it is wrong a short answer comes so much later.
+It waits until shorter ones have gained what it may lose."""
+
 _PRICED_STAKE = 3.0
 """The same for a drafter whose guesses cost time: what it is worth cannot be learned without asking it, and two wrong
 drafts at the beginning say little."""
@@ -32,6 +37,10 @@ class Accounts:
     def allowed(self, name: str) -> float:
         """What it may lose."""
         return self._allowed[name]
+
+    def covers(self, name: str, expected: float, worst: float) -> bool:
+        """Whether a draft may be made that is expected to lose so much, and loses `worst` if all of it is wrong."""
+        return expected <= self._allowed[name] and worst <= self._allowed[name] + _BET
 
     def has_gained(self, name: str) -> bool:
         """Whether its drafts have brought more than they cost, all in all."""

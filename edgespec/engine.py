@@ -149,9 +149,9 @@ class Engine:
             if self._pairing is None:
                 raise InvalidRequest("this engine was put together without load, and cannot find other drafters")
             paired, before, save = self._pairing.pair(drafter), self.drafters, self._save
+            save()  # first: a model that stays goes on with what was learned of it
             self.drafters, self.drafter_name, self.policy = paired
             self._recall(paired.policy)
-            save()
             close_all(one for one in before if all(one is not still for still in paired.drafters))
 
     def stream(

@@ -66,6 +66,7 @@ def examine(engine: Engine, progress: Progress) -> dict[str, Any]:
         "edgespec": __version__,
         "cpu": machine.cpu_name(),
         "gpus": list(gpus()),
+        "cores": machine.default_threads(),
         "threads": engine.context.threads,
         "build": build_name(),
         "model": engine.model.path.name,

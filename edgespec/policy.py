@@ -162,21 +162,21 @@ class AdaptivePolicy:
             weight = self.acceptance.weight(proposal.drafter, proposal.evidence[0])
             margin = needed(weight, gained=self._accounts.has_gained(drafter.name))
             self._proposals.append(proposal)
-            account = self._accounts.allowed(drafter.name)
             own = Prospects(proposal, self.acceptance, self._cost)
             options.append(own)
             for size in own.best_first():
                 gain = own.gains[size]
                 if gain <= max(best_gain, margin):
                     break
-                if own.loss(size) <= account:
+                if self._accounts.covers(drafter.name, own.loss(size), own.worst(size)):
                     best, best_gain, best_loss = proposal.first(size), gain, own.loss(size)
                     break
             if self.reasons is not None:
                 most = own.best()
                 self._say(
                     f"{drafter.name}: {most} of {len(proposal)} tokens promise {own.gains[most]:.2f} times plain "
-                    f"speed, needed is {margin:.2f}; they may lose {own.loss(most):.2f} T(1), allowed is {account:.2f}"
+                    f"speed, needed is {margin:.2f}; they may lose {own.loss(most):.2f} T(1), at worst "
+                    f"{own.worst(most):.2f}, allowed is {self._accounts.allowed(drafter.name):.2f}"
                 )
         return best, best_gain, best_loss, options
 

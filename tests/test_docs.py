@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import tables
 
 ROOT = Path(__file__).parent.parent
 PAGES = {name: (ROOT / name).read_text() for name in ("docs/python.md", "README.md")}
@@ -29,6 +30,12 @@ def test_the_page_of_the_command_line_is_the_programs_own(monkeypatch):
     from cli_docs import PAGE, page  # noqa: PLC0415
 
     assert PAGE.read_text(encoding="utf-8") == page(), "run: python tools/cli_docs.py"
+
+
+def test_the_tables_of_the_measurements_are_those_of_the_result_files(monkeypatch):
+    monkeypatch.setattr(tables, "draw", lambda *where: {})
+    page = re.sub(r"!\[[^]]*\]\(plots/.*\)\n\n", "", tables.PAGE.read_text(encoding="utf-8"))
+    assert page == tables.filled(page), "run: python benchmarks/tables.py"
 
 
 def test_links_between_the_pages_lead_somewhere():

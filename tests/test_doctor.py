@@ -20,7 +20,7 @@ from edgespec.doctor import PAYS, SIZES, Price, advice, outlook, speed_up, timed
 from edgespec.exact import sample
 from edgespec.gguf_values import strings
 from edgespec.gguf_walk import walk
-from edgespec.machine import Used
+from edgespec.machine import Used, cpu_name, default_threads
 from edgespec.policy import MAX_DRAFT
 from edgespec.testing import TableModel
 from edgespec.vocabtrim.counts import Counts, tokenizer_hash
@@ -122,6 +122,7 @@ def test_the_command_measures_and_remembers(tmp_path, home, monkeypatch):
     assert found["advice"] and list((home / "cache" / "edgespec" / "costs").glob("*.json"))
     shown = CliRunner().invoke(main, ["doctor", "-m", "tiny.gguf", "--threads", "1"])
     assert shown.exit_code == 0 and "best speed-up" in shown.stdout and "--exact" in shown.stdout
+    assert f"on {cpu_name()}: {default_threads()} cores, 1 threads" in shown.stdout
     assert "times as long as without it, reading a prompt" in shown.stdout and "GPU" not in shown.stdout
 
 

@@ -88,6 +88,15 @@ def test_an_engine_remembers_its_drafter_when_it_is_closed(tmp_path):
             engine.policy.acceptance = learned(drafter=drafter.name)
 
 
+def test_a_model_that_stays_when_the_drafter_changes_goes_on_with_what_was_learned_of_it(tmp_path):
+    model = tiny_model(tmp_path / "tiny.gguf")
+    with load(model, n_ctx=128, drafter=str(model), cache_dir=tmp_path) as engine:
+        (drafter,) = engine.drafters
+        engine.policy.acceptance = learned(drafter=drafter.name)
+        engine.change_drafter(f"suffix+{model}")
+        assert engine.policy.acceptance.estimate(drafter.name, (7, False), 0.5) != 0.5
+
+
 def test_times_on_a_gpu_are_not_those_of_another(tmp_path, monkeypatch):
     for cards in ((), ("one (X0)",), ("two (X0)",), ("one (X0)", "two (X1)")):
         monkeypatch.setattr("edgespec.measured.gpus", lambda cards=cards: cards)

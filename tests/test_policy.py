@@ -242,6 +242,23 @@ def test_a_plan_gives_its_reasons_where_asked():
     assert policy.plan([1, 2], 0) == NOTHING and policy.reasons == ["there is no room for a draft"]
 
 
+def test_a_long_draft_waits_until_short_ones_have_gained_what_it_may_lose():
+    class Sure(ScriptedDrafter):
+        def propose(self, tokens, limit):
+            return Draft.chain([7] * 16, [0.99] * 16, range(16), self.name)
+
+    cost = CostCurve(64)
+    cost.measure({n: 1.0 + 0.3 * (n - 1) if n <= 4 else 6.0 for n in (*range(1, 18), 64)})
+    policy = AdaptivePolicy([Sure(None)], cost)
+    policy.prefilled(1, 0.0)
+    sizes = []
+    for _ in range(3):
+        draft = policy.plan([5] * 40, 60)
+        sizes.append(len(draft))
+        policy.settle(draft, Verdict(tuple(range(len(draft))), (7,) * len(draft) + (8,)), cost.ratio(1 + len(draft)))
+    assert sizes == [3, 16, 16]  # 16 promise more, and would lose 5.0 where they are wrong
+
+
 def test_a_trial_is_weighed_against_the_draft_that_it_replaces():
     """And not against one that a model's time was charged to, when that was asked in vain."""
     now = [0.0]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgespec.core import Policy
+from edgespec.core import NOTHING, Policy, Price
 from edgespec.cost import CostCurve
 from edgespec.drafters import make_drafter
 from edgespec.errors import ContextOverflow, InvalidRequest
@@ -52,6 +52,31 @@ def test_drafted_answers_equal_plain_ones(prompt, table, temperature, size, draf
         drafted = answer(model, policy, prompt, temperature=temperature, seed=table, stops=stop)
         assert drafted.emitted == plain.emitted
         assert (drafted.text, drafted.finish_reason) == (plain.text, plain.finish_reason)
+
+
+def test_no_drafter_is_asked_before_the_first_token_is_there():
+    asked = []
+
+    class Model(ScriptedDrafter):
+        """One with a price, which is not asked for either."""
+
+        def price(self, tokens, target_seconds):
+            asked.append("price")
+            return Price(start=0.0, guess=0.0)
+
+        def draft(self, tokens, limit, coupling, go_on):
+            asked.append("draft")
+            return NOTHING
+
+    free = ScriptedDrafter(lambda tokens, limit: asked.append("propose") or [])
+    cost = CostCurve(64)
+    cost.measure(dict.fromkeys((1, 2, 4, 8), 1.0))
+    policy = AdaptivePolicy([free, Model(lambda tokens, limit: [], "model")], cost)
+    model = TableModel()
+    session = Session(model, model, KeyedSampler(0, 0.0, 5), policy, [1, 2, 3, 4, 5], max_tokens=9)
+    assert session.step().tokens and not asked
+    session.step()
+    assert set(asked) >= {"propose", "price", "draft"}
 
 
 @given(prompt=prompts, data=st.data())

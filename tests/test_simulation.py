@@ -73,7 +73,7 @@ def test_drafters_that_boast_cost_next_to_nothing(machine, guess):
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
 @pytest.mark.parametrize("length", [32, 96, 400])
-def test_a_model_that_has_to_read_first_slows_no_answer_down(machine, length):
+def test_what_a_model_that_has_to_read_first_may_cost_an_answer(machine, length):
     for share, least in ((0.3, 0.88), (0.6, 0.975), (0.9, 0.975)):
         case = Case(machine, always(share), 0.15, reading=2.0, length=length)
         assert with_policy(case, known=True).took() < (length - 1) / least, share

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Measures edgespec on an NVIDIA card against plain decoding, llama-cpp-python and llama-server, all built with CUDA:
 #   sh tools/bench_cuda.sh MODEL.gguf PROMPTS.jsonl [DRAFTER.gguf] [-- OPTIONS of edgespec bench]
+# llama-server drafts with DRAFTER.gguf too, so it has to have its whole vocabulary (no `edgespec trim` file).
 # The result is benchmarks/results/cuda-MODEL.json, with a report beside it; started again, it goes on where it was.
 # All programs are loaded at once: the card has to hold the model 6 times, with a drafter 8 times, and that 3 times.
 # The llama-cpp-python in .venv is replaced by one with CUDA, unless it has it.

@@ -165,7 +165,8 @@ def doctor(**options: Any) -> None:
     help="The longest answer.",
 )
 @click.option(
-    "--rounds", type=click.IntRange(1), default=5, show_default=True, metavar="N", help="Answers to each prompt."
+    "--rounds", type=click.IntRange(1), default=5, show_default=True, metavar="N",
+    help="Answers to each prompt; more where they are short.",
 )
 @click.option(
     "--temp", type=click.FloatRange(0), default=0.0, show_default=True, metavar="F", help="Temperature; 0 is greedy."

@@ -27,7 +27,7 @@ def run(options: dict[str, Any]) -> None:
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:
     """The same for people."""
-    yield f"edgespec {found['edgespec']} on {found['cpu']}, {found['threads']} threads"
+    yield f"edgespec {found['edgespec']} on {found['cpu']}: {found['cores']} cores, {found['threads']} threads"
     yield from (f"GPU: {name}" for name in found["gpus"])
     yield found["build"]
     yield f"{found['model']}, {found['model_bytes'] / 1e6:.0f} MB of weights"
