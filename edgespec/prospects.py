@@ -79,13 +79,13 @@ class Prospects:
         yield self.best()  # mostly the only one that is asked for
         yield from sorted(range(1, len(self.gains)), key=self.gains.__getitem__, reverse=True)[1:]
 
-    def worst(self, size: int) -> float:
-        """The same where all of the draft is wrong."""
-        return self._times[size] - 1.0
-
     def loss(self, size: int) -> float:
         """The expected amount by which the block falls short of what plain decoding makes in its time."""
         return shortfall(self._times[size], self._expected, size)
+
+    def worst(self, size: int) -> float:
+        """That amount where all of the draft is wrong."""
+        return self._times[size] - 1.0
 
 
 def worth_trying(options: Sequence[Prospects], gain: float, loss: float, allowed: float) -> tuple[Draft, float]:
