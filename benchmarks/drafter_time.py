@@ -21,7 +21,7 @@ from edgespec.backend import LlamaModel
 from edgespec.bench.memory import peak_of
 from edgespec.gguf_walk import walk
 from edgespec.machine import cache_directory, default_threads
-from edgespec.pairing import open_drafter
+from edgespec.matching import open_drafter
 from edgespec.vocabtrim.sizes import per_token
 
 _LENGTH = 5

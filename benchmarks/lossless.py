@@ -19,7 +19,7 @@ from edgespec.core import Drafter, Policy
 from edgespec.drafters import make_drafter, names_of
 from edgespec.lossless import parting, rounding_noise
 from edgespec.machine import cache_directory, default_threads
-from edgespec.pairing import open_drafter
+from edgespec.matching import open_drafter
 from edgespec.policy import AdaptivePolicy
 from edgespec.testing import FixedPolicy
 

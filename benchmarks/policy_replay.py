@@ -27,7 +27,7 @@ from edgespec.cost import PROMPT_CHUNK, CostCurve
 from edgespec.drafters import make_drafter
 from edgespec.drafters.model import ModelDrafter
 from edgespec.machine import cache_directory, default_threads
-from edgespec.pairing import open_drafter
+from edgespec.matching import open_drafter
 from edgespec.policy import AdaptivePolicy
 
 WHAT = "the policy on recorded answers"

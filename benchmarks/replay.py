@@ -35,7 +35,7 @@ from edgespec.drafters import make_drafter
 from edgespec.drafters.model import ModelDrafter
 from edgespec.gguf_walk import walk
 from edgespec.machine import cache_directory, default_threads
-from edgespec.pairing import open_drafter
+from edgespec.matching import open_drafter
 from edgespec.vocabtrim.choose import Ids, coverage, keep_by_size, ranked
 from edgespec.vocabtrim.counts import load_counts, merged
 from edgespec.vocabtrim.make import forced_tokens

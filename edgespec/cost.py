@@ -8,16 +8,11 @@ measured. A prompt's evaluation gives the first correction, before the first tok
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any
 
+from edgespec.drawn import TRIED, Drawn
 from edgespec.estimate import CLIP, TRUSTED_AFTER, Estimate
-
-_PRIOR_SLOPE = 0.45
-"""Cost of one more token in units of T(1), before anything is known: between a memory-bound F16 model's 0.15 and a
-compute-bound Q4_K's 0.5 on two AVX2 cores, nearer the side on which drafting too much hurts."""
 
 _SURPRISE = math.log(1.25)
 _SURPRISES = 4
@@ -30,17 +25,6 @@ _STORED_COUNT = 6
 
 _RECENT = 256
 """Evaluations after which what was tried counts half as much."""
-
-_UNSEEN_HOPE = 0.75
-"""What an evaluation of a size that was never seen may cost, as a share of its estimate, at best."""
-
-_SEEN_HOPE = 0.9
-"""The same of a size that was seen, but not _TRIED times lately: the machine may have been busy then."""
-
-_TRIED = 3
-
-_VISIBLE = 0.003
-"""By how much the logarithm of an estimate moves before the curve is drawn anew, which takes longer than all else."""
 
 _SHALLOW = 1024
 """Tokens of context up to which one curve will do; from there on, each doubling has its own."""
@@ -64,12 +48,10 @@ class CostCurve:
         self._ratios: dict[int, Estimate] = {}
         self._waiting: dict[int, float] = {}  # seconds seen before T(1) was
         self._surprises = 0  # in a row; below 0 those of a machine faster than thought
-        self._due = False
+        self._changed = False
         self._deeper: dict[int, CostCurve] = {}  # by doublings of _SHALLOW
-        self._end = max(rows, PROMPT_CHUNK) + 1  # beyond all sizes
-        self._logs = [math.log(n) for n in range(1, self._end)]
-        self._log_priors = [math.log(1.0 + _PRIOR_SLOPE * (n - 1)) for n in range(1, self._end)]
-        self._draw()
+        self._doubts = 0
+        self._drawn = Drawn(rows, PROMPT_CHUNK, self._ratios)
 
     @property
     def known(self) -> bool:
@@ -79,7 +61,7 @@ class CostCurve:
     @property
     def due(self) -> bool:
         """Whether T(1) has to be seen again, since the machine is not what it was."""
-        return self._due
+        return self._changed
 
     @property
     def single(self) -> float:
@@ -103,19 +85,28 @@ class CostCurve:
 
     def ratio(self, n: int) -> float:
         """T(n)/T(1), for n from 1 to `rows`."""
-        return self._table[n - 1]
+        return self._drawn.ratios[n - 1]
+
+    def taken(self, n: int, seconds: float) -> float:
+        """What an evaluation of n tokens took, in units of T(1).
+
+        That is T(n) as far as known, since a single time is noise; but a time that is more than twice as long, or less
+        than half, says that T(n) is known badly.
+        """
+        own = seconds / self.single
+        return min(max(self.ratio(n), own / 2), own * 2)
 
     def ratios(self) -> list[float]:
         """T(n)/T(1) for n = 1 .. rows."""
-        return self._table
+        return self._drawn.ratios
 
     def hoped(self) -> list[float]:
         """The same as cheap as it may be, where it was not tried lately."""
-        return self._hoped
+        return self._drawn.hoped
 
     def hoped_unseen(self) -> list[float]:
         """The same as cheap as it may be, where it was never seen."""
-        return self._hoped_unseen
+        return self._drawn.hoped_unseen
 
     def observe(self, n: int, seconds: float) -> None:
         """Learn that an evaluation of n tokens took `seconds`."""
@@ -123,16 +114,16 @@ class CostCurve:
         if self._evaluations % _RECENT == 0:
             for estimate in self._ratios.values():
                 estimate.recent //= 2
-            self._draw()
+            self._drawn.draw()
         if n > PROMPT_CHUNK:
             n, seconds = PROMPT_CHUNK, seconds * PROMPT_CHUNK / n
         self._compare(n, seconds)
         if n == 1:
             self._observe_single(seconds)
-        elif self._single is None or self._due:
+        elif self._single is None or self._changed:
             self._waiting[n] = seconds
         else:
-            self._observe_ratio(n, math.log(seconds) - self._single.value)
+            self._observe_several(n, seconds)
 
     def observe_prompt(self, n: int, seconds: float) -> None:
         """The same of a prompt's evaluation, where none was seen of its size: it makes logits for one row only."""
@@ -140,17 +131,20 @@ class CostCurve:
             self.observe(n, seconds)
 
     def measure(self, times: Mapping[int, float]) -> None:
-        """Take T(n) from what was measured on purpose, in seconds by n, whatever was known of those sizes before.
+        """Take T(n) from what was measured on purpose, in seconds by n, whatever was known of sizes up to the largest.
 
         What was known of longer contexts is forgotten: it may be of a busy moment, and begins anew from here.
         """
         self._deeper.clear()
+        self._waiting.clear()
+        for n in [n for n in self._ratios if n <= max(times)]:
+            del self._ratios[n]
         self._single = Estimate(math.log(times[1]), _STORED_COUNT)
-        self._due, self._surprises = False, 0
+        self._changed, self._surprises = False, 0
         for n, seconds in times.items():
             if 1 < n <= PROMPT_CHUNK:
-                self._ratios[n] = Estimate(math.log(seconds / times[1]), _STORED_COUNT, recent=_TRIED)
-        self._draw()
+                self._ratios[n] = Estimate(math.log(seconds / times[1]), _STORED_COUNT, recent=TRIED)
+        self._drawn.draw()
 
     def _compare(self, n: int, seconds: float) -> None:
         """Notice when the machine has become another one."""
@@ -163,74 +157,46 @@ class CostCurve:
             return
         step = 1 if off > 0.0 else -1
         self._surprises = self._surprises + step if self._surprises * step > 0 else step
-        self._due = self._due or abs(self._surprises) >= _SURPRISES
+        self._changed = self._changed or abs(self._surprises) >= _SURPRISES
 
     def _observe_single(self, seconds: float) -> None:
-        if self._single is not None and not self._due:
+        if self._single is not None and not self._changed:
             self._single.update(math.log(seconds))
             return
         self._single = Estimate(math.log(seconds))
-        self._due, self._surprises = False, 0
-        for n, waited in self._waiting.items():
-            self._observe_ratio(n, math.log(waited) - self._single.value)
-        self._waiting.clear()
+        self._changed, self._surprises = False, 0
+        waiting, self._waiting = self._waiting, {}
+        for n, waited in waiting.items():
+            if self._changed:
+                self._waiting[n] = waited
+            else:
+                self._observe_several(n, waited)
+
+    def _observe_several(self, n: int, seconds: float) -> None:
+        """Learn T(n)/T(1), unless several tokens seem to take less time than one, and T(1) was hardly ever seen.
+
+        Then that was a busy moment, perhaps. It is due again, and all that was taken relative to it waits for that.
+        """
+        assert self._single is not None
+        log_ratio = math.log(seconds) - self._single.value
+        if log_ratio > -_SURPRISE or self._single.count + self._doubts >= TRUSTED_AFTER:
+            self._observe_ratio(n, log_ratio)
+            return
+        self._doubts += 1  # not for ever: there may be a machine where it is true
+        self._changed = True
+        self._waiting[n] = seconds
+        if unsure := [size for size, estimate in self._ratios.items() if estimate.count < TRUSTED_AFTER]:
+            for size in unsure:
+                self._waiting[size] = math.exp(self._single.value + self._ratios.pop(size).value)
+            self._drawn.draw()
 
     def _observe_ratio(self, n: int, log_ratio: float) -> None:
         estimate = self._ratios.get(n)
         if estimate is None:
-            log_ratio = min(log_ratio, self._thought(n) + CLIP)
-            self._ratios[n] = Estimate(log_ratio)
-            insort(self._known, n)
+            self._ratios[n] = Estimate(min(log_ratio, self._drawn.thought(n) + CLIP))
         else:
             estimate.update(log_ratio)
-            if estimate.recent != _TRIED and abs(estimate.value - estimate.drawn) < _VISIBLE:
-                return
-        self._bend(n)
-
-    def _draw(self) -> None:
-        """Draw the whole curve: the prior, bent to what was observed."""
-        self._known = sorted({1, *self._ratios})
-        self._table, self._hoped, self._hoped_unseen = ([1.0] * self.rows for _ in range(3))
-        for left, right in pairwise([*self._known, self._end]):
-            self._stretch(left, right)
-        for estimate in self._ratios.values():
-            estimate.drawn = estimate.value
-
-    def _bend(self, n: int) -> None:
-        """Draw it anew where the estimate of n counts: between the known sizes to either side."""
-        self._ratios[n].drawn = self._ratios[n].value
-        # Whoever holds the last tables keeps them.
-        self._table, self._hoped, self._hoped_unseen = self._table[:], self._hoped[:], self._hoped_unseen[:]
-        place = bisect_left(self._known, n)
-        for left, right in pairwise([*self._known[place - 1 : place + 2], self._end][:3]):
-            self._stretch(left, right)
-
-    def _stretch(self, left: int, right: int) -> None:
-        """The curve from one known size to before the next: corrections of the prior are interpolated over log n."""
-        start, slope = self._correction(left), 0.0
-        if right in self._ratios:
-            slope = (self._correction(right) - start) / (self._logs[right - 1] - self._logs[left - 1])
-        start -= slope * self._logs[left - 1]
-        sizes = slice(left - 1, min(right - 1, self.rows))
-        ratios = self._table[sizes] = [
-            math.exp(prior + start + slope * log)
-            for prior, log in zip(self._log_priors[sizes], self._logs[sizes], strict=True)
-        ]
-        self._hoped[sizes] = self._hoped_unseen[sizes] = [max(1.0, ratio * _UNSEEN_HOPE) for ratio in ratios]
-        if left <= self.rows:
-            tried = left == 1 or self._ratios[left].recent >= _TRIED
-            self._hoped[left - 1] = max(1.0, ratios[0] * (1.0 if tried else _SEEN_HOPE))
-            self._hoped_unseen[left - 1] = ratios[0]
-
-    def _thought(self, n: int) -> float:
-        """What log T(n)/T(1) is taken for: by the curve, and beyond it by the largest size that is known."""
-        if n <= self.rows:
-            return math.log(self._table[n - 1])
-        return self._log_priors[n - 1] + self._correction(self._known[-1])
-
-    def _correction(self, n: int) -> float:
-        """How far log T(n)/T(1) is from the prior, for a known n."""
-        return self._ratios[n].value - self._log_priors[n - 1] if n > 1 else 0.0
+        self._drawn.bend(n)
 
     def as_json(self) -> dict[str, Any]:
         """What a later run can start from."""
@@ -261,7 +227,7 @@ class CostCurve:
             raise ValueError("a stored cost curve with values out of range")
         if single is not None:
             self._single = Estimate(math.log(float(single)), 1)
-        self._ratios = {
-            n: Estimate(math.log(ratio), min(count, _STORED_COUNT), recent=0) for n, (ratio, count) in ratios.items()
-        }
-        self._draw()
+        self._ratios.clear()
+        for n, (ratio, count) in ratios.items():
+            self._ratios[n] = Estimate(math.log(ratio), min(count, _STORED_COUNT), recent=0)
+        self._drawn.draw()

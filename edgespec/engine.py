@@ -148,7 +148,7 @@ class Engine:
         with self.lock:
             if self._pairing is None:
                 raise InvalidRequest("this engine was put together without load, and cannot find other drafters")
-            paired, before, save = self._pairing.pair(drafter), self.drafters, self._save
+            paired, before, save = self._pairing.pair(drafter, self.drafters), self.drafters, self._save
             save()  # first: a model that stays goes on with what was learned of it
             self.drafters, self.drafter_name, self.policy = paired
             self._recall(paired.policy)

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from edgespec import machine, store
 from edgespec.acceptance import Acceptance
@@ -44,6 +45,8 @@ class Measured:
         settings = (threads, gpu_layers, kv_type, flash_attention, *(["drafter"] if drafts else []))
         name = _file_name(machine.cpu_name(), build_name(), fingerprint, *settings, *gpus())
         self._place = cache_dir, threads, gpu_layers
+        self._found: dict[Path, Any] = {}
+        """What files held when they were last read or written: who learned nothing must not write over who did."""
         self._costs = cache_dir / "costs" / name
         self._exact = cache_dir / "exact" / name
         self._acceptance = cache_dir / "acceptance"
@@ -64,13 +67,20 @@ class Measured:
             except _NONSENSE as error:
                 _log.warning("%s is left aside: %s", self._costs, error)
                 cost = CostCurve(rows)
+            else:
+                self._found[self._costs] = cost.as_json()
         return cost
 
     def remember(self, cost: CostCurve) -> None:
         """Keep T(n), as far as it is known."""
         learned = cost.as_json()
         if cost.known or learned["deeper"]:
-            store.remember(self._costs, learned)
+            self._keep(self._costs, learned)
+
+    def _keep(self, path: Path, learned: Any) -> None:
+        if learned != self._found.get(path):
+            store.remember(path, learned)
+            self._found[path] = learned
 
     def recall(self, acceptance: Acceptance, drafter: str, fingerprint: str) -> None:
         """Let `acceptance` begin with what was learned of a drafter model, by its `fingerprint`, for this target."""
@@ -81,12 +91,14 @@ class Measured:
                 acceptance.restore(drafter, stored)
             except _NONSENSE as error:
                 _log.warning("%s is left aside: %s", path, error)
+            else:
+                self._found[path] = acceptance.as_json(drafter)
 
     def remember_acceptance(self, acceptance: Acceptance, drafter: str, fingerprint: str) -> None:
         """Keep what is known by now."""
         learned = acceptance.as_json(drafter)
         if learned["kinds"]:
-            store.remember(self._pair(fingerprint), learned)
+            self._keep(self._pair(fingerprint), learned)
 
     def remember_all(self, policy: AdaptivePolicy, models: Mapping[str, str]) -> None:
         """Both, at the end of a run; `models` are the drafters' fingerprints by name."""

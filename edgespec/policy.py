@@ -129,7 +129,7 @@ class AdaptivePolicy:
         self._cost.observe(size, seconds)
         self._reading.answered(len(verdict.emitted), None if self._spent else self._cost.ratio(size))
         for name in self._drafters:
-            drafted = len(verdict.emitted) - self._cost.ratio(size) if draft.drafter == name else None
+            drafted = len(verdict.emitted) - self._cost.taken(size, seconds) if draft.drafter == name else None
             change = self._accounts.settle(name, spent=self._spent.get(name, 0.0), drafted=drafted)
             self._reading.earned(name, change)
         for drafter in self._priced:

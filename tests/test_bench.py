@@ -25,12 +25,13 @@ from edgespec.bench import figures, run
 from edgespec.bench.answers import Answer
 from edgespec.bench.field import PLAIN, Field, in_lockstep
 from edgespec.bench.memory import peak_of, peak_so_far
-from edgespec.bench.peers import LlamaServer, PeerSpec, ProgramPeer, parsed, started, versions
+from edgespec.bench.peers import LlamaServer, PeerSpec, ProgramPeer, parsed, started
 from edgespec.bench.plots import draw
 from edgespec.bench.prompts import identified, read_prompts, spread, subtask
 from edgespec.bench.report import markdown, summary_lines
 from edgespec.bench.results import code_digest, origin, without_folders
 from edgespec.bench.statistics import summary, surely_below
+from edgespec.bench.versions import versions
 from edgespec.cli import main
 from edgespec.cost import CostCurve
 from edgespec.drafters import make_drafter
@@ -51,6 +52,8 @@ SERVER = """
     arguments = sys.argv[1:]
     if "--version" in arguments:
         sys.exit("a line before\\nversion: 5.4 (of a fake)\\nbuilt with care")
+    if "--list-devices" in arguments:
+        sys.exit("Available devices:\\n  FAKE0: A card (9 MiB, 8 MiB free)")
     if "--die" in arguments:
         sys.exit("error: no such drafter")
 
@@ -337,12 +340,12 @@ class TestPeers:
 
 def test_versions_are_kept_of_what_takes_part(monkeypatch):
     monkeypatch.setattr(
-        "edgespec.bench.peers.version", lambda package: {"torch": "2.0"}.get(package) or version(package)
+        "edgespec.bench.versions.version", lambda package: {"torch": "2.0"}.get(package) or version(package)
     )
     specs = [parsed("prompt-lookup"), parsed(f"transformers={__file__}")]
     assert dict(versions(specs[:1], None)) == {}
     assert dict(versions(specs, None))["torch"] == "2.0"
-    monkeypatch.setattr("edgespec.bench.peers.version", lambda package: version("no-such-package"))
+    monkeypatch.setattr("edgespec.bench.versions.version", lambda package: version("no-such-package"))
     assert dict(versions(specs, None)) == {}
 
 
@@ -460,9 +463,9 @@ def test_a_whole_run(here):
     assert set(found["memory"]) == set(names) and found["memory"]["auto"] > 10_000_000
     assert found["curve"]["ms"]["1"] > 0
     assert [row["backwards"] for row in found["prompts"]] == [False, True, True, False]  # two subtasks in turn
-    assert found["versions"]["llama-server"] == "5.4 (of a fake)" and "single_seconds" in found["began"]
+    assert found["versions"]["llama-server"] == "5.4 (of a fake), FAKE0" and "single_seconds" in found["began"]
     report = (here / "r.md").read_text()
-    assert "llama-server 5.4 (of a fake)" in report and f"(code {code_digest()})" in report
+    assert "llama-server 5.4 (of a fake), FAKE0" in report and f"(code {code_digest()})" in report
     assert "with every other prompt in the opposite order" in report
     assert str(here) not in (here / "r.json").read_text()
     pictures = sorted(path.name for path in here.glob("*.png"))

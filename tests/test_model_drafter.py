@@ -18,7 +18,8 @@ from edgespec.errors import UnknownDrafter, UnsupportedModel
 from edgespec.gguf_values import strings
 from edgespec.gguf_walk import walk
 from edgespec.lossless import parting
-from edgespec.pairing import MatchedVocabulary, match_texts, open_drafter, open_drafters
+from edgespec.matching import MatchedVocabulary, match_texts, open_drafter
+from edgespec.pairing import open_drafters
 from edgespec.policy import AdaptivePolicy
 from edgespec.reading import Reading
 from edgespec.session import Session

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from edgespec.acceptance import Acceptance, judged
 from edgespec.core import NOTHING, ROOT, Draft, Price, Verdict
-from edgespec.cost import _VISIBLE, CostCurve
+from edgespec.cost import CostCurve
+from edgespec.drawn import _VISIBLE
 from edgespec.policy import AdaptivePolicy
 from edgespec.prospects import Prospects, promise
 from edgespec.testing import ScriptedDrafter
@@ -343,7 +344,8 @@ def test_probing_costs_at_most_its_share():
 @given(st.dictionaries(st.integers(2, 64), st.floats(0.1, 1.59), max_size=12), st.floats(1e-4, 10.0))
 def test_a_curve_passes_through_what_was_observed(surprises, single):
     cost = CostCurve(64)
-    cost.observe(1, single)
+    for _ in range(3):
+        cost.observe(1, single)
     ratios = {}
     for n, surprise in surprises.items():
         ratios[n] = surprise * cost.ratio(n)
@@ -565,3 +567,54 @@ def test_a_text_that_begins_to_repeat_itself_is_noticed_soon():
         seconds = cost.single * cost.ratio(1 + len(draft))
         policy.settle(draft, Verdict(tuple(range(len(draft))), (1,) * (len(draft) + 1)), seconds)
     assert any(drafted[:10]) and all(drafted[30:])
+
+
+@pytest.mark.parametrize("times", [4.0, 10.0])
+def test_a_first_t1_of_a_busy_moment_is_not_believed(times):
+    """As in a first answer: the prompt is read, then a single token is slow, and drafts seem to cost nothing."""
+    cost = CostCurve(64)
+    cost.observe_prompt(128, 0.01 * steep(128))
+    cost.observe(1, 0.01 * times)
+    for n in (2, 4, 8, 16):
+        cost.observe(n, 0.01 * steep(n))
+        while cost.due:
+            cost.observe(1, 0.01)
+    assert cost.single == pytest.approx(0.01)
+    assert all(cost.ratio(n) == pytest.approx(steep(n)) for n in (2, 4, 8, 16))
+
+
+def test_several_tokens_that_do_take_less_time_than_one_are_believed_in_the_end():
+    cost = CostCurve(64)
+    cost.observe(1, 0.01)
+    for _ in range(6):
+        cost.observe(1 if cost.due else 4, 0.01 if cost.due else 0.006)
+    assert not cost.due
+    assert cost.ratio(4) == pytest.approx(0.6)
+
+
+def test_what_is_known_badly_of_t_of_n_cannot_lose_much():
+    """A stored T(7) says that six more tokens halve the time. It is wrong, and the account has to notice."""
+    cost = curve(steep)
+    cost.restore({**cost.as_json(), "ratios": {"7": [0.5, 6]}})
+    policy = AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [1] * min(limit, 6))], cost)
+    tokens, lost = [1], 0.0
+    for _ in range(60):
+        draft = policy.plan(tokens, 1000)
+        policy.settle(draft, Verdict((), (2,)), 0.01 * steep(1 + len(draft)))
+        lost += steep(1 + len(draft)) - 1.0
+        tokens.append(2)
+    assert lost < 15.0
+
+
+def test_an_evaluation_that_takes_another_time_than_thought_is_charged_as_it_was():
+    cost = curve(steep)
+    assert cost.taken(4, 0.01 * steep(4) * 1.7) == cost.ratio(4) == cost.taken(4, 0.01 * steep(4) / 1.7)
+    assert cost.taken(4, 0.01 * steep(4) * 5) == pytest.approx(2.5 * steep(4))
+
+
+def test_what_is_measured_on_purpose_replaces_what_was_seen_in_between():
+    cost = curve(steep)
+    cost.observe(7, 0.001)
+    cost.observe(128, 0.01 * 40)
+    cost.measure({n: 0.01 * steep(n) for n in (1, 4, 8, 64)})
+    assert steep(4) < cost.ratio(7) < steep(8)

@@ -12,8 +12,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -29,6 +29,7 @@ _SERVERS = {
     "ngram-cache": "--spec-type ngram-cache",
 }
 _REMEMBERING = ("ngram-mod", "ngram-cache")
+_DRAFTER_FILE = ("-md", "--model-draft", "--spec-draft-model")
 _DRAFT = re.compile(r"draft-simple(?::(.*))?")
 _DRAFT_TOKENS = "3"
 _LLAMA = "llama-cpp-python"
@@ -56,6 +57,13 @@ class PeerSpec(NamedTuple):
     """The model that assists in transformers."""
     dtype: str = ""
     """What numbers transformers calculates with."""
+
+    @property
+    def models(self) -> list[Path]:
+        """Files of its drafters."""
+        given = self.server_arguments or ()
+        named = [Path(path) for option, path in pairwise(given) if option in _DRAFTER_FILE]
+        return [path for path in (*named, self.assistant) if path and path.is_file()]
 
 
 def parsed(text: str) -> PeerSpec:
@@ -91,32 +99,6 @@ def parsed(text: str) -> PeerSpec:
         return PeerSpec(name, tuple(shlex.split(arguments if equals else _SERVERS[name])))
     except ValueError as error:
         raise InvalidRequest(f"peer {text!r}: {error}") from error
-
-
-def versions(specs: Sequence[PeerSpec], server: Path | None) -> Iterator[tuple[str, str]]:
-    """Programs that the peers run beside llama-cpp-python, with their versions. Raises EvaluationError."""
-    if server and any(spec.server_arguments is not None for spec in specs):
-        yield "llama-server", server_version(server)
-    for package in ("transformers", "torch") if any(spec.assistant for spec in specs) else ():
-        with contextlib.suppress(PackageNotFoundError):  # which is told when it is started
-            yield package, version(package)
-
-
-def server_version(server: Path) -> str:
-    """What a llama-server says of its version. Raises EvaluationError where it is none."""
-    try:
-        asked = subprocess.run(
-            [str(server.absolute()), "--version"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, encoding="utf-8", errors="replace", timeout=60, check=False,
-        )  # fmt: skip
-    except OSError as error:
-        raise EvaluationError(f"{server} cannot be started: {error.strerror}") from error
-    except subprocess.TimeoutExpired as error:
-        raise EvaluationError(f"{server} --version told nothing for {error.timeout:.0f} s") from error
-    found = re.search(r"^version: *(.+)", asked.stdout, re.MULTILINE)
-    if not found:
-        raise EvaluationError(f"{server} --version ended with status {asked.returncode} and told no version")
-    return found[1].strip()
 
 
 def started(spec: PeerSpec, model: Path, *, server: Path | None, n_ctx: int, threads: int, gpu_layers: int) -> Peer:
@@ -190,9 +172,11 @@ class LlamaServer:
         return self._complete(prompt, count, temperature, seed, anew=anew)
 
     def _complete(self, prompt: Sequence[int], count: int, temperature: float, seed: int, *, anew: bool) -> Answer:
+        # At temperature 0 its sampler of that name still makes a distribution of the whole vocabulary, for every token.
+        sampler = {"samplers": ["temperature"]} if temperature else {"samplers": ["top_k"], "top_k": 1}
         body = {
             "prompt": list(prompt), "n_predict": count, "temperature": temperature, "seed": seed,
-            "cache_prompt": not anew, "return_tokens": True, "samplers": ["temperature"],
+            "cache_prompt": not anew, "return_tokens": True, **sampler,
         }  # fmt: skip
         request = urllib.request.Request(
             f"{self._address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}

@@ -15,10 +15,11 @@ from edgespec.bench.answers import Answer, Peer
 from edgespec.bench.field import PLAIN, Field, files_of, name_of
 from edgespec.bench.memory import peak_of
 from edgespec.bench.others import Others
-from edgespec.bench.peers import PeerSpec, started, versions
+from edgespec.bench.peers import PeerSpec, started
 from edgespec.bench.prompts import subtask
 from edgespec.bench.results import begun, origin, write
 from edgespec.bench.settings import Progress, Settings
+from edgespec.bench.versions import versions
 from edgespec.child import program
 from edgespec.drafters import names_of
 from edgespec.errors import EvaluationError, InvalidRequest
@@ -100,8 +101,9 @@ def run(
 
 def _fresh(settings: Settings, model: Path, command: Iterable[str]) -> dict[str, Any]:
     """A result without figures: where they will be from, and how they will be made."""
-    drafters = {path: None for one in settings.drafters for path in files_of(one).values()}  # each once
-    result = origin(WHAT, [model, *drafters], command)
+    ours = (path for one in settings.drafters for path in files_of(one).values())
+    theirs = (path for spec in settings.peers for path in spec.models)
+    result = origin(WHAT, dict.fromkeys([model, *ours, *theirs]), command)  # each once
     result["versions"] |= versions(settings.peers, settings.server)
     return {**result, "settings": settings.told(), "prompts": [], "skipped": []}
 

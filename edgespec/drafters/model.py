@@ -35,6 +35,9 @@ _IN_DOUBT = 2.0
 """An evaluation that seems to take so many times what its bytes would take is doubted: it may have been measured while
 another process had the cores, which makes it ten times as slow, and a drafter so slow is never asked again."""
 
+_SLOWED = 2.0
+"""A drafter that seems to have become so many times as slow within one draft is doubted, too."""
+
 _CHECKED_AFTER = 512
 """Blocks without its drafts after which a drafter in doubt is measured again."""
 
@@ -96,12 +99,15 @@ class ModelDrafter:
         cost: CostCurve | None = None,
         window: int | None = None,
         fingerprint: str = "",
+        remember: Callable[[], None] = lambda: None,
         close: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.cost = cost or CostCurve(PROMPT_CHUNK)
         self.share = share
         self.fingerprint = fingerprint
+        self.remember = remember
+        """Stores what was learned of its time."""
         self.close = close
         self.context = context
         self.clock: Callable[[], float] = time.perf_counter
@@ -162,21 +168,26 @@ class ModelDrafter:
         view = self._view(tokens, limit)
         if len(view) + limit > self.context.n_ctx:
             return NOTHING
+        before = self.cost.single
         guesses: list[int] = []
         probabilities: list[float] = []
         evidence: list[Hashable] = []
         for place in range(limit):
             row = self._next_row(view)
+            if not math.isfinite(row.max()):  # numbers ran over: whatever it says, the target decides
+                break
             choice, probability = self._choose(row, coupling, place)
             token = choice if self._reader.said is None else int(self._reader.said[choice])
             if token < 0:  # a token that the target does not have
                 break
             guesses.append(token)
             probabilities.append(probability)
-            evidence.append((min(int(probability * _BUCKETS), _BUCKETS - 1), coupling.temperature > 0.0))
+            evidence.append((min(int(probability * _BUCKETS), _BUCKETS - 1), bool(coupling.temperature > 0.0)))
             if len(guesses) == limit or not go_on(probability, evidence[-1]):
                 break
             view += self._reader.read([token])
+        if self.cost.single > _SLOWED * before:
+            self._unasked = _CHECKED_AFTER  # a busy moment, perhaps: at this price nobody might ask again
         return Draft.chain(guesses, probabilities, evidence, self.name) if guesses else NOTHING
 
     def observe(self, draft: Draft, verdict: Verdict) -> None:
@@ -218,7 +229,7 @@ class ModelDrafter:
         owed = self._owed(view)
         self._unasked = 0
         begun = self.clock()
-        if owed == 1 or (owed == 2 and self.cost.ratio(2) > 2.0):
+        if owed == 1 or (owed == 2 and self.cost.hoped()[1] > 2.0):  # together again, where that was long ago
             row: Row = self.context.evaluate(view, NOTHING)[0]  # one by one
             self.evaluations += owed
             self.cost.observe(1, (self.clock() - begun) / owed)
