@@ -25,11 +25,12 @@ import click
 from edgespec import EdgespecError, Engine, SamplingParams
 from edgespec.bench.answers import Answer
 from edgespec.bench.field import PLAIN, Field, name_of
-from edgespec.bench.results import origin, writable, write
+from edgespec.bench.results import origin, write
 from edgespec.engine import conversation
 from edgespec.errors import UnsupportedModel
 from edgespec.machine import fast_cpus
 from edgespec.policy import AdaptivePolicy
+from edgespec.store import check_writable
 
 WHAT = "sustained speed"
 
@@ -212,7 +213,8 @@ def main(
     if drafter == "none":
         raise click.UsageError("-d none: plain decoding is measured beside a drafter; name one")
     try:
-        run(model, drafter, minutes, every, max_tokens, ctx, threads, writable(out))
+        check_writable(out)
+        run(model, drafter, minutes, every, max_tokens, ctx, threads, out)
     except EdgespecError as error:
         raise click.ClickException(str(error)) from error
 

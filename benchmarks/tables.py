@@ -14,7 +14,8 @@ from typing import Any
 
 from edgespec.bench import run
 from edgespec.bench.plots import draw
-from edgespec.bench.report import programs, sections, table, with_interval
+from edgespec.bench.report import programs, sections
+from edgespec.bench.tables import table, with_interval
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"

@@ -95,6 +95,7 @@ class TokenLogprob:
     top: tuple[tuple[int, float], ...]
 
 
+@runtime_checkable
 class Drafter(Protocol):
     """Guesses what the target will say next. Implement these three to bring your own."""
 

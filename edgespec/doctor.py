@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from edgespec.core import NOTHING, Context, Draft
-from edgespec.machine import Used
+from edgespec.machine import Used, allowed_cpus
 from edgespec.policy import MAX_DRAFT
 
 SIZES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -74,7 +73,7 @@ def timed(
         if progress:
             progress(done + 1, (_ROUNDS + 1) * len(sizes))
     spread = statistics.median(statistics.median(seconds) / min(seconds) for seconds in times.values())
-    crowded = start.crowded(Used.now(), os.cpu_count() or 1)
+    crowded = start.crowded(Used.now(), len(allowed_cpus()))
     return Times({n: min(seconds) for n, seconds in times.items()}, crowded or spread > _BUSY)
 
 

@@ -13,11 +13,10 @@ from edgespec import catalogue, machine
 from edgespec.backend import EXACT_KV, LlamaContext, LlamaModel, LlamaSampler, Message
 from edgespec.chat import Chat
 from edgespec.core import Drafter, Policy, common_prefix
-from edgespec.drafters import make_drafter, names_of
 from edgespec.drafters.model import ModelDrafter
 from edgespec.errors import InvalidRequest
 from edgespec.measured import Measured
-from edgespec.pairing import Pairing, close_all, is_model
+from edgespec.pairing import Pairing, checked, close_all
 from edgespec.policy import AdaptivePolicy
 from edgespec.sampling import SamplingParams
 from edgespec.session import Overflow, Session
@@ -35,7 +34,7 @@ _MARK = "\ue000"
 def load(
     model: str | Path | None = None,
     *,
-    drafter: str | Drafter = "auto",
+    drafter: str | Path | Drafter = "auto",
     n_ctx: int | None = None,
     threads: int | None = None,
     gpu_layers: int = -1,
@@ -60,9 +59,7 @@ def load(
     loaded in a child process, which doubles that one start.
     """
     cache = cache_dir or machine.cache_directory()
-    for name in names_of(drafter) if isinstance(drafter, str) else ():
-        if not is_model(name):
-            make_drafter(name)  # an unknown name is found out before the model is loaded
+    drafter = checked(drafter)  # an unknown name is found out before the model is loaded
     threads = machine.default_threads() if threads is None else threads
     if not 1 <= threads <= 1024:
         raise InvalidRequest(f"{threads} threads: it must be from 1 to 1024")
@@ -139,7 +136,7 @@ class Engine:
                 self.measured.recall(policy.acceptance, name, fingerprint)
             self._save = weakref.finalize(self, self.measured.remember_all, policy, models)
 
-    def change_drafter(self, drafter: str | Drafter) -> None:
+    def change_drafter(self, drafter: str | Path | Drafter) -> None:
         """Draft with another drafter, as `load` takes it, from the next answer on.
 
         The target stays, and its KV cache (unless what is exact has yet to be found out). No answer may be in progress.

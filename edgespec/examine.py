@@ -60,13 +60,16 @@ def examine(engine: Engine, progress: Progress) -> dict[str, Any]:
             busy |= also_busy
             prices[drafter.name] = Price(own[1] / times[1], drafter.reading_seconds(times[1]) / times[1])
     engine.context.forget()
-    exact, also_busy = _exact(engine, tokens, progress)
-    busy |= also_busy
+    try:
+        exact, also_busy = _exact(engine, tokens, progress)
+        busy |= also_busy
+    except UnsupportedModel as error:  # a GPU without its types of keys and values
+        exact = {"rows": 1, "hindrance": str(error)}
     return {
         "edgespec": __version__,
         "cpu": machine.cpu_name(),
         "gpus": list(gpus()),
-        "cores": machine.default_threads(),
+        "cores": machine.cores(),
         "threads": engine.context.threads,
         "build": build_name(),
         "model": engine.model.path.name,

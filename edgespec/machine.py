@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +27,13 @@ def default_threads() -> int:
     if sys.platform == "darwin":
         return _sysctl("hw.perflevel0.physicalcpu") or _sysctl("hw.physicalcpu") or os.cpu_count() or 1
     if sys.platform.startswith(("linux", "android")):
-        return linux_threads(_CPUS, sorted(os.sched_getaffinity(0)), phone=is_android())
+        return linux_threads(_CPUS, allowed_cpus(), phone=is_android())
     return os.cpu_count() or 1
+
+
+def allowed_cpus() -> list[int]:
+    """The CPUs that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def is_android() -> bool:
@@ -43,13 +48,26 @@ def linux_threads(cpus: Path, allowed: Sequence[int], *, phone: bool = False) ->
     """
     if phone and not any(_clocks(cpus, allowed).values()):
         return max(1, len(allowed) // 2)
-    cores = set()
-    for cpu in fast_cpus(cpus, allowed):
+    return max(1, linux_cores(cpus, fast_cpus(cpus, allowed)))
+
+
+def cores() -> int:
+    """Physical cores of the machine, slow ones and those of other processes too."""
+    if sys.platform == "darwin":
+        return _sysctl("hw.physicalcpu") or os.cpu_count() or 1
+    there = [int(path.name[3:]) for path in _CPUS.glob("cpu[0-9]*") if (path / "topology").exists()]
+    return linux_cores(_CPUS, there) or os.cpu_count() or 1
+
+
+def linux_cores(cpus: Path, which: Iterable[int]) -> int:
+    """The number of physical cores that the CPUs `which` belong to."""
+    found = set()
+    for cpu in which:
         topology = cpus / f"cpu{cpu}" / "topology"
         # Since Linux 6.0 a phone's cores are counted anew in each cluster.
         places = [_number(topology / name) for name in ("physical_package_id", "cluster_id")]
-        cores.add((*places, _number(topology / "core_id", default=cpu)))
-    return max(1, len(cores))
+        found.add((*places, _number(topology / "core_id", default=cpu)))
+    return len(found)
 
 
 def fast_cpus(cpus: Path = _CPUS, allowed: Sequence[int] | None = None) -> list[int]:
@@ -60,7 +78,7 @@ def fast_cpus(cpus: Path = _CPUS, allowed: Sequence[int] | None = None) -> list[
     much in a cycle; so where the kernel tells their capacities, it has to have half of the highest, too.
     """
     if allowed is None:
-        allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else ()
+        allowed = allowed_cpus()
     clocks = _clocks(cpus, allowed)
     capacities = {cpu: _number(cpus / f"cpu{cpu}" / "cpu_capacity") for cpu in allowed}
     clock, capacity = max(clocks.values(), default=0), max(capacities.values(), default=0)
@@ -132,13 +150,18 @@ class Used(NamedTuple):
 
 
 def _busy_seconds() -> float | None:
-    """The time that all programs together have had the CPUs since they were switched on; None where nobody tells."""
+    """The time that all programs together have had the CPUs we may use, since the start; None where nobody tells."""
+    ours = {f"cpu{cpu}" for cpu in allowed_cpus()}
+    ticks = 0
     try:
-        first = Path("/proc/stat").read_text().partition("\n")[0]
-        user, nice, system, _, _, interrupts, deferred = map(int, first.split()[1:8])
+        for line in Path("/proc/stat").read_text().splitlines():
+            name, *figures = line.split()
+            if name in ours:
+                user, nice, system, _, _, interrupts, deferred = map(int, figures[:7])
+                ticks += user + nice + system + interrupts + deferred
     except (OSError, ValueError):  # no Linux, or a sandbox (Android's) that does not let
         return None
-    return (user + nice + system + interrupts + deferred) / os.sysconf("SC_CLK_TCK")
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _number(path: Path, default: int = 0) -> int:

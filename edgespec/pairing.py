@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -53,13 +54,14 @@ class Pairing:
         self._cost: CostCurve | None = None
         self._exact_rows = 0
 
-    def pair(self, drafter: str | Drafter, before: Iterable[Drafter] = ()) -> Paired:
+    def pair(self, drafter: str | Path | Drafter, before: Iterable[Drafter] = ()) -> Paired:
         """With a drafter as `load` takes it; plain decoding where nothing can draft, and a warning.
 
         The models among those `before` store what they learned first: one that is opened again begins with it.
 
         Raises UnknownDrafter and ModelError.
         """
+        drafter = checked(drafter)
         for model in before:
             if isinstance(model, ModelDrafter):
                 model.remember()
@@ -86,6 +88,20 @@ class Pairing:
             if self._context.max_rows == 1:
                 return "no evaluation of several tokens is bit-exact here, so leave --exact out"
         return ""
+
+
+def checked(drafter: object) -> str | Drafter:
+    """A drafter as `load` takes it; a path as a name. Raises UnknownDrafter where nothing of that name drafts."""
+    if isinstance(drafter, os.PathLike):
+        drafter = os.fspath(drafter)
+    if isinstance(drafter, str):
+        for name in names_of(drafter):
+            if not is_model(name):
+                make_drafter(name)
+        return drafter
+    if isinstance(drafter, Drafter):
+        return drafter
+    raise UnknownDrafter(f"{drafter!r} is no drafter: give a name, a .gguf file, or an object that implements Drafter")
 
 
 def open_drafters(

@@ -87,8 +87,8 @@ class AdaptivePolicy:
         self._spent, self.guessed = {}, {}
         if self.reasons is not None:
             self.reasons.clear()
-        if limit <= 0:
-            self._say("there is no room for a draft")
+        if limit <= 0 or not self._drafters:
+            self._say("there is no room for a draft" if self._drafters else "nobody drafts")
             return NOTHING
         if self._rest.goes_on():
             self._say("looking for a draft takes too much of T(1), and was in vain lately")

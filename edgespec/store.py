@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from edgespec.errors import OutputError
+
 try:
     import fcntl
 except ImportError:  # no POSIX, no locks
@@ -49,6 +51,24 @@ def replacing(path: Path) -> Iterator[Path]:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
         raise
+
+
+def check_writable(path: Path) -> None:
+    """Raises OutputError now, rather than after hours of work, where no file can be put at `path`."""
+    if not path.name or path.is_dir():
+        raise OutputError(f"{path}: that is a folder: name a file in it")
+    try:
+        with replacing(path) as temporary:
+            temporary.touch()
+            raise _Undone
+    except _Undone:
+        pass
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+class _Undone(Exception):
+    """Nothing is to be left of a trial."""
 
 
 def write_json(path: Path, value: Any, *, private: bool = False) -> None:

@@ -86,10 +86,10 @@ class Tally:
         drafter = self.of(draft.drafter)
         drafter.drafts += 1
         drafter.drafted += len(draft)
-        drafter.accepted += len(verdict.accepted)
-        judged = min(len(draft), len(verdict.emitted))  # an answer may end inside its draft
-        drafter.judged_at.update(range(judged))
-        drafter.accepted_at.update(range(len(verdict.accepted)))
+        accepted = min(emitted, len(verdict.accepted))
+        drafter.accepted += accepted
+        drafter.judged_at.update(range(min(len(draft), emitted)))  # an answer may end inside its draft
+        drafter.accepted_at.update(range(accepted))
 
     def of(self, name: str) -> DrafterTally:
         """The tally of the drafter called `name`."""

@@ -63,6 +63,7 @@ SERVER = """
 
         def do_POST(self):
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            assert asked["samplers"] == (["temperature"] if asked["temperature"] else ["top_k"])
             if "--picky" in arguments and len(asked["prompt"]) > 20:
                 return self.reply({"error": "too long for me"}, 400)
             if "--frail" in arguments and len(asked["prompt"]) > 20:
@@ -174,7 +175,9 @@ def told(tokens, seconds, **more):
 RESULT = {
     "what": run.WHAT, "command": "edgespec bench", "date": "2000-01-01", "models": [{"file": "m.gguf", "bytes": 1}],
     "machine": {"cpu": "a CPU", "cores": 2}, "versions": {"edgespec": "0", "llama.cpp": "b1; x"},
-    "settings": {"drafters": ["auto"], "peers": {"other": ""}, "temperature": 0.0},
+    "settings": {
+        "drafters": ["auto"], "peers": {"other": ""}, "temperature": 0.0, "tokens": 21, "rounds": 2, "peer_rounds": 1,
+    },
     "shares": {"auto": {"x": 0.25, "y": 0.5}, PLAIN: {}},
     "memory": {PLAIN: 10_000_000, "auto": 12_000_000, "other": None},
     "curve": {"context": 256, "busy": False, "ms": {"1": 10.0, "2": 12.0, "4": 16.0, "8": 40.0}},
@@ -188,7 +191,7 @@ RESULT = {
                 "auto": [
                     told(11, 0.5, blocks=5, drafted=8, accepted=5, guesses={"x": 10, "y": 5}, judged_at={"x": [12, 3]},
                          accepted_at={"x": [9, 1]}),
-                    told(11, 2.0, blocks=5, drafted=2, accepted=1, judged_at={"x": [2]},
+                    told(11, 2.0, blocks=9, drafted=2, accepted=1, judged_at={"x": [2]},
                          accepted_at={"x": [1]}),
                 ],
                 "other": [told(11, 4.0)],
@@ -226,12 +229,33 @@ class TestFigures:
 
     def test_blocks_and_acceptance(self):
         assert figures.block_length(self.rows, PLAIN) == 1.0
-        assert figures.block_length(self.rows[:1], "auto") == 2.0
+        assert figures.block_length(self.rows[:1], "auto") == pytest.approx(20 / 14)
         assert figures.acceptance(self.rows, "auto") == pytest.approx(6 / 10)
         assert figures.acceptance(self.rows, PLAIN) is None
         assert figures.acceptance_by_place(self.rows, "auto") == {"x": [(10, 14), (1, 3)]}
-        # 20 tokens in 10 evaluations, 10 guesses of a quarter of the bytes and 5 of half of them
-        assert figures.memory_bound(self.rows[:1], "auto", RESULT["shares"]["auto"]) == pytest.approx(20 / 15)
+        # 20 tokens in 14 evaluations, 10 guesses of a quarter of the bytes and 5 of half of them
+        assert figures.memory_bound(self.rows[:1], "auto", RESULT["shares"]["auto"]) == pytest.approx(20 / 19)
+
+    def test_a_short_answer_with_more_rounds_counts_no_more(self):
+        short, long = told(11, 1.0), told(21, 2.0, blocks=10, drafted=10, accepted=10)
+        rows = [{"answers": {"auto": [short] * rounds}} for rounds in (1, 20)] + [{"answers": {"auto": [long]}}]
+        assert figures.block_length(rows[::2], "auto") == figures.block_length(rows[1:], "auto") == 30 / 20
+        assert figures.counted(rows[1:], "auto", "drafted") == 10
+
+    def test_a_first_block_of_several_tokens_is_paid_for_once(self):
+        """transformers' first block has drafted tokens too: they come with the first token."""
+        plain, assisted = told(11, 1.0), told(11, 1.0, blocks=3, accepted=3)  # 5 tokens at first, and 6 later
+        row = {"answers": {PLAIN: [plain], "t": [assisted]}, "first_token_seconds": {PLAIN: 1.0, "t": 1.0}}
+        assert figures.block_length([row], "t") == 2.0
+        assert figures.whole_ratio([row], "t", PLAIN) == pytest.approx(2.0 / 1.6)
+
+    def test_what_to_keep_in_mind_is_said(self):
+        text = markdown(RESULT, {})
+        assert "1 of 2 answers were cut at 21 tokens" in text
+        assert "took part in the first round of 2, and their ratios are of that;" in text
+        # 0.25 times plain decoding's 7.5 in the first prompt's shared round, twice its speed in the other
+        speed = figures.total_ratio(self.rows, "other", PLAIN) * figures.total_speed(self.rows, PLAIN)
+        assert f"| `other` | {speed:.2f} |" in text
 
     def test_the_report_of_a_run_that_was_stopped(self, tmp_path):
         stopped = {key: value for key, value in RESULT.items() if key not in ("curve", "memory", "shares")}
@@ -250,9 +274,9 @@ class TestFigures:
         assert any(line.startswith("other: 0.00") for line in summary_lines(result))
 
     def test_texts_drawn_by_other_programs_are_not_compared(self):
-        assert "2 of 2" in markdown(RESULT, {}) and "1 of 2" in markdown(RESULT, {})
+        assert "| 2 of 2 |" in markdown(RESULT, {}) and "| 1 of 2 |" in markdown(RESULT, {})
         sampled = {**RESULT, "settings": {**RESULT["settings"], "temperature": 0.7}}
-        assert "1 of 2" not in markdown(sampled, {})
+        assert "| 1 of 2 |" not in markdown(sampled, {})
 
     def test_who_drafted_nothing(self):
         drafted = {**self.rows[0], "answers": {**self.rows[0]["answers"], "other": [told(11, 4.0, drafted=2)]}}
@@ -299,8 +323,8 @@ class TestFigures:
         text = markdown(RESULT, {"A picture": "p.png"})
         for expected in ("| multi-turn (1) | 7.50 | 1.50", "| multi-turn (1) | 1.500; 0 |", "always in the same order",
                          "| overall (2) | 1.000; 0 |", "| multi-turn | 8.00; 8.00 (no drafts) |",
-                         "| 1.00 s |", "| 1.25 [1.00, 1.50] |", "| 1.50 [1.00, 2.00] |", "| multi-turn | 2.00; 60% |",
-                         "60% of 10", "Left out: rag 9", "![A picture](p.png)",
+                         "| 1.00 s |", "| 1.25 [1.00, 1.50] |", "| 1.50 [1.00, 2.00] |", "| multi-turn | 1.43; 60% |",
+                         "60% of 5", "Left out: rag 9", "![A picture](p.png)",
                          "math 1", "0.2500", "| 71% |  |", "2.50 times as fast (4 tokens"):  # fmt: skip
             assert expected in text, expected
 
@@ -695,12 +719,17 @@ def test_prompts_that_cannot_be_measured_are_left_out(here):
         (("--json", "p.jsonl/r.json"), "cannot be written"),
         (("-d", "none"), "plain decoding takes part anyway"),
         (("--report", "p.jsonl/r.md"), "cannot be written"),
+        (("--report", "."), "that is a folder"),
+        (("--json", "strangers.json"), "has 1 prompts that are not to be measured now"),
     ],
 )
 def test_bad_input_gets_one_line(here, arguments, message):
     settings = {**run.Settings(None, ["auto"], count=12, n_ctx=128, threads=1).told(), "rounds": 9, "seed": 8}
     old = {**origin(run.WHAT, [here / "tiny.gguf"], []), "settings": settings, "prompts": [], "skipped": []}
     (here / "old.json").write_text(json.dumps(old))
+    stranger = {"question_id": 99, "category": "qa", "sha256": "0", "reason": "too long"}
+    same = {**settings, "rounds": 2, "seed": 7}
+    (here / "strangers.json").write_text(json.dumps({**old, "settings": same, "skipped": [stranger]}))
     changed = {**old, "settings": {**settings, "rounds": 2, "seed": 7}, "versions": {**old["versions"], "code": "0123"}}
     (here / "changed.json").write_text(json.dumps(changed))
     del changed["versions"]["code"]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from terminal import Terminal
 
 from edgespec.cli import main
+from edgespec.cli.report import json_line
+from edgespec.cli.terminal import redraw
 
 pytestmark = pytest.mark.model
 
@@ -266,3 +271,40 @@ def test_input_that_is_no_text_is_told_of(cache, smollm2):
             env={**os.environ, "XDG_CACHE_HOME": cache, "PYTHONUTF8": "0", "LC_ALL": "C.UTF-8"},
         )  # fmt: skip
         assert result.returncode == 1 and result.stderr.startswith(b"edgespec: the input is not UTF-8 text")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_full_disk_gets_one_line(cache):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, "models", "list"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+            env={**os.environ, "XDG_CACHE_HOME": cache},
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "edgespec: reading or writing: No space left on device\n"
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&-", "2>&- <&-"])
+def test_streams_that_are_closed_are_as_if_nobody_listened(closed, cache, smollm2):
+    command = f"{shlex.join([*COMMAND, 'generate', '-p', 'Hello', '-n', '3', '--stats'])} {closed}"
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "XDG_CACHE_HOME": cache},
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout.strip() and "Traceback" not in done.stderr
+
+
+def test_json_loses_no_letter_where_the_encoding_has_few():
+    said = {"text": "d\u00e9j\u00e0 \u65e5\u672c"}
+    for encoding, plain in (("utf-8", True), ("UTF-8", True), ("latin-1", False), ("ascii", False)):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        line = json_line(said, stream)
+        assert json.loads(line) == said and line.isascii() is not plain
+        stream.write(line)
+
+
+def test_a_line_that_is_drawn_over_and_over_is_no_wider_than_the_terminal(monkeypatch, capsys):
+    monkeypatch.setattr("edgespec.cli.terminal.columns", lambda: 20)
+    redraw("x" * 30)
+    redraw()
+    assert capsys.readouterr().err == f"\r{'x' * 19}\r"  # the rest is for terminals only

@@ -79,6 +79,8 @@ def test_counts_of_text_and_of_recorded_answers(here):
         (("trim", "tiny.gguf", "-o", "s.gguf", "--counts", "c.json", "--coverage", "2"), 1, "at most 1"),
         (("trim", "tiny.gguf", "-o", "tiny.gguf", "--counts", "c.json", "--size", "64"), 1, "the full model itself"),
         (("trim", "tiny.gguf", "-o", "p.jsonl/s.gguf", "--counts", "c.json", "--size", "64"), 1, "cannot be written"),
+        (("trim", "tiny.gguf", "-o", ".", "--counts", "c.json", "--size", "64"), 1, "that is a folder: name a file"),
+        (("calibrate", "-m", "tiny.gguf", "-o", ".", "--prompts", "p.jsonl"), 1, "that is a folder: name a file in it"),
         (("trim", "c.json", "-o", "s.gguf", "--counts", "c.json", "--size", "64"), 1, "not a GGUF"),
         (("trim", "tiny.gguf", "-o", "s.gguf", "--kept", "c.json", "--size", "64"), 1, "no list of kept tokens"),
         (("calibrate", "-m", "tiny.gguf", "-o", "x.json"), 2, "one of --prompts"),

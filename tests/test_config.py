@@ -95,6 +95,16 @@ def test_a_value_of_the_wrong_kind(here):
     assert result.exit_code == 2 and "'warm' is not a valid float" in result.stderr
 
 
+def test_a_system_prompt_of_the_file_is_for_conversations(here, home):
+    config = home / "config" / "edgespec" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text('model = "tiny.gguf"\nctx = 64\nmax-tokens = 3\nsystem = "w5"\n')
+    assert tokens(run(*ANSWER)) == tokens(run(*ANSWER, "--raw")) == 3
+    assert tokens(run(*ANSWER, "--raw", EDGESPEC_SYSTEM="w6")) == 3
+    both = run(*ANSWER, "--raw", "--system", "w7")
+    assert both.exit_code == 1 and "without a system prompt" in both.stderr
+
+
 def test_what_may_be_repeated_alone_has_no_variable():
     """As docs/cli.md says."""
     shared = {

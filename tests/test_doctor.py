@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from edgespec import load
 from edgespec.cli import main
 from edgespec.doctor import PAYS, SIZES, Price, advice, outlook, speed_up, timed
+from edgespec.errors import UnsupportedModel
 from edgespec.exact import sample
 from edgespec.gguf_values import strings
 from edgespec.gguf_walk import walk
-from edgespec.machine import Used, cpu_name, default_threads
+from edgespec.machine import Used, cores, cpu_name
 from edgespec.policy import MAX_DRAFT
 from edgespec.testing import TableModel
 from edgespec.vocabtrim.counts import Counts, tokenizer_hash
@@ -122,7 +123,7 @@ def test_the_command_measures_and_remembers(tmp_path, home, monkeypatch):
     assert found["advice"] and list((home / "cache" / "edgespec" / "costs").glob("*.json"))
     shown = CliRunner().invoke(main, ["doctor", "-m", "tiny.gguf", "--threads", "1"])
     assert shown.exit_code == 0 and "best speed-up" in shown.stdout and "--exact" in shown.stdout
-    assert f"on {cpu_name()}: {default_threads()} cores, 1 threads" in shown.stdout
+    assert f"on {cpu_name()}: {cores()} cores, 1 threads" in shown.stdout
     assert "times as long as without it, reading a prompt" in shown.stdout and "GPU" not in shown.stdout
 
 
@@ -173,6 +174,28 @@ def test_a_model_that_cannot_take_tokens_back_gets_one_line(tmp_path, monkeypatc
     result = CliRunner().invoke(main, ["doctor", "-m", "tiny.gguf", "--threads", "1"])
     assert result.exit_code == 1 and not result.stdout
     assert "speculation cannot pay" in result.stderr.splitlines()[-1]
+
+
+def test_a_machine_where_exact_is_not_possible_is_told_the_rest(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise UnsupportedModel("no such keys")
+
+    monkeypatch.chdir(tmp_path)
+    tiny_model(tmp_path / "tiny.gguf")
+    monkeypatch.setattr("edgespec.examine._exact", refuse)
+    assert examined()["exact"] == {"rows": 1, "hindrance": "no such keys"}
+    shown = CliRunner().invoke(main, ["doctor", "-m", "tiny.gguf", "--threads", "1"])
+    assert "--exact is not possible here: no such keys" in shown.stdout and "best speed-up" in shown.stdout
+
+
+@pytest.mark.parametrize("columns", [40, 200])
+def test_the_plot_fits_into_the_terminal(tmp_path, monkeypatch, columns):
+    monkeypatch.chdir(tmp_path)
+    tiny_model(tmp_path / "tiny.gguf")
+    monkeypatch.setattr("edgespec.examine._exact", lambda *_: ({"rows": 1, "single": 1.0, "reading": 1.0}, False))
+    shown = CliRunner(env={"COLUMNS": str(columns)}).invoke(main, ["doctor", "-m", "tiny.gguf", "--threads", "1"])
+    plot = [line for line in shown.stdout.splitlines() if "▇" in line]
+    assert len(plot) == len(SIZES) and max(map(len, plot)) == min(columns, 71)
 
 
 def test_gpus_are_named(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from pathlib import Path
 
 import pytest
 from gguf_files import tiny_model
@@ -327,6 +328,16 @@ def test_the_drafter_can_be_changed(smollm2, tmp_path):
         (mine,) = engine.drafters
         engine.change_drafter(mine)
         assert engine.drafters == (mine,)
+
+
+def test_a_drafter_may_be_named_by_its_path_and_must_be_one(smollm2, tmp_path):
+    with edgespec.load(smollm2, drafter=Path(smollm2), n_ctx=256, cache_dir=tmp_path) as engine:
+        assert engine.drafters[0].name == Path(smollm2).stem
+        for wrong in (None, 5, ["suffix"]):
+            with pytest.raises(UnknownDrafter, match="is no drafter"):
+                engine.change_drafter(wrong)
+    with pytest.raises(UnknownDrafter, match="None is no drafter"):
+        edgespec.load("no-such-model.gguf", drafter=None)
 
 
 def test_a_drafter_of_ones_own(smollm2, engine, tmp_path):

@@ -10,7 +10,15 @@ from click.testing import CliRunner
 
 from edgespec.cli import main
 from edgespec.errors import InvalidRequest
-from edgespec.machine import cache_directory, cpu_name, default_threads, fast_cpus, is_android, linux_threads
+from edgespec.machine import (
+    cache_directory,
+    cpu_name,
+    default_threads,
+    fast_cpus,
+    is_android,
+    linux_cores,
+    linux_threads,
+)
 
 
 def describe(folder, cores, *, clusters=None, capacities=None):
@@ -56,7 +64,9 @@ MACHINES = {
 def test_physical_fast_cores_are_counted(name, tmp_path):
     cores, expected = MACHINES[name]
     describe(tmp_path, cores)
-    assert linux_threads(tmp_path, list(range(len(cores)))) == expected
+    everything = range(len(cores))
+    assert linux_threads(tmp_path, list(everything)) == expected
+    assert linux_cores(tmp_path, everything) == len({core[:2] for core in cores})
 
 
 def test_only_cores_the_process_may_use_count(tmp_path):

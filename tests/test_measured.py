@@ -97,6 +97,41 @@ def test_a_model_that_stays_when_the_drafter_changes_goes_on_with_what_was_learn
         assert engine.policy.acceptance.estimate(drafter.name, (7, False), 0.5) != 0.5
 
 
+def test_so_are_its_times(tmp_path):
+    model = tiny_model(tmp_path / "tiny.gguf")
+    with load(model, n_ctx=128, drafter=str(model), cache_dir=tmp_path) as engine:
+        engine.drafters[0].cost.measure({1: 0.25, 2: 0.5})
+        engine.change_drafter(f"suffix+{model}")
+        cost = engine.drafters[1].cost
+        assert cost.single == pytest.approx(0.25)
+        cost.measure({1: 0.125})
+    with load(model, n_ctx=128, drafter=str(model), cache_dir=tmp_path) as engine:
+        assert engine.drafters[0].cost.single == pytest.approx(0.125), "the one before did not write over it"
+
+
+def test_who_learned_nothing_overwrites_nobody(tmp_path):
+    first = Measured(tmp_path, "target", **SETTINGS)
+    cost = first.cost(8)
+    cost.measure({1: 1.0, 8: 2.0})
+    first.remember(cost)
+    first.remember_acceptance(learned(), "small", "drafter")
+    idle = Measured(tmp_path, "target", **SETTINGS)
+    found, known = idle.cost(8), Acceptance()
+    idle.recall(known, "small", "drafter")
+    cost.measure({1: 0.5, 8: 4.0})
+    first.remember(cost)
+    better = learned(right=90)
+    first.remember_acceptance(better, "small", "drafter")
+    stored = recalled(tmp_path, "target", "drafter")
+    idle.remember(found)
+    idle.remember_acceptance(known, "small", "drafter")
+    assert Measured(tmp_path, "target", **SETTINGS).cost(8).ratio(8) == pytest.approx(8.0)
+    assert recalled(tmp_path, "target", "drafter") == stored > known.estimate("small", (7, False), 0.5)
+    found.observe(1, 2.0)
+    idle.remember(found)
+    assert Measured(tmp_path, "target", **SETTINGS).cost(8).ratio(8) == pytest.approx(2.0)
+
+
 def test_times_on_a_gpu_are_not_those_of_another(tmp_path, monkeypatch):
     for cards in ((), ("one (X0)",), ("two (X0)",), ("one (X0)", "two (X1)")):
         monkeypatch.setattr("edgespec.measured.gpus", lambda cards=cards: cards)

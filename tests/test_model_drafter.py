@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 
 import numpy as np
 import pytest
@@ -337,6 +339,62 @@ def test_a_model_reads_no_other_text_before_the_last_one_is_paid_for():
 def test_drafters_of_one_name_are_refused(tmp_path):
     with pytest.raises(UnknownDrafter, match="two drafters are called small"):
         open_drafters(["a/small.gguf", "b/small.gguf"], None, n_ctx=64, threads=1, gpu_layers=0, cache_dir=tmp_path)
+
+
+def test_a_file_called_like_a_drafter_of_ours_is_refused_beside_it(tmp_path):
+    with pytest.raises(UnknownDrafter, match="two drafters are called suffix"):
+        open_drafters(["suffix", "b/suffix.gguf"], None, n_ctx=64, threads=1, gpu_layers=0, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("trimmed", [True, False])
+def test_numbers_that_ran_over_draft_nothing(temperature, trimmed):
+    model = TableModel(seed=1)
+    ids = np.arange(32, dtype=np.int32)
+    broken = Kept(model, ids)
+    rows = []
+
+    def evaluate(tokens, draft):
+        rows.append(len(tokens))
+        found = model.evaluate(tokens, draft).copy()
+        return found if len(rows) < 3 else found * np.nan
+
+    broken.evaluate = evaluate
+    drafter = drafter_of(broken, ids if trimmed else None)
+    coupling = Coupling(temperature=temperature, seed=1, position=3)
+    draft = drafter.draft([1, 2, 3], 9, coupling, lambda probability, evidence: True)
+    assert len(draft) < 9 and all(0 <= probability <= 1 for probability in draft.probabilities)
+    assert not len(drafter.draft([1, 2, 3, *draft.tokens, 5], 9, coupling, lambda probability, evidence: True))
+
+
+def test_a_temperature_of_numpy_is_one():
+    drafter = drafter_of(TableModel(seed=1))
+    draft = drafter.draft([1, 2], 2, Coupling(temperature=np.float64(0.5)), lambda probability, evidence: True)
+    assert json.dumps(draft.evidence)
+
+
+def test_two_tokens_are_read_together_again_after_a_busy_moment():
+    model = TableModel(seed=1)
+    drafter = drafter_of(model)
+    for _ in range(9):
+        drafter.cost.observe(1, 0.01)
+    drafter.cost.observe(2, 0.5)  # once, and much too long
+    tokens = [1, 2, 3]
+    for _ in range(3):
+        drafter.propose(tokens, 1)
+        tokens += [4, 5]
+    assert 2 in model.widths
+
+
+def test_a_drafter_that_became_slow_within_one_draft_is_measured_again():
+    drafter = drafter_of(TableModel(seed=1))
+    for _ in range(9):
+        drafter.cost.observe(1, 0.01)
+    seconds = itertools.chain([0.0], itertools.accumulate(itertools.repeat(1.0)))
+    drafter.clock = lambda: next(seconds)  # every evaluation takes a second
+    drafter.propose([1, 2, 3], 9)
+    assert drafter.cost.single > 0.02
+    assert drafter.price([1, 2, 3], 0.01).check is not None
 
 
 texts = st.lists(st.binary(min_size=1, max_size=2), max_size=30)

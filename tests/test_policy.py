@@ -612,6 +612,16 @@ def test_an_evaluation_that_takes_another_time_than_thought_is_charged_as_it_was
     assert cost.taken(4, 0.01 * steep(4) * 5) == pytest.approx(2.5 * steep(4))
 
 
+@pytest.mark.parametrize(
+    ("drafters", "room", "reason"),
+    [((), 9, "nobody drafts"), ((ScriptedDrafter(lambda tokens, limit: [1]),), 0, "there is no room for a draft")],
+)
+def test_where_nothing_can_be_drafted_it_is_said_why(drafters, room, reason):
+    policy = AdaptivePolicy(drafters, curve(flat))
+    policy.reasons = []
+    assert not policy.plan([1], room).tokens and policy.reasons == [reason]
+
+
 def test_what_is_measured_on_purpose_replaces_what_was_seen_in_between():
     cost = curve(steep)
     cost.observe(7, 0.001)

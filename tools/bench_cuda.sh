@@ -3,7 +3,7 @@
 #   sh tools/bench_cuda.sh MODEL.gguf PROMPTS.jsonl [DRAFTER.gguf] [-- OPTIONS of edgespec bench]
 # llama-server drafts with DRAFTER.gguf too, so it has to have its whole vocabulary (no `edgespec trim` file).
 # The result is benchmarks/results/cuda-MODEL.json, with a report beside it; started again, it goes on where it was.
-# All programs are loaded at once: the card has to hold the model 6 times, with a drafter 8 times, and that 3 times.
+# All programs are loaded at once: the card has to hold the model 7 times, with a drafter 9 times, and that 3 times.
 # The llama-cpp-python in .venv is replaced by one with CUDA, unless it has it.
 set -eu
 called_from=$PWD
@@ -58,10 +58,13 @@ server=$PWD/.peers/cuda/llama.cpp-of-$version/bin/llama-server
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 name=$(basename "$model" .gguf)
 set -- -m "$model" --prompts "$prompts" --server "$server" --rounds 5 "$@" \
-    --peer llama-cpp-python --peer prompt-lookup=10 --peer ngram-simple --peer ngram-mod --peer ngram-cache \
+    --peer llama-cpp-python --peer prompt-lookup=10 --peer llama-server --peer ngram-simple --peer ngram-mod \
+    --peer ngram-cache \
     --json "benchmarks/results/cuda-$name.json" --report "benchmarks/results/cuda-$name.md"
 if [ -n "$drafter" ]; then
     set -- -d "auto+$drafter,auto" "$@" \
         --peer "draft-simple:3=$drafter" --peer "draft-simple:6=$drafter"
 fi
+# So that T(n) is known to the policy, as it is to whoever has used a model for a while.
+.venv/bin/edgespec doctor -m "$model" -d "auto${drafter:++$drafter}"
 exec .venv/bin/edgespec bench "$@"

@@ -14,9 +14,11 @@ version=$("$python" -c 'from importlib.metadata import version; print(version("l
 peers=${PEERS:-$PWD/.peers}
 build=$peers/llama.cpp-of-$version
 server=$build/bin/llama-server
-mkdir -p "$build"
+stamp=$build/cmake-args # a build with other arguments is another one
 
-if [ ! -x "$server" ] || [ ! -x "$build/bin/llama-bench" ]; then
+if [ ! -x "$server" ] || [ ! -x "$build/bin/llama-bench" ] || [ "$(cat "$stamp" 2>/dev/null)" != "${CMAKE_ARGS:-}" ]; then
+    rm -rf "$build"
+    mkdir -p "$build"
     # A system without CMake gets it as a Python package; the venv is the place for it.
     PATH=$PWD/.venv/bin:$PATH
     first_working cmake >/dev/null || "$python" -m pip install --quiet cmake ninja
@@ -40,6 +42,7 @@ if [ ! -x "$server" ] || [ ! -x "$build/bin/llama-bench" ]; then
         -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF \
         -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF "$@"
     logged "$peers/build.log" cmake --build "$build" --parallel "$(cores)" --target llama-server llama-bench
+    printf '%s' "${CMAKE_ARGS:-}" >"$stamp"
 fi
 "$server" --version >/dev/null 2>&1 || die "$server does not run"
 say "$server"

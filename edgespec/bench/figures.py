@@ -101,8 +101,10 @@ def whole_ratio(rows: Sequence[Row], name: str, other: str) -> float:
     times = [0.0, 0.0]
     for row in rows:
         if both := pairs(row, name, other):
-            later = row["answers"][PLAIN][0]["tokens"] - 1
+            tokens = row["answers"][PLAIN][0]["tokens"]
             for place, (who, speeds) in enumerate(zip((name, other), zip(*both, strict=True), strict=True)):
+                answer = row["answers"][who][0]
+                later = tokens - (answer["tokens"] - later_tokens(answer))
                 times[place] += row["first_token_seconds"][who] + later / statistics.median(speeds)
     return times[1] / times[0] if times[0] else 0.0
 
@@ -117,9 +119,14 @@ def total_speed(rows: Sequence[Row], name: str) -> float:
     return tokens / time if time else 0.0
 
 
-def counted(rows: Sequence[Row], name: str, key: str) -> int:
-    """The sum of a count over all answers."""
-    return sum(answer.get(key, 0) for row in rows for answer in row["answers"][name])
+def counted(rows: Sequence[Row], name: str, key: str) -> float:
+    """The sum of a count over the prompts, each prompt's the mean over its rounds: short answers have more of them."""
+    return sum(statistics.fmean(answer.get(key, 0) for answer in row["answers"][name] or [{}]) for row in rows)
+
+
+def later_tokens(answer: dict[str, Any]) -> int:
+    """Tokens after the prompt's block: that is one token, and of transformers' assisted generation several."""
+    return int(min(answer["tokens"] - 1, answer.get("blocks", 0) + answer.get("accepted", 0)))
 
 
 def drafts(rows: Sequence[Row], name: str) -> bool:
@@ -129,8 +136,8 @@ def drafts(rows: Sequence[Row], name: str) -> bool:
 
 def block_length(rows: Sequence[Row], name: str) -> float:
     """Tokens per evaluation of the target, after the prompt's."""
-    answers = sum(len(row["answers"][name]) for row in rows)
-    return (counted(rows, name, "tokens") - answers) / max(1, counted(rows, name, "blocks"))
+    tokens = sum(statistics.fmean(map(later_tokens, row["answers"][name])) for row in rows if row["answers"][name])
+    return tokens / (counted(rows, name, "blocks") or 1.0)
 
 
 def acceptance(rows: Sequence[Row], name: str) -> float | None:
@@ -144,11 +151,11 @@ def memory_bound(rows: Sequence[Row], name: str, shares: Mapping[str, float]) ->
 
     `shares`: by drafter model, what a guess reads, as a share of what the target reads for a token.
     """
-    blocks = max(1, counted(rows, name, "blocks"))
-    read: float = sum(
-        answer.get("guesses", {}).get(drafter, 0) * share
+    blocks = counted(rows, name, "blocks") or 1.0
+    read = sum(
+        statistics.fmean(answer.get("guesses", {}).get(drafter, 0) for answer in row["answers"][name]) * share
         for row in rows
-        for answer in row["answers"][name]
+        if row["answers"][name]
         for drafter, share in shares.items()
     )
     return block_length(rows, name) / (1.0 + read / blocks)

@@ -11,15 +11,20 @@ from edgespec import child
 from edgespec.errors import EvaluationError
 
 _WATCH = """
-import resource, subprocess, sys
-status = subprocess.call(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+import os, resource, subprocess, sys
+kept = lambda name: not name.startswith("EDGESPEC_") or name == "EDGESPEC_MODELS"
+env = {name: value for name, value in os.environ.items() if kept(name)}
+status = subprocess.call(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=env)
 print(status, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 """Linux counts what a process held before it became another program, so the one that starts it has to be small."""
 
 
 def peak_of(command: Sequence[str]) -> int:
-    """Run `command` to its end; its peak resident memory in bytes. Raises EvaluationError when it fails."""
+    """Run `command` to its end; its peak resident memory in bytes. Raises EvaluationError when it fails.
+
+    It does not see the options that the environment sets.
+    """
     lines: list[str] = []
     ended = child.run((sys.executable, "-c", _WATCH, *command), lines.append)
     status, _, peak = ended.line.partition(" ")

@@ -102,14 +102,13 @@ def parsed(text: str) -> PeerSpec:
 
 
 def started(spec: PeerSpec, model: Path, *, server: Path | None, n_ctx: int, threads: int, gpu_layers: int) -> Peer:
-    """The peer, ready to answer. Raises EvaluationError when it does not start, InvalidRequest without a server."""
+    """The peer, ready to answer. Raises EvaluationError when it does not start."""
     if spec.assistant is not None:
         arguments = (model, threads, spec.dtype, spec.assistant.absolute())
         return ProgramPeer(spec.name, "edgespec.bench.transformers_peer", arguments)
     if spec.server_arguments is None:
         return ProgramPeer(spec.name, "edgespec.backend.llama_peer", (model, n_ctx, threads, gpu_layers, spec.lookup))
-    if server is None:
-        raise InvalidRequest(f"the peer {spec.name} is a llama-server: name its file (--server)")
+    assert server is not None  # `versions` sees to it
     layers = str(gpu_layers) if gpu_layers >= 0 else "99"
     where = ["-ngl", layers, *(["-ngld", layers] if "-md" in spec.server_arguments else [])]  # its own come last
     return LlamaServer(server, model, (*where, *spec.server_arguments), n_ctx=n_ctx, threads=threads)

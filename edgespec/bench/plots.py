@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from edgespec.bench import figures
 from edgespec.bench.field import PLAIN
+from edgespec.store import replacing
 
 _DPI = 120
 _PLACES = 16
@@ -20,7 +21,6 @@ def draw(result: dict[str, Any], folder: Path, stem: str) -> dict[str, str]:
     """Write the plots to `folder`; their titles and file names."""
     if not result["prompts"]:
         return {}
-    folder.mkdir(parents=True, exist_ok=True)
     drawn: dict[str, str] = {}
     for name, title, paint, size in (
         ("speed-up", "Speed over plain decoding, by subtask", _speed_ups, (9.0, 4.5)),
@@ -34,7 +34,8 @@ def draw(result: dict[str, Any], folder: Path, stem: str) -> dict[str, str]:
         if paint(axes, result):
             figure.legend(loc="outside lower center", ncols=4, fontsize="x-small", frameon=False)
             drawn[title] = f"{stem}-{name}.png"
-            figure.savefig(folder / drawn[title], dpi=_DPI)
+            with replacing(folder / drawn[title]) as temporary:
+                figure.savefig(temporary, dpi=_DPI)
     return drawn
 
 

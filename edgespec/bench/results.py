@@ -16,7 +16,7 @@ from edgespec import __version__
 from edgespec.backend import build_name, gpus
 from edgespec.child import ROOT
 from edgespec.errors import InvalidRequest, OutputError
-from edgespec.machine import cpu_name, default_threads
+from edgespec.machine import cores, cpu_name
 from edgespec.store import read_json, replacing
 
 
@@ -54,7 +54,7 @@ def origin(what: str, models: Iterable[Path], command: Iterable[str]) -> dict[st
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "machine": {
             "cpu": cpu_name(),
-            "cores": default_threads(),
+            "cores": cores(),
             "system": platform.platform(),
             **({"gpus": list(gpus())} if gpus() else {}),
         },
@@ -66,22 +66,6 @@ def origin(what: str, models: Iterable[Path], command: Iterable[str]) -> dict[st
         },
         "models": [{"file": model.name, "bytes": model.stat().st_size} for model in models],
     }
-
-
-def writable(path: Path) -> Path:
-    """`path`, if a file can be made there. Raises OutputError now rather than after hours of measuring."""
-    try:
-        with replacing(path) as temporary:
-            temporary.touch()
-            raise _Undone
-    except _Undone:
-        return path
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-class _Undone(Exception):
-    """Nothing is to be left of a trial."""
 
 
 def write(path: Path, result: dict[str, Any]) -> None:

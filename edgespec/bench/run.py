@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -56,6 +57,7 @@ def run(
     names = [*map(name_of, settings.drafters), PLAIN, *(spec.name for spec in settings.peers)]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InvalidRequest(f"{twice!r} is named twice, or is the name of something else: give each its own name")
+    others = dict(versions(settings.peers, settings.server))
     tell(Progress("loading"))
     with contextlib.ExitStack() as stack:
         field = stack.enter_context(
@@ -65,17 +67,17 @@ def run(
             )
         )  # fmt: skip
         model = field.first.model.path.absolute()
-        fresh = _fresh(settings, model, command) | {
+        fresh = _fresh(settings, model, command, others) | {
             "began": field.began, "shares": field.shares("bytes"), "shares_by_parameters": field.shares("parameters")
         }  # fmt: skip
         result = (begun(out, fresh, holds="prompts") if out else None) or fresh
-        field.begin(result["began"])
         asked = _not_done(prompts, result, out)
+        field.begin(result["began"])
         if asked:  # of a run that goes on, with more prompts perhaps
             result |= {key: fresh[key] for key in ("command", "date")}
         threads = field.first.context.threads
         wanted = settings.peers if asked else ()
-        peers = stack.enter_context(Others(wanted, lambda spec: _started(spec, model, settings, threads)))
+        peers = stack.enter_context(Others(wanted, lambda spec: _started(spec, model, settings, threads, tell)))
         row: dict[str, Any] | None = None
         start, done = time.monotonic(), len(prompts) - len(asked)
         for number, prompt in enumerate(asked):
@@ -99,12 +101,12 @@ def run(
     return result
 
 
-def _fresh(settings: Settings, model: Path, command: Iterable[str]) -> dict[str, Any]:
-    """A result without figures: where they will be from, and how they will be made."""
+def _fresh(settings: Settings, model: Path, command: Iterable[str], others: Mapping[str, str]) -> dict[str, Any]:
+    """A result without figures: where they will be from, and how they will be made; `others`: versions of peers."""
     ours = (path for one in settings.drafters for path in files_of(one).values())
     theirs = (path for spec in settings.peers for path in spec.models)
     result = origin(WHAT, dict.fromkeys([model, *ours, *theirs]), command)  # each once
-    result["versions"] |= versions(settings.peers, settings.server)
+    result["versions"] |= others
     return {**result, "settings": settings.told(), "prompts": [], "skipped": []}
 
 
@@ -115,8 +117,13 @@ def _named(prompt: dict[str, Any]) -> dict[str, Any]:
 
 
 def _not_done(prompts: Sequence[dict[str, Any]], result: dict[str, Any], out: Path | None) -> list[dict[str, Any]]:
-    """The prompts that `result` does not have yet. Raises InvalidRequest where it has others of the same id."""
+    """The prompts that `result` does not have yet. Raises InvalidRequest where it has others."""
     done = {row["question_id"]: row for row in (*result["prompts"], *result["skipped"])}
+    if strangers := done.keys() - {prompt["question_id"] for prompt in prompts}:
+        raise InvalidRequest(
+            f"{out}: it has {len(strangers)} prompts that are not to be measured now; choose another file, or remove "
+            "this one"
+        )
     for prompt in prompts:
         earlier = done.get(prompt["question_id"])
         if earlier and earlier["sha256"] != _named(prompt)["sha256"]:
@@ -126,7 +133,8 @@ def _not_done(prompts: Sequence[dict[str, Any]], result: dict[str, Any], out: Pa
     return [prompt for prompt in prompts if prompt["question_id"] not in done]
 
 
-def _started(spec: PeerSpec, model: Path, settings: Settings, threads: int) -> Peer:
+def _started(spec: PeerSpec, model: Path, settings: Settings, threads: int, tell: Callable[[Progress], object]) -> Peer:
+    tell(Progress(f"loading {spec.name}"))
     return started(
         spec, model, server=settings.server, n_ctx=settings.n_ctx, threads=threads, gpu_layers=settings.gpu_layers
     )
@@ -230,8 +238,8 @@ def _memory(
         files = files_of(drafter)  # that process has another working directory
         whole = "+".join(str(files.get(one, one)) for one in names_of(drafter)) or "none"
         command = [
-            *program("edgespec"), "generate", "--raw", "-m", str(model), "-d", whole, "-p", _MEMORY_PROMPT,
-            "-n", str(_MEMORY_TOKENS), "--ctx", str(settings.n_ctx), "--threads", str(threads),
+            *program("edgespec"), "--config", os.devnull, "generate", "--raw", "-m", str(model), "-d", whole,
+            "-p", _MEMORY_PROMPT, "-n", str(_MEMORY_TOKENS), "--ctx", str(settings.n_ctx), "--threads", str(threads),
             "--gpu-layers", str(settings.gpu_layers),
         ]  # fmt: skip
         try:
@@ -242,7 +250,7 @@ def _memory(
     for spec in settings.peers:
         tell(Progress(f"measuring the memory of {spec.name}"))
         try:
-            peer = _started(spec, model, settings, threads)
+            peer = _started(spec, model, settings, threads, lambda progress: None)
         except EvaluationError as error:
             tell(Progress(str(error)))
             yield spec.name, None

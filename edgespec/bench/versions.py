@@ -10,12 +10,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from edgespec.bench.peers import PeerSpec
-from edgespec.errors import EvaluationError
+from edgespec.errors import EvaluationError, InvalidRequest
 
 
 def versions(specs: Sequence[PeerSpec], server: Path | None) -> Iterator[tuple[str, str]]:
-    """Programs that the peers run beside llama-cpp-python, with their versions. Raises EvaluationError."""
-    if server and any(spec.server_arguments is not None for spec in specs):
+    """Programs that the peers run beside llama-cpp-python, with their versions.
+
+    Raises EvaluationError, and InvalidRequest where a llama-server is to take part and is not named.
+    """
+    serving = [spec for spec in specs if spec.server_arguments is not None]
+    if serving and server is None:
+        raise InvalidRequest(f"the peer {serving[0].name} is a llama-server: name its file (--server)")
+    if serving and server:
         yield "llama-server", server_version(server)
     for package in ("transformers", "torch") if any(spec.assistant for spec in specs) else ():
         with contextlib.suppress(PackageNotFoundError):  # which is told when it is started

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -40,9 +42,11 @@ class _Commands(click.Group):
         except UnicodeError as error:
             raise _OneLine(f"the input is not UTF-8 text: {error}") from error
         except OSError as error:
-            if error.errno == errno.EPIPE or error.filename is None:
-                raise  # whoever read our output is gone, or it is no file's fault
-            raise _OneLine(f"{error.filename}: {error.strerror}") from error
+            if error.errno == errno.EPIPE:
+                raise  # whoever read our output is gone
+            if error.filename is None:  # where output goes, most likely: a full disk
+                _drop_output()
+            raise _OneLine(f"{error.filename or 'reading or writing'}: {error.strerror or error}") from error
         except KeyboardInterrupt:
             sys.exit(130)
 
@@ -64,6 +68,7 @@ class _Commands(click.Group):
 @click.pass_context
 def main(ctx: click.Context, verbose: int, config: Path | None) -> None:  # fmt: skip
     """Answers from a GGUF model, faster, without changing a word."""
+    _open_streams()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")  # no answer ends at a letter that the terminal does not have
     _log_to_stderr(verbose)
@@ -72,6 +77,19 @@ def main(ctx: click.Context, verbose: int, config: Path | None) -> None:  # fmt:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _leave)
+
+
+def _open_streams() -> None:
+    """What Python leaves out where a standard stream was closed (`edgespec ... 2>&-`)."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def _drop_output() -> None:
+    """What could not be written to stdout is not to be tried again when the process ends."""
+    with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:

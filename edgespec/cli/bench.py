@@ -14,11 +14,10 @@ from edgespec.bench.figures import ratios, speed_of
 from edgespec.bench.peers import parsed
 from edgespec.bench.prompts import identified, read_prompts, spread
 from edgespec.bench.report import markdown, summary_lines
-from edgespec.bench.results import writable
 from edgespec.bench.run import run as measure
 from edgespec.bench.settings import Progress, Settings
 from edgespec.errors import InvalidRequest, OutputError
-from edgespec.store import replacing
+from edgespec.store import check_writable, replacing
 
 
 def run(options: dict[str, Any]) -> None:
@@ -33,8 +32,7 @@ def run(options: dict[str, Any]) -> None:
     if "none" in drafters:
         raise InvalidRequest("plain decoding takes part anyway: name with -d what to compare with it")
     for path in filter(None, (options["out"], options["report"])):
-        if not path.exists():
-            writable(path)
+        check_writable(path)
     settings = Settings(
         drafters=drafters, peers=[parsed(peer) for peer in options["peers"]], temperature=options["temp"],
         n_ctx=options["ctx"],
@@ -47,9 +45,9 @@ def run(options: dict[str, Any]) -> None:
         if options["out"]:
             click.echo(f"\nstopped; the same command goes on with {options['out']}", err=True)
         raise
-    click.echo("\n".join(summary_lines(result)))
     if options["report"]:
         _write_report(options["report"], result)
+    click.echo("\n".join(summary_lines(result)))
 
 
 def _tell(progress: Progress) -> None:

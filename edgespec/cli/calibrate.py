@@ -13,8 +13,10 @@ from edgespec import machine
 from edgespec.backend import LlamaModel
 from edgespec.bench.prompts import read_prompts
 from edgespec.catalogue import resolve
+from edgespec.cli.terminal import redraw
 from edgespec.errors import OutputError
 from edgespec.jsonl import read_objects, read_text
+from edgespec.store import check_writable
 from edgespec.vetting import vet
 from edgespec.vocabtrim.calibrate import AnswerSettings, count_answers_of, count_recorded, count_text
 from edgespec.vocabtrim.counts import Counts
@@ -28,6 +30,7 @@ def run(options: dict[str, Any]) -> None:
     cache = machine.cache_directory()
     path = resolve(options["model"], cache_dir=cache)
     header = vet(path, cache_dir=cache)
+    check_writable(options["out"])
     model = LlamaModel(path, gpu_layers=options["gpu_layers"])
     try:
         counts = _count(model, header.fingerprint, options)
@@ -90,7 +93,7 @@ class _Progress:
             left = seconds / fresh * (total - done)
             line += f", {(tokens - self._at_start[1]) / seconds:.0f} tokens/s, {left / 60:.0f} min left"
         if sys.stderr.isatty():
-            click.echo(f"\r\x1b[K{line}", nl=False, err=True)
+            redraw(line)
         elif done == total or done % max(1, total // 10) == 0:
             click.echo(line, err=True)
 

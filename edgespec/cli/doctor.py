@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -10,9 +11,12 @@ from typing import Any
 import click
 
 from edgespec.cli.asked import open_engine
+from edgespec.cli.terminal import redraw
 from edgespec.examine import examine
 
 _BAR = 32
+_TABLE = 39
+"""Columns of the table to the left of the bars."""
 
 
 def run(options: dict[str, Any]) -> None:
@@ -34,25 +38,29 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield f"T(n), the time of an evaluation of n tokens after {found['context']} tokens of context:"
     yield f"{'n':>4} {'ms':>8} {'of T(1)':>8} {'best speed-up':>14}"
+    widest = max(1, min(_BAR, shutil.get_terminal_size().columns - _TABLE - 1))
     longest = max(one["ratio"] for one in found["curve"])
     for one in found["curve"]:
-        bar = "▇" * max(1, round(_BAR * one["ratio"] / longest))
+        bar = "▇" * max(1, round(widest * one["ratio"] / longest))
         yield f"{one['n']:>4} {one['ms']:>8.1f} {one['ratio']:>8.2f} {one['best_speed_up']:>14.2f}  {bar}"
     yield ""
     for drafter in found["drafters"]:
         yield f"{drafter['name']}: {drafter['ms']:.1f} ms a guess, {drafter['reading_ms']:.0f} ms of reading before"
     exact = found["exact"]
-    if exact["rows"] == 1:
+    if "hindrance" in exact:
+        yield f"--exact is not possible here: {exact['hindrance']}"
+    elif exact["rows"] == 1:
         yield "--exact: no evaluation of several tokens is exact to the bit here, so nothing would be drafted."
     else:
         yield (
             f"--exact: evaluations of up to {exact['rows']} tokens are exact to the bit, so text can come "
             f"{exact['best_speed_up']:.2f} times as fast at best."
         )
-    yield (
-        f"Its price: a single token takes {exact['single']:.2f} times as long as without it, reading a prompt "
-        f"{exact['reading']:.2f} times."
-    )
+    if "hindrance" not in exact:
+        yield (
+            f"Its price: a single token takes {exact['single']:.2f} times as long as without it, reading a prompt "
+            f"{exact['reading']:.2f} times."
+        )
     yield from found["advice"]
 
 
@@ -64,6 +72,4 @@ class _Progress:
 
     def __call__(self, done: int, total: int) -> None:
         if sys.stderr.isatty():
-            click.echo(f"\r\x1b[Kmeasuring {self._what}: {done} of {total}", nl=False, err=True)
-            if done == total:
-                click.echo("\r\x1b[K", nl=False, err=True)
+            redraw(f"measuring {self._what}: {done} of {total}" if done < total else "")

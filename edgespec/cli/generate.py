@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from edgespec import Engine, SamplingParams, Session
 from edgespec.bench.prompts import read_prompts
 from edgespec.cli.asked import open_engine, sampling_of
 from edgespec.cli.interrupt import cancelled_by_ctrl_c
-from edgespec.cli.report import Decisions, PromptProgress, as_json, decisions_of, print_stats
+from edgespec.cli.report import Decisions, PromptProgress, as_json, decisions_of, json_line, print_stats
 from edgespec.errors import ContextOverflow
 from edgespec.jsonl import read_text
 
 
 def run(options: dict[str, Any]) -> None:
     """Answer what the options name."""
+    if options["raw"] and click.get_current_context().get_parameter_source("system") != ParameterSource.COMMANDLINE:
+        options["system"] = None  # the configuration file's, for conversations
     sampling = sampling_of(options, logprobs=options["logprobs"])
     conversations = list(_conversations(options))
     too_long = 0
@@ -72,13 +74,14 @@ def _answer(engine: Engine, conversation: dict[str, Any], sampling: SamplingPara
             session = chat.stream(text, **arguments)
         else:
             session = engine.stream(text, system=options["system"], raw=options["raw"], **arguments)
-        with decisions_of(engine, options["stats"]) as decisions:
+        which = {**_told(conversation), "turn": turn} if as_lines else {}
+        with decisions_of(engine, options["stats"], which) as decisions:
             _run(session, progress, decisions, silent=as_lines or options["as_object"])
         if as_lines or options["as_object"]:
             result = as_json(session, engine, sampling)
             if as_lines:
-                result = {**_told(conversation), "turn": turn, **result}
-            click.echo(json.dumps(result, ensure_ascii=False))
+                result = {**which, **result}
+            click.echo(json_line(result, sys.stdout))
         if options["stats"]:
             print_stats(session, engine, sampling.seed)
         if session.finish_reason == "cancelled":

@@ -11,6 +11,7 @@ import click
 
 from edgespec import machine
 from edgespec.catalogue import DEFAULT, entry_of, resolve
+from edgespec.cli.terminal import redraw
 from edgespec.errors import MalformedModel, ModelError, ModelNotFound
 from edgespec.models import shelf
 from edgespec.models.checked import note, sha256_of
@@ -172,9 +173,12 @@ class _Progress:
             return
         self._shown = step
         line = f"{self._alias}: {stage}, {done / 1e6:.0f} of {total / 1e6:.0f} MB"
-        click.echo(f"\r\x1b[K{line}" if terminal else line, nl=not terminal, err=True)
+        if terminal:
+            redraw(line)
+        else:
+            click.echo(line, err=True)
 
     def finish(self) -> None:
         """Wipe the line."""
         if self._shown is not None and sys.stderr.isatty():
-            click.echo("\r\x1b[K", nl=False, err=True)
+            redraw()

@@ -92,7 +92,7 @@ _MODEL = (
 _SAMPLING = (
     _option("-n", "--max-tokens", type=int, default=512, show_default=True, metavar="N",
                  help="The most tokens to answer with."),
-    _option("--seed", type=int, metavar="N", help="Seed of the draw. Default: random, and reported."),
+    _option("--seed", type=int, metavar="N", help="Seed of the draw. Default: random; --stats and --json report it."),
     _option("--system", metavar="TEXT", help="System prompt."),
     _option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. Repeatable."),
     _option("--temp", type=float, default=0.0, show_default=True, metavar="F", help="Temperature; 0 is greedy."),

@@ -6,13 +6,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 import click
 
 from edgespec import Block, Engine, SamplingParams, Session
+from edgespec.cli.terminal import redraw
 from edgespec.drafters.model import ModelDrafter
 from edgespec.policy import AdaptivePolicy
 from edgespec.tally import DrafterTally
@@ -52,6 +53,11 @@ def as_json(session: Session, engine: Engine, sampling: SamplingParams) -> dict[
     return answer
 
 
+def json_line(value: Any, stream: TextIO) -> str:
+    """As JSON, with letters escaped that `stream` could not spell."""
+    return json.dumps(value, ensure_ascii=(stream.encoding or "").lower() not in ("utf-8", "utf8"))
+
+
 def _drafter_figures(engine: Engine, session: Session, name: str, tally: DrafterTally) -> dict[str, Any]:
     """What became of one drafter's drafts; of a model, also what it is worth by its size (MBSU) and its time."""
     figures: dict[str, Any] = {
@@ -68,7 +74,8 @@ def _drafter_figures(engine: Engine, session: Session, name: str, tally: Drafter
         length = session.tally.mean_block_length
         figures["mbsu_by_parameters"] = mbsu(length, drafter.share.parameters, guessed / blocks)
         figures["mbsu_by_bytes"] = mbsu(length, drafter.share.bytes, guessed / blocks)
-        figures["ms_per_token"] = 1e3 * drafter.cost.single
+        if drafter.cost.known:
+            figures["ms_per_token"] = 1e3 * drafter.cost.single
     return figures
 
 
@@ -92,9 +99,10 @@ def stats_lines(session: Session, engine: Engine, seed: int) -> Iterator[str]:
         )
         figures = _drafter_figures(engine, session, name, drafter)
         if "mbsu_by_bytes" in figures:
+            time_of = f"{figures['ms_per_token']:.1f} ms for a token; " if "ms_per_token" in figures else ""
             yield (
-                f"{name}: {figures['ms_per_token']:.1f} ms for a token; memory-bound speed-up "
-                f"{figures['mbsu_by_parameters']:.2f} by parameters, {figures['mbsu_by_bytes']:.2f} by bytes"
+                f"{name}: {time_of}memory-bound speed-up {figures['mbsu_by_parameters']:.2f} by parameters, "
+                f"{figures['mbsu_by_bytes']:.2f} by bytes"
             )
     if not tally.drafters:
         yield "nothing was drafted"
@@ -112,10 +120,14 @@ def styled(text: str, stream: IO[str], **style: Any) -> str:
 
 
 class Decisions:
-    """On stderr, a JSON line for every block: what was drafted for it, what became of that, and why."""
+    """On stderr, a JSON line for every block: what was drafted for it, what became of that, and why.
 
-    def __init__(self, reasons: list[str] | None) -> None:
+    `which` tells its answer from others.
+    """
+
+    def __init__(self, reasons: list[str] | None, which: Mapping[str, Any] | None = None) -> None:
         self._reasons = reasons
+        self._which = which or {}
         self._place = 0
         self._before = time.perf_counter()
 
@@ -124,17 +136,20 @@ class Decisions:
         if self._reasons is None:
             return
         now = time.perf_counter()
+        why = list(self._reasons) if self._place else ["the prompt's evaluation gives the first token"]
+        if not block.tokens:
+            why = [f"the answer is over: {session.finish_reason}"]
         line = {
-            "at": self._place, "tokens": len(block.tokens), "drafter": block.drafter, "drafted": block.drafted,
-            "accepted": block.accepted, "ms": round(1e3 * (now - self._before), 3),
-            "why": list(self._reasons) if self._place else ["the prompt's evaluation gives the first token"],
+            **self._which, "at": self._place, "tokens": len(block.tokens), "drafter": block.drafter,
+            "drafted": block.drafted, "accepted": block.accepted, "ms": round(1e3 * (now - self._before), 3),
+            "why": why,
         }  # fmt: skip
-        click.echo(json.dumps(line, ensure_ascii=False), err=True)
+        click.echo(json_line(line, sys.stderr), err=True)
         self._place, self._before = len(session.emitted), now
 
 
 @contextmanager
-def decisions_of(engine: Engine, wanted: str | None) -> Iterator[Decisions]:
+def decisions_of(engine: Engine, wanted: str | None, which: Mapping[str, Any] | None = None) -> Iterator[Decisions]:
     """The decisions of one answer, told where `wanted` is "full"."""
     policy = engine.policy
     if wanted != "full" or not isinstance(policy, AdaptivePolicy):
@@ -142,7 +157,7 @@ def decisions_of(engine: Engine, wanted: str | None) -> Iterator[Decisions]:
         return
     policy.reasons = []
     try:
-        yield Decisions(policy.reasons)
+        yield Decisions(policy.reasons, which)
     finally:
         policy.reasons = None
 
@@ -156,11 +171,11 @@ class PromptProgress:
 
     def __call__(self, done: int, total: int) -> None:
         if self._wanted and (self._shown or total - done > 256):
-            click.echo(f"\rreading the prompt: {done} of {total} tokens", nl=False, err=True)
+            redraw(f"reading the prompt: {done} of {total} tokens")
             self._shown = True
 
     def clear(self) -> None:
         """Take the line away."""
         if self._shown:
-            click.echo("\r\x1b[K", nl=False, err=True)
+            redraw()
             self._shown = False

@@ -10,6 +10,7 @@ import click
 
 from edgespec import machine
 from edgespec.catalogue import kept_list, resolve
+from edgespec.store import check_writable
 from edgespec.vetting import vet
 from edgespec.vocabtrim.counts import load_counts
 from edgespec.vocabtrim.kept import load_kept
@@ -26,6 +27,7 @@ def run(options: dict[str, Any]) -> None:
     cache = machine.cache_directory()
     path = resolve(options["full"], cache_dir=cache)
     vet(path, cache_dir=cache)
+    check_writable(options["out"])
     counts = [load_counts(one) for one in options["counts"]]
     listed = load_kept(kept_list(options["kept"])) if options["kept"] else None
     with contextlib.ExitStack() as bars:
