@@ -105,7 +105,7 @@ def stats_lines(session: Session, engine: Engine, seed: int) -> Iterator[str]:
                 f"{figures['mbsu_by_bytes']:.2f} by bytes"
             )
     if not tally.drafters:
-        yield "nothing was drafted"
+        yield "nothing was drafted (--stats=full says why, block by block)"
 
 
 def print_stats(session: Session, engine: Engine, seed: int) -> None:
