@@ -48,7 +48,7 @@ class CostCurve:
         self._ratios: dict[int, Estimate] = {}
         self._waiting: dict[int, float] = {}  # seconds seen before T(1) was
         self._surprises = 0  # in a row; below 0 those of a machine faster than thought
-        self._changed = False
+        self._due = False
         self._deeper: dict[int, CostCurve] = {}  # by doublings of _SHALLOW
         self._doubts = 0
         self._drawn = Drawn(rows, PROMPT_CHUNK, self._ratios)
@@ -60,8 +60,8 @@ class CostCurve:
 
     @property
     def due(self) -> bool:
-        """Whether T(1) has to be seen again, since the machine is not what it was."""
-        return self._changed
+        """Whether T(1) has to be seen again: the machine is not what it was, or was busy when T(1) was seen."""
+        return self._due
 
     @property
     def single(self) -> float:
@@ -120,8 +120,6 @@ class CostCurve:
         self._compare(n, seconds)
         if n == 1:
             self._observe_single(seconds)
-        elif self._single is None or self._changed:
-            self._waiting[n] = seconds
         else:
             self._observe_several(n, seconds)
 
@@ -140,7 +138,7 @@ class CostCurve:
         for n in [n for n in self._ratios if n <= max(times)]:
             del self._ratios[n]
         self._single = Estimate(math.log(times[1]), _STORED_COUNT)
-        self._changed, self._surprises = False, 0
+        self._due, self._surprises = False, 0
         for n, seconds in times.items():
             if 1 < n <= PROMPT_CHUNK:
                 self._ratios[n] = Estimate(math.log(seconds / times[1]), _STORED_COUNT, recent=TRIED)
@@ -157,38 +155,37 @@ class CostCurve:
             return
         step = 1 if off > 0.0 else -1
         self._surprises = self._surprises + step if self._surprises * step > 0 else step
-        self._changed = self._changed or abs(self._surprises) >= _SURPRISES
+        self._due = self._due or abs(self._surprises) >= _SURPRISES
 
     def _observe_single(self, seconds: float) -> None:
-        if self._single is not None and not self._changed:
+        if self._single is not None and not self._due:
             self._single.update(math.log(seconds))
             return
         self._single = Estimate(math.log(seconds))
-        self._changed, self._surprises = False, 0
+        self._due, self._surprises = False, 0
         waiting, self._waiting = self._waiting, {}
         for n, waited in waiting.items():
-            if self._changed:
-                self._waiting[n] = waited
-            else:
-                self._observe_several(n, waited)
+            self._observe_several(n, waited)
 
     def _observe_several(self, n: int, seconds: float) -> None:
-        """Learn T(n)/T(1), unless several tokens seem to take less time than one, and T(1) was hardly ever seen.
+        """Learn T(n)/T(1), once T(1) is known, unless several tokens seem to take less time than one.
 
-        Then that was a busy moment, perhaps. It is due again, and all that was taken relative to it waits for that.
+        Then T(1), if it was hardly ever seen, was seen in a busy moment: it is due again, and all that was taken
+        relative to it waits for that.
         """
-        assert self._single is not None
+        if self._single is None or self._due:
+            self._waiting[n] = seconds
+            return
         log_ratio = math.log(seconds) - self._single.value
         if log_ratio > -_SURPRISE or self._single.count + self._doubts >= TRUSTED_AFTER:
             self._observe_ratio(n, log_ratio)
             return
         self._doubts += 1  # not for ever: there may be a machine where it is true
-        self._changed = True
+        self._due = True
+        for size in [size for size, estimate in self._ratios.items() if estimate.count < TRUSTED_AFTER]:
+            self._waiting[size] = math.exp(self._single.value + self._ratios.pop(size).value)
         self._waiting[n] = seconds
-        if unsure := [size for size, estimate in self._ratios.items() if estimate.count < TRUSTED_AFTER]:
-            for size in unsure:
-                self._waiting[size] = math.exp(self._single.value + self._ratios.pop(size).value)
-            self._drawn.draw()
+        self._drawn.draw()
 
     def _observe_ratio(self, n: int, log_ratio: float) -> None:
         estimate = self._ratios.get(n)

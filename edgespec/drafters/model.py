@@ -173,10 +173,10 @@ class ModelDrafter:
         probabilities: list[float] = []
         evidence: list[Hashable] = []
         for place in range(limit):
-            row = self._next_row(view)
-            if not math.isfinite(row.max()):  # numbers ran over: whatever it says, the target decides
+            chosen = self._choose(self._next_row(view), coupling, place)
+            if chosen is None:
                 break
-            choice, probability = self._choose(row, coupling, place)
+            choice, probability = chosen
             token = choice if self._reader.said is None else int(self._reader.said[choice])
             if token < 0:  # a token that the target does not have
                 break
@@ -241,18 +241,20 @@ class ModelDrafter:
             self.cost.observe(owed, self.clock() - begun)
         return prefilled
 
-    def _choose(self, row: Row, coupling: Coupling, place: int) -> tuple[int, float]:
-        """The row's index of the guess, and the probability that the drafter gives it."""
+    def _choose(self, row: Row, coupling: Coupling, place: int) -> tuple[int, float] | None:
+        """The row's index of the guess, and the probability that the drafter gives it; None where numbers ran over."""
+        best = int(row.argmax())  # the first that is no number, if there is one
+        if not math.isfinite(row[best]):
+            return None
         if coupling.temperature == 0.0:
-            choice = int(row.argmax())
-            return choice, float(1.0 / np.exp(row - row[choice]).sum())
+            return best, float(1.0 / np.exp(row - row[best]).sum())
         position = coupling.position + place
         said = self._reader.said
         if said is None:
             choice = draw_any(row, coupling.temperature, coupling.seed, position)
         else:
-            near = np.flatnonzero(row >= row.max() - 24.0 * coupling.temperature)
+            near = np.flatnonzero(row >= row[best] - 24.0 * coupling.temperature)
             noise = gumbel(coupling.seed, position, said[near])
             choice = int(near[(row[near] / coupling.temperature + noise).argmax()])
-        scaled = (row - row.max()) / np.float32(coupling.temperature)
+        scaled = (row - row[best]) / np.float32(coupling.temperature)
         return choice, math.exp(float(scaled[choice])) / float(np.exp(scaled).sum())
