@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from itertools import groupby, repeat
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
-from edgespec.core import ROOT, Draft, common_prefix
+from edgespec.core import Draft, verified
 
 _PRIOR_STRENGTH = 6.0
 """How many observations the drafter's own estimate is worth."""
@@ -28,25 +28,6 @@ _STORED = 24.0
 
 _CARRIED = 3.0
 """Observations of earlier answers that count, of each depth: how long chains come true is a matter of the text."""
-
-
-def judged(draft: Draft, emitted: Sequence[int]) -> Iterator[tuple[int, bool]]:
-    """The nodes of `draft` that the emitted tokens settle, each with whether it was right."""
-    if draft.is_chain:
-        right = common_prefix(draft.tokens, tuple(emitted))
-        yield from zip(range(right), repeat(True))
-        if right < min(len(draft), len(emitted)):
-            yield right, False
-        return
-    right_at: dict[int, int] = {ROOT: 0}  # node on the emitted path -> tokens emitted up to and including it
-    for node, parent in enumerate(draft.parents):
-        depth = right_at.get(parent)
-        if depth is None or depth >= len(emitted):
-            continue
-        right = emitted[depth] == draft.tokens[node]
-        if right:
-            right_at[node] = depth + 1
-        yield node, right
 
 
 class _Counts:
@@ -93,14 +74,20 @@ class _Counts:
         if self.judged > most:
             self.fade(most / self.judged)
 
+    def kept(self, most: float) -> _Counts:
+        """A copy of which no more than that is believed."""
+        copy = _Counts(self.right, self.judged)
+        copy.late_right, copy.late = self.late_right, self.late
+        copy.keep(most)
+        return copy
+
 
 class Acceptance:
     """How often each kind of guess of each drafter is right, given that the guesses before it in the draft were."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, dict[Hashable, _Counts]] = {}
-        self._depths: dict[str, list[_Counts]] = {}
-        self._faded: dict[str, float] = {}  # what is to be left of those when they are looked at
+        self._last: ChainAcceptance | None = None
 
     def estimate(self, drafter: str, evidence: Hashable, prior: float) -> float:
         """The probability that a guess of this kind is right; `prior` is the drafter's own estimate."""
@@ -121,21 +108,10 @@ class Acceptance:
         counts = self._kinds.get(drafter, {}).get(evidence)
         return counts.judged if counts else 0.0
 
-    def by_depth(self, drafter: str, count: int, prior: float) -> list[float]:
-        """The probabilities that this drafter's first, second, ... guess is right, before they are made.
-
-        A depth that was seldom reached is taken for the one before it.
-        """
-        chances: list[float] = []
-        for counts in self._depths_of(drafter)[:count]:
-            prior = counts.estimate(prior)
-            chances.append(prior)
-        return chances + [prior] * (count - len(chances))
-
     def observe(self, draft: Draft, emitted: Sequence[int]) -> None:
         """Learn from a proposal and the tokens that the target emitted instead."""
         kinds = self._kinds.setdefault(draft.drafter, {})
-        found = [(draft.evidence[node], right) for node, right in judged(draft, emitted)]
+        found = [(draft.evidence[node], right) for node, right in verified(draft, emitted)]
         for (kind, right), nodes in groupby(found):
             counts = kinds.get(kind)
             if counts is None:
@@ -143,31 +119,10 @@ class Acceptance:
             count = len(list(nodes))
             counts.add(count if right else 0, count)
 
-    def observe_depths(self, chain: Draft, emitted: Sequence[int]) -> None:
-        """The same for `by_depth`."""
-        depths = self._depths_of(chain.drafter)
-        for node, right in judged(chain, emitted):
-            if node == len(depths):
-                depths.append(_Counts())
-            depths[node].add(right)
-
-    def fade_depths(self, drafter: str) -> None:
-        """Trust `by_depth` a little less: a drafter that is not asked is not judged, and may have got better."""
-        self._faded[drafter] = self._faded.get(drafter, 1.0) * _FADE
-
-    def _depths_of(self, drafter: str) -> list[_Counts]:
-        depths = self._depths.setdefault(drafter, [])
-        share = self._faded.pop(drafter, 1.0)
-        if share < 1.0:
-            for counts in depths:
-                counts.fade(share)
-        return depths
-
-    def begin(self) -> None:
-        """Another answer begins, and there `by_depth` is another."""
-        for drafter in self._depths:
-            for counts in self._depths_of(drafter):
-                counts.keep(_CARRIED)
+    def begin(self) -> ChainAcceptance:
+        """Another answer begins: its chains, believed to be a little like those of the answer before."""
+        self._last = ChainAcceptance(self._last)
+        return self._last
 
     def as_json(self, drafter: str) -> dict[str, Any]:
         """What a later run can start from, for a drafter whose evidence is plain values or tuples of them."""
@@ -183,3 +138,44 @@ class Acceptance:
             counts = kinds[tuple(kind) if isinstance(kind, list) else kind] = _Counts(float(right), float(judged))
             counts.keep(_STORED)
         self._kinds[drafter] = kinds
+
+
+class ChainAcceptance:
+    """How far the chains of each drafter come true in one answer, beginning with a little of the last one."""
+
+    def __init__(self, before: ChainAcceptance | None = None) -> None:
+        self._depths: dict[str, list[_Counts]] = {}
+        self._faded: dict[str, float] = {}  # what is to be left of those when they are looked at
+        for drafter in before._depths if before else ():
+            self._depths[drafter] = [counts.kept(_CARRIED) for counts in before._depths_of(drafter)]  # type: ignore[union-attr]
+
+    def by_depth(self, drafter: str, count: int, prior: float) -> list[float]:
+        """The probabilities that this drafter's first, second, ... guess is right, before they are made.
+
+        A depth that was seldom reached is taken for the one before it.
+        """
+        chances: list[float] = []
+        for counts in self._depths_of(drafter)[:count]:
+            prior = counts.estimate(prior)
+            chances.append(prior)
+        return chances + [prior] * (count - len(chances))
+
+    def observe(self, chain: Draft, emitted: Sequence[int]) -> None:
+        """Learn from a proposal and the tokens that the target emitted instead."""
+        depths = self._depths_of(chain.drafter)
+        for node, right in verified(chain, emitted):
+            if node == len(depths):
+                depths.append(_Counts())
+            depths[node].add(right)
+
+    def fade(self, drafter: str) -> None:
+        """Trust `by_depth` a little less: a drafter that is not asked is not judged, and may have got better."""
+        self._faded[drafter] = self._faded.get(drafter, 1.0) * _FADE
+
+    def _depths_of(self, drafter: str) -> list[_Counts]:
+        depths = self._depths.setdefault(drafter, [])
+        share = self._faded.pop(drafter, 1.0)
+        if share < 1.0:
+            for counts in depths:
+                counts.fade(share)
+        return depths

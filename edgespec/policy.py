@@ -15,10 +15,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Sequence
 
-from edgespec.acceptance import Acceptance
+from edgespec.acceptance import Acceptance, ChainAcceptance
 from edgespec.accounts import Accounts
-from edgespec.core import GREEDY, NOTHING, Coupling, Draft, Drafter, PricedDrafter, Verdict
-from edgespec.cost import CostCurve
+from edgespec.core import (
+    NO_NOISE,
+    NOTHING,
+    AnswerPolicy,
+    CostedDrafter,
+    Draft,
+    Drafter,
+    Evaluation,
+    Plan,
+    SharedNoise,
+    Verdict,
+)
+from edgespec.cost import CostCurve, is_typical
 from edgespec.prospects import (
     HOPED_ACCEPTANCE,
     LIKELY_ACCEPTANCE,
@@ -30,7 +41,7 @@ from edgespec.prospects import (
     promise,
     worth_trying,
 )
-from edgespec.reading import Reading
+from edgespec.reading import Debts, Reading
 from edgespec.rest import Rest
 
 MAX_DRAFT = 48
@@ -53,54 +64,121 @@ _TRIAL_SHARE = 0.5
 class AdaptivePolicy:
     """Chooses drafter and size for the most expected tokens per second. `drafters` may be empty: plain decoding.
 
-    `edgespec.accounts` bounds what wrong estimates can lose, `edgespec.reading` what a model must read before its first
-    guess in a text. Put a list into `reasons` to read there, after each plan, why it was made.
+    What is learned here is shared by all answers: T(n), acceptance, loss budgets. `edgespec.accounts` bounds what wrong
+    estimates can lose, `edgespec.reading` what a model must read before its first draft token in a text.
     """
 
     def __init__(
         self, drafters: Sequence[Drafter], cost: CostCurve, *, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         self.cost = cost
-        self._cost = cost  # at the depth of the last plan
-        self._prompt: tuple[int, float] | None = None  # its size and time, until the depth is known
-        self._clock = clock
         self.acceptance = Acceptance()
-        self._drafters = {drafter.name: drafter for drafter in drafters}
-        self._priced = [drafter for drafter in drafters if isinstance(drafter, PricedDrafter)]
-        self._free = [drafter for drafter in drafters if not isinstance(drafter, PricedDrafter)]
-        self._accounts = Accounts([one.name for one in self._free], [one.name for one in self._priced])
+        self.clock = clock
+        self.drafters = {drafter.name: drafter for drafter in drafters}
+        self.costed = [drafter for drafter in drafters if isinstance(drafter, CostedDrafter)]
+        self.free = [drafter for drafter in drafters if not isinstance(drafter, CostedDrafter)]
+        self.accounts = Accounts([one.name for one in self.free], [one.name for one in self.costed])
+        self.debts = Debts(drafter.name for drafter in self.costed)
+        self.probe_allowance = _FIRST_PROBES
+
+    def begin(self) -> AnswerPolicy:
+        """The policy of one more answer."""
+        return _AnswerPolicy(self)
+
+
+class _AnswerPolicy:
+    """What belongs to one answer: its prompt, when a model reads it, when not even to look for a draft."""
+
+    def __init__(self, shared: AdaptivePolicy) -> None:
+        self._shared = shared
+        self._reading = Reading(shared.debts)
         self._rest = Rest()
-        self._probe_allowance = _FIRST_PROBES
-        self._proposals: list[Draft] = []
-        self._reading = Reading(drafter.name for drafter in self._priced)
-        self._spent: dict[str, float] = {}
-        self.guessed: dict[str, int] = {}
-        self.reasons: list[str] | None = None
+        self._chains = shared.acceptance.begin()
+        self._prompt: tuple[int, float] | None = None  # its size and time, until the depth is known
 
-    def plan(self, tokens: Sequence[int], room: int, coupling: Coupling = GREEDY) -> Draft:
-        self._cost = self.cost.at(len(tokens))
+    def prefilled(self, evaluation: Evaluation, verdict: Verdict, *, cached: int, seconds: float) -> None:
+        count = evaluation.length - cached
+        if count > 1 and is_typical(cached, evaluation.length):
+            self._prompt = count, seconds
+        for drafter in self._shared.drafters.values():
+            drafter.observe(evaluation, verdict)
+
+    def plan(self, tokens: Sequence[int], room: int, noise: SharedNoise = NO_NOISE, *, explain: bool = False) -> Plan:
+        shared, cost = self._shared, self._shared.cost.at(len(tokens))
         if self._prompt is not None:
-            self._cost.observe_prompt(*self._prompt)
+            cost.observe_prompt(*self._prompt)
             self._prompt = None
-        limit = min(room, MAX_DRAFT, self._cost.rows - 1)
-        self._proposals = []
-        self._spent, self.guessed = {}, {}
-        if self.reasons is not None:
-            self.reasons.clear()
-        if limit <= 0 or not self._drafters:
-            self._say("there is no room for a draft" if self._drafters else "nobody drafts")
-            return NOTHING
+        limit = min(room, MAX_DRAFT, cost.rows - 1)
+        if limit <= 0 or not shared.drafters:
+            return _because("there is no room for a draft" if shared.drafters else "nobody drafts", explain)
         if self._rest.goes_on():
-            self._say("looking for a draft takes too much of T(1), and was in vain lately")
-            return NOTHING
-        begun = self._clock()
-        draft = self._best(tokens, room, limit, coupling)
-        if self._cost.known and (draft.tokens or not self._spent):  # what models spend is charged to their accounts
-            self._rest.looked((self._clock() - begun) / self._cost.single, found=bool(draft.tokens))
-        return draft
+            return _because("looking for a draft takes too much of T(1), and was in vain lately", explain)
+        step = _Planning(shared, self._reading, self._chains, cost, tokens, room, limit, noise, explain=explain)
+        begun = shared.clock()
+        plan = step.plan()
+        if cost.known and (plan.draft.tokens or not plan.spent):  # what models spend is charged to their accounts
+            self._rest.looked((shared.clock() - begun) / cost.single, found=bool(plan.draft.tokens))
+        return plan
 
-    def _best(self, tokens: Sequence[int], room: int, limit: int, coupling: Coupling) -> Draft:
-        best, alone, loss, options = self._best_free(tokens, limit)
+    def settle(self, plan: Plan, evaluation: Evaluation, verdict: Verdict, seconds: float) -> None:
+        shared, cost = self._shared, self._shared.cost.at(evaluation.length)
+        size = 1 + len(plan.draft)
+        cost.observe(size, seconds)
+        self._reading.answered(len(verdict.emitted), None if plan.spent else cost.ratio(size))
+        for name in shared.drafters:
+            mine = plan.draft.tokens and plan.draft.drafter == name
+            drafted = len(verdict.emitted) - cost.taken(size, seconds) if mine else None
+            change = shared.accounts.settle(name, spent=plan.spent.get(name, 0.0), drafted=drafted)
+            shared.debts.earned(name, change)
+        for costed in shared.costed:
+            if costed.name not in plan.spent:
+                self._chains.fade(costed.name)
+        shared.probe_allowance = min(shared.probe_allowance + _PROBE_SHARE * cost.ratio(size), 1.0)
+        for proposal in plan.proposals:
+            shared.acceptance.observe(proposal, verdict.emitted)
+            if proposal.drafter in plan.spent:
+                self._chains.observe(proposal, verdict.emitted)
+        for drafter in shared.drafters.values():
+            drafter.observe(evaluation, verdict)
+
+
+def _because(reason: str, explain: bool) -> Plan:
+    """Nothing is drafted."""
+    return Plan(reasons=(reason,)) if explain else _PLAINLY
+
+
+_PLAINLY = Plan()
+
+
+class _Planning:
+    """One plan in the making."""
+
+    def __init__(
+        self,
+        shared: AdaptivePolicy,
+        reading: Reading,
+        chains: ChainAcceptance,
+        cost: CostCurve,
+        tokens: Sequence[int],
+        room: int,
+        limit: int,
+        noise: SharedNoise,
+        *,
+        explain: bool,
+    ) -> None:
+        self._shared, self._reading, self._chains, self._cost = shared, reading, chains, cost
+        self._tokens, self._room, self._limit, self._noise = tokens, room, limit, noise
+        self._proposals: list[Draft] = []
+        self._spent: dict[str, float] = {}
+        self._reasons: list[str] | None = [] if explain else None
+
+    def plan(self) -> Plan:
+        """The plan."""
+        draft = self._best()
+        return Plan(draft, tuple(self._proposals), self._spent, tuple(self._reasons or ()))
+
+    def _best(self) -> Draft:
+        best, alone, loss, options = self._best_free()
         if not self._cost.known:
             self._say("T(1) is not known yet: without it, no evaluation tells what it costs more than that")
             return NOTHING
@@ -108,10 +186,10 @@ class AdaptivePolicy:
             self._say("evaluations take another time than they did: T(1) is measured again")
             return NOTHING
         gain, time = alone, self._cost.ratio(1 + len(best))
-        for drafter in self._priced:
+        for drafter in self._shared.costed:
             rival = max(gain if best.tokens else 0.0, _PRICED_MARGIN)
             before = sum(self._spent.values())
-            drafted, promised = self._consult(drafter, tokens, room, coupling, rival)
+            drafted, promised = self._consult(drafter, rival)
             spent = self._spent.get(drafter.name, 0.0)  # whosever draft is taken, as what was spent before
             gain, time = gain * time / (time + spent), time + spent
             own = self._cost.ratio(1 + len(drafted)) + spent
@@ -121,109 +199,82 @@ class AdaptivePolicy:
         return self._worth_trying(options, alone, loss, MARGIN) or best
 
     def _say(self, reason: str) -> None:
-        if self.reasons is not None:
-            self.reasons.append(reason)
+        if self._reasons is not None:
+            self._reasons.append(reason)
 
-    def settle(self, draft: Draft, verdict: Verdict, seconds: float) -> None:
-        size = 1 + len(draft)
-        self._cost.observe(size, seconds)
-        self._reading.answered(len(verdict.emitted), None if self._spent else self._cost.ratio(size))
-        for name in self._drafters:
-            drafted = len(verdict.emitted) - self._cost.taken(size, seconds) if draft.drafter == name else None
-            change = self._accounts.settle(name, spent=self._spent.get(name, 0.0), drafted=drafted)
-            self._reading.earned(name, change)
-        for drafter in self._priced:
-            if drafter.name not in self._spent:
-                self.acceptance.fade_depths(drafter.name)
-        self._probe_allowance = min(self._probe_allowance + _PROBE_SHARE * self._cost.ratio(size), 1.0)
-        for proposal in self._proposals:
-            self.acceptance.observe(proposal, verdict.emitted)
-            if proposal.drafter in self._spent:
-                self.acceptance.observe_depths(proposal, verdict.emitted)
-        self._proposals = []
-        if draft.tokens:
-            self._drafters[draft.drafter].observe(draft, verdict)
-
-    def prefilled(self, count: int, seconds: float) -> None:
-        self._reading.begin()
-        self._rest.begin()
-        self.acceptance.begin()
-        self._prompt = (count, seconds) if count > 1 else None
-
-    def _best_free(self, tokens: Sequence[int], limit: int) -> tuple[Draft, float, float, list[Prospects]]:
-        """The best draft whose guesses are free, its gain and loss, and all that there was to choose from."""
+    def _best_free(self) -> tuple[Draft, float, float, list[Prospects]]:
+        """The best draft whose tokens cost nothing, its gain and loss, and all that there was to choose from."""
+        shared = self._shared
         best, best_gain, best_loss = NOTHING, 1.0, 0.0
         options: list[Prospects] = []
-        for drafter in self._free:
-            proposal = drafter.propose(tokens, limit).by(drafter.name)
+        for drafter in shared.free:
+            proposal = drafter.propose(self._tokens, self._limit).by(drafter.name)
             if not proposal.tokens:
                 self._say(f"{drafter.name}: no guess")
                 continue
-            weight = self.acceptance.weight(proposal.drafter, proposal.evidence[0])
-            margin = needed(weight, gained=self._accounts.has_gained(drafter.name))
+            weight = shared.acceptance.weight(proposal.drafter, proposal.evidence[0])
+            margin = needed(weight, gained=shared.accounts.has_gained(drafter.name))
             self._proposals.append(proposal)
-            own = Prospects(proposal, self.acceptance, self._cost)
+            own = Prospects(proposal, shared.acceptance, self._cost)
             options.append(own)
             for size in own.best_first():
                 gain = own.gains[size]
                 if gain <= max(best_gain, margin):
                     break
-                if self._accounts.covers(drafter.name, own.loss(size), own.worst(size)):
+                if shared.accounts.covers(drafter.name, own.loss(size), own.worst(size)):
                     best, best_gain, best_loss = proposal.first(size), gain, own.loss(size)
                     break
-            if self.reasons is not None:
+            if self._reasons is not None:
                 most = own.best()
                 self._say(
                     f"{drafter.name}: {most} of {len(proposal)} tokens promise {own.gains[most]:.2f} times plain "
                     f"speed, needed is {margin:.2f}; they may lose {own.loss(most):.2f} T(1), at worst "
-                    f"{own.worst(most):.2f}, allowed is {self._accounts.allowed(drafter.name):.2f}"
+                    f"{own.worst(most):.2f}, allowed is {shared.accounts.allowed(drafter.name):.2f}"
                 )
         return best, best_gain, best_loss, options
 
     def _worth_trying(self, options: Sequence[Prospects], gain: float, loss: float, margin: float) -> Draft:
         """A size that may be better than one with that gain and loss, if trying it costs no more than is set aside."""
-        tried, price = worth_trying(options, max(gain, margin), loss, self._probe_allowance)
-        self._probe_allowance -= max(price, 0.0)
+        tried, price = worth_trying(options, max(gain, margin), loss, self._shared.probe_allowance)
+        self._shared.probe_allowance -= max(price, 0.0)
         if tried.tokens:
             self._say(f"{tried.drafter}: {len(tried)} tokens are tried: T({len(tried) + 1}) may be less than thought")
         return tried
 
-    def _consult(
-        self, drafter: PricedDrafter, tokens: Sequence[int], room: int, coupling: Coupling, rival: float
-    ) -> tuple[Draft, float]:
-        """What a drafter whose guesses cost time drafts, if that promises more than `rival`, and its gain."""
-        limit = min(room, MAX_DRAFT, self._cost.rows - 1)
-        single = self._cost.single
-        price = drafter.price(tokens, single)
-        if price.check is not None:
-            self._check(drafter.name, price.check)
+    def _consult(self, drafter: CostedDrafter, rival: float) -> tuple[Draft, float]:
+        """What a costed drafter drafts, if that promises more than `rival`, and its gain."""
+        shared, single = self._shared, self._cost.single
+        price = drafter.draft_cost(self._tokens, single)
+        if price.remeasure is not None:
+            self._remeasure(drafter.name, price.remeasure)
             return NOTHING, 0.0
-        guess = price.guess / single
-        start, once = price.start / single, 0.0
+        guess = price.next / single
+        start, once = price.first / single, 0.0
         if start > 2 * guess:  # more to read than a block leaves behind: that is paid once, not by every block
             start, once = guess, start - guess
-        if self.reasons is None and ceiling(self._cost, min(start, guess), guess) <= rival:
+        if self._reasons is None and ceiling(self._cost, min(start, guess), guess) <= rival:
             return NOTHING, 0.0
-        gain, loss = promise(drafter.name, self.acceptance, self._cost, start, guess, limit)
-        account = self._accounts.allowed(drafter.name)
-        if self.reasons is not None:
+        gain, loss = promise(drafter.name, self._chains, self._cost, start, guess, self._limit)
+        account = shared.accounts.allowed(drafter.name)
+        if self._reasons is not None:
             self._say(
                 f"{drafter.name}: a guess takes {guess:.2f} T(1), {start + once:.2f} the first; promises {gain:.2f} "
                 f"times plain speed, needed is {rival:.2f}; may lose {loss:.2f} T(1), allowed is {account:.2f}"
             )
         if gain <= rival:
-            self._try_out(drafter, tokens, coupling, start + once, guess, rival)
+            self._try_out(drafter, start + once, guess, rival)
             return NOTHING, 0.0
-        if loss > account or (once and not self._may_read(drafter.name, once, start, guess, gain, room)):
+        if loss > account or (once and not self._may_read(drafter.name, once, start, guess, gain)):
             return NOTHING, 0.0
         worth = Worth(
-            drafter.name, self.acceptance, self._cost, start, guess, hopeful=self._probe_allowance >= _FIRST_PROBES
-        )
+            drafter.name, shared.acceptance, self._chains, self._cost, start, guess,
+            hopeful=shared.probe_allowance >= _FIRST_PROBES,
+        )  # fmt: skip
         with self._reading.lent(drafter.name, once) as lent:
-            proposal, spent = self._ask(drafter, tokens, limit, coupling, worth, lent)
+            proposal, spent = self._ask(drafter, self._limit, worth, lent)
         if not proposal.tokens:
             return NOTHING, 0.0
-        own = Prospects(proposal, self.acceptance, self._cost, spent)
+        own = Prospects(proposal, shared.acceptance, self._cost, spent)
         size = own.best()
         draft, gain, loss = proposal.first(size), own.gains[size], own.loss(size)
         # The time is spent whatever comes of it: from here on, a draft has to beat plain decoding after it.
@@ -232,49 +283,41 @@ class AdaptivePolicy:
         tried = self._worth_trying([own], gain, loss, _PRICED_MARGIN)
         return (tried or draft), gain
 
-    def _may_read(self, name: str, once: float, start: float, guess: float, gain: float, room: int) -> bool:
+    def _may_read(self, name: str, once: float, start: float, guess: float, gain: float) -> bool:
         """Whether a model reads for `once` what it has missed of the text, if it may promise `gain` after that."""
-        likely, _ = promise(name, self.acceptance, self._cost, start, guess, room, unknown=LIKELY_ACCEPTANCE)
-        pays = self._reading.pays(name, once, gain, likely, room)
+        likely, _ = promise(name, self._chains, self._cost, start, guess, self._room, unknown=LIKELY_ACCEPTANCE)
+        pays = self._reading.pays(name, once, gain, likely, self._room)
         if not pays:
             self._say(f"{name}: reading {once:.2f} T(1) is not sure to be earned back yet")
         return pays
 
-    def _try_out(
-        self,
-        drafter: PricedDrafter,
-        tokens: Sequence[int],
-        coupling: Coupling,
-        first: float,
-        guess: float,
-        rival: float,
-    ) -> None:
-        """Ask for one guess, not to draft it but to learn how good it is, if it might be good enough."""
-        if first > _TRIAL_SHARE * self._accounts.allowed(drafter.name):
+    def _try_out(self, drafter: CostedDrafter, first: float, guess: float, rival: float) -> None:
+        """Ask for one token, not to draft it but to learn how good it is, if it might be good enough."""
+        if first > _TRIAL_SHARE * self._shared.accounts.allowed(drafter.name):
             return
-        hoped, _ = promise(drafter.name, self.acceptance, self._cost, guess, guess, MAX_DRAFT, unknown=HOPED_ACCEPTANCE)
+        hoped, _ = promise(drafter.name, self._chains, self._cost, guess, guess, MAX_DRAFT, unknown=HOPED_ACCEPTANCE)
         if hoped <= rival:
             return
         self._say(f"{drafter.name}: asked for one guess, to see how good it is by now")
-        self._ask(drafter, tokens, 1, coupling, lambda probability, evidence: False)
+        self._ask(drafter, 1, lambda probability, evidence: False)
 
     def _ask(
-        self, drafter: PricedDrafter, tokens: Sequence[int], limit: int, coupling: Coupling,
-        go_on: Callable[[float, Hashable], bool], lent: float = 0.0,
-    ) -> tuple[Draft, float]:  # fmt: skip
+        self, drafter: CostedDrafter, limit: int, go_on: Callable[[float, Hashable], bool], lent: float = 0.0
+    ) -> tuple[Draft, float]:
         """Its draft, and the time that took beyond what it was `lent`."""
-        begun = self._clock()
-        proposal = drafter.draft(tokens, limit, coupling, go_on).by(drafter.name)
-        spent = self._spent[drafter.name] = max(0.0, (self._clock() - begun) / self._cost.single - lent)
-        self.guessed[drafter.name] = len(proposal)
+        clock = self._shared.clock
+        begun = clock()
+        proposal = drafter.draft(self._tokens, limit, self._noise, go_on).by(drafter.name)
+        spent = self._spent[drafter.name] = max(0.0, (clock() - begun) / self._cost.single - lent)
         self._say(f"{drafter.name}: asked, {len(proposal)} guesses in {spent:.2f} T(1)")
         if proposal.tokens:
             self._proposals.append(proposal)
         return proposal, spent
 
-    def _check(self, name: str, check: Callable[[], None]) -> None:
-        """Have a model's price measured that seems too high to be true."""
+    def _remeasure(self, name: str, remeasure: Callable[[], None]) -> None:
+        """Have a cost measured that seems too high to be true."""
         self._say(f"{name}: its price is in doubt, and measured")
-        begun = self._clock()
-        check()
-        self._spent[name] = (self._clock() - begun) / self._cost.single
+        clock = self._shared.clock
+        begun = clock()
+        remeasure()
+        self._spent[name] = (clock() - begun) / self._cost.single

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from itertools import accumulate
 from operator import mul, neg
 
-from edgespec.acceptance import Acceptance
+from edgespec.acceptance import Acceptance, ChainAcceptance
 from edgespec.core import NOTHING, Draft
 from edgespec.cost import CostCurve
 
@@ -122,7 +122,7 @@ def ceiling(cost: CostCurve, start: float, guess: float) -> float:
 
 def promise(
     drafter: str,
-    acceptance: Acceptance,
+    chains: ChainAcceptance,
     cost: CostCurve,
     start: float,
     guess: float,
@@ -137,7 +137,7 @@ def promise(
     hoped = cost.hoped_unseen()
     expected, reach = [1.0], 1.0
     best, size, spent = 0.0, 0, 0.0
-    for depth, chance in enumerate(acceptance.by_depth(drafter, min(limit, _DEEPEST, cost.rows - 1), unknown)):
+    for depth, chance in enumerate(chains.by_depth(drafter, min(limit, _DEEPEST, cost.rows - 1), unknown)):
         reach *= chance
         expected.append(expected[-1] + reach)
         time = start + depth * guess
@@ -151,7 +151,15 @@ class Worth:
     """Whether one more guess pays: as long as what it adds, per time, is above what the draft has come to so far."""
 
     def __init__(
-        self, drafter: str, acceptance: Acceptance, cost: CostCurve, start: float, guess: float, *, hopeful: bool
+        self,
+        drafter: str,
+        acceptance: Acceptance,
+        chains: ChainAcceptance,
+        cost: CostCurve,
+        start: float,
+        guess: float,
+        *,
+        hopeful: bool,
     ) -> None:
         """`hopeful`: take sizes that were never tried for as cheap as they may be."""
         self._drafter, self._acceptance = drafter, acceptance
@@ -161,7 +169,7 @@ class Worth:
         self._reach = self._expected = 1.0
         self._best = 1.0
         self._size = 0
-        self._chances = acceptance.by_depth(drafter, cost.rows - 1, UNKNOWN_ACCEPTANCE)
+        self._chances = chains.by_depth(drafter, cost.rows - 1, UNKNOWN_ACCEPTANCE)
 
     def __call__(self, probability: float, evidence: Hashable) -> bool:
         acceptance, ratios = self._acceptance, self._ratios

@@ -38,17 +38,26 @@ _MOST_EARNED = 15.0
 """Gains beyond this are not saved up for later texts."""
 
 
-class Reading:
-    """Allows the models called `names` to read. What one reads is its debt, which its gains pay back; before that is
-    done, it begins no other text."""
+class Debts:
+    """What the models called `names` owe for reading, over all answers: their gains pay it back."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._debts = dict.fromkeys(names, 0.0)
-        self._unhelped = 0.0
-        self.begin()
+        self.of = dict.fromkeys(names, 0.0)
+        self.unhelped = 0.0
+        """The time that passed without a model, since one read."""
 
-    def begin(self) -> None:
-        """An answer begins."""
+    def earned(self, name: str, gain: float) -> None:
+        """A model gained so much time over plain decoding, or lost it."""
+        if name in self.of:
+            self.of[name] = max(self.of[name] - gain, -_MOST_EARNED)
+
+
+class Reading:
+    """Allows models to read one answer's text. What one reads is its debt; before that is paid back, it begins no
+    other text."""
+
+    def __init__(self, debts: Debts) -> None:
+        self._debts = debts
         self._answered = 0
         self._tokens = self._time = 1.0
 
@@ -56,14 +65,9 @@ class Reading:
         """A block of so many tokens was emitted: in `seconds` where no model was asked, None where one was."""
         self._answered += tokens
         if seconds is not None:
-            self._unhelped += seconds
+            self._debts.unhelped += seconds
             self._tokens = self._tokens * _MEMORY + tokens
             self._time = self._time * _MEMORY + seconds
-
-    def earned(self, name: str, gain: float) -> None:
-        """A model gained so much time over plain decoding, or lost it."""
-        if name in self._debts:
-            self._debts[name] = max(self._debts[name] - gain, -_MOST_EARNED)
 
     def pays(self, name: str, once: float, speed: float, likely: float, room: int) -> bool:
         """Whether to read for `once`, if the answer, of at most `room` tokens more, may have that `speed` from then on.
@@ -74,12 +78,12 @@ class Reading:
         most answers would not pay, it is read now and then all the same, to see whether this one does.
         """
         alone = self._time / self._tokens
-        explored = self._answered >= _LONG and once <= _EXPLORED * self._unhelped
+        explored = self._answered >= _LONG and once <= _EXPLORED * self._debts.unhelped
         if self._answered < _WAIT or (not explored and self._answered * (alone - 1 / likely) < once):
             return False
         if min(room, max(_HORIZON, self._answered)) * (alone - 1 / speed) < _REPAID * once:
             return False
-        return once <= _CATCH_UP or explored or (speed >= _LEAST_SPEED and self._debts[name] <= 0.0)
+        return once <= _CATCH_UP or explored or (speed >= _LEAST_SPEED and self._debts.of[name] <= 0.0)
 
     @contextmanager
     def lent(self, name: str, once: float) -> Iterator[float]:
@@ -89,6 +93,6 @@ class Reading:
         """
         debt = once if once > _CATCH_UP else 0.0
         yield debt
-        self._debts[name] += debt
+        self._debts.of[name] += debt
         if debt:
-            self._unhelped = 0.0
+            self._debts.unhelped = 0.0

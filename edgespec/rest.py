@@ -19,10 +19,6 @@ class Rest:
         self._vain = 0
         self._left = 0
 
-    def begin(self) -> None:
-        """An answer begins."""
-        self._vain = self._left = 0
-
     def goes_on(self) -> bool:
         """Whether to leave this block out, too."""
         self._left -= 1
