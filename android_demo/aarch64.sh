@@ -95,7 +95,7 @@ import sys
 from pathlib import Path
 
 import edgespec
-from edgespec.lossless import parting
+from edgespec.bench.divergence import parting
 
 folder, prompt, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 others = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("none", "suffix")}

@@ -23,14 +23,14 @@ from typing import Any
 import click
 
 from edgespec import EdgespecError, Engine, SamplingParams
-from edgespec.bench.answers import Answer
-from edgespec.bench.field import PLAIN, Field, name_of
+from edgespec.bench.contestants import PLAIN, Field, name_of
+from edgespec.bench.measurements import Answer
 from edgespec.bench.results import origin, write
-from edgespec.engine import conversation
+from edgespec.engine.engine import conversation
 from edgespec.errors import UnsupportedModel
-from edgespec.machine import fast_cpus
-from edgespec.policy import AdaptivePolicy
-from edgespec.store import check_writable
+from edgespec.policy.adaptive import AdaptivePolicy
+from edgespec.system.cpu import fast_cpus
+from edgespec.system.files import check_writable
 
 WHAT = "sustained speed"
 

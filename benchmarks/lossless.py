@@ -15,12 +15,12 @@ import click
 
 from benchmarks.common import begun, read_prompts, save, subtask
 from edgespec import Engine, SamplingParams, load
+from edgespec.bench.divergence import parting, rounding_noise
 from edgespec.core import Drafter, Policy
 from edgespec.drafters import make_drafter, names_of
-from edgespec.lossless import parting, rounding_noise
-from edgespec.machine import cache_directory, default_threads
-from edgespec.matching import open_drafter
-from edgespec.policy import AdaptivePolicy
+from edgespec.engine.open_drafter import open_drafter
+from edgespec.policy.adaptive import AdaptivePolicy
+from edgespec.system.cpu import cache_directory, default_threads
 from edgespec.testing import FixedPolicy
 
 WHAT = "drafted answers against plain ones"

@@ -23,12 +23,12 @@ from benchmarks.common import digest, save
 from benchmarks.simulate import Clock
 from edgespec.backend import LlamaModel
 from edgespec.core import MAX_ROWS, Context, Draft, Drafter, Evaluation, Row, TokenSequence, Verdict, common_prefix
-from edgespec.cost import PROMPT_CHUNK, CostCurve
 from edgespec.drafters import make_drafter
 from edgespec.drafters.model import ModelDrafter
-from edgespec.machine import cache_directory, default_threads
-from edgespec.matching import open_drafter
-from edgespec.policy import AdaptivePolicy
+from edgespec.engine.open_drafter import open_drafter
+from edgespec.latency.model import PROMPT_CHUNK, CostCurve
+from edgespec.policy.adaptive import AdaptivePolicy
+from edgespec.system.cpu import cache_directory, default_threads
 from edgespec.testing import without_rows
 
 WHAT = "the policy on recorded answers"

@@ -22,11 +22,11 @@ from benchmarks.common import save
 from benchmarks.drafting import texts
 from benchmarks.simulate import MACHINES, Clock
 from edgespec.core import MAX_ROWS, Draft, DraftCost, Drafter, Evaluation, SharedNoise, TokenSequence, Verdict
-from edgespec.cost import CostCurve
+from edgespec.decode.verification import verify
 from edgespec.drafters.suffix import Suffix
-from edgespec.policy import AdaptivePolicy
+from edgespec.latency.model import CostCurve
+from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.testing import without_rows
-from edgespec.verify import verify
 
 WHAT = "the policy's own time"
 CONTEXT = 1500

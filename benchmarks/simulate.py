@@ -24,11 +24,11 @@ import numpy as np
 
 from benchmarks.common import save
 from edgespec.core import MAX_ROWS, NOTHING, Draft, DraftCost, Drafter, Evaluation, SharedNoise, TokenSequence, Verdict
-from edgespec.cost import CostCurve
-from edgespec.doctor import speed_up
-from edgespec.policy import MAX_DRAFT, AdaptivePolicy
+from edgespec.decode.verification import verify
+from edgespec.doctor.measure import speed_up
+from edgespec.latency.model import CostCurve
+from edgespec.policy.adaptive import MAX_DRAFT, AdaptivePolicy
 from edgespec.testing import without_rows
-from edgespec.verify import verify
 
 WHAT = "the policy on simulated machines"
 LONGEST = MAX_DRAFT

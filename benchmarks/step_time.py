@@ -24,11 +24,11 @@ from benchmarks.common import save
 from benchmarks.drafting import texts
 from edgespec.backend import LlamaContext, LlamaModel, native
 from edgespec.core import Drafter, Policy, Row, SharedNoise, TokenLogprob, TokenSequence
-from edgespec.cost import CostCurve
+from edgespec.decode.session import Session
 from edgespec.drafters.anpd import Anpd
 from edgespec.drafters.suffix import Suffix
-from edgespec.policy import AdaptivePolicy
-from edgespec.session import Session
+from edgespec.latency.model import CostCurve
+from edgespec.policy.adaptive import AdaptivePolicy
 from tests.gguf_files import tiny_model
 
 WHAT = "a decode step outside llama.cpp"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from edgespec.core import NO_NOISE, Draft, Plan, SharedNoise, Verdict
-from edgespec.policy import AdaptivePolicy
+from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.testing import without_rows
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from edgespec.backend import LlamaContext, LlamaModel, LlamaSampler, schema_to_grammar
 from edgespec.core import NOTHING, ROOT, Draft, TokenSequence
+from edgespec.decode.sampling import SamplingParams, draw, log_probabilities
 from edgespec.errors import (
     ContextOverflow,
     EvaluationError,
@@ -25,7 +26,6 @@ from edgespec.errors import (
     MalformedModel,
     UnsupportedModel,
 )
-from edgespec.sampling import SamplingParams, draw, log_probabilities
 from tests.gguf_files import tiny_model
 
 pytestmark = pytest.mark.model

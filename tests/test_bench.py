@@ -17,28 +17,28 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgespec import doctor
 from edgespec.backend import LlamaContext
 from edgespec.bench import figures, run
-from edgespec.bench.answers import Answer
-from edgespec.bench.field import PLAIN, Field, in_lockstep
+from edgespec.bench.contestants import PLAIN, Field, in_lockstep
+from edgespec.bench.divergence import parting
+from edgespec.bench.measurements import Answer
 from edgespec.bench.memory import peak_of, peak_so_far
 from edgespec.bench.peers import LlamaServer, PeerSpec, ProgramPeer, parsed, started
 from edgespec.bench.plots import draw
-from edgespec.bench.prompts import identified, read_prompts, spread, subtask
 from edgespec.bench.report import markdown, summary_lines
 from edgespec.bench.results import code_digest, origin, without_folders
 from edgespec.bench.statistics import summary, surely_below
 from edgespec.bench.versions import versions
 from edgespec.cli import main
-from edgespec.cost import CostCurve
+from edgespec.decode.sampling import SamplingParams
+from edgespec.decode.session import Session
+from edgespec.doctor.measure import measure as doctor
 from edgespec.drafters import make_drafter
-from edgespec.engine import Engine, load
+from edgespec.engine.engine import Engine, load
 from edgespec.errors import EvaluationError, InvalidRequest
-from edgespec.lossless import parting
-from edgespec.policy import MAX_DRAFT, AdaptivePolicy
-from edgespec.sampling import SamplingParams
-from edgespec.session import Session
+from edgespec.latency.model import CostCurve
+from edgespec.policy.adaptive import MAX_DRAFT, AdaptivePolicy
+from edgespec.system.prompts import identified, read_prompts, spread, subtask
 from edgespec.testing import FixedPolicy, KeyedSampler, TableModel
 from tests.gguf_files import tiny_model
 from tests.test_vocabtrim import TEMPLATE

@@ -11,10 +11,10 @@ import pytest
 import edgespec
 from edgespec import SamplingParams
 from edgespec.backend import LlamaModel
+from edgespec.bench.divergence import parting, rounding_noise
 from edgespec.drafters import make_drafter
-from edgespec.engine import conversation
+from edgespec.engine.engine import conversation
 from edgespec.errors import ContextOverflow, InvalidRequest, ModelNotFound, UnknownDrafter, UnsupportedModel
-from edgespec.lossless import parting, rounding_noise
 from edgespec.testing import FixedPolicy, ScriptedDrafter
 from tests.gguf_files import tiny_model
 

@@ -13,7 +13,7 @@ import edgespec
 from edgespec import SamplingParams
 from edgespec.core import NOTHING, Draft
 from edgespec.drafters import make_drafter
-from edgespec.exact import DEPTHS, WIDEST, depths, exact_rows, sample
+from edgespec.engine.exact import DEPTHS, WIDEST, depths, exact_rows, sample
 from edgespec.testing import FixedPolicy, TableModel
 from tests.gguf_files import tiny_model
 
@@ -75,7 +75,7 @@ def test_the_wait_is_told_and_short_where_nothing_is_exact(exact, evaluations):
 
 
 def test_a_long_test_says_in_the_log_how_far_it_is(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("edgespec.measured._PATIENCE", -1.0)
+    monkeypatch.setattr("edgespec.engine.profile_store._PATIENCE", -1.0)
     model = tiny_model(tmp_path / "tiny.gguf")
     with caplog.at_level(logging.INFO, "edgespec"):
         edgespec.load(model, drafter="suffix", exact=True, n_ctx=128, cache_dir=tmp_path).close()
@@ -131,14 +131,16 @@ def test_what_was_found_out_is_remembered(smollm2, tmp_path, caplog, monkeypatch
     for _ in range(2):
         with edgespec.load(smollm2, drafter="suffix", exact=True, n_ctx=128, cache_dir=tmp_path) as engine:
             found.append(engine.context.max_rows)
-        monkeypatch.setattr("edgespec.measured.exact_rows", None)
+        monkeypatch.setattr("edgespec.engine.profile_store.exact_rows", None)
     assert found[0] == found[1] > 1
 
 
 @pytest.mark.model
 def test_a_longer_context_is_not_taken_for_tested(smollm2, tmp_path, monkeypatch):
     tested = []
-    monkeypatch.setattr("edgespec.measured.exact_rows", lambda context, *_: tested.append(context.n_ctx) or 2)
+    monkeypatch.setattr(
+        "edgespec.engine.profile_store.exact_rows", lambda context, *_: tested.append(context.n_ctx) or 2
+    )
     for n_ctx in (256, 512, 300, 2048, 4096):
         edgespec.load(smollm2, drafter="suffix", exact=True, n_ctx=n_ctx, cache_dir=tmp_path).close()
     assert tested == [256, 512, 2048]
@@ -146,7 +148,7 @@ def test_a_longer_context_is_not_taken_for_tested(smollm2, tmp_path, monkeypatch
 
 @pytest.mark.model
 def test_where_no_width_is_exact_nothing_is_drafted(smollm2, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("edgespec.measured.exact_rows", lambda *_: 1)
+    monkeypatch.setattr("edgespec.engine.profile_store.exact_rows", lambda *_: 1)
     with edgespec.load(smollm2, drafter="suffix", exact=True, n_ctx=256, cache_dir=tmp_path) as engine:
         assert engine.drafters == () and engine.drafter_name == "none"
         assert engine.generate("Say a a a a a a.", max_tokens=8).tally.drafted == 0

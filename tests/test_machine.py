@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from edgespec.cli import main
 from edgespec.errors import InvalidRequest
-from edgespec.machine import (
+from edgespec.system.cpu import (
     cache_directory,
     cpu_name,
     default_threads,
@@ -140,7 +140,7 @@ def test_whoever_knows_better_sets_the_threads(arguments, threads, monkeypatch):
         opened.append(options["threads"])
         raise InvalidRequest("that is all that is asked here")
 
-    monkeypatch.setattr("edgespec.cli.asked.load", load)
+    monkeypatch.setattr("edgespec.cli.build.load", load)
     CliRunner().invoke(main, ["generate", "-p", "x", *arguments])
     assert opened == [threads]
 

@@ -7,12 +7,12 @@ import hashlib
 import pytest
 
 from edgespec import load
-from edgespec.acceptance import Acceptance
 from edgespec.backend import build_name, devices, gpus
 from edgespec.bench.results import origin
 from edgespec.core import Draft
-from edgespec.machine import cpu_name
-from edgespec.measured import Measured
+from edgespec.engine.profile_store import Measured
+from edgespec.policy.acceptance import Acceptance
+from edgespec.system.cpu import cpu_name
 from tests.gguf_files import tiny_model
 
 SETTINGS = {"threads": 2, "gpu_layers": -1}
@@ -134,7 +134,7 @@ def test_who_learned_nothing_overwrites_nobody(tmp_path):
 
 def test_times_on_a_gpu_are_not_those_of_another(tmp_path, monkeypatch):
     for cards in ((), ("one (X0)",), ("two (X0)",), ("one (X0)", "two (X1)")):
-        monkeypatch.setattr("edgespec.measured.gpus", lambda cards=cards: cards)
+        monkeypatch.setattr("edgespec.engine.profile_store.gpus", lambda cards=cards: cards)
         measured = Measured(tmp_path, "target", **SETTINGS)
         cost = measured.cost(64)
         assert not cost.known

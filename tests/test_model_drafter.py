@@ -13,21 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgespec import SamplingParams, load
+from edgespec.bench.divergence import parting
 from edgespec.core import NOTHING, Draft, DraftCost, SharedNoise, TokenSequence, Verdict
-from edgespec.cost import CostCurve
+from edgespec.decode.session import Session
 from edgespec.drafters.model import SINK, ModelDrafter, SameVocabulary, Share
+from edgespec.engine.drafter_set import open_drafters
+from edgespec.engine.open_drafter import MatchedVocabulary, match_texts, open_drafter
 from edgespec.errors import UnknownDrafter, UnsupportedModel
-from edgespec.gguf_values import strings
-from edgespec.gguf_walk import walk
-from edgespec.lossless import parting
-from edgespec.matching import MatchedVocabulary, match_texts, open_drafter
-from edgespec.pairing import open_drafters
-from edgespec.policy import AdaptivePolicy
-from edgespec.reading import Debts, Reading
-from edgespec.session import Session
+from edgespec.gguf.metadata import strings
+from edgespec.gguf.reader import walk
+from edgespec.latency.model import CostCurve
+from edgespec.policy.adaptive import AdaptivePolicy
+from edgespec.policy.drafter_prefill import Debts, Reading
 from edgespec.testing import FixedPolicy, KeyedSampler, ScriptedDrafter, TableModel
 from edgespec.vocabtrim.counts import Counts, tokenizer_hash
-from edgespec.vocabtrim.make import trim
+from edgespec.vocabtrim.pipeline import trim
 from tests.answering import Answering
 from tests.gguf_files import tiny_model
 

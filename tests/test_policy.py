@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgespec.acceptance import Acceptance, ChainAcceptance
 from edgespec.core import NOTHING, ROOT, Draft, DraftCost, Verdict, verified
-from edgespec.cost import CostCurve
-from edgespec.drawn import _VISIBLE
-from edgespec.policy import AdaptivePolicy
-from edgespec.prospects import Prospects, promise
+from edgespec.latency.curve import _VISIBLE
+from edgespec.latency.model import CostCurve
+from edgespec.policy.acceptance import Acceptance, ChainAcceptance
+from edgespec.policy.adaptive import AdaptivePolicy
+from edgespec.policy.speedup import Prospects, promise
 from edgespec.testing import ScriptedDrafter
 from tests.answering import Answering
 

@@ -10,7 +10,7 @@ from benchmarks.policy_replay import Counted, curve_of, played, summed
 from benchmarks.replay import hits_in_blocks, replayed
 from benchmarks.simulate import Clock
 from edgespec.core import NOTHING
-from edgespec.cost import CostCurve
+from edgespec.latency.model import CostCurve
 from edgespec.testing import ScriptedDrafter, TableModel
 
 PROMPT = [7, 7]

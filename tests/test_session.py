@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgespec.core import NOTHING, DraftCost, Policy, TokenSequence
-from edgespec.cost import CostCurve
+from edgespec.decode.session import Session
 from edgespec.drafters import make_drafter
 from edgespec.errors import ContextOverflow, InvalidRequest
-from edgespec.policy import AdaptivePolicy
-from edgespec.session import Session
+from edgespec.latency.model import CostCurve
+from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.testing import FixedPolicy, KeyedSampler, ScriptedDrafter, TableModel
 
 

@@ -19,10 +19,10 @@ from benchmarks.simulate import (
     with_policy,
 )
 from edgespec.core import DraftCost
-from edgespec.cost import CostCurve
-from edgespec.policy import AdaptivePolicy
+from edgespec.decode.verification import verify
+from edgespec.latency.model import CostCurve
+from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.testing import ScriptedDrafter
-from edgespec.verify import verify
 from tests.answering import Answering
 
 LAPTOP, SMALL, PHONE, GPU = (

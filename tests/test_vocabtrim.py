@@ -16,18 +16,18 @@ import edgespec
 from edgespec import load
 from edgespec.backend import LlamaModel, ParallelContext
 from edgespec.errors import InvalidRequest, MalformedModel, ProofFailed, UnsupportedModel
-from edgespec.gguf_values import numbers, strings
-from edgespec.gguf_walk import walk
-from edgespec.models.checked import sha256_of
+from edgespec.gguf.metadata import numbers, strings
+from edgespec.gguf.reader import walk
+from edgespec.system.files import sha256_of
 from edgespec.vocabtrim import rewrite
-from edgespec.vocabtrim.calibrate import AnswerSettings, Journal, count_answers_of, count_recorded, count_text
-from edgespec.vocabtrim.choose import coverage, keep_by_size, ranked, size_for_coverage
+from edgespec.vocabtrim.collect import AnswerSettings, Journal, count_answers_of, count_recorded, count_text
 from edgespec.vocabtrim.counts import Counts, load_counts, tokenizer_hash
-from edgespec.vocabtrim.kept import load_kept
-from edgespec.vocabtrim.make import forced_tokens, trim
-from edgespec.vocabtrim.prove import prove
+from edgespec.vocabtrim.equivalence import prove
+from edgespec.vocabtrim.format import trimming_of
+from edgespec.vocabtrim.keep_list import load_kept
+from edgespec.vocabtrim.pipeline import forced_tokens, trim
+from edgespec.vocabtrim.selection import coverage, keep_by_size, ranked, size_for_coverage
 from edgespec.vocabtrim.sizes import mbsu, per_token, per_token_trimmed
-from edgespec.vocabtrim.trimmed import trimming_of
 from tests.gguf_files import tiny_model
 
 MODELS = Path(edgespec.__file__).parent / "models"

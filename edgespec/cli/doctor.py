@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from edgespec.cli.asked import open_engine
+from edgespec.cli.build import open_engine
 from edgespec.cli.terminal import redraw
-from edgespec.examine import examine
+from edgespec.doctor.report import examine
 
 _BAR = 32
 _TABLE = 39

@@ -9,14 +9,15 @@ from typing import Any
 
 import click
 
-from edgespec import machine
-from edgespec.catalogue import DEFAULT, entry_of, resolve
 from edgespec.cli.terminal import redraw
 from edgespec.errors import MalformedModel, ModelError, ModelNotFound
-from edgespec.models import shelf
-from edgespec.models.checked import note, sha256_of
-from edgespec.models.entries import Entry, entries
-from edgespec.models.found import Found
+from edgespec.hub import store as shelf
+from edgespec.hub.catalogue import Entry, entries
+from edgespec.hub.checksums import note
+from edgespec.hub.external_caches import Found
+from edgespec.hub.resolve import DEFAULT, entry_of, resolve
+from edgespec.system import cpu as machine
+from edgespec.system.files import sha256_of
 
 _SPOILT, _UNREAD = "sha256 is", "cannot be read"
 

@@ -13,8 +13,8 @@ import click
 
 from edgespec import Block, Engine, SamplingParams, Session
 from edgespec.cli.terminal import redraw
+from edgespec.decode.stats import DrafterTally
 from edgespec.drafters.model import ModelDrafter
-from edgespec.tally import DrafterTally
 from edgespec.vocabtrim.sizes import mbsu
 
 

@@ -2,7 +2,7 @@
 
 The drafter reads what the target reads, and guesses token by token for as long as the policy finds it worth its time.
 With sampling it adds the target's own noise to its logits, so that the two draw the same token where they agree
-(noise by common Gumbel noise; see `edgespec.sampling`).
+(noise by common Gumbel noise; see `edgespec.decode.sampling`).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from edgespec.core import (
     mark_of,
     unchanged,
 )
-from edgespec.cost import PROMPT_CHUNK, CostCurve, is_typical
-from edgespec.sampling import draw_any, gumbel
+from edgespec.decode.sampling import draw_any, gumbel
+from edgespec.latency.model import PROMPT_CHUNK, CostCurve, is_typical
 
 WINDOWS = (24, 32, 40, 48, 56, 64)
 """Tokens of the text before that a drafter may begin with: the most of these that are read in _CHEAP. It reads on from

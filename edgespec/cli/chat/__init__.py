@@ -11,13 +11,13 @@ import click
 from click.core import ParameterSource
 from prompt_toolkit.history import History, InMemoryHistory
 
-from edgespec import machine
 from edgespec.cli.chat.commands import Leave, run_command
-from edgespec.cli.chat.keeping import Kept, Memory
+from edgespec.cli.chat.controller import Talk
+from edgespec.cli.chat.line_input import Line, Piped, Typed, kept_history
 from edgespec.cli.chat.screen import Screen
-from edgespec.cli.chat.talk import Talk
-from edgespec.cli.chat.typing import Line, Piped, Typed, kept_history
+from edgespec.engine.saved_chats import Kept, Memory
 from edgespec.errors import EdgespecError
+from edgespec.system import cpu as machine
 
 
 def run(ctx: click.Context, options: dict[str, Any]) -> None:

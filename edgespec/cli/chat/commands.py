@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import click
 
-from edgespec.cli.chat.keeping import is_chat, read_chat, write_chat
-from edgespec.cli.chat.talk import Attached, Talk
+from edgespec.cli.chat.controller import Attached, Talk
 from edgespec.cli.options import sampling_options
 from edgespec.cli.report import print_stats
+from edgespec.engine.saved_chats import is_chat, read_chat, write_chat
 from edgespec.errors import InvalidRequest
-from edgespec.jsonl import read_text
+from edgespec.system.jsonl import read_text
 
 _MOST_BYTES = 16
 """Of a file for each token of the context: what has more is not read to see that it has too many tokens."""

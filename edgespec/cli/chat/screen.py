@@ -11,7 +11,7 @@ import click
 
 from edgespec import Block, Engine, Session
 from edgespec.cli.report import styled
-from edgespec.policy import AdaptivePolicy
+from edgespec.policy.adaptive import AdaptivePolicy
 
 _DRAFTED = {"fg": "green"}
 
