@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgespec.backend import LlamaContext
-from edgespec.bench import figures, run
+from edgespec.bench import metrics, run
 from edgespec.bench.contestants import PLAIN, Field, in_lockstep
 from edgespec.bench.divergence import parting
 from edgespec.bench.measurements import Answer
@@ -32,7 +32,7 @@ from edgespec.bench.versions import versions
 from edgespec.cli import main
 from edgespec.decode.sampling import SamplingParams
 from edgespec.decode.session import Session
-from edgespec.doctor.measure import measure as doctor
+from edgespec.doctor import measure as doctor
 from edgespec.drafters import make_drafter
 from edgespec.engine.engine import Engine, load
 from edgespec.errors import EvaluationError, InvalidRequest
@@ -151,7 +151,7 @@ def test_one_slow_prompt(ratios, below):
         {"answers": {PLAIN: [told(11, 1.0)] * len(one), "auto": [told(11, 1.0 / ratio) for ratio in one]}}
         for one in (ratios, *fast)
     ]
-    assert figures.slowest(rows, "auto") == (pytest.approx(statistics.median(ratios)), int(below))
+    assert metrics.slowest(rows, "auto") == (pytest.approx(statistics.median(ratios)), int(below))
 
 
 @pytest.mark.parametrize(
@@ -212,49 +212,49 @@ class TestFigures:
     rows = RESULT["prompts"]
 
     def test_speeds(self):
-        assert figures.ratios(self.rows[0], "auto", PLAIN) == [2.0, 1.0]
-        assert figures.ratios(self.rows[0], "other", PLAIN) == [0.25]  # it sat the second round out
-        assert figures.mean_ratio(self.rows, "auto", PLAIN) == pytest.approx((1.5 + 1.0) / 2)
-        assert figures.paired(self.rows[:1], "auto", PLAIN)["median"] == 1.5
+        assert metrics.ratios(self.rows[0], "auto", PLAIN) == [2.0, 1.0]
+        assert metrics.ratios(self.rows[0], "other", PLAIN) == [0.25]  # it sat the second round out
+        assert metrics.mean_ratio(self.rows, "auto", PLAIN) == pytest.approx((1.5 + 1.0) / 2)
+        assert metrics.paired(self.rows[:1], "auto", PLAIN)["median"] == 1.5
         # the peer answered in the first round only, and is compared with that one
-        assert figures.total_ratio(self.rows[:1], "auto", "other") == pytest.approx(20 / 2.5)
-        assert figures.total_ratio(self.rows, "auto", PLAIN) == pytest.approx(
+        assert metrics.total_ratio(self.rows[:1], "auto", "other") == pytest.approx(20 / 2.5)
+        assert metrics.total_ratio(self.rows, "auto", PLAIN) == pytest.approx(
             (11 / 7.5 + 21 / 10) / (11 / 12.5 + 21 / 10)
         )
-        assert figures.whole_ratio(self.rows, "auto", PLAIN) == pytest.approx(
+        assert metrics.whole_ratio(self.rows, "auto", PLAIN) == pytest.approx(
             (1.0 + 10 / 7.5 + 1.0 + 20 / 10) / (1.5 + 10 / 12.5 + 1.0 + 20 / 10)
         )
         # 11 tokens at the median of 10 and 5 tokens/s, and 21 tokens at 10
-        assert figures.total_speed(self.rows, PLAIN) == pytest.approx(32 / (11 / 7.5 + 21 / 10))
+        assert metrics.total_speed(self.rows, PLAIN) == pytest.approx(32 / (11 / 7.5 + 21 / 10))
 
     def test_blocks_and_acceptance(self):
-        assert figures.block_length(self.rows, PLAIN) == 1.0
-        assert figures.block_length(self.rows[:1], "auto") == pytest.approx(20 / 14)
-        assert figures.acceptance(self.rows, "auto") == pytest.approx(6 / 10)
-        assert figures.acceptance(self.rows, PLAIN) is None
-        assert figures.acceptance_by_place(self.rows, "auto") == {"x": [(10, 14), (1, 3)]}
+        assert metrics.block_length(self.rows, PLAIN) == 1.0
+        assert metrics.block_length(self.rows[:1], "auto") == pytest.approx(20 / 14)
+        assert metrics.acceptance(self.rows, "auto") == pytest.approx(6 / 10)
+        assert metrics.acceptance(self.rows, PLAIN) is None
+        assert metrics.acceptance_by_place(self.rows, "auto") == {"x": [(10, 14), (1, 3)]}
         # 20 tokens in 14 evaluations, 10 guesses of a quarter of the bytes and 5 of half of them
-        assert figures.memory_bound(self.rows[:1], "auto", RESULT["shares"]["auto"]) == pytest.approx(20 / 19)
+        assert metrics.memory_bound(self.rows[:1], "auto", RESULT["shares"]["auto"]) == pytest.approx(20 / 19)
 
     def test_a_short_answer_with_more_rounds_counts_no_more(self):
         short, long = told(11, 1.0), told(21, 2.0, blocks=10, drafted=10, accepted=10)
         rows = [{"answers": {"auto": [short] * rounds}} for rounds in (1, 20)] + [{"answers": {"auto": [long]}}]
-        assert figures.block_length(rows[::2], "auto") == figures.block_length(rows[1:], "auto") == 30 / 20
-        assert figures.counted(rows[1:], "auto", "drafted") == 10
+        assert metrics.block_length(rows[::2], "auto") == metrics.block_length(rows[1:], "auto") == 30 / 20
+        assert metrics.counted(rows[1:], "auto", "drafted") == 10
 
     def test_a_first_block_of_several_tokens_is_paid_for_once(self):
         """transformers' first block has drafted tokens too: they come with the first token."""
         plain, assisted = told(11, 1.0), told(11, 1.0, blocks=3, accepted=3)  # 5 tokens at first, and 6 later
         row = {"answers": {PLAIN: [plain], "t": [assisted]}, "first_token_seconds": {PLAIN: 1.0, "t": 1.0}}
-        assert figures.block_length([row], "t") == 2.0
-        assert figures.whole_ratio([row], "t", PLAIN) == pytest.approx(2.0 / 1.6)
+        assert metrics.block_length([row], "t") == 2.0
+        assert metrics.whole_ratio([row], "t", PLAIN) == pytest.approx(2.0 / 1.6)
 
     def test_what_to_keep_in_mind_is_said(self):
         text = markdown(RESULT, {})
         assert "1 of 2 answers were cut at 21 tokens" in text
         assert "took part in the first round of 2, and their ratios are of that;" in text
         # 0.25 times plain decoding's 7.5 in the first prompt's shared round, twice its speed in the other
-        speed = figures.total_ratio(self.rows, "other", PLAIN) * figures.total_speed(self.rows, PLAIN)
+        speed = metrics.total_ratio(self.rows, "other", PLAIN) * metrics.total_speed(self.rows, PLAIN)
         assert f"| `other` | {speed:.2f} |" in text
 
     def test_the_report_of_a_run_that_was_stopped(self, tmp_path):
@@ -269,7 +269,7 @@ class TestFigures:
             "answers": {**self.rows[0]["answers"], "other": [{"tokens": 1, "seconds": 0.0, "blocks": 0}]},
         }
         result = {**RESULT, "prompts": [row]}
-        assert figures.paired([row], "other", PLAIN) is None and figures.total_ratio([row], "auto", "other") == 0.0
+        assert metrics.paired([row], "other", PLAIN) is None and metrics.total_ratio([row], "auto", "other") == 0.0
         assert "`other`" in markdown(result, {})
         assert any(line.startswith("other: 0.00") for line in summary_lines(result))
 
@@ -281,20 +281,20 @@ class TestFigures:
     def test_who_drafted_nothing(self):
         drafted = {**self.rows[0], "answers": {**self.rows[0]["answers"], "other": [told(11, 4.0, drafted=2)]}}
         accepted = {**self.rows[0], "answers": {**self.rows[0]["answers"], "other": [told(11, 4.0, accepted=2)]}}
-        assert not figures.drafts(self.rows, "other") and figures.drafts(self.rows, "auto")
+        assert not metrics.drafts(self.rows, "other") and metrics.drafts(self.rows, "auto")
         assert "by subtask:" in markdown(RESULT, {})
         assert "by subtask:" not in markdown({**RESULT, "prompts": self.rows[1:]}, {})  # where nobody drafted
-        assert figures.drafts([drafted], "other") and figures.drafts([accepted], "other")
+        assert metrics.drafts([drafted], "other") and metrics.drafts([accepted], "other")
         text = markdown({**RESULT, "prompts": [drafted, self.rows[1]]}, {})
         assert "| multi-turn | 8.00; 8.00 |" in text and "| qa | 0.50; 0.50 (no drafts) |" in text
 
     def test_the_best_possible(self):
-        assert figures.best_possible(RESULT["curve"]) == (pytest.approx(2.5), 4)
+        assert metrics.best_possible(RESULT["curve"]) == (pytest.approx(2.5), 4)
         drafted, too_long = str(MAX_DRAFT + 1), str(MAX_DRAFT + 2)
-        assert figures.best_possible({"ms": {"1": 1.0, drafted: 10.0, too_long: 1.0}}) == (4.9, 49)
+        assert metrics.best_possible({"ms": {"1": 1.0, drafted: 10.0, too_long: 1.0}}) == (4.9, 49)
 
     def test_same_text(self):
-        assert figures.same_text(self.rows, "other") == "1 of 2" and figures.same_text(self.rows, "auto") == "2 of 2"
+        assert metrics.same_text(self.rows, "other") == "1 of 2" and metrics.same_text(self.rows, "auto") == "2 of 2"
 
     def test_a_peer_that_failed_on_a_prompt(self):
         row = {
@@ -302,10 +302,10 @@ class TestFigures:
             "first_token_seconds": {PLAIN: 1.0, "auto": 1.0},
         }  # fmt: skip
         rows = [self.rows[0], row]
-        assert figures.same_text(rows, "other") == "0 of 1"
-        assert figures.first_token(rows, "other")["median"] == 2.0 and figures.first_token([row], "other") is None
+        assert metrics.same_text(rows, "other") == "0 of 1"
+        assert metrics.first_token(rows, "other")["median"] == 2.0 and metrics.first_token([row], "other") is None
         for key in ("total_ratio", "whole_ratio", "mean_ratio"):
-            figure = getattr(figures, key)
+            figure = getattr(metrics, key)
             assert (
                 figure(rows, "other", PLAIN) == figure(rows[:1], "other", PLAIN) and figure([row], "other", PLAIN) == 0
             )
@@ -315,7 +315,7 @@ class TestFigures:
         assert "`other`" in markdown({**result, "prompts": [row]}, {})
 
     def test_the_groups(self):
-        assert {name: len(group) for name, group in figures.groups(self.rows).items()} == {
+        assert {name: len(group) for name, group in metrics.groups(self.rows).items()} == {
             "multi-turn": 1, "qa": 1, "overall": 2
         }  # fmt: skip
 
