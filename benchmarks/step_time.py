@@ -27,7 +27,7 @@ from edgespec.core import Drafter, Policy, Row, SharedNoise, TokenLogprob, Token
 from edgespec.decode.session import Session
 from edgespec.drafters.anpd import Anpd
 from edgespec.drafters.suffix import Suffix
-from edgespec.latency.model import CostCurve
+from edgespec.latency.model import LatencyModel
 from edgespec.policy.adaptive import AdaptivePolicy
 from tests.gguf_files import tiny_model
 
@@ -81,7 +81,7 @@ class Inside:
 
 def policy_of(drafters: Sequence[Drafter], ratios: dict[int, float]) -> Policy:
     """A policy that knows T(n)."""
-    cost = CostCurve(64)
+    cost = LatencyModel(64)
     cost.measure({n: 0.03 * ratio for n, ratio in ratios.items()})
     return AdaptivePolicy(drafters, cost)
 

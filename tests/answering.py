@@ -15,7 +15,7 @@ class Answering:
 
     def __init__(self, policy: AdaptivePolicy, *, explain: bool = False) -> None:
         self.policy = policy
-        self.cost = policy.cost
+        self.latency = policy.latency
         self.made = Plan()
         self._explain = explain
         self._tokens: Sequence[int] = ()

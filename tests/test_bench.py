@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from edgespec.backend import LlamaContext
 from edgespec.bench import metrics, run
-from edgespec.bench.contestants import PLAIN, Field, in_lockstep
-from edgespec.bench.divergence import parting
+from edgespec.bench.contestants import PLAIN, Contestants, in_lockstep
+from edgespec.bench.divergence import divergence
 from edgespec.bench.measurements import Answer
 from edgespec.bench.memory import peak_of, peak_so_far
 from edgespec.bench.peers import LlamaServer, PeerSpec, ProgramPeer, parsed, started
@@ -36,7 +36,7 @@ from edgespec.doctor import measure as doctor
 from edgespec.drafters import make_drafter
 from edgespec.engine.engine import Engine, load
 from edgespec.errors import EvaluationError, InvalidRequest
-from edgespec.latency.model import CostCurve
+from edgespec.latency.model import LatencyModel
 from edgespec.policy.adaptive import MAX_DRAFT, AdaptivePolicy
 from edgespec.system.prompts import identified, read_prompts, spread, subtask
 from edgespec.testing import FixedPolicy, KeyedSampler, TableModel
@@ -410,7 +410,7 @@ class Watched:
 
     def __init__(self, name: str, turns: list[tuple[str, int]], drafts: bool) -> None:
         model = TableModel(seed=3, order=1)
-        policy = FixedPolicy(make_drafter("suffix"), 4) if drafts else AdaptivePolicy((), CostCurve(8))
+        policy = FixedPolicy(make_drafter("suffix"), 4) if drafts else AdaptivePolicy((), LatencyModel(8))
         self._session = Session(model, model, KeyedSampler(), policy, [1, 2], max_tokens=60)
         self._name, self._turns = name, turns
 
@@ -503,7 +503,7 @@ def test_a_whole_run(here):
 
 
 def test_a_stopped_run_goes_on(here, monkeypatch):
-    answered = Field.answer
+    answered = Contestants.answer
     asked = []
 
     def stop(self, prompt, count, sampling, **options):
@@ -512,13 +512,13 @@ def test_a_stopped_run_goes_on(here, monkeypatch):
             raise KeyboardInterrupt
         return answered(self, prompt, count, sampling, **options)
 
-    monkeypatch.setattr(Field, "answer", stop)
+    monkeypatch.setattr(Contestants, "answer", stop)
     result = bench("--json", "r.json")
     assert result.exit_code == 130 and "goes on with r.json" in result.stderr
     assert len(json.loads((here / "r.json").read_text())["prompts"]) == 2
     asked.clear()
     monkeypatch.setattr(
-        Field, "answer", lambda *given, **options: asked.append(tuple(given[1])) or answered(*given, **options)
+        Contestants, "answer", lambda *given, **options: asked.append(tuple(given[1])) or answered(*given, **options)
     )
     result = bench("--json", "r.json")
     assert result.exit_code == 0 and len(set(asked)) == 2
@@ -535,8 +535,8 @@ def test_more_prompts_in_the_same_file(here, monkeypatch):
     assert bench("--limit", "1", "--json", "r.json").exit_code == 0  # nothing is measured
     assert json.loads((here / "r.json").read_text())["date"] == "2001-01-01"
     begun = []
-    begin = Field.begin
-    monkeypatch.setattr(Field, "begin", lambda self, known: (begun.append(known), begin(self, known)))
+    begin = Contestants.begin
+    monkeypatch.setattr(Contestants, "begin", lambda self, known: (begun.append(known), begin(self, known)))
     assert bench("--limit", "2", "--json", "r.json").exit_code == 0
     found = json.loads((here / "r.json").read_text())
     assert len(found["prompts"]) == 2 and found["began"] == begun[-1] == KNOWN  # and not what the first prompt taught
@@ -545,7 +545,7 @@ def test_more_prompts_in_the_same_file(here, monkeypatch):
 
 def test_the_order_alternates(here, monkeypatch):
     turns = []
-    answered = Field.answer
+    answered = Contestants.answer
 
     def ours(self, prompt, count, sampling, *, backwards=False):
         turns.append(("field", count, backwards))
@@ -556,7 +556,7 @@ def test_the_order_alternates(here, monkeypatch):
         turns.append((self._name, count, None))
         return Answer(tokens=(1, 2), seconds=1.0, first_token_seconds=1.0, blocks=1)
 
-    monkeypatch.setattr(Field, "answer", ours)
+    monkeypatch.setattr(Contestants, "answer", ours)
     monkeypatch.setattr(ProgramPeer, "answer", theirs)
     peers = ("--peer", "llama-cpp-python", "--peer", "prompt-lookup")
     result = bench("--limit", "2", *peers, "--json", "r.json")
@@ -584,12 +584,12 @@ def test_margins_are_of_the_evaluations_that_the_answers_had(here, monkeypatch, 
         lambda self, tokens, draft: (lengths.append(len(tokens)), evaluate(self, tokens, draft))[1],
     )
     with load("tiny.gguf", drafter="none", n_ctx=128, threads=1) as engine:
-        part = parting(engine.context, [1, 2, 3], [4, 5], [4, 6], SamplingParams(), cached=cached)
+        part = divergence(engine.context, [1, 2, 3], [4, 5], [4, 6], SamplingParams(), cached=cached)
         assert (part.position, part.plain, part.drafted) == (1, 5, 6) and lengths == evaluated
 
 
 def test_a_field_backwards(here):
-    with Field("tiny.gguf", ["auto", "anpd"], n_ctx=128, threads=1, gpu_layers=0) as field:
+    with Contestants("tiny.gguf", ["auto", "anpd"], n_ctx=128, threads=1, gpu_layers=0) as field:
         for backwards, names in ((False, ["auto", "anpd", PLAIN]), (True, [PLAIN, "anpd", "auto"])):
             assert list(field.answer([1, 2, 3], 4, SamplingParams(), backwards=backwards)) == names
 

@@ -24,7 +24,7 @@ import edgespec
 from edgespec.cli import main
 from edgespec.cli.chat import _converse, _history
 from edgespec.cli.chat.commands import COMMANDS, SETTINGS, run_command
-from edgespec.cli.chat.controller import Talk
+from edgespec.cli.chat.controller import Controller
 from edgespec.cli.chat.line_input import Line, Typed, _Commands, _whole, kept_history
 from edgespec.cli.chat.screen import Screen, footer
 from edgespec.cli.commands import chat as command
@@ -677,7 +677,7 @@ def talk(tiny, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", cache)
     arguments = ["-m", str(path), "--ctx", "256", "--threads", "1", "-n", "12", "--seed", "1", *ENDLESS]
     options = command.make_context("chat", arguments, parent=Context(main, **main.context_settings)).params
-    with Talk(options, Screen(footer=False), kept=None, memory=None) as talk:
+    with Controller(options, Screen(footer=False), kept=None, memory=None) as talk:
         yield talk
 
 

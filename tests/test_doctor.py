@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from edgespec import load
 from edgespec.cli import main
-from edgespec.doctor.measure import PAYS, SIZES, Price, advice, outlook, speed_up, timed
+from edgespec.doctor.measure import PAYS, SIZES, DrafterCost, advice, outlook, speed_up, timed
 from edgespec.engine.exact import sample
 from edgespec.errors import UnsupportedModel
 from edgespec.gguf.metadata import strings
@@ -54,9 +54,9 @@ def test_from_the_break_even_on_it_pays_and_before_it_does_not(ratios, guess):
 
 
 def test_the_advice_says_when_nothing_can_pay():
-    said = " ".join(advice({n: float(n) for n in SIZES}, {"small": Price(0.2, 2.0)}))
+    said = " ".join(advice({n: float(n) for n in SIZES}, {"small": DrafterCost(0.2, 2.0)}))
     assert "cannot pay here" in said and "small" not in said
-    prices = {"small": Price(0.2, 2.5), "large": Price(1.5, 20.0)}
+    prices = {"small": DrafterCost(0.2, 2.5), "large": DrafterCost(1.5, 20.0)}
     said = " ".join(advice({n: 1 + 0.1 * (n - 1) for n in SIZES}, prices))
     assert "can pay" in said and "small pays" in said and "large cannot pay" in said
     assert "for 2.5 T(1)" in said
@@ -168,7 +168,7 @@ def test_what_is_exact_is_found_out_once_and_for_answers_too(tmp_path, monkeypat
     assert found[0]["curve"][-1]["n"] == SIZES[-1] and found[1]["curve"][-1]["n"] == 5
     assert all(one["exact"]["single"] > 0 and one["exact"]["reading"] > 0 for one in found)
     with load("tiny.gguf", drafter="suffix", exact=True, threads=1) as engine:
-        assert engine.context.max_rows == 5 and engine.policy.cost.known and len(tested) == 1
+        assert engine.context.max_rows == 5 and engine.policy.latency.known and len(tested) == 1
 
 
 def test_a_model_that_cannot_take_tokens_back_gets_one_line(tmp_path, monkeypatch):

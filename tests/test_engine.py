@@ -11,7 +11,7 @@ import pytest
 import edgespec
 from edgespec import SamplingParams
 from edgespec.backend import LlamaModel
-from edgespec.bench.divergence import parting, rounding_noise
+from edgespec.bench.divergence import divergence, rounding_noise
 from edgespec.drafters import make_drafter
 from edgespec.engine.engine import conversation
 from edgespec.errors import ContextOverflow, InvalidRequest, ModelNotFound, UnknownDrafter, UnsupportedModel
@@ -59,7 +59,7 @@ def test_drafted_text_is_plain_text(engine, eager, sampling):
         for prompt, session in zip(PROMPTS, drafted, strict=True):
             plain = answer(plain_engine, prompt, sampling)
             tokens = engine.tokenize(engine.model.render(conversation(prompt, None)))
-            part = parting(plain_engine.context, tokens, plain.emitted, session.emitted, sampling)
+            part = divergence(plain_engine.context, tokens, plain.emitted, session.emitted, sampling)
             assert part is None or part.margin <= 2 * noise, part
 
 
@@ -260,20 +260,20 @@ def test_two_chats_on_one_engine_take_turns_in_threads(engine):
         thread.join()
     tokens = [engine.tokenize(engine.model.render(conversation(prompt, None))) for prompt in PROMPTS]
     for number, emitted in results.items():  # each turn evicts the other's prompt, which is then split differently
-        part = parting(engine.context, tokens[number], alone[number], emitted, SamplingParams())
+        part = divergence(engine.context, tokens[number], alone[number], emitted, SamplingParams())
         assert part is None or part.margin < 1.0, part
 
 
 def test_costs_are_kept_for_the_next_run(smollm2, tmp_path):
     with edgespec.load(smollm2, n_ctx=512, cache_dir=tmp_path) as engine:
         engine.generate(PROMPTS[0], max_tokens=20)
-        measured = engine.policy.cost.single
+        measured = engine.policy.latency.t1
     with edgespec.load(smollm2, n_ctx=512, cache_dir=tmp_path) as engine:
-        assert engine.policy.cost.single == pytest.approx(measured)
+        assert engine.policy.latency.t1 == pytest.approx(measured)
     (stored,) = (tmp_path / "costs").iterdir()
     stored.write_text("{")
     with edgespec.load(smollm2, n_ctx=512, cache_dir=tmp_path) as engine:
-        assert not engine.policy.cost.known
+        assert not engine.policy.latency.known
 
 
 @pytest.mark.parametrize(
@@ -309,9 +309,9 @@ def test_bad_requests_leave_the_engine_usable(engine):
 def test_the_drafter_can_be_changed(smollm2, tmp_path):
     with edgespec.load(smollm2, drafter="none", n_ctx=256, cache_dir=tmp_path) as engine:
         plain = engine.generate(PROMPTS[1], max_tokens=24)
-        cost = engine.policy.cost
+        cost = engine.policy.latency
         engine.change_drafter("suffix+anpd")
-        assert [drafter.name for drafter in engine.drafters] == ["suffix", "anpd"] and engine.policy.cost is cost
+        assert [drafter.name for drafter in engine.drafters] == ["suffix", "anpd"] and engine.policy.latency is cost
         engine.policy = FixedPolicy(engine.drafters[0], 4)
         drafted = engine.generate(PROMPTS[1], max_tokens=24)
         assert drafted.emitted == plain.emitted and drafted.tally.drafters["suffix"].accepted > 0

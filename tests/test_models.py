@@ -25,7 +25,7 @@ from edgespec.hub import checksums as checked
 from edgespec.hub import download
 from edgespec.hub import store as shelf
 from edgespec.hub.catalogue import Entry, entries
-from edgespec.hub.download import Source, fetch
+from edgespec.hub.download import Provenance, fetch
 from edgespec.hub.resolve import resolve
 from edgespec.hub.web import Endpoint
 from edgespec.system import cpu as machine
@@ -189,13 +189,13 @@ def test_going_on_from_any_cut_gives_the_same_bytes(cut, known, etag_changes):
     """In another process, that is: only what is on disk is known."""
     with serving(Hub(cut=cut)) as hub, tempfile.TemporaryDirectory() as folder:
         target, host = Path(folder) / FILE, Endpoint(hub.url)
-        source = Source(f"{hub.url}/o/r/resolve/main/{FILE}", *((TRUE, SIZE) if known else ()))
+        source = Provenance(f"{hub.url}/o/r/resolve/main/{FILE}", *((TRUE, SIZE) if known else ()))
         if cut < SIZE:
             with pytest.raises(DownloadError):
                 fetch(source, target, host, pauses=())
             hub.cut, hub.served = None, 0
             hub.etag = '"v2"' if etag_changes else hub.etag
-        assert fetch(source, target, host, pauses=()) == Source(source.url, TRUE, SIZE)
+        assert fetch(source, target, host, pauses=()) == Provenance(source.url, TRUE, SIZE)
         assert target.read_bytes() == hub.content and names(target.parent) == [FILE]
         assert hub.served == (SIZE if etag_changes else SIZE - cut % SIZE)
 

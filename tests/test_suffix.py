@@ -44,7 +44,7 @@ def longest_match(text: list[int]) -> int:
 
 
 @pytest.mark.parametrize(
-    ("text", "limit", "draft", "evidence"),
+    ("text", "limit", "draft", "buckets"),
     [
         ("a", 4, "", []),
         ("abcd", 4, "", []),
@@ -59,10 +59,10 @@ def longest_match(text: list[int]) -> int:
         ("cabcab", 5, "cabca", [(3, "once"), (4, "once"), (5, "once"), (3, "once"), (4, "once")]),
     ],
 )
-def test_small_texts(text: str, limit: int, draft: str, evidence: list[tuple[int, str]]) -> None:
+def test_small_texts(text: str, limit: int, draft: str, buckets: list[tuple[int, str]]) -> None:
     found = Suffix().propose(ids(text), limit)
     assert letters(found.tokens) == draft
-    assert list(found.evidence) == evidence
+    assert list(found.buckets) == buckets
 
 
 def test_lone_long_match_beats_the_majority_of_shorter_ones() -> None:
@@ -127,7 +127,7 @@ def test_every_guess_followed_the_suffix_it_claims(text: list[int], limit: int) 
     assert len(draft) <= limit
     assert draft.is_chain
     context = list(text)
-    for token, chance, kind in zip(draft.tokens, draft.probabilities, draft.evidence, strict=True):
+    for token, chance, kind in zip(draft.tokens, draft.probabilities, draft.buckets, strict=True):
         length = kind[0]  # type: ignore[index]
         assert 0.0 < chance <= 1.0
         assert token in [text[end] for end in ends(text, context[-length:]) if end < len(text)]
@@ -173,7 +173,7 @@ def test_support_of_the_first_guess_equals_brute_force(text: list[int]) -> None:
         assert size == 0
         return
     followers = [text[end] for end in ends(text, text[-size:]) if end < len(text)]
-    assert draft.evidence[0][1] == agreement(followers.count(draft.tokens[0]), len(followers))  # type: ignore[index]
+    assert draft.buckets[0][1] == agreement(followers.count(draft.tokens[0]), len(followers))  # type: ignore[index]
 
 
 @given(TEXTS, st.lists(st.integers(0, 30)))

@@ -23,7 +23,7 @@ from edgespec.drafters.model import ModelDrafter
 from edgespec.engine.drafter_set import is_model, open_drafters
 from edgespec.engine.engine import Engine, load
 from edgespec.hub import resolve as catalogue
-from edgespec.latency.model import CostCurve
+from edgespec.latency.model import LatencyModel
 from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.system.cpu import cache_directory
 
@@ -44,7 +44,7 @@ def files_of(drafters: str) -> dict[str, Path]:
     }
 
 
-class Field:
+class Contestants:
     """Plain decoding and `drafters` (as -d takes them) on one target. Use it as a context manager.
 
     The first of `drafters` is what the others are compared with.
@@ -55,7 +55,7 @@ class Field:
     ) -> None:
         first = load(model, drafter=drafters[0], n_ctx=n_ctx, threads=threads, gpu_layers=gpu_layers)
         assert isinstance(first.policy, AdaptivePolicy)
-        self.began: dict[str, Any] = first.policy.cost.as_json()
+        self.began: dict[str, Any] = first.policy.latency.as_json()
         """What was known of T(n) before anything was measured."""
         self._engines = {name_of(drafters[0]): first}
         self._drafters: dict[str, Sequence[Drafter]] = {name_of(drafters[0]): first.drafters}
@@ -66,7 +66,7 @@ class Field:
                 names_of(other), first.model,
                 n_ctx=n_ctx, threads=first.context.threads, gpu_layers=gpu_layers, cache_dir=cache_directory(),
             )  # fmt: skip
-            policy = AdaptivePolicy((), CostCurve(context.max_rows))
+            policy = AdaptivePolicy((), LatencyModel(context.max_rows))
             self._engines[name] = Engine(first.model, context, policy, drafter_name=name)
         self.first = first
         self.begin(self.began)
@@ -74,7 +74,7 @@ class Field:
     def begin(self, known: Mapping[str, Any]) -> None:
         """Let each start from what is `known` of T(n), and learn by itself; nothing of it is kept for other runs."""
         for engine in self._engines.values():
-            cost = CostCurve(engine.context.max_rows)
+            cost = LatencyModel(engine.context.max_rows)
             cost.restore(known)
             engine.policy = AdaptivePolicy((), cost)
 
@@ -124,13 +124,13 @@ class Field:
         for drafter in fresh:
             if isinstance(drafter, ModelDrafter):
                 drafter.context.rewind(0)
-        engine.policy = AdaptivePolicy(fresh, engine.policy.cost)
+        engine.policy = AdaptivePolicy(fresh, engine.policy.latency)
         return engine.session(list(prompt), sampling=sampling, max_tokens=count)
 
     def _guesses(self, name: str) -> dict[str, int]:
         return {one.name: one.evaluations for one in self._drafters[name] if isinstance(one, ModelDrafter)}
 
-    def __enter__(self) -> Field:
+    def __enter__(self) -> Contestants:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -17,7 +17,7 @@ from edgespec.decode.sampling import SamplingParams, gumbel
 
 
 @dataclass(frozen=True, slots=True)
-class Parting:
+class Divergence:
     """Where a drafted answer leaves the plain one: `position` counts from the answer's first token.
 
     `margin` is by how much the plain token's score beats the other's, in logits (at a temperature, in
@@ -30,7 +30,7 @@ class Parting:
     margin: float
 
 
-def parting(
+def divergence(
     context: LlamaContext,
     prompt: Sequence[int],
     plain: Sequence[int],
@@ -38,7 +38,7 @@ def parting(
     sampling: SamplingParams,
     *,
     cached: bool = False,
-) -> Parting | None:
+) -> Divergence | None:
     """Compare two answers to `prompt`, made with the same `sampling` (greedy, or temperature alone); None when equal.
 
     An answer that is only shorter parts where it ends, at margin 0. `cached`: the prompt had been read before, and only
@@ -48,7 +48,7 @@ def parting(
     if position == len(plain) == len(drafted):
         return None
     if position in (len(plain), len(drafted)):
-        return Parting(position, -1, -1, 0.0)
+        return Divergence(position, -1, -1, 0.0)
     tokens = list(prompt)
     context.forget()
     row = context.prefill(tokens)
@@ -63,7 +63,7 @@ def parting(
     scores = row[pair].astype(np.float64)
     if sampling.temperature > 0.0:
         scores = scores / sampling.temperature + gumbel(sampling.seed, len(tokens), pair)
-    return Parting(position, int(pair[0]), int(pair[1]), float(scores[0] - scores[1]))
+    return Divergence(position, int(pair[0]), int(pair[1]), float(scores[0] - scores[1]))
 
 
 def rounding_noise(context: LlamaContext, tokens: Sequence[int], width: int) -> float:

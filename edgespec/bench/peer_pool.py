@@ -10,7 +10,7 @@ from edgespec.bench.peers import PeerSpec
 from edgespec.errors import EvaluationError
 
 
-class Others:
+class PeerPool:
     """All that `specs` name, each as `start` makes it. Use it as a context manager.
 
     Raises what `start` raises: a peer that cannot be started at all is a mistake, and found out before anything else.
@@ -55,7 +55,7 @@ class Others:
         while self._peers:
             self._peers.popitem()[1].close()
 
-    def __enter__(self) -> Others:
+    def __enter__(self) -> PeerPool:
         return self
 
     def __exit__(self, *_: object) -> None:

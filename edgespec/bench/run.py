@@ -11,11 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgespec.bench.contestants import PLAIN, Field, files_of, name_of
-from edgespec.bench.divergence import parting
+from edgespec.bench.contestants import PLAIN, Contestants, files_of, name_of
+from edgespec.bench.divergence import divergence
 from edgespec.bench.measurements import Answer, Peer
 from edgespec.bench.memory import peak_of
-from edgespec.bench.peer_pool import Others
+from edgespec.bench.peer_pool import PeerPool
 from edgespec.bench.peers import PeerSpec, started
 from edgespec.bench.results import begun, origin, write
 from edgespec.bench.settings import RunProgress, Settings
@@ -61,7 +61,7 @@ def run(
     tell(RunProgress("loading"))
     with contextlib.ExitStack() as stack:
         field = stack.enter_context(
-            Field(
+            Contestants(
                 settings.model, settings.drafters,
                 n_ctx=settings.n_ctx, threads=settings.threads, gpu_layers=settings.gpu_layers,
             )
@@ -77,7 +77,7 @@ def run(
             result |= {key: fresh[key] for key in ("command", "date")}
         threads = field.first.context.threads
         wanted = settings.peers if asked else ()
-        peers = stack.enter_context(Others(wanted, lambda spec: _started(spec, model, settings, threads, tell)))
+        peers = stack.enter_context(PeerPool(wanted, lambda spec: _started(spec, model, settings, threads, tell)))
         row: dict[str, Any] | None = None
         start, done = time.monotonic(), len(prompts) - len(asked)
         for number, prompt in enumerate(asked):
@@ -142,7 +142,7 @@ def _started(
     )
 
 
-def _tokens(field: Field, text: str) -> list[int]:
+def _tokens(field: Contestants, text: str) -> list[int]:
     """A user's message as ids; of a model without a chat template, the text as it is."""
     engine = field.first
     return engine.tokenize(
@@ -157,7 +157,9 @@ def _turn(prompt: dict[str, Any], rows: Sequence[dict[str, Any]]) -> int:
     return subtasks.count(own) + list(dict.fromkeys([*subtasks, own])).index(own)
 
 
-def _measured(field: Field, peers: Others, prompt: dict[str, Any], settings: Settings, number: int) -> dict[str, Any]:
+def _measured(
+    field: Contestants, peers: PeerPool, prompt: dict[str, Any], settings: Settings, number: int
+) -> dict[str, Any]:
     """All of them on the prompt of that number: its first turn, as the model's chat template renders it.
 
     The first answers begin with everybody's own reading of all of it. What a cache shares with an earlier prompt was
@@ -206,7 +208,7 @@ def _measured(field: Field, peers: Others, prompt: dict[str, Any], settings: Set
 
 
 def _partings(
-    field: Field, tokens: Sequence[int], rounds: Sequence[Mapping[str, Answer]], sampling: SamplingParams
+    field: Contestants, tokens: Sequence[int], rounds: Sequence[Mapping[str, Answer]], sampling: SamplingParams
 ) -> dict[str, Any]:
     """Where each one's answer first differed from the plain one. Peers draw with other numbers than we do."""
     partings: dict[str, Any] = {}
@@ -214,7 +216,7 @@ def _partings(
         for name, answer in answers.items():
             own = name in field.names
             if name not in partings and answer.tokens != answers[PLAIN].tokens and (own or not sampling.temperature):
-                parted = parting(
+                parted = divergence(
                     field.plain.context, tokens, answers[PLAIN].tokens, answer.tokens, sampling, cached=True
                 )
                 assert parted is not None
@@ -222,7 +224,7 @@ def _partings(
     return partings
 
 
-def _curve(field: Field) -> dict[str, Any]:
+def _curve(field: Contestants) -> dict[str, Any]:
     """T(n) in milliseconds, measured on purpose, and whether the machine was busy."""
     context = field.plain.context
     depth = min(measure.DEPTH, context.n_ctx // 2)

@@ -25,7 +25,7 @@ _ROUNDS = 4
 _BUSY = 1.4
 
 
-class Price(NamedTuple):
+class DrafterCost(NamedTuple):
     """What a drafter model costs, in units of the target's T(1)."""
 
     guess: float
@@ -106,7 +106,7 @@ def speed_up(size: int, acceptance: float, ratio: float, guess: float) -> float:
     return sum(acceptance**depth for depth in range(size + 1)) / (ratio + size * guess)
 
 
-def advice(ratios: Mapping[int, float], prices: Mapping[str, Price], *, busy: bool = False) -> Iterator[str]:
+def advice(ratios: Mapping[int, float], prices: Mapping[str, DrafterCost], *, busy: bool = False) -> Iterator[str]:
     """Sentences that say whether and how speculation can pay; `prices` are drafter models', in T(1) as are `ratios`."""
     if busy:
         yield "Something else kept this machine busy: end it and ask again, these figures are not to be trusted."

@@ -10,7 +10,7 @@ from typing import Any
 from edgespec import __version__
 from edgespec.backend import EXACT_KV, LlamaContext, build_name, gpus
 from edgespec.core import NOTHING
-from edgespec.doctor.measure import DEPTH, Price, advice, outlook, speed_up, timed
+from edgespec.doctor.measure import DEPTH, DrafterCost, advice, outlook, speed_up, timed
 from edgespec.drafters.model import ModelDrafter
 from edgespec.engine.engine import Engine
 from edgespec.engine.exact import sample
@@ -28,7 +28,7 @@ _READINGS, _SINGLES = 2, 12
 """How often each is timed for that."""
 
 
-def examine(engine: Engine, progress: ReportProgress) -> dict[str, Any]:
+def report(engine: Engine, progress: ReportProgress) -> dict[str, Any]:
     """What `edgespec doctor` says, times in milliseconds. The engine remembers what was measured.
 
     `progress(what)(done, total)` counts evaluations. Raises UnsupportedModel where nothing can be drafted.
@@ -44,8 +44,8 @@ def examine(engine: Engine, progress: ReportProgress) -> dict[str, Any]:
     ratios = {n: seconds / times[1] for n, seconds in times.items()}
     assert isinstance(engine.policy, AdaptivePolicy)
     if not busy:
-        engine.policy.cost.measure(times)
-    prices: dict[str, Price] = {}
+        engine.policy.latency.measure(times)
+    prices: dict[str, DrafterCost] = {}
     for drafter in engine.drafters:
         if isinstance(drafter, ModelDrafter):
             assert isinstance(drafter.context, LlamaContext)
@@ -57,9 +57,9 @@ def examine(engine: Engine, progress: ReportProgress) -> dict[str, Any]:
                 progress=progress(drafter.name),
             )
             if not also_busy:
-                drafter.cost.measure(own)
+                drafter.latency.measure(own)
             busy |= also_busy
-            prices[drafter.name] = Price(own[1] / times[1], drafter.reading_seconds(times[1]) / times[1])
+            prices[drafter.name] = DrafterCost(own[1] / times[1], drafter.reading_seconds(times[1]) / times[1])
     engine.context.forget()
     try:
         exact, also_busy = _exact(engine, tokens, progress)

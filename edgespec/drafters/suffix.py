@@ -198,11 +198,11 @@ class Suffix:
         return self._texts.memory_bytes + self._automaton.memory_bytes
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
-        """A chain of at most `limit` tokens; the evidence is (shortest match of the class, agreement)."""
+        """A chain of at most `limit` tokens; the bucket is (shortest match of the class, agreement)."""
         state = self._texts.read(tokens).states[-1]
         guesses: list[int] = []
         probabilities: list[float] = []
-        evidence: list[tuple[int, Agreement]] = []
+        buckets: list[tuple[int, Agreement]] = []
         reach = 1.0
         for token, length, agreed in islice(self._continuations(state), max(limit, 0)):
             column = bisect_right(_LENGTHS, length) - 1
@@ -212,8 +212,8 @@ class Suffix:
                 break
             guesses.append(token)
             probabilities.append(probability)
-            evidence.append((_LENGTHS[column], agreed))
-        return Draft.chain(guesses, probabilities, evidence, self.name) if guesses else NOTHING
+            buckets.append((_LENGTHS[column], agreed))
+        return Draft.chain(guesses, probabilities, buckets, self.name) if guesses else NOTHING
 
     def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
         """Nothing: accepted tokens arrive with the next call of `propose`."""

@@ -14,16 +14,16 @@ from edgespec.core import Drafter
 from edgespec.drafters import KNOWN, make_drafter, names_of
 from edgespec.drafters.model import ModelDrafter
 from edgespec.engine.open_drafter import open_drafter
-from edgespec.engine.profile_store import Measured
+from edgespec.engine.profile_store import ProfileStore
 from edgespec.errors import UnknownDrafter
 from edgespec.hub import resolve as catalogue
-from edgespec.latency.model import CostCurve
+from edgespec.latency.model import LatencyModel
 from edgespec.policy.adaptive import AdaptivePolicy
 
 _log = logging.getLogger("edgespec")
 
 
-class Paired(NamedTuple):
+class OpenedDrafters(NamedTuple):
     """What drafts for a target, under which name, and what chooses among it."""
 
     drafters: tuple[Drafter, ...]
@@ -31,7 +31,7 @@ class Paired(NamedTuple):
     policy: AdaptivePolicy
 
 
-class Pairing:
+class DrafterSet:
     """Finds drafters for a target that is loaded, once or again.
 
     `exact`: only as many rows are evaluated at once as give the very bits of single-token decoding.
@@ -41,7 +41,7 @@ class Pairing:
         self,
         target: LlamaModel,
         context: LlamaContext,
-        measured: Measured,
+        measured: ProfileStore,
         *,
         exact: bool,
         n_ctx: int,
@@ -51,10 +51,10 @@ class Pairing:
     ) -> None:
         self._target, self._context, self._measured, self._exact = target, context, measured, exact
         self._n_ctx, self._threads, self._gpu_layers, self._cache_dir = n_ctx, threads, gpu_layers, cache_dir
-        self._cost: CostCurve | None = None
+        self._cost: LatencyModel | None = None
         self._exact_rows = 0
 
-    def pair(self, drafter: str | Path | Drafter, before: Iterable[Drafter] = ()) -> Paired:
+    def pair(self, drafter: str | Path | Drafter, before: Iterable[Drafter] = ()) -> OpenedDrafters:
         """With a drafter as `load` takes it; plain decoding where nothing can draft, and a warning.
 
         The models among those `before` store what they learned first: one that is opened again begins with it.
@@ -75,7 +75,7 @@ class Pairing:
         )  # fmt: skip
         if self._cost is None or self._cost.rows != self._context.max_rows:
             self._cost = self._measured.cost(self._context.max_rows)
-        return Paired(tuple(drafters), name, AdaptivePolicy(drafters, self._cost))
+        return OpenedDrafters(tuple(drafters), name, AdaptivePolicy(drafters, self._cost))
 
     def _hindrance(self) -> str:
         """Why no draft could be verified, or nothing."""

@@ -16,8 +16,8 @@ from edgespec.decode.sampling import SamplingParams
 from edgespec.decode.session import Overflow, Session
 from edgespec.drafters.model import ModelDrafter
 from edgespec.engine.chat import Chat
-from edgespec.engine.drafter_set import Pairing, checked, close_all
-from edgespec.engine.profile_store import Measured
+from edgespec.engine.drafter_set import DrafterSet, checked, close_all
+from edgespec.engine.profile_store import ProfileStore
 from edgespec.errors import InvalidRequest
 from edgespec.hub import resolve as catalogue
 from edgespec.policy.adaptive import AdaptivePolicy
@@ -74,13 +74,13 @@ def load(
             raise InvalidRequest(f"a context of {length} tokens: it must be from 8 to {1 << 22}")
         if exact and kv_type == "f16":
             kv_type = EXACT_KV
-        measured = Measured(
+        measured = ProfileStore(
             cache, header.fingerprint,
             threads=threads, gpu_layers=gpu_layers, kv_type=kv_type, flash_attention=flash_attention,
         )  # fmt: skip
         context = LlamaContext(target, n_ctx=length, threads=threads, kv_type=kv_type, flash_attention=flash_attention)
         undo.callback(context.close)
-        pairing = Pairing(
+        pairing = DrafterSet(
             target, context, measured,
             exact=exact, n_ctx=length, threads=threads, gpu_layers=gpu_layers, cache_dir=cache,
         )  # fmt: skip
@@ -109,8 +109,8 @@ class Engine:
         *,
         drafters: Sequence[Drafter] = (),
         drafter_name: str,
-        measured: Measured | None = None,
-        pairing: Pairing | None = None,
+        measured: ProfileStore | None = None,
+        pairing: DrafterSet | None = None,
         fingerprint: str = "",
     ) -> None:
         self.model = model
@@ -134,8 +134,8 @@ class Engine:
         if self.measured is not None:
             models = {one.name: one.fingerprint for one in self.drafters if isinstance(one, ModelDrafter)}
             for name, fingerprint in models.items():
-                self.measured.recall(policy.acceptance, name, fingerprint)
-            self._save = weakref.finalize(self, self.measured.remember_all, policy, models)
+                self.measured.load_acceptance(policy.acceptance, name, fingerprint)
+            self._save = weakref.finalize(self, self.measured.save_all, policy, models)
 
     def change_drafter(self, drafter: str | Path | Drafter) -> None:
         """Draft with another drafter, as `load` takes it, from the next answer on.

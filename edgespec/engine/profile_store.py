@@ -11,7 +11,7 @@ from typing import Any
 
 from edgespec.backend import EXACT_KV, LlamaContext, build_name, gpus
 from edgespec.engine.exact import depths, exact_rows, sample
-from edgespec.latency.model import CostCurve
+from edgespec.latency.model import LatencyModel
 from edgespec.policy.acceptance import Acceptance
 from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.system import cpu as machine
@@ -28,7 +28,7 @@ _NONSENSE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 """What reading a file raises that is none of ours."""
 
 
-class Measured:
+class ProfileStore:
     """The files of one model, by its `fingerprint`, the machine, and whatever else its times depend on."""
 
     def __init__(
@@ -53,26 +53,26 @@ class Measured:
         self._acceptance = cache_dir / "acceptance"
         self._fingerprint = fingerprint
 
-    def with_exact_keys(self) -> Measured:
+    def with_exact_keys(self) -> ProfileStore:
         """The same model's where keys and values are as `load(exact=True)` has them."""
         cache_dir, threads, gpu_layers = self._place
-        return Measured(cache_dir, self._fingerprint, threads=threads, gpu_layers=gpu_layers, kv_type=EXACT_KV)
+        return ProfileStore(cache_dir, self._fingerprint, threads=threads, gpu_layers=gpu_layers, kv_type=EXACT_KV)
 
-    def cost(self, rows: int) -> CostCurve:
+    def cost(self, rows: int) -> LatencyModel:
         """T(n) as the last run left it, else a fresh curve."""
-        cost = CostCurve(rows)
+        cost = LatencyModel(rows)
         stored = store.read_json(self._costs)
         if stored is not None:
             try:
                 cost.restore(stored)
             except _NONSENSE as error:
                 _log.warning("%s is left aside: %s", self._costs, error)
-                cost = CostCurve(rows)
+                cost = LatencyModel(rows)
             else:
                 self._found[self._costs] = cost.as_json()
         return cost
 
-    def remember(self, cost: CostCurve) -> None:
+    def remember(self, cost: LatencyModel) -> None:
         """Keep T(n), as far as it is known."""
         learned = cost.as_json()
         if cost.known or learned["deeper"]:
@@ -83,7 +83,7 @@ class Measured:
             store.remember(path, learned)
             self._found[path] = learned
 
-    def recall(self, acceptance: Acceptance, drafter: str, fingerprint: str) -> None:
+    def load_acceptance(self, acceptance: Acceptance, drafter: str, fingerprint: str) -> None:
         """Let `acceptance` begin with what was learned of a drafter model, by its `fingerprint`, for this target."""
         path = self._pair(fingerprint)
         stored = store.read_json(path)
@@ -95,17 +95,17 @@ class Measured:
             else:
                 self._found[path] = acceptance.as_json(drafter)
 
-    def remember_acceptance(self, acceptance: Acceptance, drafter: str, fingerprint: str) -> None:
+    def save_acceptance(self, acceptance: Acceptance, drafter: str, fingerprint: str) -> None:
         """Keep what is known by now."""
         learned = acceptance.as_json(drafter)
         if learned["kinds"]:
             self._keep(self._pair(fingerprint), learned)
 
-    def remember_all(self, policy: AdaptivePolicy, models: Mapping[str, str]) -> None:
+    def save_all(self, policy: AdaptivePolicy, models: Mapping[str, str]) -> None:
         """Both, at the end of a run; `models` are the drafters' fingerprints by name."""
-        self.remember(policy.cost)
+        self.remember(policy.latency)
         for name, fingerprint in models.items():
-            self.remember_acceptance(policy.acceptance, name, fingerprint)
+            self.save_acceptance(policy.acceptance, name, fingerprint)
 
     def _pair(self, fingerprint: str) -> Path:
         """Whose guesses are right does not depend on the machine, nor on threads and the like."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from edgespec.errors import DownloadError, OutputError
-from edgespec.hub.web import Answer, Broken, Endpoint, content_length, content_range, opened
+from edgespec.hub.web import Broken, Endpoint, Response, content_length, content_range, opened
 from edgespec.system import cpu as machine
 from edgespec.system.files import ByteProgress, locked, read_json, sha256_of, write_json
 
@@ -31,7 +31,7 @@ _WORTH = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Provenance:
     """A file on a server, and what it must be, as far as that is known before it is there."""
 
     url: str
@@ -50,14 +50,14 @@ def note_of(target: Path) -> Path:
 
 
 def fetch(
-    source: Source,
+    source: Provenance,
     target: Path,
     host: Endpoint,
     *,
     timeout: float = 60.0,
     pauses: Sequence[float] = PAUSES,
     progress: ByteProgress | None = None,
-) -> Source:
+) -> Provenance:
     """Put the file that `source` describes at `target`, going on with what an earlier try left. The source, complete.
 
     A server that falls silent for `timeout` seconds has failed; after a failure there is another try, after one of the
@@ -113,7 +113,7 @@ class _Transfer:
 
     def __init__(
         self,
-        source: Source,
+        source: Provenance,
         target: Path,
         host: Endpoint,
         file: BinaryIO,
@@ -161,7 +161,7 @@ class _Transfer:
                 self._begin_anew()
             raise
 
-    def _take(self, answer: Answer) -> None:
+    def _take(self, answer: Response) -> None:
         total = content_length(answer.headers)
         if answer.status == 206:
             span = content_range(answer.headers)
@@ -238,7 +238,7 @@ class _Transfer:
     def _kept(self) -> str:
         return "; what came so far is kept, the same command goes on from there" if self._have else ""
 
-    def _note(self, answer: Answer) -> None:
+    def _note(self, answer: Response) -> None:
         """Write down what the part is of, for a later process; an ETag only where it stands for the very bytes."""
         etag = answer.headers.get("ETag", "")
         self._etag = etag if etag.startswith('"') else None
@@ -251,7 +251,7 @@ class _Transfer:
         """Go on with what there is, if it is known to be a part of this very file; else begin anew."""
         noted: Any = read_json(note_of(self._target)) if self._have else None
         try:
-            before = Source(noted["url"], noted["sha256"], int(noted["size"]))
+            before = Provenance(noted["url"], noted["sha256"], int(noted["size"]))
             etag = noted["etag"]
         except (KeyError, TypeError, ValueError):
             self._begin_anew()

@@ -17,7 +17,7 @@ from edgespec.system.files import at_home
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LocalFile:
     """A file that should be the model: whose it is, and the sha256 it must have, where anybody knows one."""
 
     path: Path
@@ -25,7 +25,7 @@ class Found:
     sha256: str | None
 
 
-def of_other_tools(entry: Entry) -> Iterator[Found]:
+def of_other_tools(entry: Entry) -> Iterator[LocalFile]:
     """Where other tools keep the file of `entry`; its size is right, its checksum is yet to be taken."""
     if entry.repository is None:
         return
@@ -37,7 +37,7 @@ def of_other_tools(entry: Entry) -> Iterator[Found]:
     ):
         for path in paths:
             if is_whole(path, entry.size):
-                yield Found(path, owner, entry.sha256 or _named_after_its_sha256(path))
+                yield LocalFile(path, owner, entry.sha256 or _named_after_its_sha256(path))
 
 
 def is_whole(path: Path, size: int | None) -> bool:

@@ -13,8 +13,8 @@ from edgespec.errors import DownloadError, MalformedModel, ModelNotFound, Output
 from edgespec.gguf.validate import read_header
 from edgespec.hub.catalogue import Entry, of_repository
 from edgespec.hub.checksums import known_sha256, note
-from edgespec.hub.download import PAUSES, Source, discard, fetch, part_of
-from edgespec.hub.external_caches import Found, is_whole, of_other_tools
+from edgespec.hub.download import PAUSES, Provenance, discard, fetch, part_of
+from edgespec.hub.external_caches import LocalFile, is_whole, of_other_tools
 from edgespec.hub.web import endpoint
 from edgespec.system import cpu as machine
 from edgespec.system.files import ByteProgress, at_home, read_json, replacing, sha256_of, write_json
@@ -33,20 +33,20 @@ def directory() -> Path:
     return at_home(named).absolute() if named else machine.data_directory() / "models"
 
 
-def candidates(entry: Entry) -> Iterator[Found]:
+def candidates(entry: Entry) -> Iterator[LocalFile]:
     """Where the model should be, by name and size: in its package, in our store, with other tools. No checksums yet."""
     if entry.module is not None:
         spec = importlib.util.find_spec(entry.module)  # found without an import: the package's code is not wanted
         for folder in (spec.submodule_search_locations or []) if spec else []:
             if (Path(folder) / entry.file).is_file():
-                yield Found(Path(folder) / entry.file, f"package {entry.package}", entry.sha256)
+                yield LocalFile(Path(folder) / entry.file, f"package {entry.package}", entry.sha256)
     own = directory() / entry.stored_as
     if own.is_file():
-        yield Found(own, OWN, entry.sha256 or _told(entry).sha256)
+        yield LocalFile(own, OWN, entry.sha256 or _told(entry).sha256)
     yield from of_other_tools(entry)
 
 
-def trusted(entry: Entry, cache_dir: Path) -> Found | None:
+def trusted(entry: Entry, cache_dir: Path) -> LocalFile | None:
     """The first candidate that is what it should be; its sha256 is taken once and remembered in `cache_dir`.
 
     Raises MalformedModel when a packaged file or our own is another one. What other tools have may be: it is passed by.
@@ -93,7 +93,7 @@ def pull(
     timeout: float = 60.0,
     pauses: Sequence[float] = PAUSES,
     progress: ByteProgress | None = None,
-) -> Found:
+) -> LocalFile:
     """The model in our store, downloaded from its repository. Raises DownloadError, OutputError.
 
     A sha256 that only the server tells is remembered beside the file. `timeout` and `pauses` are those of `fetch`.
@@ -102,13 +102,13 @@ def pull(
         raise missing(entry)
     host = endpoint()
     target = directory() / entry.stored_as
-    source = Source(host.url_of(entry.repository, entry.file), entry.sha256, entry.size)
+    source = Provenance(host.url_of(entry.repository, entry.file), entry.sha256, entry.size)
     source = fetch(source, target, host, timeout=timeout, pauses=pauses, progress=progress)
     assert source.sha256 is not None
     return _shelved(entry, source, cache_dir)
 
 
-def adopt(entry: Entry, path: Path, cache_dir: Path, *, progress: ByteProgress | None = None) -> Found:
+def adopt(entry: Entry, path: Path, cache_dir: Path, *, progress: ByteProgress | None = None) -> LocalFile:
     """The model in our store, copied from a file that came another way.
 
     Raises DownloadError, OutputError; where the catalogue has no sha256, what `read_header` raises of another file.
@@ -131,7 +131,7 @@ def adopt(entry: Entry, path: Path, cache_dir: Path, *, progress: ByteProgress |
                 raise DownloadError(f"{path} changed while it was copied: try again")
     except OSError as error:
         raise OutputError(f"{path} cannot be copied to {target}: {error.strerror}") from error
-    return _shelved(entry, Source(path.absolute().as_uri(), sha256, target.stat().st_size), cache_dir)
+    return _shelved(entry, Provenance(path.absolute().as_uri(), sha256, target.stat().st_size), cache_dir)
 
 
 def remove(entry: Entry) -> list[Path]:
@@ -152,21 +152,21 @@ def started(entry: Entry) -> int:
     return part.stat().st_size if is_whole(part, None) else 0
 
 
-def _shelved(entry: Entry, source: Source, cache_dir: Path) -> Found:
+def _shelved(entry: Entry, source: Provenance, cache_dir: Path) -> LocalFile:
     target = directory() / entry.stored_as
     assert source.sha256 is not None
     if entry.sha256 is None:
         told = {"name": entry.alias, "sha256": source.sha256, "size": source.size, "from": source.url}
         write_json(_told_file(), {**_read_told(), entry.stored_as: told})
     note(target, source.sha256, cache_dir)
-    return Found(target, OWN, source.sha256)
+    return LocalFile(target, OWN, source.sha256)
 
 
-def _told(entry: Entry) -> Source:
+def _told(entry: Entry) -> Provenance:
     """What the server said of a file that the catalogue has no figures of, when it was pulled."""
     told = _read_told().get(entry.stored_as)
     sha256 = told.get("sha256") if isinstance(told, dict) else None
-    return Source("", sha256 if isinstance(sha256, str) else None)
+    return Provenance("", sha256 if isinstance(sha256, str) else None)
 
 
 def _told_file() -> Path:

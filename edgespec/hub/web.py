@@ -53,7 +53,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """A response: what it holds in all, as the endpoint and the last server say it, and the bytes themselves."""
 
     status: int
@@ -104,7 +104,7 @@ def _kept_token() -> str | None:
 
 
 @contextmanager
-def opened(url: str, host: Endpoint, headers: Mapping[str, str], timeout: float) -> Iterator[Answer]:
+def opened(url: str, host: Endpoint, headers: Mapping[str, str], timeout: float) -> Iterator[Response]:
     """The answer to GET `url`. Raises Broken where another try may help, DownloadError where it cannot."""
     request = Request(url, headers={"User-Agent": "edgespec", "Accept-Encoding": "identity", **headers})
     redirects = _Redirects(host)
@@ -113,7 +113,7 @@ def opened(url: str, host: Endpoint, headers: Mapping[str, str], timeout: float)
         response = build_opener(redirects).open(request, timeout=timeout)
     with response:
         redirects.listen(response.url, response.headers)
-        yield Answer(
+        yield Response(
             response.status, response.headers, redirects.sha256, redirects.size, _pieces(response, url, timeout)
         )
 

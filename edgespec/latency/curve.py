@@ -25,7 +25,7 @@ _VISIBLE = 0.003
 """By how much the logarithm of an estimate moves before the curve is drawn anew, which takes longer than all else."""
 
 
-class Drawn:
+class Curve:
     """T(n)/T(1) for n = 1 .. `rows`, drawn from what was `seen` of some n up to `most`, logarithms of ratios.
 
     `draw` it anew where entries of `seen` went or several came, `bend` it where one came or changed.
@@ -38,36 +38,40 @@ class Drawn:
         self._logs = [math.log(n) for n in range(1, self._end)]
         self._log_priors = [math.log(1.0 + _PRIOR_SLOPE * (n - 1)) for n in range(1, self._end)]
         self.ratios: list[float]
-        self.hoped: list[float]
+        self.optimistic: list[float]
         """As cheap as it may be, where it was not tried lately."""
-        self.hoped_unseen: list[float]
+        self.optimistic_unseen: list[float]
         """As cheap as it may be, where it was never seen."""
-        self.draw()
+        self.refit()
 
-    def draw(self) -> None:
+    def refit(self) -> None:
         """Draw the whole curve: the prior, bent to what was observed."""
         self._known = sorted({1, *self._seen})
-        self.ratios, self.hoped, self.hoped_unseen = ([1.0] * self._rows for _ in range(3))
+        self.ratios, self.optimistic, self.optimistic_unseen = ([1.0] * self._rows for _ in range(3))
         for left, right in pairwise([*self._known, self._end]):
-            self._stretch(left, right)
+            self._fill(left, right)
         for estimate in self._seen.values():
-            estimate.drawn = estimate.value
+            estimate.shown = estimate.value
 
-    def bend(self, n: int) -> None:
+    def refit_at(self, n: int) -> None:
         """Draw it anew where the estimate of n counts: between the known sizes to either side."""
         estimate = self._seen[n]
-        if estimate.recent != TRIED and abs(estimate.value - estimate.drawn) < _VISIBLE:
+        if estimate.recent != TRIED and abs(estimate.value - estimate.shown) < _VISIBLE:
             return
-        estimate.drawn = estimate.value
+        estimate.shown = estimate.value
         # Whoever holds the last tables keeps them.
-        self.ratios, self.hoped, self.hoped_unseen = self.ratios[:], self.hoped[:], self.hoped_unseen[:]
+        self.ratios, self.optimistic, self.optimistic_unseen = (
+            self.ratios[:],
+            self.optimistic[:],
+            self.optimistic_unseen[:],
+        )
         place = bisect_left(self._known, n)
         if self._known[place : place + 1] != [n]:
             self._known.insert(place, n)
         for left, right in pairwise([*self._known[place - 1 : place + 2], self._end][:3]):
-            self._stretch(left, right)
+            self._fill(left, right)
 
-    def _stretch(self, left: int, right: int) -> None:
+    def _fill(self, left: int, right: int) -> None:
         """The curve from one known size to before the next: corrections of the prior are interpolated over log n."""
         start, slope = self._correction(left), 0.0
         if right in self._seen:
@@ -78,13 +82,13 @@ class Drawn:
             math.exp(prior + start + slope * log)
             for prior, log in zip(self._log_priors[sizes], self._logs[sizes], strict=True)
         ]
-        self.hoped[sizes] = self.hoped_unseen[sizes] = [max(1.0, ratio * _UNSEEN_HOPE) for ratio in ratios]
+        self.optimistic[sizes] = self.optimistic_unseen[sizes] = [max(1.0, ratio * _UNSEEN_HOPE) for ratio in ratios]
         if left <= self._rows:
             tried = left == 1 or self._seen[left].recent >= TRIED
-            self.hoped[left - 1] = max(1.0, ratios[0] * (1.0 if tried else _SEEN_HOPE))
-            self.hoped_unseen[left - 1] = ratios[0]
+            self.optimistic[left - 1] = max(1.0, ratios[0] * (1.0 if tried else _SEEN_HOPE))
+            self.optimistic_unseen[left - 1] = ratios[0]
 
-    def thought(self, n: int) -> float:
+    def predicted(self, n: int) -> float:
         """What log T(n)/T(1) is taken for: by the curve, and beyond it by the largest size that is known."""
         if n <= self._rows:
             return math.log(self.ratios[n - 1])

@@ -24,7 +24,7 @@ class Estimate:
     count: int = 1
     recent: int = 1
     """Evaluations in this run, older ones counting less and less."""
-    drawn: float = math.inf
+    shown: float = math.inf
     """The value that the curve shows."""
 
     def update(self, observed: float) -> None:

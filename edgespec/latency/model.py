@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from edgespec.latency.curve import TRIED, Drawn
+from edgespec.latency.curve import TRIED, Curve
 from edgespec.latency.estimate import CLIP, TRUSTED_AFTER, Estimate
 
 _SURPRISE = math.log(1.25)
@@ -38,7 +38,7 @@ def is_typical(before: int, total: int) -> bool:
     return total - before > PROMPT_CHUNK or before // PROMPT_CHUNK == (total - 1) // PROMPT_CHUNK
 
 
-class CostCurve:
+class LatencyModel:
     """T(n) in seconds for n from 1 to `rows`, as known so far; for long contexts, see `at`."""
 
     def __init__(self, rows: int) -> None:
@@ -49,9 +49,9 @@ class CostCurve:
         self._waiting: dict[int, float] = {}  # seconds seen before T(1) was
         self._surprises = 0  # in a row; below 0 those of a machine faster than thought
         self._due = False
-        self._deeper: dict[int, CostCurve] = {}  # by doublings of _SHALLOW
+        self._deeper: dict[int, LatencyModel] = {}  # by doublings of _SHALLOW
         self._doubts = 0
-        self._drawn = Drawn(rows, PROMPT_CHUNK, self._ratios)
+        self._curve = Curve(rows, PROMPT_CHUNK, self._ratios)
 
     @property
     def known(self) -> bool:
@@ -59,16 +59,16 @@ class CostCurve:
         return self._single is not None
 
     @property
-    def due(self) -> bool:
+    def needs_remeasure(self) -> bool:
         """Whether T(1) has to be seen again: the machine is not what it was, or was busy when T(1) was seen."""
         return self._due
 
     @property
-    def single(self) -> float:
+    def t1(self) -> float:
         """T(1) in seconds; 1.0 while it is not known."""
         return math.exp(self._single.value) if self._single else 1.0
 
-    def at(self, depth: int) -> CostCurve:
+    def for_context(self, depth: int) -> LatencyModel:
         """The curve after `depth` tokens of context: this one, or one of its own for a long context.
 
         Attention takes longer there, and for several tokens more so. A curve that knows nothing yet begins as the
@@ -76,7 +76,7 @@ class CostCurve:
         """
         doublings = (depth // _SHALLOW).bit_length()
         if doublings and doublings not in self._deeper:
-            self._deeper[doublings] = CostCurve(self.rows)
+            self._deeper[doublings] = LatencyModel(self.rows)
         curves = {0: self, **self._deeper}
         curve = curves[doublings]
         if not curve.known and (known := [place for place in curves if curves[place].known]):
@@ -85,28 +85,28 @@ class CostCurve:
 
     def ratio(self, n: int) -> float:
         """T(n)/T(1), for n from 1 to `rows`."""
-        return self._drawn.ratios[n - 1]
+        return self._curve.ratios[n - 1]
 
-    def taken(self, n: int, seconds: float) -> float:
+    def charged(self, n: int, seconds: float) -> float:
         """What an evaluation of n tokens took, in units of T(1).
 
         That is T(n) as far as known, since a single time is noise; but a time that is more than twice as long, or less
         than half, says that T(n) is known badly.
         """
-        own = seconds / self.single
+        own = seconds / self.t1
         return min(max(self.ratio(n), own / 2), own * 2)
 
     def ratios(self) -> list[float]:
         """T(n)/T(1) for n = 1 .. rows."""
-        return self._drawn.ratios
+        return self._curve.ratios
 
-    def hoped(self) -> list[float]:
+    def optimistic(self) -> list[float]:
         """The same as cheap as it may be, where it was not tried lately."""
-        return self._drawn.hoped
+        return self._curve.optimistic
 
-    def hoped_unseen(self) -> list[float]:
+    def optimistic_unseen(self) -> list[float]:
         """The same as cheap as it may be, where it was never seen."""
-        return self._drawn.hoped_unseen
+        return self._curve.optimistic_unseen
 
     def observe(self, n: int, seconds: float) -> None:
         """Learn that an evaluation of n tokens took `seconds`."""
@@ -114,7 +114,7 @@ class CostCurve:
         if self._evaluations % _RECENT == 0:
             for estimate in self._ratios.values():
                 estimate.recent //= 2
-            self._drawn.draw()
+            self._curve.refit()
         if n > PROMPT_CHUNK:
             n, seconds = PROMPT_CHUNK, seconds * PROMPT_CHUNK / n
         self._compare(n, seconds)
@@ -142,7 +142,7 @@ class CostCurve:
         for n, seconds in times.items():
             if 1 < n <= PROMPT_CHUNK:
                 self._ratios[n] = Estimate(math.log(seconds / times[1]), _STORED_COUNT, recent=TRIED)
-        self._drawn.draw()
+        self._curve.refit()
 
     def _compare(self, n: int, seconds: float) -> None:
         """Notice when the machine has become another one."""
@@ -185,15 +185,15 @@ class CostCurve:
         for size in [size for size, estimate in self._ratios.items() if estimate.count < TRUSTED_AFTER]:
             self._waiting[size] = math.exp(self._single.value + self._ratios.pop(size).value)
         self._waiting[n] = seconds
-        self._drawn.draw()
+        self._curve.refit()
 
     def _observe_ratio(self, n: int, log_ratio: float) -> None:
         estimate = self._ratios.get(n)
         if estimate is None:
-            self._ratios[n] = Estimate(min(log_ratio, self._drawn.thought(n) + CLIP))
+            self._ratios[n] = Estimate(min(log_ratio, self._curve.predicted(n) + CLIP))
         else:
             estimate.update(log_ratio)
-        self._drawn.bend(n)
+        self._curve.refit_at(n)
 
     def as_json(self) -> dict[str, Any]:
         """What a later run can start from."""
@@ -206,12 +206,12 @@ class CostCurve:
         for doublings, own in stored.get("deeper", {}).items():
             if int(doublings) < 1:
                 raise ValueError(f"a stored cost curve for contexts of {doublings} doublings")
-            curve = self._deeper[int(doublings)] = CostCurve(self.rows)
+            curve = self._deeper[int(doublings)] = LatencyModel(self.rows)
             curve._begin(own)
 
     def _own(self) -> dict[str, Any]:
         return {
-            "single_seconds": self.single if self.known else None,
+            "single_seconds": self.t1 if self.known else None,
             "ratios": {str(n): [math.exp(e.value), e.count] for n, e in sorted(self._ratios.items())},
         }
 
@@ -227,4 +227,4 @@ class CostCurve:
         self._ratios.clear()
         for n, (ratio, count) in ratios.items():
             self._ratios[n] = Estimate(math.log(ratio), min(count, _STORED_COUNT), recent=0)
-        self._drawn.draw()
+        self._curve.refit()

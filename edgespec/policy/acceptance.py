@@ -89,29 +89,29 @@ class Acceptance:
         self._kinds: dict[str, dict[Hashable, _Counts]] = {}
         self._last: ChainAcceptance | None = None
 
-    def estimate(self, drafter: str, evidence: Hashable, prior: float) -> float:
+    def estimate(self, drafter: str, bucket: Hashable, prior: float) -> float:
         """The probability that a guess of this kind is right; `prior` is the drafter's own estimate."""
-        counts = self._kinds.get(drafter, {}).get(evidence)
+        counts = self._kinds.get(drafter, {}).get(bucket)
         return counts.estimate(prior) if counts else prior
 
     def estimates(self, draft: Draft) -> list[float]:
         """The same for every node of a draft."""
         kinds = self._kinds.get(draft.drafter, {})
         estimates: list[float] = []
-        for (kind, prior), nodes in groupby(zip(draft.evidence, draft.probabilities, strict=True)):
+        for (kind, prior), nodes in groupby(zip(draft.buckets, draft.probabilities, strict=True)):
             counts = kinds.get(kind)
             estimates += [counts.estimate(prior) if counts else prior] * len(list(nodes))
         return estimates
 
-    def weight(self, drafter: str, evidence: Hashable) -> float:
+    def weight(self, drafter: str, bucket: Hashable) -> float:
         """How many observations of this kind of guess are remembered."""
-        counts = self._kinds.get(drafter, {}).get(evidence)
+        counts = self._kinds.get(drafter, {}).get(bucket)
         return counts.judged if counts else 0.0
 
     def observe(self, draft: Draft, emitted: Sequence[int]) -> None:
         """Learn from a proposal and the tokens that the target emitted instead."""
         kinds = self._kinds.setdefault(draft.drafter, {})
-        found = [(draft.evidence[node], right) for node, right in verified(draft, emitted)]
+        found = [(draft.buckets[node], right) for node, right in verified(draft, emitted)]
         for (kind, right), nodes in groupby(found):
             counts = kinds.get(kind)
             if counts is None:
@@ -125,7 +125,7 @@ class Acceptance:
         return self._last
 
     def as_json(self, drafter: str) -> dict[str, Any]:
-        """What a later run can start from, for a drafter whose evidence is plain values or tuples of them."""
+        """What a later run can start from, for a drafter whose buckets are plain values or tuples of them."""
         kinds = self._kinds.get(drafter, {})
         return {"kinds": [[kind, counts.right, counts.judged] for kind, counts in kinds.items()]}
 

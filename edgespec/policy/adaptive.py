@@ -27,7 +27,7 @@ from edgespec.core import (
     SharedNoise,
     Verdict,
 )
-from edgespec.latency.model import CostCurve, is_typical
+from edgespec.latency.model import LatencyModel, is_typical
 from edgespec.policy.acceptance import Acceptance, ChainAcceptance
 from edgespec.policy.backoff import Rest
 from edgespec.policy.drafter_prefill import Debts, Reading
@@ -68,9 +68,9 @@ class AdaptivePolicy:
     """
 
     def __init__(
-        self, drafters: Sequence[Drafter], cost: CostCurve, *, clock: Callable[[], float] = time.perf_counter
+        self, drafters: Sequence[Drafter], cost: LatencyModel, *, clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        self.cost = cost
+        self.latency = cost
         self.acceptance = Acceptance()
         self.clock = clock
         self.drafters = {drafter.name: drafter for drafter in drafters}
@@ -103,7 +103,7 @@ class _AnswerPolicy:
             drafter.observe(evaluation, verdict)
 
     def plan(self, tokens: Sequence[int], room: int, noise: SharedNoise = NO_NOISE, *, explain: bool = False) -> Plan:
-        shared, cost = self._shared, self._shared.cost.at(len(tokens))
+        shared, cost = self._shared, self._shared.latency.for_context(len(tokens))
         if self._prompt is not None:
             cost.observe_prompt(*self._prompt)
             self._prompt = None
@@ -116,17 +116,17 @@ class _AnswerPolicy:
         begun = shared.clock()
         plan = step.plan()
         if cost.known and (plan.draft.tokens or not plan.spent):  # what models spend is charged to their accounts
-            self._rest.looked((shared.clock() - begun) / cost.single, found=bool(plan.draft.tokens))
+            self._rest.looked((shared.clock() - begun) / cost.t1, found=bool(plan.draft.tokens))
         return plan
 
     def settle(self, plan: Plan, evaluation: Evaluation, verdict: Verdict, seconds: float) -> None:
-        shared, cost = self._shared, self._shared.cost.at(evaluation.length)
+        shared, cost = self._shared, self._shared.latency.for_context(evaluation.length)
         size = 1 + len(plan.draft)
         cost.observe(size, seconds)
         self._reading.answered(len(verdict.emitted), None if plan.spent else cost.ratio(size))
         for name in shared.drafters:
             mine = plan.draft.tokens and plan.draft.drafter == name
-            drafted = len(verdict.emitted) - cost.taken(size, seconds) if mine else None
+            drafted = len(verdict.emitted) - cost.charged(size, seconds) if mine else None
             change = shared.accounts.settle(name, spent=plan.spent.get(name, 0.0), drafted=drafted)
             shared.debts.earned(name, change)
         for costed in shared.costed:
@@ -157,7 +157,7 @@ class _Planning:
         shared: AdaptivePolicy,
         reading: Reading,
         chains: ChainAcceptance,
-        cost: CostCurve,
+        cost: LatencyModel,
         tokens: Sequence[int],
         room: int,
         limit: int,
@@ -181,7 +181,7 @@ class _Planning:
         if not self._cost.known:
             self._say("T(1) is not known yet: without it, no evaluation tells what it costs more than that")
             return NOTHING
-        if self._cost.due:
+        if self._cost.needs_remeasure:
             self._say("evaluations take another time than they did: T(1) is measured again")
             return NOTHING
         gain, time = alone, self._cost.ratio(1 + len(best))
@@ -211,7 +211,7 @@ class _Planning:
             if not proposal.tokens:
                 self._say(f"{drafter.name}: no guess")
                 continue
-            weight = shared.acceptance.weight(proposal.drafter, proposal.evidence[0])
+            weight = shared.acceptance.weight(proposal.drafter, proposal.buckets[0])
             margin = needed(weight, gained=shared.accounts.has_gained(drafter.name))
             self._proposals.append(proposal)
             own = Prospects(proposal, shared.acceptance, self._cost)
@@ -242,7 +242,7 @@ class _Planning:
 
     def _consult(self, drafter: CostedDrafter, rival: float) -> tuple[Draft, float]:
         """What a costed drafter drafts, if that promises more than `rival`, and its gain."""
-        shared, single = self._shared, self._cost.single
+        shared, single = self._shared, self._cost.t1
         price = drafter.draft_cost(self._tokens, single)
         if price.remeasure is not None:
             self._remeasure(drafter.name, price.remeasure)
@@ -298,7 +298,7 @@ class _Planning:
         if hoped <= rival:
             return
         self._say(f"{drafter.name}: asked for one guess, to see how good it is by now")
-        self._ask(drafter, 1, lambda probability, evidence: False)
+        self._ask(drafter, 1, lambda probability, bucket: False)
 
     def _ask(
         self, drafter: CostedDrafter, limit: int, go_on: Callable[[float, Hashable], bool], lent: float = 0.0
@@ -307,7 +307,7 @@ class _Planning:
         clock = self._shared.clock
         begun = clock()
         proposal = drafter.draft(self._tokens, limit, self._noise, go_on).by(drafter.name)
-        spent = self._spent[drafter.name] = max(0.0, (clock() - begun) / self._cost.single - lent)
+        spent = self._spent[drafter.name] = max(0.0, (clock() - begun) / self._cost.t1 - lent)
         self._say(f"{drafter.name}: asked, {len(proposal)} guesses in {spent:.2f} T(1)")
         if proposal.tokens:
             self._proposals.append(proposal)
@@ -319,4 +319,4 @@ class _Planning:
         clock = self._shared.clock
         begun = clock()
         remeasure()
-        self._spent[name] = (clock() - begun) / self._cost.single
+        self._spent[name] = (clock() - begun) / self._cost.t1

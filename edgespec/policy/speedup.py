@@ -8,7 +8,7 @@ from itertools import accumulate
 from operator import mul, neg
 
 from edgespec.core import NOTHING, Draft
-from edgespec.latency.model import CostCurve
+from edgespec.latency.model import LatencyModel
 from edgespec.policy.acceptance import Acceptance, ChainAcceptance
 
 MARGIN = 1.2
@@ -59,7 +59,7 @@ class Prospects:
 
     __slots__ = ("_expected", "_times", "chain", "gains", "hoped")
 
-    def __init__(self, chain: Draft, acceptance: Acceptance, cost: CostCurve, spent: float = 0.0) -> None:
+    def __init__(self, chain: Draft, acceptance: Acceptance, cost: LatencyModel, spent: float = 0.0) -> None:
         self.chain = chain
         reach = list(accumulate(acceptance.estimates(chain), mul, initial=1.0))  # the chance of so many right guesses
         del reach[bisect_right(reach, -_HOPELESS, key=neg) + 1 :]
@@ -67,7 +67,9 @@ class Prospects:
         self._times = [ratio + spent for ratio in cost.ratios()[: len(reach)]]
         self.gains = [tokens / time for tokens, time in zip(self._expected, self._times, strict=True)]
         """The expected speed-ups."""
-        self.hoped = [tokens / (ratio + spent) for tokens, ratio in zip(self._expected, cost.hoped(), strict=False)]
+        self.hoped = [
+            tokens / (ratio + spent) for tokens, ratio in zip(self._expected, cost.optimistic(), strict=False)
+        ]
         """The same if the evaluation is as cheap as it may be."""
 
     def best(self) -> int:
@@ -114,16 +116,16 @@ def shortfall(time: float, expected: Sequence[float], size: int) -> float:
     return time - covered - (time - whole) * (expected[whole] - covered)
 
 
-def ceiling(cost: CostCurve, start: float, guess: float) -> float:
+def ceiling(cost: LatencyModel, start: float, guess: float) -> float:
     """What no chain can promise more than, however good its guesses: see `promise`."""
-    ratios = cost.hoped_unseen()[1 : _DEEPEST + 1]
+    ratios = cost.optimistic_unseen()[1 : _DEEPEST + 1]
     return max((size + 1) / (ratio + start + (size - 1) * guess) for size, ratio in enumerate(ratios, start=1))
 
 
 def promise(
     drafter: str,
     chains: ChainAcceptance,
-    cost: CostCurve,
+    cost: LatencyModel,
     start: float,
     guess: float,
     limit: int,
@@ -134,7 +136,7 @@ def promise(
 
     `unknown` is what a guess is taken for before any was judged.
     """
-    hoped = cost.hoped_unseen()
+    hoped = cost.optimistic_unseen()
     expected, reach = [1.0], 1.0
     best, size, spent = 0.0, 0, 0.0
     for depth, chance in enumerate(chains.by_depth(drafter, min(limit, _DEEPEST, cost.rows - 1), unknown)):
@@ -155,7 +157,7 @@ class Worth:
         drafter: str,
         acceptance: Acceptance,
         chains: ChainAcceptance,
-        cost: CostCurve,
+        cost: LatencyModel,
         start: float,
         guess: float,
         *,
@@ -163,7 +165,7 @@ class Worth:
     ) -> None:
         """`hopeful`: take sizes that were never tried for as cheap as they may be."""
         self._drafter, self._acceptance = drafter, acceptance
-        self._ratios = cost.hoped_unseen() if hopeful else cost.ratios()
+        self._ratios = cost.optimistic_unseen() if hopeful else cost.ratios()
         self._sober = cost.ratios()
         self._spent, self._guess = start, guess
         self._reach = self._expected = 1.0
@@ -171,9 +173,9 @@ class Worth:
         self._size = 0
         self._chances = chains.by_depth(drafter, cost.rows - 1, UNKNOWN_ACCEPTANCE)
 
-    def __call__(self, probability: float, evidence: Hashable) -> bool:
+    def __call__(self, probability: float, bucket: Hashable) -> bool:
         acceptance, ratios = self._acceptance, self._ratios
-        self._reach *= acceptance.estimate(self._drafter, evidence, probability)
+        self._reach *= acceptance.estimate(self._drafter, bucket, probability)
         self._expected += self._reach
         self._size += 1
         here = ratios[self._size]

@@ -23,7 +23,7 @@ class Attached(NamedTuple):
     text: str
 
 
-class Talk:
+class Controller:
     """Use it as a context manager: at the end, what is kept is written, and the engine closed.
 
     `options` are the command's; what is set later goes there too.
@@ -133,7 +133,7 @@ class Talk:
             self.engine.policy, self._drafting_policy = self._drafting_policy, None
         elif not on and self._drafting_policy is None and isinstance(policy, AdaptivePolicy):
             self._drafting_policy = policy
-            self.engine.policy = AdaptivePolicy((), policy.cost)
+            self.engine.policy = AdaptivePolicy((), policy.latency)
 
     def change_drafter(self, drafter: str) -> None:
         """Go on with another drafter, drafting. Raises EdgespecError; then all is as it was."""
@@ -172,7 +172,7 @@ class Talk:
         if self._memory:
             self._memory.add(self._name, self.chat, self.engine)
 
-    def __enter__(self) -> Talk:
+    def __enter__(self) -> Controller:
         return self
 
     def __exit__(self, *_: object) -> None:
