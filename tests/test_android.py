@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from gguf_files import tiny_model
+from terminal import heeding_signals
 
 ROOT = Path(__file__).parent.parent
 TOOLS = (
@@ -346,7 +347,9 @@ def test_the_launcher_lets_go_of_the_wake_lock_on_ctrl_c(termux):
     termux.install()
     termux.calls()
     launcher = termux.prefix / "bin" / "edgespec-chat"
-    with subprocess.Popen([launcher, "--wait"], env=termux.environment, start_new_session=True) as chat:
+    with heeding_signals():
+        chat = subprocess.Popen([launcher, "--wait"], env=termux.environment, start_new_session=True)
+    with chat:
         until = time.monotonic() + 20
         while not (termux.folder / "chatting").exists() and time.monotonic() < until:
             time.sleep(0.05)

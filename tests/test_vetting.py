@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from gguf_files import tiny_model
+from terminal import heeding_signals
 
 from edgespec import vetting
 from edgespec.errors import MalformedModel, ModelError, ModelNotFound, UnsupportedModel
@@ -167,9 +168,10 @@ def test_an_interrupt_kills_the_child(tmp_path: Path, model: Path, cache: Path) 
     )
     call = f"from edgespec.vetting import vet; from pathlib import Path; vet(Path({str(model)!r}), "
     call += f"cache_dir=Path({str(cache)!r}), load={load!r})"
-    parent = subprocess.Popen(
-        [sys.executable, "-c", call], stderr=subprocess.PIPE, cwd=Path(vetting.__file__).parents[1]
-    )
+    with heeding_signals():
+        parent = subprocess.Popen(
+            [sys.executable, "-c", call], stderr=subprocess.PIPE, cwd=Path(vetting.__file__).parents[1]
+        )
     try:
         deadline = time.monotonic() + 30
         while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
