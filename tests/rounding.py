@@ -16,9 +16,11 @@ from edgespec import Engine, SamplingParams
 from edgespec.backend import LlamaSampler
 from edgespec.core import Context, Draft, Row, Sampler, common_prefix
 
-WIDTHS = (1, 2, 3, 4, 8, 16)
+WIDTHS = (1, 2, 3, 5, 9, 16)
 LONGEST = 32
 """Tokens before a parting that are evaluated at every width."""
+LIKELY = 64
+"""Tokens of a row, the likeliest ones, whose rounding counts where answers part."""
 
 SamplerAfter = Callable[[list[int]], Sampler]
 """A sampler that chooses what follows these tokens."""
@@ -26,10 +28,24 @@ SamplerAfter = Callable[[list[int]], Sampler]
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """The logits after some tokens, which were evaluated one by one, and by how much other evaluations differ."""
+    """The logits after some tokens, which were evaluated one by one, and by how much other evaluations differ.
+
+    `differences` are those of the same row, shape (evaluations, n_vocab); `noise` is the largest one after any of the
+    last LONGEST tokens.
+    """
 
     row: Row
+    differences: Row
     noise: float
+
+    def among(self, tokens: Sequence[int]) -> float:
+        """The largest difference of the likeliest logits, down to those of `tokens`, but for what moves all alike.
+
+        Unlikely tokens are rounded more, and never chosen.
+        """
+        lowest = min(np.sort(self.row)[-LIKELY:][0], self.row[list(tokens)].min())
+        likely = self.differences[:, self.row >= lowest]
+        return float(np.abs(likely - likely.mean(axis=1, keepdims=True)).max())
 
 
 def chain(tokens: Sequence[int]) -> Draft:
@@ -38,21 +54,22 @@ def chain(tokens: Sequence[int]) -> Draft:
 
 
 def rounding(context: Context, tokens: Sequence[int]) -> Rounding:
-    """What evaluations of `tokens` (at least 2) at different widths, and after different prefills, make of a logit.
+    """What evaluations of `tokens` (at least 2) at different widths, and after different prefills, make of the logits.
 
-    `noise` is the largest difference of any logit after any of the last LONGEST tokens. The cache is left as it comes.
+    The cache is left as it comes.
     """
     start = max(1, len(tokens) - LONGEST)
     widths = [width for width in WIDTHS if width <= context.max_rows]
     rows = np.stack([_evaluated(context, tokens, start, width) for width in widths])
-    noise = float(np.ptp(rows, axis=0).max())
+    differences = [*(rows[1:, -1] - rows[0, -1])]
     for split in {1, len(tokens) // 2, len(tokens) - 1}:
         context.rewind(0)
         context.prefill(tokens[:split])
         prefilled = context.prefill(tokens)
         assert prefilled is not None
-        noise = max(noise, float(np.abs(prefilled - rows[0, -1]).max()))
-    return Rounding(rows[0, -1], noise)
+        differences.append(prefilled - rows[0, -1])
+    found = np.stack(differences)
+    return Rounding(rows[0, -1], found, max(float(np.ptp(rows, axis=0).max()), float(np.abs(found).max())))
 
 
 def _evaluated(context: Context, tokens: Sequence[int], start: int, width: int) -> Row:
@@ -81,25 +98,25 @@ def assert_same_choices(
     tokens = [*prompt, *one[:position]]
     found = rounding(context, tokens)
     left, right = one[position], other[position]
-    margin = float(found.row[left] - found.row[right])
+    margin, noise = float(found.row[left] - found.row[right]), found.among((left, right))
     for token in (left, right):
-        assert _can_be_chosen(token, found, lambda: sampler_after(tokens)), (
+        assert _can_be_chosen(token, found.row, noise, lambda: sampler_after(tokens)), (
             f"after {position} equal tokens one answer says {left}, the other {right}: "
-            f"{margin:+.4f} between their logits, and rounding explains {2 * found.noise:.4f}"
+            f"{margin:+.4f} between their logits, and rounding explains {2 * noise:.4f}"
         )
 
 
-def _can_be_chosen(token: int, rounding: Rounding, sampler: Callable[[], Sampler]) -> bool:
-    """Whether logits no further than the noise from the row make `sampler` choose `token`.
+def _can_be_chosen(token: int, row: Row, noise: float, sampler: Callable[[], Sampler]) -> bool:
+    """Whether logits no further than `noise` from the row make `sampler` choose `token`.
 
     Where a filter decides, the right change is not obvious, and several are tried.
     """
     random = np.random.default_rng(0)
-    changes = [np.full(len(rounding.row), -1.0), *random.uniform(-1.0, 1.0, (40, len(rounding.row)))]
+    changes = [np.full(len(row), -1.0), *random.uniform(-1.0, 1.0, (40, len(row)))]
     for change in changes:
         for own in (1.0, -1.0):
             change[token] = own
-            if sampler().choose((rounding.row + rounding.noise * change).astype(np.float32)) == token:
+            if sampler().choose((row + noise * change).astype(np.float32)) == token:
                 return True
     return False
 
