@@ -60,9 +60,11 @@ def rounding(context: Context, tokens: Sequence[int]) -> Rounding:
     """
     start = max(1, len(tokens) - LONGEST)
     widths = [width for width in WIDTHS if width <= context.max_rows]
+    context.rewind(0)
+    context.prefill(tokens[:start])
     rows = np.stack([_evaluated(context, tokens, start, width) for width in widths])
     differences = [*(rows[1:, -1] - rows[0, -1])]
-    for split in {1, len(tokens) // 2, len(tokens) - 1}:
+    for split in {1, len(tokens) // 2}:
         context.rewind(0)
         context.prefill(tokens[:split])
         prefilled = context.prefill(tokens)
@@ -73,9 +75,8 @@ def rounding(context: Context, tokens: Sequence[int]) -> Rounding:
 
 
 def _evaluated(context: Context, tokens: Sequence[int], start: int, width: int) -> Row:
-    """The logits after tokens[: start + 1] and so on to the end, `width` at a time."""
-    context.rewind(0)
-    context.prefill(tokens[:start])
+    """The logits after tokens[: start + 1] and so on to the end, `width` at a time, with the rest in the cache."""
+    context.rewind(start)
     found = [
         context.evaluate(tokens[: begin + 1], chain(tokens[begin + 1 : begin + width])).copy()
         for begin in range(start, len(tokens), width)

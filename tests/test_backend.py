@@ -62,7 +62,7 @@ def noise(model, text):
     """More than rounding moves a logit on this machine; a stale token moves some logit by far more, as is tested."""
     context = LlamaContext(model, n_ctx=1024, threads=2)
     mixed = random.Random(7).choices(text, k=150)
-    measured = max(rounding(context, tokens).noise for tokens in (text[:150], text[:300], mixed))
+    measured = max(rounding(context, tokens).noise for tokens in (text[:300], mixed))
     context.close()
     return max(0.1, 3.0 * measured)
 
