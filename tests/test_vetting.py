@@ -20,6 +20,7 @@ from edgespec.backend.load_check import vet
 from edgespec.errors import MalformedModel, ModelError, ModelNotFound, UnsupportedModel
 from edgespec.gguf.validate import read_header
 from tests.gguf_files import tiny_model
+from tests.terminal import heeding_signals
 
 
 @pytest.fixture
@@ -167,9 +168,10 @@ def test_an_interrupt_kills_the_child(tmp_path: Path, model: Path, cache: Path) 
     )
     call = f"from edgespec.backend.load_check import vet; from pathlib import Path; vet(Path({str(model)!r}), "
     call += f"cache_dir=Path({str(cache)!r}), load={load!r})"
-    parent = subprocess.Popen(
-        [sys.executable, "-c", call], stderr=subprocess.PIPE, cwd=Path(vetting.__file__).parents[1]
-    )
+    with heeding_signals():
+        parent = subprocess.Popen(
+            [sys.executable, "-c", call], stderr=subprocess.PIPE, cwd=Path(vetting.__file__).parents[1]
+        )
     try:
         deadline = time.monotonic() + 30
         while not (tmp_path / "pid").exists() and time.monotonic() < deadline:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgespec.core import (
@@ -192,6 +192,8 @@ class Session:
         budget = self._max_tokens - len(self.emitted)
         room = min(budget - 1, self._target.n_ctx - len(self._tokens))
         plan = policy.plan(self._tokens, room, self._sampler.noise, explain=self._explain)
+        if len(plan.draft) >= self._target.max_rows:
+            plan = replace(plan, draft=plan.draft.first(self._target.max_rows - 1))
         planned = time.perf_counter()
         evaluation = self._target.evaluate(self._tokens, plan.draft)
         evaluated = time.perf_counter()

@@ -15,8 +15,8 @@ import platformdirs
 
 _OTHERS = 0.2
 _ALL = 0.95
-"""Other programs that had so much of a core, while so much of all cores was in use, slowed down what was timed: two that
-share a core slow down each other, and threads that wait for one that has to share wait too."""
+"""Where other programs had so much of a core, while so much of all cores was in use, they slowed down what was timed:
+two that share a core slow down each other, and threads that wait for one that has to share wait too."""
 
 _CPUS = Path("/sys/devices/system/cpu")
 """Where Linux describes them."""
