@@ -30,11 +30,13 @@ from edgespec.bench.results import code_digest, origin, without_folders
 from edgespec.bench.statistics import summary, surely_below
 from edgespec.bench.versions import versions
 from edgespec.cli import main
+from edgespec.core import TokenSequence
+from edgespec.decode.options import GenerationOptions
 from edgespec.decode.sampling import SamplingParams
 from edgespec.decode.session import Session
 from edgespec.doctor import measure as doctor
 from edgespec.drafters import make_drafter
-from edgespec.engine.engine import Engine, load
+from edgespec.engine import Engine, load
 from edgespec.errors import EvaluationError, InvalidRequest
 from edgespec.latency.model import LatencyModel
 from edgespec.policy.adaptive import MAX_DRAFT, AdaptivePolicy
@@ -416,7 +418,9 @@ class Watched:
     def __init__(self, name: str, turns: list[tuple[str, int]], drafts: bool) -> None:
         model = TableModel(seed=3, order=1)
         policy = FixedPolicy(make_drafter("suffix"), 4) if drafts else AdaptivePolicy((), LatencyModel(8))
-        self._session = Session(model, model, KeyedSampler(), policy, [1, 2], max_tokens=60)
+        self._session = Session(
+            model, model, KeyedSampler(), policy, TokenSequence([1, 2]), GenerationOptions(max_tokens=60)
+        )
         self._name, self._turns = name, turns
 
     def step(self) -> None:

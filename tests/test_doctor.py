@@ -168,7 +168,7 @@ def test_what_is_exact_is_found_out_once_and_for_answers_too(tmp_path, monkeypat
     assert found[0]["curve"][-1]["n"] == SIZES[-1] and found[1]["curve"][-1]["n"] == 5
     assert all(one["exact"]["single"] > 0 and one["exact"]["reading"] > 0 for one in found)
     with load("tiny.gguf", drafter="suffix", exact=True, threads=1) as engine:
-        assert engine.context.max_rows == 5 and engine.policy.latency.known and len(tested) == 1
+        assert engine.context.max_rows == 5 and engine.latency.known and len(tested) == 1
 
 
 def test_a_model_that_cannot_take_tokens_back_gets_one_line(tmp_path, monkeypatch):

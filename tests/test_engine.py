@@ -291,13 +291,13 @@ def test_two_chats_on_one_engine_take_turns_in_threads(engine):
 def test_costs_are_kept_for_the_next_run(smollm2, tmp_path):
     with edgespec.load(smollm2, n_ctx=512, cache_dir=tmp_path) as engine:
         engine.generate(PROMPTS[0], max_tokens=20)
-        measured = engine.policy.latency.t1
+        measured = engine.latency.t1
     with edgespec.load(smollm2, n_ctx=512, cache_dir=tmp_path) as engine:
-        assert engine.policy.latency.t1 == pytest.approx(measured)
+        assert engine.latency.t1 == pytest.approx(measured)
     (stored,) = (tmp_path / "costs").iterdir()
     stored.write_text("{")
     with edgespec.load(smollm2, n_ctx=512, cache_dir=tmp_path) as engine:
-        assert not engine.policy.latency.known
+        assert not engine.latency.known
 
 
 @pytest.mark.parametrize(
@@ -333,10 +333,10 @@ def test_bad_requests_leave_the_engine_usable(engine):
 def test_the_drafter_can_be_changed(smollm2, tmp_path):
     with edgespec.load(smollm2, drafter="none", n_ctx=256, cache_dir=tmp_path) as engine:
         plain = engine.generate(PROMPTS[1], max_tokens=24)
-        cost = engine.policy.latency
+        cost = engine.latency
         engine.change_drafter("suffix+anpd")
-        assert [drafter.name for drafter in engine.drafters] == ["suffix", "anpd"] and engine.policy.latency is cost
-        engine.policy = FixedPolicy(engine.drafters[0], 4)
+        assert [drafter.name for drafter in engine.drafters] == ["suffix", "anpd"] and engine.latency is cost
+        engine.policy = FixedPolicy(engine.drafters[0].drafter, 4)
         drafted = engine.generate(PROMPTS[1], max_tokens=24)
         assert drafted.tally.drafters["suffix"].accepted > 0
         assert drafted.tally.cached_tokens == drafted.tally.prompt_tokens - 1

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 
 from edgespec import SamplingParams, load
 from edgespec.core import NOTHING, Draft, DraftCost, SharedNoise, TokenSequence, Verdict
+from edgespec.decode.options import GenerationOptions
 from edgespec.decode.session import Session
 from edgespec.drafters.model import ATTENTION_SINKS, ModelDrafter, Share
 from edgespec.drafters.vocab_map import MatchedVocabulary, SameVocabulary, match_texts
 from edgespec.engine.drafter_set import open_drafters
 from edgespec.engine.open_drafter import open_drafter
+from edgespec.engine.options import Resources
 from edgespec.errors import UnknownDrafter, UnsupportedModel
 from edgespec.gguf.metadata import strings
 from edgespec.gguf.reader import walk
@@ -40,7 +42,7 @@ def drafter_of(model, kept=None, **arguments):
 def answer(policy, *, seed=0, temperature=0.0, prompt=(1, 2, 3), count=60):
     target = Endless(seed=1)
     sampler = KeyedSampler(seed, temperature, len(prompt))
-    session = Session(target, target, sampler, policy, TokenSequence(prompt), max_tokens=count)
+    session = Session(target, target, sampler, policy, TokenSequence(prompt), GenerationOptions(max_tokens=count))
     for _ in session.stream():
         pass
     return session
@@ -164,7 +166,7 @@ def poisoned(**arguments):
     """A drafter whose cost an earlier run measured while another process had the cores."""
     cost = LatencyModel(128)
     cost.restore({"single_seconds": 5.0, "ratios": {"2": [1.7, 6]}})
-    return drafter_of(TableModel(seed=1), cost=cost, **arguments)
+    return drafter_of(TableModel(seed=1), latency=cost, **arguments)
 
 
 @pytest.mark.parametrize(("times", "doubted"), [(1.8, False), (2.2, True)])
@@ -346,12 +348,12 @@ def test_a_model_reads_no_other_text_before_the_last_one_is_paid_for():
 
 def test_drafters_of_one_name_are_refused(tmp_path):
     with pytest.raises(UnknownDrafter, match="two drafters are called small"):
-        open_drafters(["a/small.gguf", "b/small.gguf"], None, n_ctx=64, threads=1, gpu_layers=0, cache_dir=tmp_path)
+        open_drafters(["a/small.gguf", "b/small.gguf"], None, Resources(64, 1, 0, tmp_path))
 
 
 def test_a_file_called_like_a_drafter_of_ours_is_refused_beside_it(tmp_path):
     with pytest.raises(UnknownDrafter, match="two drafters are called suffix"):
-        open_drafters(["suffix", "b/suffix.gguf"], None, n_ctx=64, threads=1, gpu_layers=0, cache_dir=tmp_path)
+        open_drafters(["suffix", "b/suffix.gguf"], None, Resources(64, 1, 0, tmp_path))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
@@ -446,11 +448,11 @@ def test_padding_does_not_make_another_vocabulary(tmp_path):
     padded = tiny_model(tmp_path / "padded.gguf", n_vocab=336, **{"tokenizer.ggml.tokens": texts})
     for drafter in (small, full):
         with load(padded, n_ctx=256, drafter=str(drafter)) as engine:
-            engine.policy = FixedPolicy(engine.drafters[0], 3)
+            engine.policy = FixedPolicy(engine.drafters[0].drafter, 3)
             drafted = engine.session([5, 330, 7], max_tokens=12)
             plain = engine.session([5, 330, 7], max_tokens=12)
             assert [block.tokens for block in drafted.stream()]
-            engine.policy = FixedPolicy(engine.drafters[0], 0)
+            engine.policy = FixedPolicy(engine.drafters[0].drafter, 0)
             assert [block.tokens for block in plain.stream()]
             assert drafted.emitted == plain.emitted and drafted.tally.drafted > 0
 
@@ -469,7 +471,7 @@ def test_smollm2_drafts_for_itself(small, tmp_path):
     with load(n_ctx=512) as engine:
         plain = {temp: engine.generate(prompt, sampling=_sampling(temp), max_tokens=40) for temp in (0.0, 0.8)}
     with load(n_ctx=512) as engine:
-        drafter = open_drafter(small, engine.model, n_ctx=512, threads=2, gpu_layers=0, cache_dir=tmp_path, window=512)
+        drafter = open_drafter(small, engine.model, Resources(512, 2, 0, tmp_path), window=512)
         tokens = engine.tokenize(engine.model.render([{"role": "user", "content": prompt}]))
         for temp, expected in plain.items():
             engine.policy = FixedPolicy(drafter, 4)
@@ -477,7 +479,7 @@ def test_smollm2_drafts_for_itself(small, tmp_path):
             assert_same_answer(engine, tokens, expected.emitted, drafted.emitted, _sampling(temp))
             assert drafted.tally.accepted / drafted.tally.drafted > 0.5
         drafter.close()
-        again = open_drafter(small, engine.model, n_ctx=512, threads=2, gpu_layers=0, cache_dir=tmp_path)
+        again = open_drafter(small, engine.model, Resources(512, 2, 0, tmp_path))
         assert again.cost.known and again.cost.t1 == pytest.approx(drafter.latency.t1)
         again.close()
 

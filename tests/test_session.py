@@ -9,12 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgespec.core import NOTHING, DraftCost, Policy, TokenSequence
+from edgespec.decode.options import GenerationOptions
 from edgespec.decode.session import Session
 from edgespec.drafters import make_drafter
 from edgespec.errors import ContextOverflow, InvalidRequest
 from edgespec.latency.model import LatencyModel
 from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.testing import FixedPolicy, KeyedSampler, ScriptedDrafter, TableModel
+
+
+def session_of(target, vocabulary, sampler, policy, tokens, *, keep=0, on_prefill=None, **options) -> Session:
+    options = GenerationOptions(**options)
+    return Session(target, vocabulary, sampler, policy, tokens, options, keep=keep, on_prefill=on_prefill)
 
 
 def nothing() -> Policy:
@@ -24,7 +30,7 @@ def nothing() -> Policy:
 def answer(model: TableModel, policy: Policy, prompt: list[int], *, seed=0, temperature=0.0, **options) -> Session:
     options = {"max_tokens": 60, **options}
     sampler = KeyedSampler(seed, temperature, len(prompt))
-    session = Session(model, model, sampler, policy, TokenSequence(prompt), **options)
+    session = session_of(model, model, sampler, policy, TokenSequence(prompt), **options)
     for _ in session.stream():
         pass
     return session
@@ -43,13 +49,13 @@ prompts = st.lists(st.integers(1, 31), min_size=1, max_size=20)
 )
 def test_drafted_answers_equal_plain_ones(prompt, table, temperature, size, drafter, stop):
     model = TableModel(seed=table, order=1)  # order 1 repeats itself soon, so that drafts are accepted
-    plain = answer(model, nothing(), TokenSequence(prompt), temperature=temperature, seed=table, stops=stop)
+    plain = answer(model, nothing(), TokenSequence(prompt), temperature=temperature, seed=table, stop=stop)
     for policy in (
         FixedPolicy(make_drafter(drafter), size),
         AdaptivePolicy([make_drafter(drafter)], LatencyModel(64)),
         AdaptivePolicy([make_drafter("anpd"), make_drafter("suffix")], LatencyModel(64)),
     ):
-        drafted = answer(model, policy, prompt, temperature=temperature, seed=table, stops=stop)
+        drafted = answer(model, policy, prompt, temperature=temperature, seed=table, stop=stop)
         assert drafted.emitted == plain.emitted
         assert (drafted.text, drafted.finish_reason) == (plain.text, plain.finish_reason)
 
@@ -73,7 +79,7 @@ def test_no_drafter_is_asked_before_the_first_token_is_there():
     cost.measure(dict.fromkeys((1, 2, 4, 8), 1.0))
     policy = AdaptivePolicy([free, Model(lambda tokens, limit: [], "model")], cost)
     model = TableModel()
-    session = Session(model, model, KeyedSampler(0, 0.0, 5), policy, TokenSequence([1, 2, 3, 4, 5]), max_tokens=9)
+    session = session_of(model, model, KeyedSampler(0, 0.0, 5), policy, TokenSequence([1, 2, 3, 4, 5]), max_tokens=9)
     assert session.step().tokens and not asked
     session.step()
     assert set(asked) >= {"propose", "price", "draft"}
@@ -90,9 +96,9 @@ def test_arbitrary_drafts_change_nothing(prompt, data):
 @given(prompt=prompts, table=st.integers(0, 20), size=st.integers(0, 9), stop=st.sampled_from([(), ("ab",), ("h ",)]))
 def test_an_answer_leaves_the_same_tokens_cached_whatever_was_drafted(prompt, table, size, stop):
     model = TableModel(seed=table, order=1)
-    whole = prompt + answer(model, nothing(), TokenSequence(prompt), stops=stop).emitted
+    whole = prompt + answer(model, nothing(), TokenSequence(prompt), stop=stop).emitted
     oracle = ScriptedDrafter(lambda tokens, limit: [*whole, 9, 9, 9][len(tokens) :])
-    answer(model, FixedPolicy(oracle, size), prompt, stops=stop)
+    answer(model, FixedPolicy(oracle, size), prompt, stop=stop)
     assert model.cached([*whole, 9, 9, 9]) == len(whole) - 1
 
 
@@ -101,9 +107,9 @@ def test_a_block_tells_which_of_its_text_was_drafted(prompt, table, size, stop):
     model = TableModel(seed=table, order=1)
     whole = prompt + answer(model, nothing(), prompt).emitted
     oracle = ScriptedDrafter(lambda tokens, limit: whole[len(tokens) :])
-    session = Session(
+    session = session_of(
         model, model, KeyedSampler(position=len(prompt)), FixedPolicy(oracle, size), TokenSequence(prompt),
-        max_tokens=60, stops=stop,
+        max_tokens=60, stop=stop,
     )  # fmt: skip
     for block in session.stream():
         drafted = sum(len(model.piece(token)) for token in block.tokens[: block.accepted])
@@ -158,7 +164,7 @@ def test_a_shift_keeps_the_head_and_says_the_same_with_drafts(size):
 def test_a_shift_of_what_another_session_pushed_out_of_the_cache():
     def shifting(model):
         options = {"max_tokens": 60, "overflow": "shift", "keep": 3}
-        return Session(model, model, KeyedSampler(0, 1.0, 4), nothing(), TokenSequence([5, 6, 7, 8]), **options)
+        return session_of(model, model, KeyedSampler(0, 1.0, 4), nothing(), TokenSequence([5, 6, 7, 8]), **options)
 
     alone = shifting(TableModel(n_ctx=30, order=2, seed=9))
     for _ in alone.stream():
@@ -166,7 +172,7 @@ def test_a_shift_of_what_another_session_pushed_out_of_the_cache():
     model = TableModel(n_ctx=30, order=2, seed=9)
     session, other = (
         shifting(model),
-        Session(model, model, KeyedSampler(), nothing(), TokenSequence([1]), max_tokens=60),
+        session_of(model, model, KeyedSampler(), nothing(), TokenSequence([1]), max_tokens=60),
     )
     for _ in session.stream():
         other.finished or other.step()
@@ -176,7 +182,7 @@ def test_a_shift_of_what_another_session_pushed_out_of_the_cache():
 def test_a_cancelled_answer_leaves_the_cache_to_whoever_has_it():
     model = TableModel(order=3, seed=4)
     one, other = (
-        Session(model, model, KeyedSampler(), nothing(), TokenSequence([n] * 9), max_tokens=60) for n in (1, 2)
+        session_of(model, model, KeyedSampler(), nothing(), TokenSequence([n] * 9), max_tokens=60) for n in (1, 2)
     )
     for session in (one, one, other):
         session.step()
@@ -187,10 +193,10 @@ def test_a_cancelled_answer_leaves_the_cache_to_whoever_has_it():
 
 def test_a_late_step_of_a_cancelled_answer_leaves_what_goes_on_from_it():
     model = TableModel(order=3, seed=4)
-    first = Session(model, model, KeyedSampler(), nothing(), TokenSequence([1]), max_tokens=60)
+    first = session_of(model, model, KeyedSampler(), nothing(), TokenSequence([1]), max_tokens=60)
     first.step()
     going_on = [1, *first.emitted, *range(2, 12)]
-    second = Session(model, model, KeyedSampler(), nothing(), TokenSequence(going_on), max_tokens=60)
+    second = session_of(model, model, KeyedSampler(), nothing(), TokenSequence(going_on), max_tokens=60)
     second.step()
     first.cancel()
     first.step()
@@ -200,7 +206,7 @@ def test_a_late_step_of_a_cancelled_answer_leaves_what_goes_on_from_it():
 def test_cancel_ends_the_reading_of_what_another_session_pushed_out():
     model = TableModel(order=3, seed=4)
     session, other = (
-        Session(model, model, KeyedSampler(), nothing(), TokenSequence([n] * 9), max_tokens=60) for n in (1, 2)
+        session_of(model, model, KeyedSampler(), nothing(), TokenSequence([n] * 9), max_tokens=60) for n in (1, 2)
     )
     for one in (session, other):
         one.step()
@@ -211,7 +217,7 @@ def test_cancel_ends_the_reading_of_what_another_session_pushed_out():
 
 def test_cancel_from_another_thread_ends_the_answer():
     model = TableModel(order=3, seed=4)
-    session = Session(model, model, KeyedSampler(), nothing(), TokenSequence([1]), max_tokens=10_000)
+    session = session_of(model, model, KeyedSampler(), nothing(), TokenSequence([1]), max_tokens=10_000)
     blocks = session.stream()
     next(blocks)
     thread = threading.Thread(target=session.cancel)
@@ -237,7 +243,7 @@ def test_a_prompt_in_two_pieces_is_not_learned_as_one_evaluation():
 
 def test_cancel_during_the_prompt():
     model = TableModel()
-    session = Session(
+    session = session_of(
         model,
         model,
         KeyedSampler(),
@@ -258,7 +264,7 @@ def test_an_exception_leaves_the_answer_so_far():
             raise KeyboardInterrupt
         return []
 
-    session = Session(
+    session = session_of(
         model, model, KeyedSampler(), FixedPolicy(ScriptedDrafter(fail), 4), TokenSequence([1]), max_tokens=50
     )
     with pytest.raises(KeyboardInterrupt):
@@ -274,10 +280,10 @@ def test_an_exception_leaves_the_answer_so_far():
         ([], {}, InvalidRequest),
         ([1], {"max_tokens": 0}, InvalidRequest),
         ([1] * 50, {}, ContextOverflow),
-        ([1], {"stops": ("",)}, InvalidRequest),
+        ([1], {"stop": ("",)}, InvalidRequest),
     ],
 )
 def test_bad_requests(prompt, options, error):
     model = TableModel(n_ctx=50)
     with pytest.raises(error):
-        Session(model, model, KeyedSampler(), nothing(), TokenSequence(prompt), **{"max_tokens": 5, **options})
+        session_of(model, model, KeyedSampler(), nothing(), TokenSequence(prompt), **{"max_tokens": 5, **options})

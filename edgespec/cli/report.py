@@ -14,7 +14,6 @@ import click
 from edgespec import Block, Engine, SamplingParams, Session
 from edgespec.cli.terminal import redraw
 from edgespec.decode.stats import DrafterTally
-from edgespec.drafters.model import ModelDrafter
 from edgespec.vocabtrim.sizes import mbsu
 
 
@@ -65,14 +64,14 @@ def _drafter_figures(engine: Engine, session: Session, name: str, tally: Drafter
         "acceptance_by_depth": tally.acceptance_by_depth,
     }
     drafter = next((one for one in engine.drafters if one.name == name), None)
-    if isinstance(drafter, ModelDrafter):
+    if drafter is not None and drafter.share is not None:
         # Of all blocks and all guesses, those that were cut off or lost to another draft too.
         blocks = max(1, session.tally.blocks)
         guessed = session.tally.guessed[name]
         length = session.tally.mean_block_length
         figures["mbsu_by_parameters"] = mbsu(length, drafter.share.parameters, guessed / blocks)
         figures["mbsu_by_bytes"] = mbsu(length, drafter.share.bytes, guessed / blocks)
-        if drafter.latency.known:
+        if drafter.latency is not None and drafter.latency.known:
             figures["ms_per_token"] = 1e3 * drafter.latency.t1
     return figures
 

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from edgespec.backend import Message
-from edgespec.drafters.anpd import Anpd
-from edgespec.drafters.suffix import Suffix
 from edgespec.engine.chat import Chat
 from edgespec.engine.engine import Engine
 from edgespec.engine.kv_file import OtherKv, TornKv, read_kv, write_kv
@@ -147,9 +145,8 @@ class Memory:
     def teach(self, engine: Engine) -> None:
         """Let the n-gram drafters read what was said."""
         for drafter in engine.drafters:
-            if isinstance(drafter, Suffix | Anpd):
-                for tokens in self._chats(engine).values():
-                    drafter.propose(tokens, 0)
+            for tokens in self._chats(engine).values():
+                drafter.teach(tokens)
 
     def add(self, name: str, chat: Chat, engine: Engine) -> None:
         """Remember this chat as it is now, and forget the oldest beyond the bounds. Raises OutputError."""
