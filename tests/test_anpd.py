@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgespec.drafters.anpd import Anpd
-from edgespec.drafters.history import History, agreement
 from edgespec.drafters.suffix import Suffix
+from edgespec.drafters.texts import agreement
 from edgespec.errors import InvalidRequest
 
 TEXTS = st.integers(0, 4).flatmap(lambda size: st.lists(st.integers(0, size), min_size=1, max_size=60))
@@ -48,7 +48,7 @@ def naive_draft(text: list[int], n: int, k: int) -> list[tuple[int, tuple[int, s
 
 
 @pytest.mark.parametrize(
-    ("text", "draft", "evidence"),
+    ("text", "draft", "buckets"),
     [
         ("a", "", []),
         ("abcd", "", []),
@@ -59,16 +59,16 @@ def naive_draft(text: list[int], n: int, k: int) -> list[tuple[int, tuple[int, s
         ("aaaa", "aaa", [(4, "once"), (4, "once"), (4, "once")]),
     ],
 )
-def test_small_texts(text: str, draft: str, evidence: list[tuple[int, str]]) -> None:
+def test_small_texts(text: str, draft: str, buckets: list[tuple[int, str]]) -> None:
     found = Anpd(n=4, k=3).propose(ids(text), 8)
     assert letters(found.tokens) == draft
-    assert list(found.evidence) == evidence
+    assert list(found.buckets) == buckets
 
 
 @given(TEXTS, st.integers(2, 6), st.integers(1, 8), st.integers(0, 10))
 def test_equals_the_naive_version(text: list[int], n: int, k: int, limit: int) -> None:
     draft = Anpd(n, k).propose(text, limit)
-    assert list(zip(draft.tokens, draft.evidence, strict=True)) == naive_draft(text, n, min(k, limit))
+    assert list(zip(draft.tokens, draft.buckets, strict=True)) == naive_draft(text, n, min(k, limit))
 
 
 @given(TEXTS, st.lists(st.integers(1, 60)))
@@ -77,7 +77,7 @@ def test_accepted_tokens_update_every_level_once(text: list[int], cuts: list[int
     for cut in sorted(cuts):
         drafter.propose(text[:cut], 6)
     draft = drafter.propose(text, 6)
-    assert list(zip(draft.tokens, draft.evidence, strict=True)) == naive_draft(text, 5, 6)
+    assert list(zip(draft.tokens, draft.buckets, strict=True)) == naive_draft(text, 5, 6)
 
 
 @pytest.mark.parametrize(("n", "k"), [(1, 6), (5, 0)])
@@ -111,7 +111,7 @@ def test_any_sequence_of_conversations_is_harmless(kind: type[Anpd] | type[Suffi
         assert len(draft) <= max(limit, 0)
         assert told.issuperset(draft.tokens)
         assert all(0.0 < chance <= 1.0 for chance in draft.probabilities)
-        assert len(draft.tokens) == len(draft.evidence) == len(draft.probabilities)
+        assert len(draft.tokens) == len(draft.buckets) == len(draft.probabilities)
         assert draft == twin.propose(tuple(tokens), limit)
 
 
@@ -136,16 +136,16 @@ def test_a_prompt_of_equal_length_and_ending_is_read(kind: type[Anpd] | type[Suf
 def test_what_ctrl_c_kept_from_being_learned_is_read_again(
     kind: type[Anpd] | type[Suffix], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    news = History.news
+    read = kind.read
 
-    def interrupted(self: History, tokens: list[int]) -> None:
-        news(self, tokens)
+    def interrupted(self: object, text: object, tokens: list[int]) -> None:
+        read(self, text, tokens)
         raise KeyboardInterrupt
 
     drafter = kind()
     drafter.propose(ids("abc"), 4)
     with monkeypatch.context() as patch:
-        patch.setattr(History, "news", interrupted)
+        patch.setattr(kind, "read", interrupted)
         with pytest.raises(KeyboardInterrupt):
             drafter.propose(ids("abcdabc"), 4)
     assert drafter.propose(ids("abcdabc"), 4) == kind().propose(ids("abcdabc"), 4)
@@ -175,34 +175,3 @@ def test_forgets_the_older_half(kind: type[Anpd] | type[Suffix]) -> None:
     drafter.propose(tokens, 4)
     assert drafter.propose([*tokens, 1], 1).tokens == ()
     assert drafter.propose([*tokens, 230], 1).tokens == (231,)
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "news"),
-    [
-        ([1, 2, 3], [1, 2, 3], []),
-        ([1, 2, 3], [1, 2, 3, 4, 5], [4, 5]),
-        ([1, 2, 3], [1, 2], [-1, 1, 2]),  # a step back: what is shared is the context, at most `overlap` of it
-        ([1, 2, 3, 4], [1, 2, 3, 9], [-1, 2, 3, 9]),
-        ([1, 2, 3], [7, 8], [-1, 7, 8]),
-    ],
-)
-def test_history_yields_what_is_new(first: list[int], second: list[int], news: list[int]) -> None:
-    history = History(overlap=2)
-    assert history.news(first) == (first, False)
-    assert history.news(second) == (news, False)
-
-
-@settings(max_examples=50)
-@given(st.lists(st.integers(1, 70), min_size=1, max_size=8), st.integers(4, 40))
-def test_history_restarts_with_the_most_recent_half(sizes: list[int], bound: int) -> None:
-    history = History(max_tokens=bound)
-    tokens: list[int] = []
-    read: list[int] = []
-    for size in sizes:
-        tokens = tokens + list(range(len(tokens), len(tokens) + size))
-        news = history.news(tokens)
-        read = list(news.tokens) if news.restart else read + list(news.tokens)
-        assert len(read) <= bound
-        assert read == tokens[len(tokens) - len(read) :]
-        assert len(read) >= min(len(tokens), bound // 2)

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from sys import getsizeof
 
-from edgespec.core import NOTHING, Draft, Verdict
-from edgespec.drafters.history import MAX_TOKENS, Agreement, History, agreement
+from edgespec.core import NOTHING, Draft, Evaluation, Verdict
+from edgespec.drafters.texts import MAX_TOKENS, Agreement, Text, Texts, agreement
 
 _ROOT = 0
 _NONE = -1
@@ -34,7 +34,7 @@ class SuffixAutomaton:
     only when it has two of them (one state in seven does): about 140 bytes a token.
     """
 
-    __slots__ = ("_best", "_best_target", "_branches", "_count", "_last", "_length", "_link")
+    __slots__ = ("_best", "_best_target", "_branches", "_count", "_length", "_link")
 
     def __init__(self) -> None:
         self._length = array("i", [0])
@@ -43,12 +43,21 @@ class SuffixAutomaton:
         self._best = array("i", [_NONE])  # the most frequent next token; of equals, the latest
         self._best_target = array("i", [_NONE])
         self._branches: dict[int, dict[int, int]] = {}  # all transitions of the states that have several
-        self._last = _ROOT
 
-    def append(self, token: int) -> None:
-        """Read one token; amortised O(1) (Blumer et al.), at most `MAX_WALK` links apart."""
-        before, link = self._last, self._link
-        current = self._last = self._new_state(self._length[before] + 1)
+    def append(self, before: int, token: int) -> int:
+        """Read one token after the text whose state is `before`, and return the state of the longer text.
+
+        Amortised O(1) (Blumer et al.), at most `MAX_WALK` links apart. A text is the longest substring of its state,
+        and stays so: several texts may grow in turn, and go on from any place in them.
+        """
+        link = self._link
+        current = self._target(before, token)
+        if current != _NONE:  # another text went on like this
+            if self._length[current] != self._length[before] + 1:
+                current = self._split(before, token, current)
+            self._tally(before, token)
+            return current
+        current = self._new_state(self._length[before] + 1)
         state = before
         while state != _NONE and self._target(state, token) == _NONE:
             self._connect(state, token, current)
@@ -58,10 +67,7 @@ class SuffixAutomaton:
             target = self._split(state, token, target)
         link[current] = target
         self._tally(before, token)
-
-    def match(self) -> int:
-        """The state of the longest suffix that occurred earlier, the root if none did."""
-        return max(self._link[self._last], _ROOT)
+        return current
 
     def shorter(self, state: int) -> int:
         """The state of the longest suffix of `state` that occurred more often; the root's is the root."""
@@ -143,7 +149,7 @@ class SuffixAutomaton:
             if target != counted:  # neighbours on the way may lead to one state
                 count[target] += 1
                 counted = target
-            if best[state] < 0 or (token >= 0 and count[target] >= count[best_target[state]]):
+            if best[state] < 0 or count[target] >= count[best_target[state]]:
                 best[state], best_target[state] = token, target
             state = link[state]
 
@@ -167,9 +173,6 @@ grows along it. In edits, lone short matches are right more often, by up to 0.4;
 _FLOOR = 0.02
 """A draft ends where its prior probability falls below this: no policy wants such tokens, and they cost time."""
 
-_OVERLAP = 16
-"""Tokens read again after a step back: enough to find what was said there the last time."""
-
 
 class Suffix:
     """The suffix drafter: the longest suffix of the text that occurred before, continued as it most often was.
@@ -180,11 +183,10 @@ class Suffix:
     the older half is forgotten.
     """
 
-    __slots__ = ("_automaton", "_history")
+    __slots__ = ("_automaton", "_texts")
 
     def __init__(self, max_tokens: int = MAX_TOKENS) -> None:
-        self._history = History(max_tokens, _OVERLAP)
-        self._automaton = SuffixAutomaton()
+        self._texts = Texts(self, max_tokens)
 
     @property
     def name(self) -> str:
@@ -192,17 +194,17 @@ class Suffix:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes held, by a walk over the index; tokens, which others hold too, are not counted."""
-        return self._history.memory_bytes + self._automaton.memory_bytes
+        """Bytes held, by a walk over the index; tokens, which the sequences hold too, are not counted."""
+        return self._texts.memory_bytes + self._automaton.memory_bytes
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
-        """A chain of at most `limit` tokens; the evidence is (shortest match of the class, agreement)."""
-        self._catch_up(tokens)
+        """A chain of at most `limit` tokens; the bucket is (shortest match of the class, agreement)."""
+        state = self._texts.read(tokens).states[-1]
         guesses: list[int] = []
         probabilities: list[float] = []
-        evidence: list[tuple[int, Agreement]] = []
+        buckets: list[tuple[int, Agreement]] = []
         reach = 1.0
-        for token, length, agreed in islice(self._guesses(), max(limit, 0)):
+        for token, length, agreed in islice(self._continuations(state), max(limit, 0)):
             column = bisect_right(_LENGTHS, length) - 1
             probability = _PRIOR[agreed][column]
             reach *= probability
@@ -210,16 +212,31 @@ class Suffix:
                 break
             guesses.append(token)
             probabilities.append(probability)
-            evidence.append((_LENGTHS[column], agreed))
-        return Draft.chain(guesses, probabilities, evidence, self.name) if guesses else NOTHING
+            buckets.append((_LENGTHS[column], agreed))
+        return Draft.chain(guesses, probabilities, buckets, self.name) if guesses else NOTHING
 
-    def observe(self, draft: Draft, verdict: Verdict) -> None:
+    def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
         """Nothing: accepted tokens arrive with the next call of `propose`."""
 
-    def _guesses(self) -> Iterator[tuple[int, int, Agreement]]:
-        """Without end in a loop: the next token, the length of the match that it continues, and its support."""
+    def read(self, text: Text, tokens: Sequence[int]) -> None:
+        """`texts.Index.read`."""
+        append, states, state = self._automaton.append, text.states, text.states[-1]
+        for token in tokens:
+            state = append(state, token)
+            states.append(state)
+        text.ids += tokens
+
+    def first_states(self) -> array[int]:
+        """`texts.Index.first_states`."""
+        return array("i", [_ROOT])
+
+    def clear(self) -> None:
+        """`texts.Index.clear`."""
+        self._automaton = SuffixAutomaton()
+
+    def _continuations(self, state: int) -> Iterator[tuple[int, int, Agreement]]:
+        """The next token after a text, the length of the match that it continues, and its support; and so on."""
         index = self._automaton
-        state = index.match()
         length = index.length(state)
         unfinished = 1  # occurrences without a continuation: the one at the end of the text
         while True:
@@ -233,15 +250,3 @@ class Suffix:
             total = index.count(state) - unfinished if index.diverges(state) else hits
             yield token, length, agreement(hits, total)
             state, length, unfinished = target, length + 1, 0
-
-    def _catch_up(self, tokens: Sequence[int]) -> None:
-        try:
-            news = self._history.news(tokens)
-            if news.restart:
-                self._automaton = SuffixAutomaton()
-            for token in news.tokens:
-                self._automaton.append(token)
-        except BaseException:  # Ctrl-C inside `append` would leave half a state
-            self._automaton = SuffixAutomaton()
-            self._history.forget()
-            raise
