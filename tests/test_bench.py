@@ -531,7 +531,7 @@ def test_a_stopped_run_goes_on(here, monkeypatch):
 
     monkeypatch.setattr(Contestants, "answer", stop)
     result = bench("--json", "r.json")
-    assert result.exit_code == 130 and "goes on with r.json" in result.stderr
+    assert result.exit_code == 130 and "continues with r.json" in result.stderr
     assert len(json.loads((here / "r.json").read_text())["prompts"]) == 2
     asked.clear()
     monkeypatch.setattr(
@@ -734,7 +734,7 @@ def test_prompts_that_cannot_be_measured_are_left_out(here):
         (("--json", "p.jsonl"), "no result of this benchmark"),
         (("--json", "old.json"), "another rounds, seed (9, 8)"),
         (("--json", "p.jsonl/r.json"), "cannot be written"),
-        (("-d", "none"), "plain decoding takes part anyway"),
+        (("-d", "none"), "plain decoding always takes part"),
         (("--report", "p.jsonl/r.md"), "cannot be written"),
         (("--report", "."), "that is a folder"),
         (("--json", "strangers.json"), "has 1 prompts that are not to be measured now"),

@@ -242,13 +242,13 @@ class TestTurns:
 class TestKept:
     def test_a_session_goes_on_without_reading_again(self, engine, tmp_path):
         chat, kept = engine.chat(), Kept(tmp_path, "a")
-        assert list(kept.restore(chat, engine)) == ["session a begins"]
+        assert list(kept.restore(chat, engine)) == ["session a is new"]
         said(chat, "w300 w301 ")
         seen = said(chat, "w302 ")
         kept.save(chat, engine, cache=True)
         engine.context.forget()
         again = engine.chat()
-        assert list(kept.restore(again, engine)) == ["session a goes on: 2 turns so far"]
+        assert list(kept.restore(again, engine)) == ["session a continues: 2 turns so far"]
         session = said(again, "w303")
         assert session.tally.cached_tokens >= seen.tally.prompt_tokens + len(seen.emitted) - 1
         assert session.emitted == said(chat, "w303").emitted
@@ -275,7 +275,9 @@ class TestKept:
         assert held and held == first[: len(held)]
         again.clear()
         kept.save(again, engine, cache=True)
-        assert not cache.exists() and list(kept.restore(engine.chat(), engine)) == ["session a goes on: 0 turns so far"]
+        assert not cache.exists() and list(kept.restore(engine.chat(), engine)) == [
+            "session a continues: 0 turns so far"
+        ]
 
     def test_a_damaged_cache_is_set_aside_and_the_text_read(self, engine, tmp_path):
         chat, kept = engine.chat(), Kept(tmp_path, "a")
@@ -334,9 +336,9 @@ class TestKept:
         [
             ("", "damaged or cannot be read"),
             ("[]", "damaged or cannot be read"),
-            ("{}", "no conversation"),
-            ('{"format": 1}', "no conversation"),
-            ('{"format": 2, "model": "x"}', "no conversation"),
+            ("{}", "not a conversation"),
+            ('{"format": 1}', "not a conversation"),
+            ('{"format": 2, "model": "x"}', "not a conversation"),
         ],
     )
     def test_what_is_no_conversation(self, engine, tmp_path, text, reason):
@@ -344,7 +346,7 @@ class TestKept:
         with pytest.raises(InvalidRequest, match=reason) as told:
             read_chat(tmp_path / "c.json", engine.chat(), engine)
         assert "(" not in str(told.value)  # no repr of an exception
-        with pytest.raises(InvalidRequest, match=f"{reason}.*; move it away to begin anew"):
+        with pytest.raises(InvalidRequest, match=f"{reason}.*; move it away to start a new one"):
             list(Kept(tmp_path, "c").restore(engine.chat(), engine))
         with pytest.raises(InvalidRequest, match="there is no such"):
             read_chat(tmp_path / "d.json", engine.chat(), engine)
@@ -688,7 +690,7 @@ class TestTalk:
         before = talk.chat.as_json()
         talk.editor = lambda text: None
         run_command(talk, "/edit")
-        assert talk.chat.as_json() == before and "left as it was" in capsys.readouterr().err
+        assert talk.chat.as_json() == before and "not changed" in capsys.readouterr().err
         talk.editor = lambda text: "w301 " * 600
         with pytest.raises(ContextOverflow):
             run_command(talk, "/edit")
@@ -699,7 +701,7 @@ class TestTalk:
         assert asked["content"] == "/exit w301 " and first["content"] == before["messages"][1]["content"]
 
     def test_an_answer_that_is_not_made_again_stays(self, talk, monkeypatch):
-        with pytest.raises(InvalidRequest, match="nothing was said"):
+        with pytest.raises(InvalidRequest, match="no message yet"):
             run_command(talk, "/regen")
         talk.say("w300 ")
         before = talk.chat.as_json()
@@ -727,7 +729,7 @@ class TestTalk:
         monkeypatch.setattr("edgespec.cli.chat.commands.read_text", None)
         with pytest.raises(InvalidRequest, match="does not fit into a context of 256"):
             run_command(talk, f"/file {tmp_path}/large.txt")
-        with pytest.raises(InvalidRequest, match="is no file"):
+        with pytest.raises(InvalidRequest, match="is not a text file"):
             run_command(talk, f"/file {tmp_path}")
         with pytest.raises(FileNotFoundError):
             run_command(talk, f"/file {tmp_path}/nothing.txt")
@@ -821,7 +823,7 @@ class TestTalk:
     def test_what_is_no_conversation_is_not_written_over(self, talk, tmp_path):
         notes = tmp_path / "notes.txt"
         notes.write_text("mine")
-        with pytest.raises(InvalidRequest, match="exists and is no conversation: choose another name"):
+        with pytest.raises(InvalidRequest, match="exists and is not a saved conversation: choose another name"):
             run_command(talk, f"/save {notes}")
         assert notes.read_text() == "mine"
         for _ in range(2):
@@ -875,7 +877,7 @@ class TestPiped:
 
         assert "--system" not in piped("w300\n", "--session", "s", "--system", "w310 ").stderr
         result = piped("w301\n", "--session", "s", "--system", "w311 ")
-        assert "session s goes on: 1 turns so far" in result.stderr and "system prompt of --system" in result.stderr
+        assert "session s continues: 1 turns so far" in result.stderr and "system prompt of --system" in result.stderr
         assert system() == "w311 "
         assert "--system" not in piped("w302\n", "--session", "s", "--system", "w311 ").stderr
         piped("w303\n", "--session", "s", EDGESPEC_SYSTEM="w312 ")  # a default is for those that begin
@@ -934,7 +936,7 @@ EVENING = [
     ("/system -\r", ["without a system prompt"]),
     ("/system\r", ["there is no system prompt"]),
     ("Name a river in France.\r", [ANSWERED]),
-    ("/stats\r", ["tokens/s, first token after .* evaluations", r"\x1b\[\?2004h.*>"]),  # and the next prompt
+    ("/stats\r", ["tokens/s, first token after .* forward passes", r"\x1b\[\?2004h.*>"]),  # and the next prompt
     ("/reg", ["/reg"]),
     ("e\t", ["n"]),  # Tab completes it
     ("\r", [ANSWERED]),
@@ -975,7 +977,7 @@ def test_every_command_in_a_terminal(env, tmp_path, monkeypatch):
     (tmp_path / "editor").write_text('echo Written in an editor >"$1"\n')
     env["VISUAL"] = f"sh {tmp_path}/editor"
     terminal = Terminal([*COMMAND, "-n", "16", "--session", "evening"], env)
-    terminal.wait_for(r"session evening begins.*commands\..*>")
+    terminal.wait_for(r"session evening is new.*commands\..*>")
     for typed, expected in EVENING:
         terminal.type(typed)
         for text in expected:
@@ -985,7 +987,7 @@ def test_every_command_in_a_terminal(env, tmp_path, monkeypatch):
     assert "secret word is heron" in saved["messages"][-2]["content"]
 
     terminal = Terminal([*COMMAND, "-n", "8", "--session", "evening"], env)
-    terminal.wait_for(r"session evening goes on: 3 turns so far.*>")
+    terminal.wait_for(r"session evening continues: 3 turns so far.*>")
     terminal.type("\x1b[A")  # what was typed last
     terminal.wait_for("/exit")
     terminal.type("\x15And now?\r")

@@ -359,9 +359,9 @@ def test_a_drafter_may_be_named_by_its_path_and_must_be_one(smollm2, tmp_path):
     with edgespec.load(smollm2, drafter=Path(smollm2), n_ctx=256, cache_dir=tmp_path) as engine:
         assert engine.drafters[0].name == Path(smollm2).stem
         for wrong in (None, 5, ["suffix"]):
-            with pytest.raises(UnknownDrafter, match="is no drafter"):
+            with pytest.raises(UnknownDrafter, match="is not a drafter"):
                 engine.change_drafter(wrong)
-    with pytest.raises(UnknownDrafter, match="None is no drafter"):
+    with pytest.raises(UnknownDrafter, match="None is not a drafter"):
         edgespec.load("no-such-model.gguf", drafter=None)
 
 

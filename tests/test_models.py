@@ -108,7 +108,7 @@ def test_a_model_that_the_catalogue_does_not_have(hub, store, tmp_path, monkeypa
         with pytest.raises(ModelNotFound, match=f"no model of that name here: edgespec models pull {name}$"):
             resolve(name, cache_dir=tmp_path)
         result = run("pull", name)
-        assert result.exit_code == 0 and "is the server's word" in result.output, result.output
+        assert result.exit_code == 0 and "is the server's" in result.output, result.output
         assert hub.requests[-1][0] == "/org/{}/resolve/main/model.gguf".format(name.split("/")[1])
         assert resolve(name, cache_dir=tmp_path) == store / stored
         hub.content = hub.content[::-1]  # another model
@@ -555,7 +555,7 @@ def test_what_is_no_model_is_not_taken_for_one_that_nobody_knows_the_sha256_of(s
     assert result.exit_code == 1 and names(store) == [] and "incomplete" in result.stderr
     (tmp_path / "model.gguf").write_bytes(encode())
     result = run("pull", "untried", "--from", str(tmp_path / "model.gguf"))
-    assert result.exit_code == 0 and "its own word" in result.stdout
+    assert result.exit_code == 0 and "is the file's own" in result.stdout
     assert (store / "untried.gguf").read_bytes() == encode()
 
 
@@ -567,7 +567,7 @@ def test_the_commands_from_pull_to_rm(hub, store):
     assert lines[1] == (
         "with a drafter: edgespec models pull untried, then edgespec generate -m tiny -d suffix+untried -p ..."
     )
-    assert "never tried this file" in lines[2] and TRUE in lines[2]
+    assert "nobody tried this file" in lines[2] and TRUE in lines[2]
     assert "downloading" in result.stderr and "checking" in result.stderr
     assert run("path", "tiny").stdout == f"{store / FILE}\n"
     told = {one["alias"]: one for one in json.loads(run("list", "--json").stdout)}
@@ -655,7 +655,7 @@ def test_ctrl_c_promises_no_more_than_is_so(hub, store, tmp_path, monkeypatch):
 
     monkeypatch.setattr("edgespec.cli.models._Progress.__call__", interrupt)
     result = run("pull", "tiny")
-    assert result.exit_code == 130 and "the same command goes on" in result.stderr
+    assert result.exit_code == 130 and "the same command continues" in result.stderr
     assert names(store) == [f"{FILE}.part", f"{FILE}.part.json"]
 
 

@@ -121,7 +121,9 @@ def checked(drafter: object) -> str | Drafter:
         return drafter
     if isinstance(drafter, Drafter):
         return drafter
-    raise UnknownDrafter(f"{drafter!r} is no drafter: give a name, a .gguf file, or an object that implements Drafter")
+    raise UnknownDrafter(
+        f"{drafter!r} is not a drafter: give a name, a .gguf file or an object that implements Drafter"
+    )
 
 
 def open_drafters(names: Sequence[str], target: LlamaModel, resources: Resources) -> list[OpenedDrafter]:

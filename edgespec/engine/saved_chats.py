@@ -61,7 +61,7 @@ def read_chat(path: Path, chat: Chat, engine: Engine) -> bool:
             raise ValueError(f"format {kept['format']!r}")
         chat.restore(kept, same_model=same)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise InvalidRequest(f"{path}: it is no conversation that this version of edgespec kept") from error
+        raise InvalidRequest(f"{path}: it is not a conversation that this version of edgespec saved") from error
     return same
 
 
@@ -86,7 +86,7 @@ class Kept:
         self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         if not locked(self._lock, path):
             os.close(self._lock)
-            raise InvalidRequest(f"session {self.name} is open in another terminal: leave it there, or name another")
+            raise InvalidRequest(f"session {self.name} is open in another terminal: close it there, or choose another")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -95,14 +95,14 @@ class Kept:
     def restore(self, chat: Chat, engine: Engine) -> Iterator[str]:
         """Go on where the session ended; words to the person, one by one. What cannot be used is set aside."""
         if not self._chat.exists():
-            yield f"session {self.name} begins"
+            yield f"session {self.name} is new"
             return
         try:
             same = read_chat(self._chat, chat, engine)
         except InvalidRequest as error:
-            raise InvalidRequest(f"{error}; move it away to begin anew") from error
+            raise InvalidRequest(f"{error}; move it away to start a new one") from error
         turns = sum(message["role"] == "user" for message in chat.messages)
-        yield f"session {self.name} goes on: {turns} turns so far" + ("" if same else ", with another model")
+        yield f"session {self.name} continues: {turns} turns so far" + ("" if same else ", with another model")
         try:
             tokens, data = read_kv(self._cache, _about(engine))
         except FileNotFoundError:
