@@ -17,7 +17,7 @@ import pytest
 from tests.gguf_files import tiny_model
 from tests.terminal import heeding_signals
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TOOLS = (
     "sh sed grep df mkdir cat tail head date sleep ln chmod cksum rm tar gzip tr dirname readlink touch getconf sort"
 )

@@ -44,7 +44,7 @@ from edgespec.system.prompts import identified, read_prompts, spread, subtask
 from edgespec.testing import FixedPolicy, KeyedSampler, TableModel
 from tests.gguf_files import tiny_model
 from tests.rounding import assert_same_answer
-from tests.test_vocabtrim import TEMPLATE
+from tests.vocabtrim.test_pipeline import TEMPLATE
 
 DRAFT = ("--spec-type", "draft-simple", "-md")
 CATEGORIES = ("writing", "math", "rag", "qa")
@@ -344,10 +344,10 @@ class TestPeers:
             ("llama-server", ("llama-server", ())),
             ("ngram-mod", ("ngram-mod", ("--spec-type", "ngram-mod"))),
             ("mine=-md 'a b.gguf' -x", ("mine", ("-md", "a b.gguf", "-x"))),
-            (f"draft-simple={__file__}", ("draft-simple 3 test_bench", (*DRAFT, __file__, "--spec-draft-n-max", "3"))),
+            (f"draft-simple={__file__}", ("draft-simple 3 test_run", (*DRAFT, __file__, "--spec-draft-n-max", "3"))),
             (
                 f"draft-simple:6={__file__}",
-                ("draft-simple 6 test_bench", (*DRAFT, __file__, "--spec-draft-n-max", "6")),
+                ("draft-simple 6 test_run", (*DRAFT, __file__, "--spec-draft-n-max", "6")),
             ),
         ],
     )

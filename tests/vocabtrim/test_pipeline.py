@@ -30,7 +30,7 @@ from edgespec.vocabtrim.selection import coverage, keep_by_size, ranked, size_fo
 from edgespec.vocabtrim.sizes import mbsu, per_token, per_token_trimmed
 from tests.gguf_files import tiny_model
 
-MODELS = Path(edgespec.__file__).parent / "models"
+MODELS = Path(edgespec.__file__).parent / "hub"
 N_VOCAB = 40
 token_counts = st.dictionaries(st.integers(0, N_VOCAB - 1), st.integers(0, 50))
 some_tokens = st.sets(st.integers(0, N_VOCAB - 1), max_size=5)

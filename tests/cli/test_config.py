@@ -15,7 +15,7 @@ from edgespec.cli import main
 from edgespec.cli.commands import generate, trim
 from edgespec.cli.options import SHARED
 from tests.gguf_files import tiny_model
-from tests.test_vocabtrim import TEMPLATE
+from tests.vocabtrim.test_pipeline import TEMPLATE
 
 ANSWER = ["generate", "-p", "w300", "--threads", "1", "--json"]
 

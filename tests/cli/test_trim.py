@@ -24,7 +24,7 @@ from edgespec.vocabtrim.keep_list import KeptList, load_kept
 from edgespec.vocabtrim.pipeline import trim
 from edgespec.vocabtrim.quantized import quantized
 from tests.gguf_files import tiny_model
-from tests.test_vocabtrim import TEMPLATE
+from tests.vocabtrim.test_pipeline import TEMPLATE
 
 
 @pytest.fixture
