@@ -125,6 +125,7 @@ class Texts:
             same = tokens.unchanged(text.mark)
             if same >= text.mark.length:
                 return text
+            text.owner = None
             text = self._moved(text, tokens) or self._beginning(text, same - text.skipped)
         text.owner = weakref.ref(tokens)
         self._of[tokens] = text

@@ -89,7 +89,7 @@ class TestTurns:
     def test_ctrl_c_at_any_line_leaves_ids_that_stand_for_the_text(self, engine, full):
         """And what is said next is what a chat says that was never interrupted and knows the same."""
         lines = 0
-        files = ("edgespec/chat.py", "edgespec/session.py", "edgespec/text.py")
+        files = ("engine/chat.py", "decode/session.py", "decode/detokenizer.py", "core/tokens.py")
         before = ["w300 " * 23] * 3 if full else ["w300 ", "w301 "]
 
         def turns():
@@ -417,7 +417,7 @@ class TestMemory:
             Memory(tmp_path / "memory").teach(fresh)
             place = len(kept[-1]) // 2
             assert [drafter.name for drafter in fresh.drafters] == ["suffix", "anpd"]
-            assert all(drafter.propose(kept[-1][place - 8 : place], 3).tokens for drafter in fresh.drafters)
+            assert all(one.drafter.propose(kept[-1][place - 8 : place], 3).tokens for one in fresh.drafters)
 
     def test_a_memory_of_another_model_or_none_is_empty(self, engine, tmp_path):
         for text in ("", "{}", "[]", '{"model": "x", "format": 2, "chats": {"a": [1]}}'):

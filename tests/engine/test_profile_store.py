@@ -111,12 +111,12 @@ def test_so_are_its_times(tmp_path):
 
 def test_who_learned_nothing_overwrites_nobody(tmp_path):
     first = ProfileStore(tmp_path, "target", **SETTINGS)
-    cost = first.cost(8)
+    cost = first.latency(8)
     cost.measure({1: 1.0, 8: 2.0})
     first.save(cost)
     first.save_acceptance(learned(), "small", "drafter")
     idle = ProfileStore(tmp_path, "target", **SETTINGS)
-    found, known = idle.cost(8), Acceptance()
+    found, known = idle.latency(8), Acceptance()
     idle.load_acceptance(known, "small", "drafter")
     cost.measure({1: 0.5, 8: 4.0})
     first.save(cost)
@@ -125,11 +125,11 @@ def test_who_learned_nothing_overwrites_nobody(tmp_path):
     stored = recalled(tmp_path, "target", "drafter")
     idle.save(found)
     idle.save_acceptance(known, "small", "drafter")
-    assert ProfileStore(tmp_path, "target", **SETTINGS).cost(8).ratio(8) == pytest.approx(8.0)
+    assert ProfileStore(tmp_path, "target", **SETTINGS).latency(8).ratio(8) == pytest.approx(8.0)
     assert recalled(tmp_path, "target", "drafter") == stored > known.estimate("small", (7, False), 0.5)
     found.observe(1, 2.0)
     idle.save(found)
-    assert ProfileStore(tmp_path, "target", **SETTINGS).cost(8).ratio(8) == pytest.approx(2.0)
+    assert ProfileStore(tmp_path, "target", **SETTINGS).latency(8).ratio(8) == pytest.approx(2.0)
 
 
 def test_times_on_a_gpu_are_not_those_of_another(tmp_path, monkeypatch):
