@@ -24,6 +24,7 @@ from benchmarks.common import save
 from benchmarks.drafting import texts
 from edgespec.backend import LlamaContext, LlamaModel, native
 from edgespec.core import Drafter, Policy, Row, SharedNoise, TokenLogprob, TokenSequence
+from edgespec.decode.options import GenerationOptions
 from edgespec.decode.session import Session
 from edgespec.drafters.anpd import Anpd
 from edgespec.drafters.suffix import Suffix
@@ -90,9 +91,8 @@ def step_us(model: LlamaModel, text: Sequence[int], context: int, policy: Policy
     """Medians over steps after `context` tokens of `text`, which goes on as it stands there."""
     cache = LlamaContext(model, n_ctx=N_CTX, threads=1)
     sampler = Fed(iter(text[context:]))
-    session = Session(
-        cache, model.vocabulary, sampler, policy, TokenSequence(text[:context]), max_tokens=len(text) - context - 1
-    )
+    options = GenerationOptions(max_tokens=len(text) - context - 1)
+    session = Session(cache, model.vocabulary, sampler, policy, TokenSequence(text[:context]), options)
     for _ in range(WARM_UP):
         session.step()
     inside = Inside()
