@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -147,7 +148,7 @@ class LlamaSampler:
             return self._draw(self._candidates)
         if params.temperature == 0.0:
             best = int(row.argmax())  # the first that is no number, if there is one
-            if np.isnan(row[best]):
+            if math.isnan(row[best]):
                 raise EvaluationError(NO_NUMBERS)
             return best
         return draw_any(row, params.temperature, params.seed, self._position)
