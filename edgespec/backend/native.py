@@ -16,6 +16,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
+from edgespec.backend.pages import NewMemory
 from edgespec.core import Row
 from edgespec.errors import EvaluationError
 
@@ -76,7 +77,10 @@ def load_model(path: Path, params: Any) -> Any:
     model = None
     try:
         with _signals_later() as interrupted:
-            proceed = llama_cpp.llama_progress_callback(lambda _share, _data: not interrupted())
+            memory = NewMemory()  # at first it is asked with all memory allocated, and nothing read
+            proceed = llama_cpp.llama_progress_callback(
+                lambda share, _data: (share > 0.0 or memory.advise() >= 0) and not interrupted()
+            )
             params.progress_callback = proceed
             model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
     except BaseException:
