@@ -1,6 +1,6 @@
 """Plain decoding beside llama.cpp's own: llama-server and llama-bench on the same file, with as many threads.
 
-    python benchmarks/plain_speed.py -m TARGET.gguf --server .peers/llama.cpp-of-VERSION/bin/llama-server \
+    python -m benchmarks.plain_speed -m TARGET.gguf --server .peers/llama.cpp-of-VERSION/bin/llama-server \
         --prompts models/calibration_prompts.jsonl --json OUT.json
 
 Four contestants: `plain` (`-d none`), `auto` (`-d auto`; only answers in which nothing was drafted count), `server`
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from common import begun, digest, read_prompts, save
 
+from benchmarks.common import begun, digest, read_prompts, save
 from edgespec import Engine, load
 from edgespec.bench.peers import LlamaServer
 from edgespec.bench.statistics import summary
