@@ -1,0 +1,97 @@
+"""What drafts of every size promise, and which size to take. Times are in units of T(1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a draft may lose: `expected` by expectation, `worst` where all of it is wrong.
+
+    With a probability of at most `risk` it may come more than `noticed` later than plain decoding.
+    """
+
+    expected: float
+    worst: float
+    noticed: float
+    risk: float
+
+
+class Sizes:
+    """The expected speed-up of every size of a draft, from none on.
+
+    `reach` is that of its nodes in the order in which they are taken; `depths` those of a tree's nodes, none for a
+    chain.
+    """
+
+    __slots__ = ("_depths", "expected", "gains", "reach", "times")
+
+    def __init__(
+        self, reach: Sequence[float], ratios: Sequence[float], spent: float = 0.0, depths: Sequence[int] | None = None
+    ) -> None:
+        """`ratios` is T(n)/T(1) from n = 1 on, `spent` the time of drafting."""
+        self.reach = reach
+        self._depths = depths
+        self.expected = list(accumulate(reach, initial=1.0))
+        """Mean tokens of a forward pass with so many nodes."""
+        self.times = [ratio + spent for ratio in ratios[: len(self.expected)]] if spent else ratios
+        self.gains = [tokens / time for tokens, time in zip(self.expected, self.times, strict=False)]
+        """Expected speed-ups."""
+
+    def _tail(self, size: int) -> Sequence[float]:
+        """The chance that at least 1, 2, ... of so many nodes are accepted."""
+        if self._depths is None:
+            return self.reach[:size]
+        tail = [0.0] * max(self._depths[:size], default=0)
+        for depth, reach in zip(self._depths[:size], self.reach, strict=False):
+            tail[depth - 1] += reach
+        return tail
+
+    def shortfall(self, size: int) -> float:
+        """The expected amount by which that size falls short of plain decoding in the same time.
+
+        That is time - E[min(time, tokens)], with a token more than are accepted.
+        """
+        time = self.times[size]
+        whole = int(time)
+        tail = self._tail(size)
+        part = tail[whole - 1] * (time - whole) if 0 < whole <= len(tail) else 0.0
+        return time - min(time, 1.0) - sum(tail[: max(whole - 1, 0)]) - part
+
+    def risk(self, size: int, noticed: float) -> float:
+        """The chance that a pass of that size comes more than `noticed` later than plain decoding."""
+        accepted = math.ceil(self.times[size] - noticed - 1e-9) - 1  # so many must be
+        if accepted <= 0:
+            return 0.0
+        tail = self._tail(size)
+        return 1.0 - tail[accepted - 1] if accepted <= len(tail) else 1.0
+
+    def allows(self, size: int, limits: Limits) -> bool:
+        """Whether that size keeps the limits."""
+        return (
+            self.times[size] - 1.0 <= limits.worst
+            and self.shortfall(size) <= limits.expected
+            and self.risk(size, limits.noticed) <= limits.risk
+        )
+
+    def best(self, limits: Limits, minimum: float) -> int:
+        """The size of the largest expected speed-up above `minimum` that keeps the limits; 0 is to draft nothing.
+
+        T(n) has steps and teeth: all sizes are looked at, those of the largest speed-up first.
+        """
+        gains = self.gains
+        first = max(range(len(gains)), key=gains.__getitem__)
+        if gains[first] <= minimum or first == 0:
+            return 0
+        if self.allows(first, limits):
+            return first
+        for size in sorted(range(1, len(gains)), key=gains.__getitem__, reverse=True)[1:]:
+            if gains[size] <= minimum:
+                return 0
+            if self.allows(size, limits):
+                return size
+        return 0
