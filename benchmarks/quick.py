@@ -13,6 +13,7 @@ An answer's lateness is its time beyond plain decoding, in T(1); the promise all
 from __future__ import annotations
 
 import json
+import os
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -309,6 +310,16 @@ def measured_cost(truth: Sequence[float]) -> CostCurve:
     return cost
 
 
+def make_policy(drafters: Sequence[Drafter], cost: CostCurve, clock: Clock) -> Any:
+    """The policy under test; CONFIG holds what an experiment changes in its config."""
+    changed = json.loads(os.environ.get("CONFIG") or "{}")
+    if not changed:
+        return AdaptivePolicy(drafters, cost, clock=clock)
+    from edgespec.policy_config import PolicyConfig
+
+    return AdaptivePolicy(drafters, cost, clock=clock, config=PolicyConfig(**changed))
+
+
 def replayed(task: tuple[str, str], answers: list[dict[str, Any]], guesses: dict[str, Any]) -> list[dict[str, Any]]:
     """All answers on one curve, by one contestant."""
     curve, who = task
@@ -329,7 +340,7 @@ def replayed(task: tuple[str, str], answers: list[dict[str, Any]], guesses: dict
         if policy is None or who in ("auto", "auto + model"):  # "in a row": one policy for all answers
             drafters = [Suffix(), *([model] if "model" in who else [])]
             cost = CostCurve(MAX_ROWS) if "new" in who else measured_cost(truth)
-            policy = AdaptivePolicy(drafters, cost, clock=clock)
+            policy = make_policy(drafters, cost, clock)
             policy.reasons = None
         if "model" in who:
             if answer["question_id"] not in guesses:

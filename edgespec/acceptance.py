@@ -158,6 +158,9 @@ class Acceptance:
         for drafter in self._depths:
             for counts in self._depths_of(drafter):
                 counts.keep(self._config.carried)
+        for kinds in self._kinds.values():
+            for counts in kinds.values():
+                counts.keep(self._config.remembered)
 
     def as_json(self, drafter: str) -> dict[str, Any]:
         """What a later run can start from, for a drafter whose evidence is plain values or tuples of them."""

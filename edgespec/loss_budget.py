@@ -36,6 +36,8 @@ class AnswerBudget:
         """Tokens so far, in T(1) the time of plain decoding."""
         self.gained = 0.0
         """What drafts have gained over plain decoding; below 0 what they have lost."""
+        self.risk = config.risk
+        """What is left of the probability that drafts make this answer count as slower."""
 
     def settle(self, tokens: int, seconds: float) -> None:
         """A forward pass brought so many tokens in that time, drafting included."""

@@ -56,6 +56,7 @@ class AdaptivePolicy:
         self._budgets = LossBudgets(self._drafters, config)
         self._prefill = DrafterPrefill([drafter.name for drafter in self._costed], config)
         self._lengths = AnswerLengths(config)
+        self._risked = 0.0
         self._exploration = 50 * config.exploration
         self._answer = AnswerBudget(config)
         self._backoff = Backoff(config)
@@ -91,7 +92,7 @@ class AdaptivePolicy:
         """What a draft of this drafter may lose, beyond what is spent."""
         length = self._lengths.mean
         noticed = max(self._answer.noticed(length) - spent, 0.5)
-        return Limits(self._budgets[name], self._answer.worst - spent, noticed, self.config.risk)
+        return Limits(self._budgets[name], self._answer.worst - spent, noticed, self._answer.risk)
 
     def _best(self, tokens: Sequence[int], room: int, limit: int, coupling: Coupling) -> Draft:
         best, gain, loss, options = self._best_free(tokens, limit)
@@ -123,6 +124,8 @@ class AdaptivePolicy:
         self._cost.observe(size, seconds)
         charged = self._cost.taken(size, seconds)
         ratio = self._cost.ratio(size)
+        if draft.tokens and not self._spent:
+            self._answer.risk -= self._risked
         self._answer.settle(emitted, (charged if draft.tokens else 1.0) + sum(self._spent.values()) + sum(self._deferred.values()))
         if not self._spent:
             self._prefill.decoded(emitted, ratio)
@@ -159,7 +162,7 @@ class AdaptivePolicy:
 
     def _best_free(self, tokens: Sequence[int], limit: int) -> tuple[Draft, float, float, list[tuple[Draft, Sizes]]]:
         """The best draft that costs nothing to draft, its gain and loss, and all that there was to choose from."""
-        best, best_gain, best_loss = NOTHING, 1.0, 0.0
+        best, best_gain, best_loss, self._risked = NOTHING, 1.0, 0.0, 0.0
         options: list[tuple[Draft, Sizes]] = []
         for drafter in self._free:
             proposal = drafter.propose(tokens, limit).by(drafter.name)
@@ -173,6 +176,7 @@ class AdaptivePolicy:
             size = sizes.best(limits, max(best_gain, self.config.minimum_speed_up))
             if size:
                 best, best_gain, best_loss = proposal.first(size), sizes.gains[size], sizes.shortfall(size)
+                self._risked = sizes.risk(size, limits.noticed)
             if self.reasons is not None and len(sizes.gains) > 1:
                 most = max(range(1, len(sizes.gains)), key=sizes.gains.__getitem__)
                 self._say(

@@ -25,13 +25,13 @@ class PolicyConfig:
     promised_share: float = 0.05
     """The same as a share of the answer's plain time so far; the larger of the two counts."""
 
-    noticed_share: float = 0.02
+    noticed_share: float = 0.015
     """Share of an answer's plain time by which it may be later without counting as slower."""
 
-    risk: float = 0.1
+    risk: float = 0.05
     """Probability that one draft makes its answer count as slower, at most."""
 
-    initial_budget: float = 1.0
+    initial_budget: float = 3.0
     """T(1) that a drafter may lose by expectation before it has gained anything."""
 
     refill: float = 0.01
@@ -57,6 +57,9 @@ class PolicyConfig:
 
     carried: float = 3.0
     """Draft tokens of earlier answers that count for the acceptance at a position of a costed drafter's chain."""
+
+    remembered: float = 6.0
+    """Draft tokens of earlier answers that count for the acceptance of a feature bucket."""
 
     unknown_acceptance: float = 0.75
     """Acceptance of a costed drafter's token before any was verified."""

@@ -62,6 +62,11 @@ class History:
         return News(fresh)
 
     @property
+    def read(self) -> Sequence[int]:
+        """All that was read since the last restart; a break between texts is negative."""
+        return self._log
+
+    @property
     def memory_bytes(self) -> int:
         """Bytes held here; the token objects belong to the caller's list."""
         return getsizeof(self._log) + getsizeof(self._seen)

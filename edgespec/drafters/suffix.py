@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from sys import getsizeof
+from typing import Literal
 
 from edgespec.core import NOTHING, Draft, Verdict
 from edgespec.drafters.history import MAX_TOKENS, Agreement, History, agreement
@@ -34,7 +35,7 @@ class SuffixAutomaton:
     only when it has two of them (one state in seven does): about 140 bytes a token.
     """
 
-    __slots__ = ("_best", "_best_target", "_branches", "_count", "_last", "_length", "_link")
+    __slots__ = ("_best", "_best_target", "_branches", "_count", "_first_end", "_last", "_length", "_link", "_read")
 
     def __init__(self) -> None:
         self._length = array("i", [0])
@@ -43,11 +44,14 @@ class SuffixAutomaton:
         self._best = array("i", [_NONE])  # the most frequent next token; of equals, the latest
         self._best_target = array("i", [_NONE])
         self._branches: dict[int, dict[int, int]] = {}  # all transitions of the states that have several
+        self._first_end = array("i", [_NONE])  # where the substrings of a state first ended
         self._last = _ROOT
+        self._read = 0
 
     def append(self, token: int) -> None:
         """Read one token; amortised O(1) (Blumer et al.), at most `MAX_WALK` links apart."""
         before, link = self._last, self._link
+        self._read += 1
         current = self._last = self._new_state(self._length[before] + 1)
         state = before
         while state != _NONE and self._target(state, token) == _NONE:
@@ -75,6 +79,10 @@ class SuffixAutomaton:
         """How often the substrings of `state` occurred."""
         return self._count[state]
 
+    def first_end(self, state: int) -> int:
+        """The place of the last token of the first occurrence of `state`."""
+        return self._first_end[state]
+
     def best(self, state: int) -> int:
         """The token that followed `state` most often, of equals the latest; negative if none did."""
         return self._best[state]
@@ -90,13 +98,14 @@ class SuffixAutomaton:
     @property
     def memory_bytes(self) -> int:
         """Bytes held here; integers inside dictionaries are counted as 32 bytes each."""
-        columns = (self._length, self._link, self._count, self._best, self._best_target)
+        columns = (self._length, self._link, self._count, self._best, self._best_target, self._first_end)
         tables = self._branches.values()
         own = sum(map(getsizeof, columns)) + getsizeof(self._branches) + 32 * len(self._branches)
         return own + sum(getsizeof(table) + 32 * len(table) for table in tables)
 
     def _new_state(self, length: int) -> int:
         self._length.append(length)
+        self._first_end.append(self._read - 1)
         self._link.append(_NONE)
         self._count.append(0)
         self._best.append(_NONE)
@@ -122,7 +131,7 @@ class SuffixAutomaton:
     def _split(self, state: int, token: int, target: int) -> int:
         """Give the shorter substrings of `target`, which from now on end at more places, a state of their own."""
         clone = self._new_state(self._length[state] + 1)
-        for column in (self._link, self._count, self._best, self._best_target):
+        for column in (self._link, self._count, self._best, self._best_target, self._first_end):
             column[clone] = column[target]
         if target in self._branches:
             self._branches[clone] = self._branches[target].copy()
@@ -148,27 +157,39 @@ class SuffixAutomaton:
             state = link[state]
 
 
-_LENGTHS = (1, 2, 3, 4, 5, 7, 10, 16, 32)
-"""The shortest match of every class of guess."""
+Source = Literal["prompt", "answer", "resumed"]
+"""Where a match comes from: what was given before the answer, the answer itself, or a run of copying that broke off."""
 
-_PRIOR: dict[Agreement, tuple[float, ...]] = {
-    "once": (0.25, 0.50, 0.57, 0.62, 0.70, 0.79, 0.88, 0.94, 0.98),
-    "split": (0.13, 0.15, 0.17, 0.18, 0.19, 0.20, 0.22, 0.25, 0.25),
-    "majority": (0.33, 0.34, 0.34, 0.34, 0.35, 0.42, 0.48, 0.50, 0.50),
-    "unanimous": (0.54, 0.70, 0.77, 0.81, 0.87, 0.90, 0.93, 0.95, 0.97),
+_LENGTHS = (0, 1, 2, 3, 4, 5, 7, 10, 16, 24, 32, 48)
+"""The shortest match of every feature bucket."""
+
+_PRIOR: dict[tuple[Agreement, Source], tuple[float, ...]] = {
+    ("once", "prompt"): (0.0, 0.36, 0.63, 0.72, 0.80, 0.85, 0.92, 0.93, 0.96, 0.965, 0.98, 0.985),
+    ("unanimous", "prompt"): (0.0, 0.40, 0.60, 0.72, 0.80, 0.85, 0.92, 0.93, 0.96, 0.965, 0.98, 0.985),
+    ("once", "answer"): (0.0, 0.25, 0.50, 0.57, 0.62, 0.70, 0.79, 0.88, 0.94, 0.96, 0.98, 0.98),
+    ("unanimous", "answer"): (0.0, 0.40, 0.65, 0.75, 0.80, 0.85, 0.90, 0.93, 0.95, 0.96, 0.97, 0.98),
+    ("majority", "prompt"): (0.0, 0.33, 0.34, 0.34, 0.34, 0.35, 0.42, 0.48, 0.50, 0.50, 0.50, 0.50),
+    ("majority", "answer"): (0.0, 0.33, 0.34, 0.34, 0.34, 0.35, 0.42, 0.48, 0.50, 0.50, 0.50, 0.50),
+    ("split", "prompt"): (0.0, 0.10, 0.15, 0.17, 0.18, 0.19, 0.20, 0.22, 0.25, 0.25, 0.25, 0.25),
+    ("split", "answer"): (0.0, 0.06, 0.15, 0.17, 0.18, 0.19, 0.20, 0.22, 0.25, 0.25, 0.25, 0.25),
+    ("once", "resumed"): (0.45, 0.80, 0.86, 0.88, 0.90, 0.91, 0.94, 0.95, 0.965, 0.97, 0.98, 0.99),
 }
-"""How often guesses of a class are right, one column a length.
-
-Smoothed by eye from 100,000 tokens of Python sources, edits of them, docstrings and excerpts of package descriptions,
-and from 5,000 tokens of answers by Qwen2.5-Coder-1.5B. The place in the draft does not matter beyond the match, which
-grows along it. In edits, lone short matches are right more often, by up to 0.4; else domains differ by 0.1 to 0.2.
-"""
+"""How often draft tokens of a feature bucket are right, one column a length."""
 
 _FLOOR = 0.02
 """A draft ends where its prior probability falls below this: no policy wants such tokens, and they cost time."""
 
 _OVERLAP = 16
 """Tokens read again after a step back: enough to find what was said there the last time."""
+
+_RUN = 6
+"""Tokens of a match that make a run of copying: where it breaks off, copying may resume behind the place."""
+
+_RESUMED = 16
+"""Tokens after which a run that broke off is not expected to resume."""
+
+_PASS = 16
+"""Tokens that a forward pass brings at most, or as many as were proposed for it: more are a prompt."""
 
 
 class Suffix:
@@ -180,11 +201,18 @@ class Suffix:
     the older half is forgotten.
     """
 
-    __slots__ = ("_automaton", "_history")
+    __slots__ = ("_automaton", "_expected", "_history", "_offset", "_prompt", "_since")
 
     def __init__(self, max_tokens: int = MAX_TOKENS) -> None:
         self._history = History(max_tokens, _OVERLAP)
+        self._expected = 0
+        self._restart()
+
+    def _restart(self) -> None:
         self._automaton = SuffixAutomaton()
+        self._prompt = 0  # where the answer begins
+        self._offset = 0  # from the place in the text back to the source of the last run of copying
+        self._since = _RESUMED + 1  # tokens since that broke off
 
     @property
     def name(self) -> str:
@@ -196,30 +224,66 @@ class Suffix:
         return self._history.memory_bytes + self._automaton.memory_bytes
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
-        """A chain of at most `limit` tokens; the evidence is (shortest match of the class, agreement)."""
+        """A chain of at most `limit` tokens; the feature bucket is (shortest match of the class, agreement, source)."""
         self._catch_up(tokens)
-        guesses: list[int] = []
+        found: list[int] = []
         probabilities: list[float] = []
-        evidence: list[tuple[int, Agreement]] = []
+        buckets: list[tuple[int, Agreement, Source]] = []
         reach = 1.0
-        for token, length, agreed in islice(self._guesses(), max(limit, 0)):
+        for token, length, agreed, source in islice(self._continuation(), max(limit, 0)):
             column = bisect_right(_LENGTHS, length) - 1
-            probability = _PRIOR[agreed][column]
+            probability = _PRIOR[agreed, source][column]
             reach *= probability
             if reach < _FLOOR:
                 break
-            guesses.append(token)
+            found.append(token)
             probabilities.append(probability)
-            evidence.append((_LENGTHS[column], agreed))
-        return Draft.chain(guesses, probabilities, evidence, self.name) if guesses else NOTHING
+            buckets.append((_LENGTHS[column], agreed, source))
+        self._expected = max(len(found), _PASS) + 1
+        return Draft.chain(found, probabilities, buckets, self.name) if found else NOTHING
 
     def observe(self, draft: Draft, verdict: Verdict) -> None:
         """Nothing: accepted tokens arrive with the next call of `propose`."""
 
-    def _guesses(self) -> Iterator[tuple[int, int, Agreement]]:
-        """Without end in a loop: the next token, the length of the match that it continues, and its support."""
+    def _continuation(self) -> Iterator[tuple[int, int, Agreement, Source]]:
+        """The next token, the length of the match that it continues, its support, and where that comes from."""
         index = self._automaton
         state = index.match()
+        while state and index.best(state) < 0:
+            state = index.shorter(state)
+        resumed = self._resumed(index.length(state))
+        if resumed is not None:
+            return self._run(*resumed)
+        return self._matched(state)
+
+    def _resumed(self, known: int) -> tuple[int, int] | None:
+        """The place from which a run of copying goes on that broke off, and the tokens that match before it.
+
+        None where a longer match is `known`, or copying did not resume: at least one token must match again, or the
+        one wrong token must have been the last.
+        """
+        text = self._history.read
+        here = len(text) - 1
+        place = here - self._offset
+        if known >= _RUN or not 0 < self._since <= _RESUMED or place < 0:
+            return None
+        length = 0
+        while length < min(_RUN, place + 1) and text[place - length] == text[here - length]:
+            length += 1
+        if length < known or (not length and self._since > 1):
+            return None
+        return place + 1, length
+
+    def _run(self, place: int, length: int) -> Iterator[tuple[int, int, Agreement, Source]]:
+        text = self._history.read
+        for at in range(place, len(text)):
+            if text[at] < 0:
+                return
+            yield text[at], length + at - place, "once", "resumed"
+
+    def _matched(self, state: int) -> Iterator[tuple[int, int, Agreement, Source]]:
+        """Without end in a loop: what followed the longest match most often."""
+        index, prompt = self._automaton, self._prompt
         length = index.length(state)
         unfinished = 1  # occurrences without a continuation: the one at the end of the text
         while True:
@@ -231,17 +295,29 @@ class Suffix:
             token, target = index.best(state), index.follow(state)
             hits = index.count(target)
             total = index.count(state) - unfinished if index.diverges(state) else hits
-            yield token, length, agreement(hits, total)
+            source: Source = "prompt" if index.first_end(state) < prompt else "answer"
+            yield token, length, agreement(hits, total), source
             state, length, unfinished = target, length + 1, 0
 
     def _catch_up(self, tokens: Sequence[int]) -> None:
         try:
             news = self._history.news(tokens)
             if news.restart:
-                self._automaton = SuffixAutomaton()
+                self._restart()
             for token in news.tokens:
-                self._automaton.append(token)
+                self._append(token)
+            if len(news.tokens) > self._expected:
+                self._prompt = len(self._history.read) - 1  # the last one is the answer's first token
         except BaseException:  # Ctrl-C inside `append` would leave half a state
-            self._automaton = SuffixAutomaton()
+            self._restart()
             self._history.forget()
             raise
+
+    def _append(self, token: int) -> None:
+        index = self._automaton
+        index.append(token)
+        self._since += 1
+        state = index.match()
+        if index.length(state) >= _RUN:
+            self._offset = index._read - 1 - index.first_end(state)
+            self._since = 0
