@@ -43,6 +43,12 @@ from edgespec.core import MAX_ROWS, NOTHING, Coupling, Draft, Drafter, Price, Ve
 from edgespec.cost import CostCurve
 from edgespec.drafters.suffix import Suffix
 from edgespec.policy import AdaptivePolicy
+from edgespec.policy_config import PolicyConfig
+
+def experiment() -> PolicyConfig:
+    """The config under test: CONFIG holds what it changes."""
+    return PolicyConfig(**json.loads(os.environ.get("CONFIG") or "{}"))
+
 
 PROMISED_TIMES = 10.0
 PROMISED_SHARE = 0.05
@@ -86,7 +92,7 @@ def simulated(task: tuple[str, int], references: dict[str, float]) -> dict[str, 
     family, number = task
     cases, begin = FAMILIES[family]
     label, case = next(islice(cases(), number, None))
-    course = with_policy(case, known=family in KNOWN)
+    course = with_policy(case, known=family in KNOWN, config=experiment())
     curves = case.curves()
     plain = sum(curves(place)[0] for place in range(1, case.length))
     late, beyond = lateness(course, case)
@@ -311,13 +317,8 @@ def measured_cost(truth: Sequence[float]) -> CostCurve:
 
 
 def make_policy(drafters: Sequence[Drafter], cost: CostCurve, clock: Clock) -> Any:
-    """The policy under test; CONFIG holds what an experiment changes in its config."""
-    changed = json.loads(os.environ.get("CONFIG") or "{}")
-    if not changed:
-        return AdaptivePolicy(drafters, cost, clock=clock)
-    from edgespec.policy_config import PolicyConfig
-
-    return AdaptivePolicy(drafters, cost, clock=clock, config=PolicyConfig(**changed))
+    """The policy under test."""
+    return AdaptivePolicy(drafters, cost, clock=clock, config=experiment())
 
 
 def replayed(task: tuple[str, str], answers: list[dict[str, Any]], guesses: dict[str, Any]) -> list[dict[str, Any]]:
@@ -368,16 +369,20 @@ def read_record(path: Path) -> list[dict[str, Any]]:
 @click.option("--json", "out", type=click.Path(path_type=Path))
 @click.option("--all", "every", is_flag=True, help="Every curve for itself, too.")
 @click.option("--who", multiple=True, help="Only these contestants.")
-def replay(record: Path, guesses: Path | None, out: Path | None, every: bool, who: tuple[str, ...]) -> None:
+@click.option("--curve", "only", multiple=True, help="Only these curves.")
+def replay(
+    record: Path, guesses: Path | None, out: Path | None, every: bool, who: tuple[str, ...], only: tuple[str, ...]
+) -> None:
     """Play recorded answers."""
     answers = read_record(record)
     said = {}
     if guesses:
         said = {one["question_id"]: one for one in map(json.loads, guesses.read_text().splitlines())}
     contestants = list(who) or ["ngram-simple", "oracle", "auto", "auto in a row"]
-    tasks = [(curve, name) for curve in curves() for name in contestants]
+    chosen_curves = [name for name in curves() if name in (only or name)]
+    tasks = [(curve, name) for curve in chosen_curves for name in contestants]
     if said and not who:
-        tasks += [(curve, name) for curve in curves() if kind(curve) != "Q4"
+        tasks += [(curve, name) for curve in chosen_curves if kind(curve) != "Q4"
                   for name in ("auto + model", "auto + model in a row")]  # fmt: skip
     rows: list[dict[str, Any]] = []
     with ProcessPoolExecutor(2) as pool:

@@ -27,6 +27,7 @@ from edgespec.core import MAX_ROWS, NOTHING, Coupling, Draft, Drafter, Price, Ve
 from edgespec.cost import CostCurve
 from edgespec.doctor import speed_up
 from edgespec.policy import MAX_DRAFT, AdaptivePolicy
+from edgespec.policy_config import PolicyConfig
 from edgespec.verify import verify
 
 WHAT = "the policy on simulated machines"
@@ -199,7 +200,7 @@ class Course:
         return self.at[(end or len(self.at)) - 1] - (self.at[begin - 1] if begin else 0.0)
 
 
-def with_policy(case: Case, *, known: bool = False) -> Course:
+def with_policy(case: Case, *, known: bool = False, config: PolicyConfig | None = None) -> Course:
     """The text made block by block with the adaptive policy; `known`: it has seen T(n) before."""
     text, clock, chance = case.text(), Clock(), random.Random(case.seed + 1)
     curves = case.curves()
@@ -208,7 +209,7 @@ def with_policy(case: Case, *, known: bool = False) -> Course:
     for n in range(1, MAX_ROWS + 1) if known else ():
         for _ in range(3):
             cost.observe(n, ratios[n - 1])
-    policy = AdaptivePolicy(case.drafters(text, clock), cost, clock=clock)
+    policy = AdaptivePolicy(case.drafters(text, clock), cost, clock=clock, config=config)
     policy.prefilled(64, ratios[63])
     tokens, course = [text.said(0)], Course([0.0])
     while len(tokens) < text.length:

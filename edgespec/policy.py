@@ -150,6 +150,7 @@ class AdaptivePolicy:
         self._lengths.ended(self._answer.tokens)
         self._answer = AnswerBudget(self.config)
         self._backoff = Backoff(self.config)
+        self._budgets.begin()
         self._prefill.begin()
         self.acceptance.begin()
         self._prompt = (count, seconds) if count > 1 else None

@@ -16,7 +16,7 @@ class PolicyConfig:
     max_draft: int = 48
     """Nodes of a draft at most: beyond, even perfect drafts gain little on the measured curves."""
 
-    minimum_speed_up: float = 1.05
+    minimum_speed_up: float = 1.1
     """Expected speed-up that a draft must reach: estimates are noisy, and the best of many is flattered by that."""
 
     promised_lateness: float = 10.0
@@ -31,7 +31,7 @@ class PolicyConfig:
     risk: float = 0.05
     """Probability that one draft makes its answer count as slower, at most."""
 
-    initial_budget: float = 3.0
+    initial_budget: float = 1.0
     """T(1) that a drafter may lose by expectation before it has gained anything."""
 
     refill: float = 0.01

@@ -35,7 +35,7 @@ class SuffixAutomaton:
     only when it has two of them (one state in seven does): about 140 bytes a token.
     """
 
-    __slots__ = ("_best", "_best_target", "_branches", "_count", "_first_end", "_last", "_length", "_link", "_read")
+    __slots__ = ("_best", "_best_target", "_branches", "_count", "_end", "_end_before", "_last", "_length", "_link", "_read")
 
     def __init__(self) -> None:
         self._length = array("i", [0])
@@ -44,7 +44,8 @@ class SuffixAutomaton:
         self._best = array("i", [_NONE])  # the most frequent next token; of equals, the latest
         self._best_target = array("i", [_NONE])
         self._branches: dict[int, dict[int, int]] = {}  # all transitions of the states that have several
-        self._first_end = array("i", [_NONE])  # where the substrings of a state first ended
+        self._end = array("i", [_NONE])  # where the substrings of a state ended last, and the time before that
+        self._end_before = array("i", [_NONE])
         self._last = _ROOT
         self._read = 0
 
@@ -63,6 +64,11 @@ class SuffixAutomaton:
         link[current] = target
         self._tally(before, token)
 
+    @property
+    def read(self) -> int:
+        """Tokens read so far."""
+        return self._read
+
     def match(self) -> int:
         """The state of the longest suffix that occurred earlier, the root if none did."""
         return max(self._link[self._last], _ROOT)
@@ -79,9 +85,10 @@ class SuffixAutomaton:
         """How often the substrings of `state` occurred."""
         return self._count[state]
 
-    def first_end(self, state: int) -> int:
-        """The place of the last token of the first occurrence of `state`."""
-        return self._first_end[state]
+    def end(self, state: int) -> int:
+        """The place of the last token of the latest occurrence of `state` before the one that ends the text."""
+        end = self._end[state]
+        return self._end_before[state] if end == self._read - 1 else end
 
     def best(self, state: int) -> int:
         """The token that followed `state` most often, of equals the latest; negative if none did."""
@@ -98,14 +105,18 @@ class SuffixAutomaton:
     @property
     def memory_bytes(self) -> int:
         """Bytes held here; integers inside dictionaries are counted as 32 bytes each."""
-        columns = (self._length, self._link, self._count, self._best, self._best_target, self._first_end)
+        columns = self._columns()
         tables = self._branches.values()
         own = sum(map(getsizeof, columns)) + getsizeof(self._branches) + 32 * len(self._branches)
         return own + sum(getsizeof(table) + 32 * len(table) for table in tables)
 
+    def _columns(self) -> tuple[array[int], ...]:
+        return self._length, self._link, self._count, self._best, self._best_target, self._end, self._end_before
+
     def _new_state(self, length: int) -> int:
         self._length.append(length)
-        self._first_end.append(self._read - 1)
+        self._end.append(_NONE)
+        self._end_before.append(_NONE)
         self._link.append(_NONE)
         self._count.append(0)
         self._best.append(_NONE)
@@ -131,7 +142,7 @@ class SuffixAutomaton:
     def _split(self, state: int, token: int, target: int) -> int:
         """Give the shorter substrings of `target`, which from now on end at more places, a state of their own."""
         clone = self._new_state(self._length[state] + 1)
-        for column in (self._link, self._count, self._best, self._best_target, self._first_end):
+        for column in self._columns()[1:]:
             column[clone] = column[target]
         if target in self._branches:
             self._branches[clone] = self._branches[target].copy()
@@ -144,6 +155,7 @@ class SuffixAutomaton:
     def _tally(self, before: int, token: int) -> None:
         """Count the substrings that end in `token`, and let it become the best guess where it is as frequent."""
         link, count, best, best_target = self._link, self._count, self._best, self._best_target
+        ends, ends_before, here = self._end, self._end_before, self._read - 1
         state, counted = before, _NONE
         for _ in range(MAX_WALK):
             if state == _NONE:
@@ -151,14 +163,16 @@ class SuffixAutomaton:
             target = best_target[state] if best[state] == token else self._branches[state][token]
             if target != counted:  # neighbours on the way may lead to one state
                 count[target] += 1
+                ends_before[target], ends[target] = ends[target], here
                 counted = target
             if best[state] < 0 or (token >= 0 and count[target] >= count[best_target[state]]):
                 best[state], best_target[state] = token, target
             state = link[state]
 
 
-Source = Literal["prompt", "answer", "resumed"]
-"""Where a match comes from: what was given before the answer, the answer itself, or a run of copying that broke off."""
+Source = Literal["earlier", "prompt", "answer", "resumed"]
+"""Where a match comes from: another text, what was given before the answer, the answer itself, or a run of copying that
+broke off."""
 
 _LENGTHS = (0, 1, 2, 3, 4, 5, 7, 10, 16, 24, 32, 48)
 """The shortest match of every feature bucket."""
@@ -166,6 +180,10 @@ _LENGTHS = (0, 1, 2, 3, 4, 5, 7, 10, 16, 24, 32, 48)
 _PRIOR: dict[tuple[Agreement, Source], tuple[float, ...]] = {
     ("once", "prompt"): (0.0, 0.36, 0.63, 0.72, 0.80, 0.85, 0.92, 0.93, 0.96, 0.965, 0.98, 0.985),
     ("unanimous", "prompt"): (0.0, 0.40, 0.60, 0.72, 0.80, 0.85, 0.92, 0.93, 0.96, 0.965, 0.98, 0.985),
+    ("once", "earlier"): (0.0, 0.25, 0.50, 0.57, 0.62, 0.70, 0.79, 0.88, 0.94, 0.96, 0.98, 0.98),
+    ("unanimous", "earlier"): (0.0, 0.40, 0.60, 0.70, 0.76, 0.82, 0.88, 0.92, 0.95, 0.96, 0.97, 0.98),
+    ("majority", "earlier"): (0.0, 0.33, 0.34, 0.34, 0.34, 0.35, 0.42, 0.48, 0.50, 0.50, 0.50, 0.50),
+    ("split", "earlier"): (0.0, 0.06, 0.15, 0.17, 0.18, 0.19, 0.20, 0.22, 0.25, 0.25, 0.25, 0.25),
     ("once", "answer"): (0.0, 0.25, 0.50, 0.57, 0.62, 0.70, 0.79, 0.88, 0.94, 0.96, 0.98, 0.98),
     ("unanimous", "answer"): (0.0, 0.40, 0.65, 0.75, 0.80, 0.85, 0.90, 0.93, 0.95, 0.96, 0.97, 0.98),
     ("majority", "prompt"): (0.0, 0.33, 0.34, 0.34, 0.34, 0.35, 0.42, 0.48, 0.50, 0.50, 0.50, 0.50),
@@ -201,7 +219,7 @@ class Suffix:
     the older half is forgotten.
     """
 
-    __slots__ = ("_automaton", "_expected", "_history", "_offset", "_prompt", "_since")
+    __slots__ = ("_automaton", "_begins", "_expected", "_history", "_offset", "_prompt", "_since")
 
     def __init__(self, max_tokens: int = MAX_TOKENS) -> None:
         self._history = History(max_tokens, _OVERLAP)
@@ -210,6 +228,7 @@ class Suffix:
 
     def _restart(self) -> None:
         self._automaton = SuffixAutomaton()
+        self._begins = 0  # where the text begins, after others
         self._prompt = 0  # where the answer begins
         self._offset = 0  # from the place in the text back to the source of the last run of copying
         self._since = _RESUMED + 1  # tokens since that broke off
@@ -283,7 +302,7 @@ class Suffix:
 
     def _matched(self, state: int) -> Iterator[tuple[int, int, Agreement, Source]]:
         """Without end in a loop: what followed the longest match most often."""
-        index, prompt = self._automaton, self._prompt
+        index, begins, prompt = self._automaton, self._begins, self._prompt
         length = index.length(state)
         unfinished = 1  # occurrences without a continuation: the one at the end of the text
         while True:
@@ -295,7 +314,8 @@ class Suffix:
             token, target = index.best(state), index.follow(state)
             hits = index.count(target)
             total = index.count(state) - unfinished if index.diverges(state) else hits
-            source: Source = "prompt" if index.first_end(state) < prompt else "answer"
+            end = index.end(state)
+            source: Source = "answer" if end >= prompt else "prompt" if end >= begins else "earlier"
             yield token, length, agreement(hits, total), source
             state, length, unfinished = target, length + 1, 0
 
@@ -317,7 +337,9 @@ class Suffix:
         index = self._automaton
         index.append(token)
         self._since += 1
+        if token < 0:
+            self._begins, self._since = index.read, _RESUMED + 1
         state = index.match()
         if index.length(state) >= _RUN:
-            self._offset = index._read - 1 - index.first_end(state)
+            self._offset = index.read - 1 - index.end(state)
             self._since = 0
