@@ -17,11 +17,6 @@ class LossBudgets:
     def __getitem__(self, name: str) -> float:
         return self._budgets[name]
 
-    def begin(self) -> None:
-        """An answer begins: gains of earlier answers may not be lost in it."""
-        for name, budget in self._budgets.items():
-            self._budgets[name] = min(budget, self._config.initial_budget)
-
     def settle(self, name: str, *, seconds: float, spent: float, gained: float | None) -> float:
         """A forward pass took `seconds`, and drafting `spent` before it; None was gained where it was not its draft.
 

@@ -88,11 +88,15 @@ class AdaptivePolicy:
             self._backoff.proposed((self._clock() - begun) / self._cost.single, found=bool(draft.tokens))
         return draft
 
+    def _budget(self, name: str) -> float:
+        """What a drafter may lose by expectation: a share of what this answer gained may be lost in any case."""
+        return max(self._budgets[name], self.config.promised_share * self._answer.gained)
+
     def _limits(self, name: str, spent: float = 0.0) -> Limits:
         """What a draft of this drafter may lose, beyond what is spent."""
         length = self._lengths.mean
         noticed = max(self._answer.noticed(length) - spent, 0.5)
-        return Limits(self._budgets[name], self._answer.worst - spent, noticed, self._answer.risk)
+        return Limits(self._budget(name), self._answer.worst - spent, noticed, self._answer.risk)
 
     def _best(self, tokens: Sequence[int], room: int, limit: int, coupling: Coupling) -> Draft:
         best, gain, loss, options = self._best_free(tokens, limit)
@@ -150,7 +154,6 @@ class AdaptivePolicy:
         self._lengths.ended(self._answer.tokens)
         self._answer = AnswerBudget(self.config)
         self._backoff = Backoff(self.config)
-        self._budgets.begin()
         self._prefill.begin()
         self.acceptance.begin()
         self._prompt = (count, seconds) if count > 1 else None
@@ -225,9 +228,10 @@ class AdaptivePolicy:
         if self.reasons is None and upper_bound(optimistic, min(start, token), token) <= rival:
             return NOTHING, 0.0
         chances = self.acceptance.by_depth(name, limit, config.unknown_acceptance)
+        budget = self._budget(name)
         gain, size = expected_speed_up(chances, optimistic, start, token)
         expected = Sizes(reaches(range(-1, size - 1), chances[:size]), cost.ratios(), start + (size - 1) * token)
-        loss, budget = expected.shortfall(size), self._budgets[name]
+        loss = expected.shortfall(size)
         self._say(
             f"{name}: a draft token takes {token:.2f} T(1), {start + prefill:.2f} the first; promises {gain:.2f} "
             f"times plain speed, needed is {rival:.2f}; may lose {loss:.2f} T(1), allowed is {budget:.2f}"
