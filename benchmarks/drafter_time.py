@@ -1,6 +1,6 @@
 """How long a drafted token takes: drafter models against each other, in turn, at the same places of the same text.
 
-    python benchmarks/drafter_time.py -m TARGET.gguf -d FULL.gguf,SMALL.gguf --prompts FILE.jsonl --json OUT.json
+    python -m benchmarks.drafter_time -m TARGET.gguf -d FULL.gguf,SMALL.gguf --prompts FILE.jsonl --json OUT.json
 
 Every drafter has read the prompt and then drafts 5 tokens, A B, B A, and so on. The first drafter is what the others
 are compared with; the ratios are of neighbouring drafts.
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from common import read_prompts, save, summary
 
+from benchmarks.common import read_prompts, save, summary
 from edgespec.backend import LlamaModel
 from edgespec.bench.memory import peak_of
 from edgespec.gguf_walk import walk

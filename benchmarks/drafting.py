@@ -1,6 +1,6 @@
 """What the drafters that read the conversation cost: time and memory at several lengths of context.
 
-    python benchmarks/drafting.py [--json benchmarks/results/drafting.json]
+    python -m benchmarks.drafting [--json benchmarks/results/drafting.json]
 
 The text is made here, from sources of the Python standard library (code) and their docstrings (prose), and split into
 words. After a context is read in one call, the answer grows by 1 to 3 tokens a call. Asking again without a new token
@@ -23,8 +23,8 @@ import typing
 from pathlib import Path
 
 import click
-from common import save
 
+from benchmarks.common import save
 from edgespec.core import Draft
 from edgespec.drafters.anpd import Anpd
 from edgespec.drafters.suffix import Suffix

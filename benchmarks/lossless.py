@@ -1,6 +1,6 @@
 """Is drafted text the plain text, on a real model? Greedy and seeded; every parting with its position and margin.
 
-python benchmarks/lossless.py --prompts FILE.jsonl --per-subtask 10 -n 96 --json benchmarks/results/lossless.json
+python -m benchmarks.lossless --prompts FILE.jsonl --per-subtask 10 -n 96 --json benchmarks/results/lossless.json
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from common import begun, read_prompts, save, subtask
 
+from benchmarks.common import begun, read_prompts, save, subtask
 from edgespec import Engine, SamplingParams, load
 from edgespec.core import Drafter, Policy
 from edgespec.drafters import make_drafter, names_of

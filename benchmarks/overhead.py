@@ -1,6 +1,6 @@
 """What edgespec costs: plain decoding against llama-cpp-python's own `Llama` on the same settings, in pairs.
 
-    python benchmarks/overhead.py -m MODEL.gguf --prompts FILE.jsonl --pairs 5 --json benchmarks/results/overhead.json
+    python -m benchmarks.overhead -m MODEL.gguf --prompts FILE.jsonl --pairs 5 --json benchmarks/results/overhead.json
 
 Both are loaded once, each answers every prompt in turn (A B, then B A), and ratios are taken within a pair. `Llama`
 decodes through its lowest public loop (`generate`), greedy, without making text; edgespec makes the text too.
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import click
 import llama_cpp
-from common import read_prompts, save, summary
 
+from benchmarks.common import read_prompts, save, summary
 from edgespec import Engine, load
 
 

@@ -1,7 +1,7 @@
 """The policy on recorded answers: how fast they would have come where T(n) is what it was measured to be.
 
-    python benchmarks/replay.py record -m TARGET.gguf --prompts FILE.jsonl --per-subtask 5 -n 96 -o record.jsonl
-    python benchmarks/policy_replay.py -m TARGET.gguf --record record.jsonl -d SMALL.gguf --curve RESULT.json
+    python -m benchmarks.replay record -m TARGET.gguf --prompts FILE.jsonl --per-subtask 5 -n 96 -o record.jsonl
+    python -m benchmarks.policy_replay -m TARGET.gguf --record record.jsonl -d SMALL.gguf --curve RESULT.json
 
 The drafters really guess; the target does not answer, since the record says what of a draft it would have accepted.
 Time is counted: T(n) is the curve of a result of `edgespec bench`, the drafter model's evaluations take what its stored
@@ -18,17 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import click
-from common import digest, save
-from simulate import Clock
 
+from benchmarks.common import digest, save
+from benchmarks.simulate import Clock
 from edgespec.backend import LlamaModel
-from edgespec.core import MAX_ROWS, Context, Draft, Drafter, Row, Verdict, common_prefix
+from edgespec.core import MAX_ROWS, Context, Draft, Drafter, Evaluation, Row, TokenSequence, Verdict, common_prefix
 from edgespec.cost import PROMPT_CHUNK, CostCurve
 from edgespec.drafters import make_drafter
 from edgespec.drafters.model import ModelDrafter
 from edgespec.machine import cache_directory, default_threads
 from edgespec.matching import open_drafter
 from edgespec.policy import AdaptivePolicy
+from edgespec.testing import without_rows
 
 WHAT = "the policy on recorded answers"
 FREE = "suffix"
@@ -48,7 +49,7 @@ class Counted:
         self._clock.now += self._cost.single * self._cost.ratio(min(self._owed(tokens), PROMPT_CHUNK))
         return self._context.prefill(tokens, proceed)
 
-    def evaluate(self, tokens: Sequence[int], draft: Draft) -> Row:
+    def evaluate(self, tokens: Sequence[int], draft: Draft) -> Evaluation:
         self._clock.now += self._cost.single * self._owed(tokens)
         return self._context.evaluate(tokens, draft)
 
@@ -61,18 +62,22 @@ def played(answer: dict[str, Any], drafters: Sequence[Drafter], curve: CostCurve
     truth = [curve.single * curve.ratio(n) for n in range(1, MAX_ROWS + 1)]
     learned = CostCurve(MAX_ROWS)
     learned.measure({n: truth[n - 1] for n in range(1, MAX_ROWS + 1)})
-    policy = AdaptivePolicy(drafters, learned, clock=clock)
-    policy.prefilled(0, 0.0)
-    tokens, said = [*answer["prompt"], answer["answer"][0]], answer["answer"]
+    policy = AdaptivePolicy(drafters, learned, clock=clock).begin()
+    prompt, said = answer["prompt"], answer["answer"]
+    tokens = TokenSequence(prompt)
+    policy.prefilled(without_rows(tokens), Verdict((), (said[0],)), cached=len(prompt) - 1, seconds=0.0)
+    tokens.append(said[0])
     begun, place, drafted, accepted = clock.now, 1, 0, 0
     while place < len(said):
-        draft = policy.plan(tokens, answer["room"] - place)
+        plan = policy.plan(tokens, answer["room"] - place)
+        draft = plan.draft
         right = common_prefix(list(draft.tokens), said[place:])
         emitted = said[place : place + right + 1]
         seconds = truth[len(draft)]
         clock.now += seconds
-        policy.settle(draft, Verdict(tuple(range(min(right, len(emitted)))), tuple(emitted)), seconds)
-        tokens += emitted
+        verdict = Verdict(tuple(range(min(right, len(emitted)))), tuple(emitted))
+        policy.settle(plan, without_rows(tokens, draft), verdict, seconds)
+        tokens.extend(emitted)
         place += len(emitted)
         drafted, accepted = drafted + len(draft), accepted + right
     count = len(said) - 1

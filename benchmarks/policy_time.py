@@ -1,6 +1,6 @@
 """What deciding costs: the policy's own time for a block, in microseconds, without the drafters'.
 
-    python benchmarks/policy_time.py [--json OUT.json]
+    python -m benchmarks.policy_time [--json OUT.json]
 
 The text is made as in `drafting.py`: docstrings that go on, and docstrings that are said a second time, where whole
 proposals of 48 tokens come true. Nothing is evaluated: T(n) is that of a simulated machine. A drafter whose guesses
@@ -17,14 +17,15 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 import click
-from common import save
-from drafting import texts
-from simulate import MACHINES, Clock
 
-from edgespec.core import MAX_ROWS, Coupling, Draft, Drafter, Price, Verdict
+from benchmarks.common import save
+from benchmarks.drafting import texts
+from benchmarks.simulate import MACHINES, Clock
+from edgespec.core import MAX_ROWS, Draft, DraftCost, Drafter, Evaluation, SharedNoise, TokenSequence, Verdict
 from edgespec.cost import CostCurve
 from edgespec.drafters.suffix import Suffix
 from edgespec.policy import AdaptivePolicy
+from edgespec.testing import without_rows
 from edgespec.verify import verify
 
 WHAT = "the policy's own time"
@@ -77,14 +78,14 @@ class Model:
         chance = random.Random(1)
         self._guesses = [token if chance.random() < _RIGHT else -1 for token in text]
 
-    def price(self, tokens: Sequence[int], target_seconds: float) -> Price:
-        return Price(start=_GUESS, guess=_GUESS)
+    def draft_cost(self, tokens: Sequence[int], target_seconds: float) -> DraftCost:
+        return DraftCost(first=_GUESS, next=_GUESS)
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
-        return self.draft(tokens, limit, Coupling(), lambda probability, evidence: True)
+        return self.draft(tokens, limit, SharedNoise(), lambda probability, evidence: True)
 
     def draft(
-        self, tokens: Sequence[int], limit: int, coupling: Coupling, go_on: Callable[[float, Hashable], bool]
+        self, tokens: Sequence[int], limit: int, noise: SharedNoise, go_on: Callable[[float, Hashable], bool]
     ) -> Draft:
         self._watch.stop()
         size, wanted = 0, True
@@ -100,7 +101,7 @@ class Model:
         self._watch.start()
         return draft
 
-    def observe(self, draft: Draft, verdict: Verdict) -> None:
+    def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
         """It learns nothing."""
 
 
@@ -114,25 +115,26 @@ def measure(text: Sequence[int], *, model: bool, known: bool) -> tuple[list[floa
     drafters: list[Drafter] = [WatchedSuffix(watch)]
     if model:
         drafters.append(Model(watch, clock, text))
-    policy = AdaptivePolicy(drafters, cost, clock=clock)
-    policy.prefilled(MAX_ROWS, _SINGLE * ratios[-1])
-    tokens = list(text[:CONTEXT])
+    policy = AdaptivePolicy(drafters, cost, clock=clock).begin()
+    tokens = TokenSequence(text[:CONTEXT])
+    policy.prefilled(without_rows([0] * MAX_ROWS), Verdict((), (0,)), cached=0, seconds=_SINGLE * ratios[-1])
     times, sizes = [], []
     while len(tokens) + ROOM < len(text):
         watch.total = 0.0
         watch.start()
-        draft = policy.plan(tokens, ROOM)
+        plan = policy.plan(tokens, ROOM)
         watch.stop()
+        draft = plan.draft
         place = len(tokens)
         verdict = verify(draft, lambda row: text[place + row], lambda token: False, ROOM)  # noqa: B023
         seconds = _SINGLE * ratios[len(draft)] * chance.lognormvariate(0.0, _NOISE)
         clock.now += seconds
         watch.start()
-        policy.settle(draft, verdict, seconds)
+        policy.settle(plan, without_rows(tokens, draft), verdict, seconds)
         watch.stop()
         times.append(1e6 * watch.total)
         sizes.append(len(draft))
-        tokens += verdict.emitted
+        tokens.extend(verdict.emitted)
     return times, sizes
 
 

@@ -1,8 +1,8 @@
 """The policy on all simulated families and recorded answers, in a minute or two: what a change of the rule is judged by.
 
-    python benchmarks/quick.py simulate --json OUT.json [--reference FILE.json]
-    python benchmarks/quick.py replay --record record.jsonl [--guesses guesses.jsonl] --json OUT.json
-    python benchmarks/quick.py compare BEFORE.json AFTER.json
+    python -m benchmarks.quick simulate --json OUT.json [--reference FILE.json]
+    python -m benchmarks.quick replay --record record.jsonl [--guesses guesses.jsonl] --json OUT.json
+    python -m benchmarks.quick compare BEFORE.json AFTER.json
 
 `simulate` plays the cases of simulate.py once each; what the best fixed draft length takes does not depend on the
 policy and is kept in the reference file. `replay` plays recorded answers on measured curves of T(n), beside two rows
@@ -25,7 +25,7 @@ from typing import Any
 
 import click
 import numpy as np
-from simulate import (
+from benchmarks.simulate import (
     MACHINES,
     Case,
     Clock,
@@ -39,11 +39,24 @@ from simulate import (
     with_reading,
 )
 
-from edgespec.core import MAX_ROWS, NOTHING, Coupling, Draft, Drafter, Price, Verdict, common_prefix
+from edgespec.core import (
+    MAX_ROWS,
+    NOTHING,
+    Draft,
+    DraftCost,
+    Drafter,
+    Evaluation,
+    Plan,
+    SharedNoise,
+    TokenSequence,
+    Verdict,
+    common_prefix,
+)
 from edgespec.cost import CostCurve
 from edgespec.drafters.suffix import Suffix
 from edgespec.policy import AdaptivePolicy
 from edgespec.policy_config import PolicyConfig
+from edgespec.testing import without_rows
 
 def experiment() -> PolicyConfig:
     """The config under test: CONFIG holds what it changes."""
@@ -207,8 +220,8 @@ class RecordedModel:
         """An answer begins, whose prompt has so many tokens."""
         self._record, self._prompt, self._owed, self._read = record, prompt, self._prefill, 0
 
-    def price(self, tokens: Sequence[int], target_seconds: float) -> Price:
-        return Price(start=self._start(tokens), guess=self._guess)
+    def draft_cost(self, tokens: Sequence[int], target_seconds: float) -> DraftCost:
+        return DraftCost(first=self._start(tokens), next=self._guess)
 
     def _start(self, tokens: Sequence[int]) -> float:
         if not self._read:
@@ -217,10 +230,10 @@ class RecordedModel:
         return self._guess * (1.0 if owed <= 1 else min(2.0 + owed / 8, 17.0))
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
-        return self.draft(tokens, limit, Coupling(), lambda probability, evidence: True)
+        return self.draft(tokens, limit, SharedNoise(), lambda probability, evidence: True)
 
     def draft(
-        self, tokens: Sequence[int], limit: int, coupling: Coupling, go_on: Callable[[float, Any], bool]
+        self, tokens: Sequence[int], limit: int, noise: SharedNoise, go_on: Callable[[float, Any], bool]
     ) -> Draft:
         self._clock.now += self._start(tokens) - self._guess
         place = len(tokens) - self._prompt
@@ -238,7 +251,7 @@ class RecordedModel:
             return NOTHING
         return Draft.chain(guessed[place : place + size], probabilities[place : place + size], evidence, self.name)
 
-    def observe(self, draft: Draft, verdict: Verdict) -> None:
+    def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
         """It learns nothing."""
 
 
@@ -247,19 +260,23 @@ GUESS, PREFILL = 0.15, 2.6
 
 
 def played(
-    answer: dict[str, Any], policy: Any, truth: Sequence[float], clock: Clock, room: int, before: int = 0
+    answer: dict[str, Any], policy: Any, truth: Sequence[float], clock: Clock, room: int
 ) -> dict[str, Any]:
     """One answer: its seconds by the clock, and plainly."""
-    policy.prefilled(before, 0.0)
-    tokens, said = [*answer["prompt"], answer["answer"][0]], answer["answer"]
+    policy, said = policy.begin(), answer["answer"]
+    tokens = TokenSequence(answer["prompt"])
+    policy.prefilled(without_rows(tokens), Verdict((), (said[0],)), cached=len(tokens) - 1, seconds=0.0)
+    tokens.append(said[0])
     begun, place, drafted, accepted, beyond = clock.now, 1, 0, 0, -PROMISED_TIMES
     while place < len(said):
-        draft = policy.plan(tokens, room - place)
+        plan = policy.plan(tokens, room - place)
+        draft = plan.draft
         right = common_prefix(list(draft.tokens), said[place:])
         emitted = said[place : place + right + 1]
         clock.now += truth[len(draft)]
-        policy.settle(draft, Verdict(tuple(range(min(right, len(emitted)))), tuple(emitted)), truth[len(draft)])
-        tokens += emitted
+        verdict = Verdict(tuple(range(min(right, len(emitted)))), tuple(emitted))
+        policy.settle(plan, without_rows(tokens, draft), verdict, truth[len(draft)])
+        tokens.extend(emitted)
         place += len(emitted)
         drafted, accepted = drafted + len(draft), accepted + right
         late = clock.now - begun - (place - 1)
@@ -277,25 +294,30 @@ class NgramSimple:
     def __init__(self, match: int = 12, size: int = 48) -> None:
         self._match, self._size = match, size
 
-    def plan(self, tokens: Sequence[int], room: int) -> Draft:
+    def begin(self) -> NgramSimple:
+        """Answers have nothing of their own."""
+        return self
+
+    def plan(self, tokens: Sequence[int], room: int) -> Plan:
         last = list(tokens[-self._match :])
         for end in range(len(tokens) - 1, self._match - 1, -1):
             if tokens[end - 1] == last[-1] and list(tokens[end - self._match : end]) == last:
                 found = list(tokens[end : end + min(self._size, room)])
-                return Draft.chain(found, [1.0] * len(found), [0] * len(found), "ngram")
-        return NOTHING
+                return Plan(Draft.chain(found, [1.0] * len(found), [0] * len(found), "ngram"))
+        return Plan()
 
-    def settle(self, draft: Draft, verdict: Verdict, seconds: float) -> None:
+    def settle(self, plan: Plan, evaluation: Evaluation, verdict: Verdict, seconds: float) -> None:
         """It learns nothing."""
 
-    def prefilled(self, count: int, seconds: float) -> None:
+    def prefilled(self, evaluation: Evaluation, verdict: Verdict, *, cached: int, seconds: float) -> None:
         """Nor here."""
 
 
 def oracle(answer: dict[str, Any], truth: Sequence[float]) -> dict[str, Any]:
     """The least time of one who knows how many tokens of each of the suffix drafter's proposals are right."""
     said, prompt = answer["answer"], answer["prompt"]
-    drafter, tokens = Suffix(), [*prompt, said[0]]
+    drafter, tokens = Suffix(), TokenSequence([*prompt, said[0]])
+    drafter.observe(without_rows(tokens), Verdict((), ()))
     right = [0] * len(said)
     for place in range(1, len(said)):
         right[place] = common_prefix(list(drafter.propose(tokens, 48).tokens), said[place:])
@@ -342,7 +364,6 @@ def replayed(task: tuple[str, str], answers: list[dict[str, Any]], guesses: dict
             drafters = [Suffix(), *([model] if "model" in who else [])]
             cost = CostCurve(MAX_ROWS) if "new" in who else measured_cost(truth)
             policy = make_policy(drafters, cost, clock)
-            policy.reasons = None
         if "model" in who:
             if answer["question_id"] not in guesses:
                 continue

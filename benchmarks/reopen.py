@@ -1,6 +1,6 @@
 """What `--session` saves: the time to the first token of a reopened chat, with its KV cache and without.
 
-    python benchmarks/reopen.py -m MODEL.gguf --turns 20 --json OUT.json
+    python -m benchmarks.reopen -m MODEL.gguf --turns 20 --json OUT.json
 
 A chat of so many turns is kept once. Then, in turn, it is reopened from its files and asked once more: with the KV
 cache, and as if there were none. Both times run from before the files are read to the first token; the files are in the
@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 import click
-from common import save, summary
 
+from benchmarks.common import save, summary
 from edgespec import Chat, Engine, load
 from edgespec.cli.chat.keeping import Kept
 

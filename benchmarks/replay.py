@@ -1,8 +1,8 @@
 """Drafters against recorded answers of a target: block length, acceptance, MBSU, without evaluating the target again.
 
-    python benchmarks/replay.py record -m TARGET.gguf --prompts FILE.jsonl --per-subtask 5 -n 96 -o record.jsonl
-    python benchmarks/replay.py run -m TARGET.gguf --record record.jsonl -d suffix,SMALL.gguf --json OUT.json
-    python benchmarks/replay.py trims -m TARGET.gguf --record record.jsonl -d FULL.gguf \\
+    python -m benchmarks.replay record -m TARGET.gguf --prompts FILE.jsonl --per-subtask 5 -n 96 -o record.jsonl
+    python -m benchmarks.replay run -m TARGET.gguf --record record.jsonl -d suffix,SMALL.gguf --json OUT.json
+    python -m benchmarks.replay trims -m TARGET.gguf --record record.jsonl -d FULL.gguf \\
         --counts NAME=COUNTS.json --sizes 32768,16384 --json OUT.json
 
 What a lossless drafter changes is speed, so a recorded answer holds all that is needed: at each place the drafter
@@ -26,8 +26,8 @@ from typing import Any
 
 import click
 import numpy as np
-from common import begun, digest, read_prompts, save, subtask
 
+from benchmarks.common import begun, digest, read_prompts, save, subtask
 from edgespec import load
 from edgespec.backend import LlamaContext, LlamaModel
 from edgespec.core import NOTHING, Drafter, common_prefix
@@ -166,7 +166,7 @@ def hits_of(context: LlamaContext, recorded: dict[str, Any], keeps: dict[str, Id
     marks: dict[str, list[str]] = {name: [] for name in keeps}
     for said, following in itertools.pairwise(answer):
         tokens.append(said)
-        row = context.evaluate(tokens, NOTHING)[0]
+        row = context.evaluate(tokens, NOTHING).rows[0]
         for name, kept in keeps.items():
             marks[name].append("1" if kept[row[kept].argmax()] == following else "0")
     return {name: "".join(marked) for name, marked in marks.items()}

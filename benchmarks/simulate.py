@@ -1,6 +1,6 @@
 """The policy on made-up machines and texts: its time against that of the best fixed choice in hindsight.
 
-    python benchmarks/simulate.py [--json OUT.json]
+    python -m benchmarks.simulate [--json OUT.json]
 
 Nothing is evaluated and no clock runs: T(n), what a guess costs and how often it is right are chosen, so a case can be
 a phone's or a GPU's. A fixed choice is one drafter and one draft length for the whole text, plain decoding included.
@@ -21,13 +21,14 @@ from typing import Any
 
 import click
 import numpy as np
-from common import save
 
-from edgespec.core import MAX_ROWS, NOTHING, Coupling, Draft, Drafter, Price, Verdict
+from benchmarks.common import save
+from edgespec.core import MAX_ROWS, NOTHING, Draft, DraftCost, Drafter, Evaluation, SharedNoise, TokenSequence, Verdict
 from edgespec.cost import CostCurve
 from edgespec.doctor import speed_up
 from edgespec.policy import MAX_DRAFT, AdaptivePolicy
 from edgespec.policy_config import PolicyConfig
+from edgespec.testing import without_rows
 from edgespec.verify import verify
 
 WHAT = "the policy on simulated machines"
@@ -110,11 +111,11 @@ class FreeGuesser:
         guesses = [self._text.said(place) if self._text.right[place] else 0 for place in places]
         return Draft.chain(guesses, [self._belief] * limit, [self._kind(place) for place in places], self.name)
 
-    def observe(self, draft: Draft, verdict: Verdict) -> None:
+    def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
         """It learns nothing."""
 
 
-class PricedGuesser:
+class CostedDrafterOfText:
     """Guesses that cost `guess` each, after reading for `reading` once. It knows as little of itself."""
 
     name = "priced"
@@ -123,14 +124,14 @@ class PricedGuesser:
         self._text, self._clock = text, clock
         self._guess, self._reading = guess, reading
 
-    def price(self, tokens: Sequence[int], target_seconds: float) -> Price:
-        return Price(start=self._guess + self._reading, guess=self._guess)
+    def draft_cost(self, tokens: Sequence[int], target_seconds: float) -> DraftCost:
+        return DraftCost(first=self._guess + self._reading, next=self._guess)
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
-        return self.draft(tokens, limit, Coupling(), lambda probability, evidence: True)
+        return self.draft(tokens, limit, SharedNoise(), lambda probability, evidence: True)
 
     def draft(
-        self, tokens: Sequence[int], limit: int, coupling: Coupling, go_on: Callable[[float, Hashable], bool]
+        self, tokens: Sequence[int], limit: int, noise: SharedNoise, go_on: Callable[[float, Hashable], bool]
     ) -> Draft:
         self._clock.now += self._reading
         self._reading = 0.0
@@ -143,7 +144,7 @@ class PricedGuesser:
                 break
         return Draft.chain(guesses, [0.75] * len(guesses), ["guess"] * len(guesses), self.name)
 
-    def observe(self, draft: Draft, verdict: Verdict) -> None:
+    def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
         """It learns nothing."""
 
 
@@ -184,7 +185,7 @@ class Case:
         return [
             FreeGuesser(text, self.belief)
             if self.guess is None
-            else PricedGuesser(text, clock, self.guess, self.reading),
+            else CostedDrafterOfText(text, clock, self.guess, self.reading),
             *([FreeGuesser(free, self.belief, self.beside)] if free and self.beside else []),
         ]
 
@@ -209,16 +210,17 @@ def with_policy(case: Case, *, known: bool = False, config: PolicyConfig | None 
     for n in range(1, MAX_ROWS + 1) if known else ():
         for _ in range(3):
             cost.observe(n, ratios[n - 1])
-    policy = AdaptivePolicy(case.drafters(text, clock), cost, clock=clock, config=config)
-    policy.prefilled(64, ratios[63])
-    tokens, course = [text.said(0)], Course([0.0])
+    policy = AdaptivePolicy(case.drafters(text, clock), cost, clock=clock, config=config).begin()
+    tokens, course = TokenSequence([text.said(0)]), Course([0.0])
+    policy.prefilled(without_rows([0] * 64), Verdict((), (tokens[0],)), cached=0, seconds=ratios[63])
     while len(tokens) < text.length:
-        draft = policy.plan(tokens, text.length - len(tokens) - 1)
+        plan = policy.plan(tokens, text.length - len(tokens) - 1)
+        draft = plan.draft
         verdict = _checked(text, tokens, draft)
         seconds = curves(len(tokens))[len(draft)] * chance.lognormvariate(0.0, _NOISE)
         clock.now += seconds
-        policy.settle(draft, verdict, seconds)
-        tokens += verdict.emitted
+        policy.settle(plan, without_rows(tokens, draft), verdict, seconds)
+        tokens.extend(verdict.emitted)
         course.at += [clock.now] * len(verdict.emitted)
     return course
 

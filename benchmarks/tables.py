@@ -1,6 +1,6 @@
 """Puts the figures of benchmarks/results/NAME.json into docs/benchmarks.md, between <!-- NAME --> and <!-- end -->.
 
-python benchmarks/tables.py
+python -m benchmarks.tables
 """
 
 from __future__ import annotations

@@ -3,62 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from itertools import groupby, repeat
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
-from edgespec.core import ROOT, Draft, common_prefix
+from edgespec.core import Draft, verified
 from edgespec.policy_config import PolicyConfig
 
 _WINDOW = 32.0
 """The last draft tokens of a feature bucket that are held against those before them."""
 
-_STORED = 24.0
-"""Draft tokens of earlier runs that count, of each feature bucket."""
-
-
-def verified(draft: Draft, emitted: Sequence[int]) -> Iterator[tuple[int, bool]]:
-    """The nodes of `draft` that the emitted tokens settle, each with whether it was right."""
-    if draft.is_chain:
-        right = common_prefix(draft.tokens, tuple(emitted))
-        yield from zip(range(right), repeat(True))
-        if right < min(len(draft), len(emitted)):
-            yield right, False
-        return
-    right_at: dict[int, int] = {ROOT: 0}  # node on the emitted path -> tokens emitted up to and including it
-    for node, parent in enumerate(draft.parents):
-        depth = right_at.get(parent)
-        if depth is None or depth >= len(emitted):
-            continue
-        right = emitted[depth] == draft.tokens[node]
-        if right:
-            right_at[node] = depth + 1
-        yield node, right
-
 
 class _Counts:
-    """Guesses of one kind: how many were right, and how many were verified."""
+    """Guesses of one kind: how many were right, and how many were judged."""
 
     __slots__ = ("config", "late", "late_right", "right", "verified")
 
-    def __init__(self, config: PolicyConfig, right: float = 0.0, verified: float = 0.0) -> None:
+    def __init__(self, config: PolicyConfig, right: float = 0.0, judged: float = 0.0) -> None:
         self.config = config
         self.right = right
-        self.verified = verified
-        self.late_right = 0.0  # of the last ones, which `verified` counts too
+        self.verified = judged
+        self.late_right = 0.0  # of the last ones, which `judged` counts too
         self.late = 0.0
 
     def estimate(self, prior: float) -> float:
         strength = self.config.prior_strength
         return (self.right + strength * prior) / (self.verified + strength)
 
-    def add(self, right: int, verified: int = 1) -> None:
+    def add(self, right: int, judged: int = 1) -> None:
         if self.verified >= self.config.memory:
             self.fade(0.5)
         self.right += right
-        self.verified += verified
+        self.verified += judged
         self.late_right += right
-        self.late += verified
+        self.late += judged
         if self.late >= _WINDOW:
             self._notice()
 
@@ -82,6 +60,13 @@ class _Counts:
         if self.verified > most:
             self.fade(most / self.verified)
 
+    def kept(self, most: float) -> _Counts:
+        """A copy of which no more than that is believed."""
+        copy = _Counts(self.config, self.right, self.verified)
+        copy.late_right, copy.late = self.late_right, self.late
+        copy.keep(most)
+        return copy
+
 
 class Acceptance:
     """How often each kind of guess of each drafter is right, given that the guesses before it in the draft were."""
@@ -89,8 +74,7 @@ class Acceptance:
     def __init__(self, config: PolicyConfig | None = None) -> None:
         self._config = config or PolicyConfig()
         self._kinds: dict[str, dict[Hashable, _Counts]] = {}
-        self._depths: dict[str, list[_Counts]] = {}
-        self._faded: dict[str, float] = {}  # what is to be left of those when they are looked at
+        self._last: ChainAcceptance | None = None
 
     def estimate(self, drafter: str, evidence: Hashable, prior: float) -> float:
         """The probability that a guess of this kind is right; `prior` is the drafter's own estimate."""
@@ -111,17 +95,6 @@ class Acceptance:
         counts = self._kinds.get(drafter, {}).get(evidence)
         return counts.verified if counts else 0.0
 
-    def by_depth(self, drafter: str, count: int, prior: float) -> list[float]:
-        """The probabilities that this drafter's first, second, ... guess is right, before they are made.
-
-        A depth that was seldom reached is taken for the one before it.
-        """
-        chances: list[float] = []
-        for counts in self._depths_of(drafter)[:count]:
-            prior = counts.estimate(prior)
-            chances.append(prior)
-        return chances + [prior] * (count - len(chances))
-
     def observe(self, draft: Draft, emitted: Sequence[int]) -> None:
         """Learn from a proposal and the tokens that the target emitted instead."""
         kinds = self._kinds.setdefault(draft.drafter, {})
@@ -133,34 +106,13 @@ class Acceptance:
             count = len(list(nodes))
             counts.add(count if right else 0, count)
 
-    def observe_depths(self, chain: Draft, emitted: Sequence[int]) -> None:
-        """The same for `by_depth`."""
-        depths = self._depths_of(chain.drafter)
-        for node, right in verified(chain, emitted):
-            if node == len(depths):
-                depths.append(_Counts(self._config))
-            depths[node].add(right)
-
-    def fade_depths(self, drafter: str) -> None:
-        """Trust `by_depth` a little less: a drafter that is not asked is not verified, and may have got better."""
-        self._faded[drafter] = self._faded.get(drafter, 1.0) * self._config.fade
-
-    def _depths_of(self, drafter: str) -> list[_Counts]:
-        depths = self._depths.setdefault(drafter, [])
-        share = self._faded.pop(drafter, 1.0)
-        if share < 1.0:
-            for counts in depths:
-                counts.fade(share)
-        return depths
-
-    def begin(self) -> None:
-        """Another answer begins, and there `by_depth` is another."""
-        for drafter in self._depths:
-            for counts in self._depths_of(drafter):
-                counts.keep(self._config.carried)
+    def begin(self) -> ChainAcceptance:
+        """Another answer begins: its chains, believed to be a little like those of the answer before."""
         for kinds in self._kinds.values():
             for counts in kinds.values():
-                counts.keep(self._config.remembered)
+                counts.keep(self._config.carried)
+        self._last = ChainAcceptance(self._config, self._last)
+        return self._last
 
     def as_json(self, drafter: str) -> dict[str, Any]:
         """What a later run can start from, for a drafter whose evidence is plain values or tuples of them."""
@@ -170,9 +122,53 @@ class Acceptance:
     def restore(self, drafter: str, stored: Mapping[str, Any]) -> None:
         """Start from what an earlier run left, believed less than it was then. Raises ValueError on nonsense."""
         kinds: dict[Hashable, _Counts] = {}
-        for kind, right, verified in stored["kinds"]:
-            if not 0.0 <= right <= verified < math.inf:
-                raise ValueError(f"a stored kind of guess of which {right} of {verified} were right")
-            counts = kinds[tuple(kind) if isinstance(kind, list) else kind] = _Counts(self._config, float(right), float(verified))
-            counts.keep(_STORED)
+        for kind, right, judged in stored["kinds"]:
+            if not 0.0 <= right <= judged < math.inf:
+                raise ValueError(f"a stored kind of guess of which {right} of {judged} were right")
+            counts = kinds[tuple(kind) if isinstance(kind, list) else kind] = _Counts(
+                self._config, float(right), float(judged)
+            )
+            counts.keep(self._config.carried)
         self._kinds[drafter] = kinds
+
+
+class ChainAcceptance:
+    """How far the chains of each drafter come true in one answer, beginning with a little of the last one."""
+
+    def __init__(self, config: PolicyConfig, before: ChainAcceptance | None = None) -> None:
+        self._config = config
+        self._depths: dict[str, list[_Counts]] = {}
+        self._faded: dict[str, float] = {}  # what is to be left of those when they are looked at
+        for drafter in before._depths if before else ():
+            self._depths[drafter] = [counts.kept(config.carried) for counts in before._depths_of(drafter)]  # type: ignore[union-attr]
+
+    def by_depth(self, drafter: str, count: int, prior: float) -> list[float]:
+        """The probabilities that this drafter's first, second, ... guess is right, before they are made.
+
+        A depth that was seldom reached is taken for the one before it.
+        """
+        chances: list[float] = []
+        for counts in self._depths_of(drafter)[:count]:
+            prior = counts.estimate(prior)
+            chances.append(prior)
+        return chances + [prior] * (count - len(chances))
+
+    def observe(self, chain: Draft, emitted: Sequence[int]) -> None:
+        """Learn from a proposal and the tokens that the target emitted instead."""
+        depths = self._depths_of(chain.drafter)
+        for node, right in verified(chain, emitted):
+            if node == len(depths):
+                depths.append(_Counts(self._config))
+            depths[node].add(right)
+
+    def fade(self, drafter: str) -> None:
+        """Trust `by_depth` a little less: a drafter that is not asked is not judged, and may have got better."""
+        self._faded[drafter] = self._faded.get(drafter, 1.0) * self._config.fade
+
+    def _depths_of(self, drafter: str) -> list[_Counts]:
+        depths = self._depths.setdefault(drafter, [])
+        share = self._faded.pop(drafter, 1.0)
+        if share < 1.0:
+            for counts in depths:
+                counts.fade(share)
+        return depths

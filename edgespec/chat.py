@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgespec.core import common_prefix
+from edgespec.core import TokenSequence, common_prefix
 from edgespec.errors import ContextOverflow, InvalidRequest
 from edgespec.sampling import SamplingParams
 from edgespec.session import Overflow, Session
@@ -32,7 +32,7 @@ class _State(NamedTuple):
 
     messages: list[Message]
     text: str
-    tokens: list[int]
+    tokens: TokenSequence
     dropped: int
 
 
@@ -54,7 +54,7 @@ class Chat:
         self._engine = engine
         self._messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self._text = ""  # what the ids in _tokens stand for
-        self._tokens: list[int] = []
+        self._tokens = TokenSequence()
         self._dropped = 0
         self._answer: Session | None = None
         self._turns: list[_Before] = []
@@ -97,7 +97,7 @@ class Chat:
         text, messages = self._messages[asked]["content"], self._messages[:asked]
         if self._turns and self._turns[-1].messages == asked:
             *turns, before = self._turns
-            self._be(_State(messages, before.text, self._tokens[: before.tokens], self._dropped), turns)
+            self._be(_State(messages, before.text, TokenSequence(self._tokens[: before.tokens]), self._dropped), turns)
         else:  # what the ids were is not known any more
             self._begin(messages)
         return text
@@ -105,7 +105,8 @@ class Chat:
     def as_json(self) -> dict[str, Any]:
         """All that `restore` needs, its ids included."""
         with self._engine.lock:
-            return self._state()._asdict()
+            state = self._state()
+            return {**state._asdict(), "tokens": list(state.tokens)}
 
     def restore(self, kept: Mapping[str, Any], *, same_model: bool) -> None:
         """Go on with a conversation that `as_json` told; of another model, with its texts and not its ids.
@@ -121,13 +122,13 @@ class Chat:
             raise ValueError("ids that the vocabulary does not have")
         self._take_answer()
         if same_model:
-            self._be(_State(messages, text, tokens, dropped), [])
+            self._be(_State(messages, text, TokenSequence(tokens), dropped), [])
         else:
             self._begin(messages)
 
     def _begin(self, messages: list[Message]) -> None:
         """With these messages, which will be tokenized as a whole."""
-        self._be(_State(messages, "", [], 0), [])
+        self._be(_State(messages, "", TokenSequence(), 0), [])
 
     def stream(
         self,
@@ -138,6 +139,7 @@ class Chat:
         stop: Sequence[str] = (),
         overflow: Overflow = "stop",
         on_prefill: Callable[[int, int], None] | None = None,
+        explain: bool = False,
     ) -> Session:
         """Say `text` and get the answer to iterate; arguments as for `Engine.stream`.
 
@@ -149,11 +151,12 @@ class Chat:
             messages: list[Message] = [*self._messages, {"role": "user", "content": text}]
             rendered = self._engine.model.render(messages)
             turns = [*self._turns, _Before(len(self._messages), self._text, len(self._tokens))]
-            tokens, dropped = self._continued(rendered), self._dropped
-            continued = tokens is not None
-            if tokens is None:
-                tokens, dropped = self._engine.tokenize(rendered), 0
+            known, dropped = self._continued(rendered), self._dropped
+            continued = known is not None
+            if known is None:
+                known, dropped = self._engine.tokenize(rendered), 0
                 turns = [] if self._tokens else turns
+            tokens = TokenSequence(known)
             keep = drop = 0
             if overflow == "shift":
                 keep = self._engine.system_length(tokens, self.system)
@@ -167,6 +170,7 @@ class Chat:
                 keep=keep,
                 skipped=dropped + drop,
                 on_prefill=on_prefill,
+                explain=explain,
             )
             if self._tokens and not continued:
                 self.rewritten += 1
@@ -178,13 +182,13 @@ class Chat:
         """The conversation with the last answer as far as it was made, which goes on undisturbed. Under the lock."""
         answer = self._answer
         if answer is None:
-            return _State(list(self._messages), self._text, list(self._tokens), self._dropped)
+            return _State(list(self._messages), self._text, TokenSequence(self._tokens), self._dropped)
         count, text = answer.whole_tokens()
         return _State(
             [*self._messages, {"role": "assistant", "content": answer.text}],
             self._text + text,
-            self._tokens[: len(self._tokens) - len(answer.emitted) + count],  # the rest is not in the text
-            self._dropped + answer.tally.dropped_tokens,
+            TokenSequence(self._tokens[: len(self._tokens) - len(answer.emitted) + count]),  # the rest has no text
+            self._dropped + answer.dropped_tokens,
         )
 
     def _take_answer(self) -> None:
@@ -195,7 +199,7 @@ class Chat:
         if not answer.finished:
             answer.cancel()
         with self._engine.lock:  # where another thread makes it, after the evaluation in progress
-            self._be(self._state(), _moved(self._turns, self._keep, answer.tally.dropped_tokens))
+            self._be(self._state(), _moved(self._turns, self._keep, answer.dropped_tokens))
 
     def _be(self, state: _State, turns: list[_Before], answer: Session | None = None, keep: int = 0) -> None:
         """Become this conversation. In one statement, so that Ctrl-C finds either the one or the other."""
@@ -217,7 +221,7 @@ class Chat:
         spelled = vocabulary.spelled(ids).replace("\u2581".encode(), b" ")  # a vocabulary may have its space as bytes
         return None if spelled == b" " + added.encode() else [*self._tokens, *ids]
 
-    def _drop_oldest(self, tokens: list[int], keep: int, max_tokens: int, *, continued: bool) -> int:
+    def _drop_oldest(self, tokens: TokenSequence, keep: int, max_tokens: int, *, continued: bool) -> int:
         """Make room for the prompt and an answer by forgetting tokens after the system prompt; how many went.
 
         `continued`: the ids of earlier turns stand before those of this one.
@@ -237,7 +241,7 @@ class Chat:
         drop = min(most, max(excess, (context.n_ctx - keep) // 2))  # more than is needed: not every turn
         if drop and keep + drop <= context.cached(tokens):
             context.shift(keep, drop)
-        del tokens[keep : keep + drop]  # of a cache that does not hold them, what comes after is evaluated anew
+        tokens.cut(keep, keep + drop)  # of a cache that does not hold them, what comes after is evaluated anew
         return drop
 
     def _earlier(self, tokens: Sequence[int]) -> int:

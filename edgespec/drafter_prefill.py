@@ -11,7 +11,10 @@ from collections.abc import Iterable
 from edgespec.policy_config import PolicyConfig
 
 _ANSWERS = 4.0
-_FEWEST = 2
+"""Answers that the prior of their length counts for."""
+
+_MEMORY = 0.9
+"""What is left of that after another answer, and of the speed without a costed drafter after a forward pass."""
 
 
 class AnswerLengths:
@@ -19,52 +22,46 @@ class AnswerLengths:
 
     def __init__(self, config: PolicyConfig) -> None:
         self._tokens, self._count = config.answer_length * _ANSWERS, _ANSWERS
+        self._last: AnswerLength | None = None
 
     @property
     def mean(self) -> float:
         """Tokens of an answer."""
         return self._tokens / self._count
 
-    def ended(self, tokens: int) -> None:
-        """An answer of so many tokens is over."""
-        if tokens:
-            self._tokens, self._count = self._tokens * 0.9 + tokens, self._count * 0.9 + 1.0
+    def begin(self) -> AnswerLength:
+        """Another answer begins; what the one before has by now is taken for its length."""
+        if self._last is not None and self._last.tokens:
+            self._tokens = self._tokens * _MEMORY + self._last.tokens
+            self._count = self._count * _MEMORY + 1.0
+        self._last = AnswerLength()
+        return self._last
 
     def remaining(self, tokens: int) -> float:
         """Tokens that are expected to follow so many: lengths are heavy-tailed."""
         return max(self.mean, float(tokens))
 
 
-class DrafterPrefill:
-    """Allows costed drafters to prefill, at once where earlier gains cover it, else once it would have paid."""
+class AnswerLength:
+    """The tokens of one answer."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+
+    def add(self, tokens: int) -> None:
+        """So many came."""
+        self.tokens += tokens
+
+
+class PrefillBudgets:
+    """What prefills of costed drafters may take: what they earned in all answers, less what they took."""
 
     def __init__(self, names: Iterable[str], config: PolicyConfig) -> None:
-        self._config = config
+        self._cap = config.budget_cap
         self._budgets = dict.fromkeys(names, 0.0)
-        self.begin()
 
-    def begin(self) -> None:
-        """An answer begins."""
-        self._tokens = self._time = 1.0
-
-    def decoded(self, tokens: int, seconds: float) -> None:
-        """So many tokens came in that time without a costed drafter."""
-        self._tokens = self._tokens * 0.9 + tokens
-        self._time = self._time * 0.9 + seconds
-
-    def pays(self, name: str, cost: float, speed: float, likely: float, tokens: int, remaining: float) -> bool:
-        """Whether to prefill for `cost` after so many tokens of an answer, if `remaining` may come at that speed.
-
-        Where nothing is known of this drafter's prefills, it waits until having prefilled at once would have paid at
-        the `likely` speed (ski rental): a short answer is then not slowed down.
-        """
-        alone = self._time / self._tokens
-        budget = self._budgets[name]
-        if remaining * (alone - 1.0 / speed) <= cost:
-            return False
-        if budget >= cost:
-            return True
-        return budget >= 0.0 and tokens * (alone - 1.0 / likely) >= cost
+    def __getitem__(self, name: str) -> float:
+        return self._budgets[name]
 
     def paid(self, name: str, cost: float) -> None:
         """It prefilled."""
@@ -72,7 +69,29 @@ class DrafterPrefill:
 
     def earned(self, name: str, gain: float) -> None:
         """Its drafts gained so much, or the refill of a forward pass without them."""
-        self._budgets[name] = min(self._budgets[name] + gain, self._config.budget_cap)
+        if name in self._budgets:
+            self._budgets[name] = min(self._budgets[name] + gain, self._cap)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._budgets
+
+class DrafterPrefill:
+    """Allows costed drafters to prefill one answer: at once where the budget covers it, else once it would have paid."""
+
+    def __init__(self, budgets: PrefillBudgets) -> None:
+        self._budgets = budgets
+        self._tokens = self._time = 1.0
+
+    def decoded(self, tokens: int, seconds: float) -> None:
+        """So many tokens came in that time without a costed drafter."""
+        self._tokens = self._tokens * _MEMORY + tokens
+        self._time = self._time * _MEMORY + seconds
+
+    def pays(self, name: str, cost: float, speed: float, likely: float, tokens: int, remaining: float) -> bool:
+        """Whether to prefill for `cost` after so many tokens of an answer, if `remaining` may come at that speed.
+
+        Where nothing is known of this drafter's prefills, it waits until having prefilled at once would have paid at
+        the `likely` speed (ski rental): a short answer is then not slowed down.
+        """
+        alone, budget = self._time / self._tokens, self._budgets[name]
+        if remaining * (alone - 1.0 / speed) <= cost:
+            return False
+        return budget >= cost or (budget >= 0.0 and tokens * (alone - 1.0 / likely) >= cost)

@@ -12,7 +12,7 @@ from types import TracebackType
 from edgespec import catalogue, machine
 from edgespec.backend import EXACT_KV, LlamaContext, LlamaModel, LlamaSampler, Message
 from edgespec.chat import Chat
-from edgespec.core import Drafter, Policy, common_prefix
+from edgespec.core import Drafter, Policy, TokenSequence, common_prefix
 from edgespec.drafters.model import ModelDrafter
 from edgespec.errors import InvalidRequest
 from edgespec.measured import Measured
@@ -162,6 +162,7 @@ class Engine:
         raw: bool = False,
         overflow: Overflow = "stop",
         on_prefill: Callable[[int, int], None] | None = None,
+        explain: bool = False,
     ) -> Session:
         """An answer to be iterated: `for block in engine.stream("...").stream(): print(block.text)`.
 
@@ -169,7 +170,7 @@ class Engine:
         `raw`: feed the text as it is. `system`: put before. `stop`: strings that end the answer and are not shown.
         `max_tokens`: the most tokens to emit. `overflow`: `stop` ends the answer when the context is full, `shift`
         drops its oldest tokens but the system prompt. `on_prefill(done, total)`: called before every chunk of the
-        prompt.
+        prompt. `explain`: each block has the reasons for its draft.
         Raises InvalidRequest, ContextOverflow.
         """
         if raw and (not isinstance(prompt, str) or system is not None):
@@ -181,7 +182,7 @@ class Engine:
                 keep = len(self.tokenize("")) if raw else self.system_length(tokens, system)
             return self.session(
                 tokens, sampling=sampling, max_tokens=max_tokens, stop=stop, overflow=overflow, keep=keep,
-                on_prefill=on_prefill,
+                on_prefill=on_prefill, explain=explain,
             )  # fmt: skip
 
     def generate(
@@ -223,7 +224,7 @@ class Engine:
 
     def session(
         self,
-        tokens: list[int],
+        tokens: Sequence[int],
         *,
         sampling: SamplingParams = GREEDY,
         max_tokens: int = 512,
@@ -232,8 +233,13 @@ class Engine:
         keep: int = 0,
         skipped: int = 0,
         on_prefill: Callable[[int, int], None] | None = None,
+        explain: bool = False,
     ) -> Session:
-        """An answer to prompt ids; the list grows with the emitted ones. `skipped` tokens were dropped before them."""
+        """An answer to prompt ids. A `TokenSequence` grows with the emitted ones; a list is copied.
+
+        `skipped` tokens were dropped before them. `explain`: each block tells the reasons for its draft.
+        """
+        tokens = tokens if isinstance(tokens, TokenSequence) else TokenSequence(tokens)
         sampler = LlamaSampler(self.model.vocabulary, sampling, history=tokens, position=len(tokens) + skipped)
         return Session(
             self.context,
@@ -247,6 +253,7 @@ class Engine:
             keep=keep,
             on_prefill=on_prefill,
             lock=self.lock,
+            explain=explain,
         )
 
     def close(self) -> None:

@@ -43,7 +43,7 @@ def exact_rows(
     count = itertools.count(1)
 
     def evaluate(told: Sequence[int], draft: Draft = NOTHING) -> Row:
-        rows: Row = context.evaluate(told, draft).copy()
+        rows: Row = context.evaluate(told, draft).rows.copy()
         progress(next(count), total)
         return rows
 

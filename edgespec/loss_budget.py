@@ -17,12 +17,12 @@ class LossBudgets:
     def __getitem__(self, name: str) -> float:
         return self._budgets[name]
 
-    def settle(self, name: str, *, seconds: float, spent: float, gained: float | None) -> float:
-        """A forward pass took `seconds`, and drafting `spent` before it; None was gained where it was not its draft.
+    def settle(self, name: str, *, spent: float, gained: float | None) -> float:
+        """A forward pass is over, before which drafting took `spent`; None was gained where it was not its draft.
 
-        What that changes, all in T(1).
+        What that changes.
         """
-        change = self._config.refill * seconds - spent if gained is None else gained - spent
+        change = self._config.refill - spent if gained is None else gained - spent
         self._budgets[name] = min(self._budgets[name] + change, self._config.budget_cap)
         return change
 
@@ -39,8 +39,9 @@ class AnswerBudget:
         self.risk = config.risk
         """What is left of the probability that drafts make this answer count as slower."""
 
-    def settle(self, tokens: int, seconds: float) -> None:
-        """A forward pass brought so many tokens in that time, drafting included."""
+    def settle(self, tokens: int, seconds: float, risk: float = 0.0) -> None:
+        """A forward pass brought so many tokens in that time, drafting included; its draft had that risk."""
+        self.risk -= risk
         self.tokens += tokens
         self.gained += tokens - seconds
 

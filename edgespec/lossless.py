@@ -54,10 +54,10 @@ def parting(
     row = context.prefill(tokens)
     if cached:
         context.rewind(len(tokens) - 1)
-        row = context.evaluate(tokens, NOTHING)[0]
+        row = context.evaluate(tokens, NOTHING).rows[0]
     for token in plain[:position]:
         tokens.append(token)
-        row = context.evaluate(tokens, NOTHING)[0]
+        row = context.evaluate(tokens, NOTHING).rows[0]
     assert row is not None
     pair = np.array([plain[position], drafted[position]])
     scores = row[pair].astype(np.float64)
@@ -75,8 +75,8 @@ def rounding_noise(context: LlamaContext, tokens: Sequence[int], width: int) -> 
         context.prefill(tokens[:begin])
         block = list(tokens[begin + 1 : begin + width])
         draft = Draft.chain(block, [1.0] * len(block), [0] * len(block), "noise")
-        together = context.evaluate(tokens[: begin + 1], draft).copy()
+        together = context.evaluate(tokens[: begin + 1], draft).rows.copy()
         for row in range(width):
-            alone = context.evaluate(tokens[: begin + 1 + row], NOTHING)[0]
+            alone = context.evaluate(tokens[: begin + 1 + row], NOTHING).rows[0]
             worst = max(worst, float(np.abs(together[row] - alone).max()))
     return worst

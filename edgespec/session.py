@@ -13,8 +13,19 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
-from edgespec.core import NOTHING, Context, Draft, Policy, Sampler, TokenLogprob, Verdict, Vocabulary
-from edgespec.cost import is_typical
+from edgespec.core import (
+    NOTHING,
+    AnswerPolicy,
+    Context,
+    Evaluation,
+    Plan,
+    Policy,
+    Sampler,
+    TokenLogprob,
+    TokenSequence,
+    Verdict,
+    Vocabulary,
+)
 from edgespec.errors import ContextOverflow, InvalidRequest
 from edgespec.tally import Tally
 from edgespec.text import AnswerText
@@ -33,7 +44,7 @@ class Block:
 
     The first `accepted` of `tokens` were drafted by `drafter`, which guessed `drafted` of them. `text` is what can be
     shown by now: a partial UTF-8 character or the beginning of a stop string waits for the next block. Its first
-    `drafted_characters` are of drafted tokens.
+    `drafted_characters` are of drafted tokens. `reasons` tells why so many were drafted, where that was asked for.
     """
 
     tokens: tuple[int, ...]
@@ -43,14 +54,15 @@ class Block:
     drafter: str = "none"
     finish_reason: FinishReason | None = None
     drafted_characters: int = 0
+    reasons: tuple[str, ...] = ()
 
 
 class Session:
     """One answer of a target, made block by block: iterate over `stream()`, or call `step()` until `finished`.
 
-    `tokens` (the prompt's ids, not empty) grows in place with the emitted ones, so the caller's list is the
-    conversation. `keep` is how many leading tokens a shift of the context spares. `lock` is held during each step, so
-    sessions that share a context take turns. Not for two threads, but for `cancel`.
+    `tokens` (the prompt, not empty) grows in place with the emitted tokens: the caller's sequence is the conversation.
+    `keep` is how many leading tokens a shift of the context spares. `lock` is held during each step, so sessions that
+    share a context take turns. `explain` asks for the reasons of each block. Not for two threads, but for `cancel`.
     """
 
     def __init__(
@@ -59,7 +71,7 @@ class Session:
         vocabulary: Vocabulary,
         sampler: Sampler,
         policy: Policy,
-        tokens: list[int],
+        tokens: TokenSequence,
         *,
         max_tokens: int,
         stops: tuple[str, ...] = (),
@@ -67,6 +79,7 @@ class Session:
         keep: int = 0,
         on_prefill: Callable[[int, int], None] | None = None,
         lock: AbstractContextManager[object] | None = None,
+        explain: bool = False,
     ) -> None:
         if not tokens:
             raise InvalidRequest("the prompt is empty: give the model something to answer")
@@ -80,14 +93,15 @@ class Session:
         self._target = target
         self._vocabulary = vocabulary
         self._sampler = sampler
-        self._policy = policy
+        self._shared_policy = policy
+        self._policy: AnswerPolicy | None = None  # from the first step on
         self._tokens = tokens
-        self._prompt_length = len(tokens)
         self._max_tokens = max_tokens
         self._overflow = overflow
         self._keep = keep
         self._on_prefill = on_prefill
         self._lock = lock or nullcontext()
+        self._explain = explain
         self._cancelled = threading.Event()
         self._started = 0.0
         self._text = AnswerText(vocabulary, stops)
@@ -113,6 +127,11 @@ class Session:
         """How many of `emitted`, from the first, are in `text` in full, and their text: an end token is not."""
         return self._text.whole_tokens(len(self.emitted))
 
+    @property
+    def dropped_tokens(self) -> int:
+        """How many tokens shifts of the context took out of the sequence."""
+        return self.tally.prompt_tokens + len(self.emitted) - len(self._tokens)
+
     def cancel(self) -> None:
         """End the answer after the evaluation in progress. May be called from any thread."""
         self._cancelled.set()
@@ -137,7 +156,7 @@ class Session:
                 return self._finish("cancelled")
             if self._started and not self._make_room():
                 return self._finish("length")
-            block = self._next() if self._started else self._first()
+            block = self._first() if self._policy is None else self._next(self._policy)
             last = len(self._tokens) - 1
             if self.finished and self._target.cached(self._tokens) >= last:
                 self._target.rewind(last)  # plain decoding never evaluates it: what follows is to be split alike
@@ -150,41 +169,46 @@ class Session:
         if row is None:
             return self._finish("cancelled")
         elapsed = self.tally.prompt_seconds = time.perf_counter() - self._started
-        before, total = self.tally.cached_tokens, len(self._tokens)
-        self._policy.prefilled(total - before if is_typical(before, total) else 0, elapsed)
-        block = self._emit(NOTHING, Verdict((), (self._sampler.choose(row),)))
+        evaluation = Evaluation(self._tokens, len(self._tokens), NOTHING, row[None])
+        verdict = Verdict((), (self._sampler.choose(row),))
+        self._policy = self._shared_policy.begin()
+        self._policy.prefilled(evaluation, verdict, cached=self.tally.cached_tokens, seconds=elapsed)
+        block = self._emit(Plan(), verdict)
         self.tally.tokens += len(block.tokens)
         self.tally.first_token_seconds = time.perf_counter() - self._started
         return block
 
     def _is_read(self) -> bool:
         """Read what another session pushed out of the cache, since evaluations are timed; False where cancelled."""
-        earlier = self._tokens[:-1]
-        return self._target.cached(earlier) == len(earlier) or self._target.prefill(earlier, self._proceed) is not None
+        earlier = len(self._tokens) - 1
+        if self._target.cached(self._tokens) >= earlier:
+            return True
+        return self._target.prefill(self._tokens[:earlier], self._proceed) is not None
 
-    def _next(self) -> Block:
+    def _next(self, policy: AnswerPolicy) -> Block:
         if not self._is_read():
             return self._finish("cancelled")
         begun = time.perf_counter()
         budget = self._max_tokens - len(self.emitted)
         room = min(budget - 1, self._target.n_ctx - len(self._tokens))
-        draft = self._policy.plan(self._tokens, room, self._sampler.coupling).first(self._target.max_rows - 1)
+        plan = policy.plan(self._tokens, room, self._sampler.noise, explain=self._explain)
         planned = time.perf_counter()
-        rows = self._target.evaluate(self._tokens, draft)
+        evaluation = self._target.evaluate(self._tokens, plan.draft)
         evaluated = time.perf_counter()
+        rows = evaluation.rows
         choose: Callable[[int], int] = lambda row: self._sampler.choose(rows[row])  # noqa: E731
-        verdict = verify(draft, choose, self._vocabulary.is_end, budget)
+        verdict = verify(plan.draft, choose, self._vocabulary.is_end, budget)
         chosen = time.perf_counter()
-        self._policy.settle(draft, verdict, evaluated - planned)
-        block = self._emit(draft, verdict)
-        self.tally.count(draft, verdict, emitted=len(block.tokens), guessed=self._policy.guessed)
+        policy.settle(plan, evaluation, verdict, evaluated - planned)
+        block = self._emit(plan, verdict)
+        self.tally.count(plan, verdict, emitted=len(block.tokens))
         ended = time.perf_counter()
         self.tally.planning_seconds += planned - begun + ended - chosen
         self.tally.sampling_seconds += chosen - evaluated
         self.tally.decode_seconds = ended - self._started - self.tally.first_token_seconds
         return block
 
-    def _emit(self, draft: Draft, verdict: Verdict) -> Block:
+    def _emit(self, plan: Plan, verdict: Verdict) -> Block:
         """Append what was emitted, up to an end token or the end of a stop string."""
         shown = ""
         kept = drafted = 0
@@ -198,14 +222,18 @@ class Session:
                 self.finish_reason = "stop"
                 break
         emitted = verdict.emitted[:kept]
-        everything, ours = slice(len(self._tokens), None), slice(len(self.emitted), None)
-        self._tokens[everything], self.emitted[ours] = emitted, emitted  # both, or none: Ctrl-C may come at any time
+        ids = self._tokens.ids
+        everything, ours = slice(len(ids), None), slice(len(self.emitted), None)
+        ids[everything], self.emitted[ours] = emitted, emitted  # both, or none: Ctrl-C may come at any time
         if self.finish_reason is None and len(self.emitted) >= self._max_tokens:
             self.finish_reason = "length"
         if self.finish_reason is not None:
             shown += self._text.finish()
         accepted = min(kept, len(verdict.accepted))
-        return Block(emitted, shown, len(draft), accepted, draft.drafter, self.finish_reason, drafted)
+        draft = plan.draft
+        return Block(
+            emitted, shown, len(draft), accepted, draft.drafter, self.finish_reason, drafted, plan.reasons
+        )  # fmt: skip
 
     def _finish(self, reason: FinishReason) -> Block:
         self.finish_reason = reason
@@ -225,6 +253,6 @@ class Session:
             return False
         if self._target.cached(self._tokens) >= self._keep + drop:  # else another session's tokens are there
             self._target.shift(self._keep, drop)
-        gone = slice(self._keep, self._keep + drop)
-        self._tokens[gone], self.tally.dropped_tokens = [], self.tally.dropped_tokens + drop  # both, or none
+        self._tokens.cut(self._keep, self._keep + drop)
+        self.tally.dropped_tokens = self.dropped_tokens
         return True

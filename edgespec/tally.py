@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edgespec.core import Draft, Verdict
+from edgespec.core import ROOT, Draft, Plan, Verdict
 
 
 @dataclass(slots=True)
@@ -76,9 +75,10 @@ class Tally:
     def accepted(self) -> int:
         return sum(drafter.accepted for drafter in self.drafters.values())
 
-    def count(self, draft: Draft, verdict: Verdict, emitted: int, guessed: Mapping[str, int]) -> None:
-        """Count one evaluation after the prompt's; a stop string may have cut its block to `emitted` tokens."""
-        self.guessed.update(guessed)
+    def count(self, plan: Plan, verdict: Verdict, emitted: int) -> None:
+        """Count one forward pass after the prompt's; a stop string may have cut its block to `emitted` tokens."""
+        draft = plan.draft
+        self.guessed.update(plan.drafted)
         self.blocks += 1
         self.tokens += emitted
         if not draft.tokens:
@@ -88,9 +88,18 @@ class Tally:
         drafter.drafted += len(draft)
         accepted = min(emitted, len(verdict.accepted))
         drafter.accepted += accepted
-        drafter.judged_at.update(range(min(len(draft), emitted)))  # an answer may end inside its draft
+        drafter.judged_at.update(range(_judged_depths(draft, verdict, emitted)))
         drafter.accepted_at.update(range(accepted))
 
     def of(self, name: str) -> DrafterTally:
         """The tally of the drafter called `name`."""
         return self.drafters.setdefault(name, DrafterTally())
+
+
+def _judged_depths(draft: Draft, verdict: Verdict, emitted: int) -> int:
+    """Down to which depth the target had the choice to say what was drafted; an answer may end inside its draft."""
+    accepted = verdict.accepted[:emitted]
+    if len(accepted) == emitted:
+        return emitted
+    last = accepted[-1] if accepted else ROOT
+    return len(accepted) + (last in draft.parents)

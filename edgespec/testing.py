@@ -7,14 +7,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from edgespec.core import (
-    GREEDY,
     MAX_ROWS,
+    NO_NOISE,
     NOTHING,
-    Coupling,
+    CostedDrafter,
     Draft,
     Drafter,
-    PricedDrafter,
+    Evaluation,
+    Plan,
     Row,
+    SharedNoise,
     TokenLogprob,
     Verdict,
     common_prefix,
@@ -51,13 +53,13 @@ class TableModel:
     ) -> Row | None:
         if not proceed(self.cached(tokens), len(tokens)):
             return None
-        row: Row = self._decode(tokens, 1)[0]
+        row: Row = self._decode(list(tokens), 1)[0]
         return row
 
-    def evaluate(self, tokens: Sequence[int], draft: Draft) -> Row:
+    def evaluate(self, tokens: Sequence[int], draft: Draft) -> Evaluation:
         if not draft.is_chain:
             raise InvalidRequest("this fake evaluates chains")
-        return self._decode([*tokens, *draft.tokens], 1 + len(draft))
+        return Evaluation(tokens, len(tokens), draft, self._decode([*tokens, *draft.tokens], 1 + len(draft)))
 
     def rewind(self, length: int) -> None:
         del self._held[length:]
@@ -94,6 +96,14 @@ class TableModel:
         return np.stack([self.row(tokens[:end]) for end in ends])
 
 
+def without_rows(tokens: Sequence[int], draft: Draft = NOTHING) -> Evaluation:
+    """An evaluation that nobody computed: for what does not look at logits."""
+    return Evaluation(tokens, len(tokens), draft, _NO_ROWS)
+
+
+_NO_ROWS: Row = np.empty((0, 0), np.float32)
+
+
 class KeyedSampler:
     """The library's own draw, without a filter: temperature 0 is greedy."""
 
@@ -104,8 +114,8 @@ class KeyedSampler:
         self._position = position
 
     @property
-    def coupling(self) -> Coupling:
-        return Coupling(self._temperature, self._seed, self._position)
+    def noise(self) -> SharedNoise:
+        return SharedNoise(self._temperature, self._seed, self._position)
 
     def choose(self, row: Row) -> int:
         self._position += 1
@@ -126,31 +136,35 @@ class ScriptedDrafter:
         guessed = list(self._guess(tokens, limit))[:limit]
         return Draft.chain(guessed, [1.0] * len(guessed), ["scripted"] * len(guessed), self.name)
 
-    def observe(self, draft: Draft, verdict: Verdict) -> None:
-        self.verdicts.append((draft, verdict))
+    def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
+        self.verdicts.append((evaluation.draft, verdict))
 
 
 class FixedPolicy:
-    """Always drafts what the first drafter offers, up to `size` tokens: for tests, and for measuring what others do."""
+    """Always drafts what one drafter offers, up to `size` tokens: for tests, and for measuring what others do.
+
+    It is a `Policy` and the `AnswerPolicy` of every answer.
+    """
 
     def __init__(self, drafter: Drafter, size: int) -> None:
         self._drafter = drafter
         self._size = size
-        self.guessed: dict[str, int] = {}
 
-    def plan(self, tokens: Sequence[int], room: int, coupling: Coupling = GREEDY) -> Draft:
+    def begin(self) -> FixedPolicy:
+        return self
+
+    def prefilled(self, evaluation: Evaluation, verdict: Verdict, *, cached: int, seconds: float) -> None:
+        self._drafter.observe(evaluation, verdict)
+
+    def plan(self, tokens: Sequence[int], room: int, noise: SharedNoise = NO_NOISE, *, explain: bool = False) -> Plan:
         limit = min(self._size, room, MAX_ROWS - 1)
-        self.guessed = {}
         if limit <= 0:
-            return NOTHING
-        if isinstance(self._drafter, PricedDrafter):
-            draft = self._drafter.draft(tokens, limit, coupling, lambda probability, evidence: True)
-            self.guessed = {self._drafter.name: len(draft)}
-            return draft
-        return self._drafter.propose(tokens, limit).first(limit)
+            return Plan()
+        if isinstance(self._drafter, CostedDrafter):
+            draft = self._drafter.draft(tokens, limit, noise, lambda probability, bucket: True)
+            return Plan(draft, (draft,), {self._drafter.name: 0.0})
+        draft = self._drafter.propose(tokens, limit).first(limit)
+        return Plan(draft, (draft,))
 
-    def settle(self, draft: Draft, verdict: Verdict, seconds: float) -> None:
-        self._drafter.observe(draft, verdict)
-
-    def prefilled(self, count: int, seconds: float) -> None:
-        """A fixed size learns nothing."""
+    def settle(self, plan: Plan, evaluation: Evaluation, verdict: Verdict, seconds: float) -> None:
+        self._drafter.observe(evaluation, verdict)

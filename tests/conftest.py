@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Threads of llama.cpp that wait do so asleep: spinning, they would slow down whatever else the machine does tenfold.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 settings.register_profile("edgespec", deadline=None)  # time is measured by benchmarks: a busy machine breaks no test
 settings.load_profile("edgespec")
 

@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
-from gguf_files import tiny_model
+
+from tests.gguf_files import tiny_model
 
 ROOT = Path(__file__).parent.parent
 TOOLS = (

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgespec.drafters.anpd import Anpd
-from edgespec.drafters.history import History, agreement
 from edgespec.drafters.suffix import Suffix
+from edgespec.drafters.texts import agreement
 from edgespec.errors import InvalidRequest
 
 TEXTS = st.integers(0, 4).flatmap(lambda size: st.lists(st.integers(0, size), min_size=1, max_size=60))
@@ -136,16 +136,16 @@ def test_a_prompt_of_equal_length_and_ending_is_read(kind: type[Anpd] | type[Suf
 def test_what_ctrl_c_kept_from_being_learned_is_read_again(
     kind: type[Anpd] | type[Suffix], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    news = History.news
+    read = kind.read
 
-    def interrupted(self: History, tokens: list[int]) -> None:
-        news(self, tokens)
+    def interrupted(self: object, text: object, tokens: list[int]) -> None:
+        read(self, text, tokens)
         raise KeyboardInterrupt
 
     drafter = kind()
     drafter.propose(ids("abc"), 4)
     with monkeypatch.context() as patch:
-        patch.setattr(History, "news", interrupted)
+        patch.setattr(kind, "read", interrupted)
         with pytest.raises(KeyboardInterrupt):
             drafter.propose(ids("abcdabc"), 4)
     assert drafter.propose(ids("abcdabc"), 4) == kind().propose(ids("abcdabc"), 4)
@@ -175,34 +175,3 @@ def test_forgets_the_older_half(kind: type[Anpd] | type[Suffix]) -> None:
     drafter.propose(tokens, 4)
     assert drafter.propose([*tokens, 1], 1).tokens == ()
     assert drafter.propose([*tokens, 230], 1).tokens == (231,)
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "news"),
-    [
-        ([1, 2, 3], [1, 2, 3], []),
-        ([1, 2, 3], [1, 2, 3, 4, 5], [4, 5]),
-        ([1, 2, 3], [1, 2], [-1, 1, 2]),  # a step back: what is shared is the context, at most `overlap` of it
-        ([1, 2, 3, 4], [1, 2, 3, 9], [-1, 2, 3, 9]),
-        ([1, 2, 3], [7, 8], [-1, 7, 8]),
-    ],
-)
-def test_history_yields_what_is_new(first: list[int], second: list[int], news: list[int]) -> None:
-    history = History(overlap=2)
-    assert history.news(first) == (first, False)
-    assert history.news(second) == (news, False)
-
-
-@settings(max_examples=50)
-@given(st.lists(st.integers(1, 70), min_size=1, max_size=8), st.integers(4, 40))
-def test_history_restarts_with_the_most_recent_half(sizes: list[int], bound: int) -> None:
-    history = History(max_tokens=bound)
-    tokens: list[int] = []
-    read: list[int] = []
-    for size in sizes:
-        tokens = tokens + list(range(len(tokens), len(tokens) + size))
-        news = history.news(tokens)
-        read = list(news.tokens) if news.restart else read + list(news.tokens)
-        assert len(read) <= bound
-        assert read == tokens[len(tokens) - len(read) :]
-        assert len(read) >= min(len(tokens), bound // 2)

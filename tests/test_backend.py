@@ -12,10 +12,11 @@ import time
 
 import numpy as np
 import pytest
-from gguf_files import tiny_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgespec.backend import LlamaContext, LlamaModel, LlamaSampler, schema_to_grammar
-from edgespec.core import NOTHING, ROOT, Draft
+from edgespec.core import NOTHING, ROOT, Draft, TokenSequence
 from edgespec.errors import (
     ContextOverflow,
     EvaluationError,
@@ -25,6 +26,7 @@ from edgespec.errors import (
     UnsupportedModel,
 )
 from edgespec.sampling import SamplingParams, draw, log_probabilities
+from tests.gguf_files import tiny_model
 
 pytestmark = pytest.mark.model
 
@@ -35,6 +37,13 @@ NOISE = 1.5
 @pytest.fixture(scope="module")
 def model(smollm2):
     model = LlamaModel(smollm2)
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    model = LlamaModel(tiny_model(tmp_path_factory.mktemp("tiny") / "tiny.gguf"))
     yield model
     model.close()
 
@@ -70,10 +79,10 @@ def difference(left, right):
 def test_rows_of_a_draft_are_those_of_single_tokens(make_context, text):
     context, alone = make_context(), make_context()
     context.prefill(text[:99])
-    rows = context.evaluate(text[:100], chain(text[100:107])).copy()
+    rows = context.evaluate(text[:100], chain(text[100:107])).rows.copy()
     alone.prefill(text[:99])
     for row in range(8):
-        single = alone.evaluate(text[: 100 + row], NOTHING)[0]
+        single = alone.evaluate(text[: 100 + row], NOTHING).rows[0]
         assert difference(rows[row], single) < NOISE
         assert rows[row].argmax() == single.argmax()
 
@@ -96,10 +105,45 @@ def test_any_walk_over_prefixes_leaves_a_true_cache(make_context, text):
         if rng.random() < 0.5:
             row = context.prefill(tokens).copy()
         else:
-            row = context.evaluate(tokens, chain([rng.choice(text) for _ in range(rng.randrange(8))]))[0].copy()
+            row = context.evaluate(tokens, chain([rng.choice(text) for _ in range(rng.randrange(8))])).rows[0].copy()
         assert context.cached(tokens) == len(tokens)
         fresh.forget()
         assert difference(row, fresh.prefill(tokens)) < NOISE
+
+
+@given(data=st.data())
+@settings(max_examples=40)
+def test_a_sequence_that_is_cut_and_goes_on_leaves_a_true_cache(tiny, data):
+    """What a token sequence says of itself is believed, so it has to agree with a comparison of all tokens."""
+    context, fresh = (LlamaContext(tiny, n_ctx=128, threads=1) for _ in range(2))
+    sequences = [TokenSequence([300, 301])]
+    piece = st.lists(st.integers(300, 303), min_size=1, max_size=12)
+    for _ in range(data.draw(st.integers(1, 12))):
+        sequence = data.draw(st.sampled_from(sequences))
+        match data.draw(st.sampled_from(["extend", "draft", "cut", "shift", "new", "list", "rewind"])):
+            case "extend" | "draft":
+                sequence.extend(data.draw(piece))
+            case "cut":
+                sequence.cut(data.draw(st.integers(1, len(sequence))))
+            case "shift":
+                sequence.cut(1, data.draw(st.integers(1, len(sequence))))
+            case "new":
+                sequence = TokenSequence(data.draw(piece))
+                sequences.append(sequence)
+            case "list":
+                context.prefill(data.draw(piece))
+            case _:
+                context.rewind(data.draw(st.integers(0, 20)))
+        sequence.cut(100)
+        assert context.cached(sequence) == context.cached(list(sequence))
+        draft = chain(data.draw(piece)) if data.draw(st.booleans()) else NOTHING
+        rows = context.evaluate(sequence, draft).rows.copy()
+        assert context.cached(sequence) == len(sequence)
+        fresh.forget()
+        alone = fresh.evaluate(list(sequence), draft).rows
+        assert difference(rows, alone) < 0.05
+        assert context.cached([*sequence, *draft.tokens]) == len(sequence) + len(draft)
+    context.close(), fresh.close()
 
 
 def test_cached_tokens_are_not_evaluated_again(make_context, text):
@@ -198,7 +242,7 @@ def test_what_does_not_fit_is_refused_and_breaks_nothing(make_context, text):
     context.prefill(text[:255])
     with pytest.raises(ContextOverflow):
         context.evaluate(text[:256], chain(text[256:258]))
-    assert context.evaluate(text[:256], NOTHING).shape == (1, 49152)
+    assert context.evaluate(text[:256], NOTHING).rows.shape == (1, 49152)
     tree = Draft((1, 2), (ROOT, ROOT), (0.5, 0.5), (0, 0), "tree")
     with pytest.raises(InvalidRequest, match="branches"):
         context.evaluate(text[:10], tree)
@@ -361,7 +405,7 @@ def test_a_schema_is_obeyed(model, make_context):
     row, answer = context.prefill(tokens), []
     while len(answer) < 120 and not (answer and model.vocabulary.is_end(answer[-1])):
         answer.append(sampler.choose(row))
-        row = context.evaluate([*tokens, *answer], NOTHING)[0]
+        row = context.evaluate([*tokens, *answer], NOTHING).rows[0]
     parsed = json.loads(b"".join(map(model.vocabulary.piece, answer)))
     assert isinstance(parsed["city"], str) and isinstance(parsed["people"], int)
 

@@ -14,10 +14,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from gguf_files import tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
-from test_vocabtrim import TEMPLATE
 
 from edgespec import doctor
 from edgespec.backend import LlamaContext
@@ -42,6 +40,8 @@ from edgespec.policy import MAX_DRAFT, AdaptivePolicy
 from edgespec.sampling import SamplingParams
 from edgespec.session import Session
 from edgespec.testing import FixedPolicy, KeyedSampler, TableModel
+from tests.gguf_files import tiny_model
+from tests.test_vocabtrim import TEMPLATE
 
 DRAFT = ("--spec-type", "draft-simple", "-md")
 CATEGORIES = ("writing", "math", "rag", "qa")

@@ -7,7 +7,6 @@ import os
 import sys
 
 import pytest
-from gguf_files import tiny_model
 
 import edgespec
 from edgespec.catalogue import DEFAULT, kept_list, resolve
@@ -15,6 +14,7 @@ from edgespec.errors import MalformedModel, ModelNotFound
 from edgespec.models import checked, shelf
 from edgespec.models.entries import Entry, entries
 from edgespec.vocabtrim.kept import load_kept
+from tests.gguf_files import tiny_model
 
 SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"  # of "test"
 

@@ -13,14 +13,12 @@ from types import SimpleNamespace
 import pytest
 from click import Context
 from click.testing import CliRunner
-from gguf_files import tiny_model
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, InMemoryHistory
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
-from terminal import Terminal
 
 import edgespec
 from edgespec.cli import main
@@ -34,6 +32,8 @@ from edgespec.cli.commands import chat as command
 from edgespec.errors import ContextOverflow, InvalidRequest, UnknownDrafter
 from edgespec.gguf_header import read_header
 from edgespec.kv_file import read_kv
+from tests.gguf_files import tiny_model
+from tests.terminal import Terminal
 
 TEMPLATE = "{% for message in messages %}{{ '</s>' if message['role'] == 'user' }}{{ message['content'] }}{% endfor %}"
 """Each turn begins with a control token, as in templates of real models."""

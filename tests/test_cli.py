@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from terminal import Terminal
 
 from edgespec.cli import main
 from edgespec.cli.report import json_line
 from edgespec.cli.terminal import redraw
+from tests.terminal import Terminal
 
 pytestmark = pytest.mark.model
 

@@ -12,8 +12,6 @@ import gguf
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from gguf_files import tiny_model
-from test_vocabtrim import TEMPLATE
 
 from edgespec import child
 from edgespec.cli import main
@@ -25,6 +23,8 @@ from edgespec.vocabtrim.kept import KeptList, load_kept
 from edgespec.vocabtrim.make import trim
 from edgespec.vocabtrim.quantized import quantized
 from edgespec.vocabtrim.trimmed import trimming_of
+from tests.gguf_files import tiny_model
+from tests.test_vocabtrim import TEMPLATE
 
 
 @pytest.fixture

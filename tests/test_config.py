@@ -9,13 +9,13 @@ import sys
 
 import pytest
 from click.testing import CliRunner
-from gguf_files import tiny_model
-from test_vocabtrim import TEMPLATE
 
 from edgespec.backend import QUANTIZATIONS
 from edgespec.cli import main
 from edgespec.cli.commands import generate, trim
 from edgespec.cli.options import SHARED
+from tests.gguf_files import tiny_model
+from tests.test_vocabtrim import TEMPLATE
 
 ANSWER = ["generate", "-p", "w300", "--threads", "1", "--json"]
 

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-import tables
+
+from benchmarks import tables
 
 ROOT = Path(__file__).parent.parent
 PAGES = {name: (ROOT / name).read_text() for name in ("docs/python.md", "README.md")}
@@ -35,7 +36,7 @@ def test_the_page_of_the_command_line_is_the_programs_own(monkeypatch):
 def test_the_tables_of_the_measurements_are_those_of_the_result_files(monkeypatch):
     monkeypatch.setattr(tables, "draw", lambda *where: {})
     page = re.sub(r"!\[[^]]*\]\(plots/.*\)\n\n", "", tables.PAGE.read_text(encoding="utf-8"))
-    assert page == tables.filled(page), "run: python benchmarks/tables.py"
+    assert page == tables.filled(page), "run: python -m benchmarks.tables"
 
 
 def test_links_between_the_pages_lead_somewhere():

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from gguf_files import tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +25,7 @@ from edgespec.policy import MAX_DRAFT
 from edgespec.testing import TableModel
 from edgespec.vocabtrim.counts import Counts, tokenizer_hash
 from edgespec.vocabtrim.make import trim
+from tests.gguf_files import tiny_model
 
 
 def test_a_speed_up_is_that_of_the_formula():

@@ -7,7 +7,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from gguf_files import tiny_model
 
 import edgespec
 from edgespec import SamplingParams
@@ -17,6 +16,7 @@ from edgespec.engine import conversation
 from edgespec.errors import ContextOverflow, InvalidRequest, ModelNotFound, UnknownDrafter, UnsupportedModel
 from edgespec.lossless import parting, rounding_noise
 from edgespec.testing import FixedPolicy, ScriptedDrafter
+from tests.gguf_files import tiny_model
 
 pytestmark = pytest.mark.model
 

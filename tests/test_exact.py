@@ -6,7 +6,6 @@ import logging
 
 import numpy as np
 import pytest
-from gguf_files import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from edgespec.core import NOTHING, Draft
 from edgespec.drafters import make_drafter
 from edgespec.exact import DEPTHS, WIDEST, depths, exact_rows, sample
 from edgespec.testing import FixedPolicy, TableModel
+from tests.gguf_files import tiny_model
 
 
 class Rounding(TableModel):
@@ -102,7 +102,7 @@ def assert_same_bits(context, tokens):
     draft = Draft.chain(tokens[certain:], [1.0] * drafted, [0] * drafted, "test")
     together = context.evaluate(tokens[:certain], draft).copy()
     for row in range(drafted + 1):
-        assert np.array_equal(context.evaluate(tokens[: certain + row], NOTHING)[0], together[row])
+        assert np.array_equal(context.evaluate(tokens[: certain + row], NOTHING).rows[0], together[row])
 
 
 @pytest.mark.model

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from gguf.constants import GGML_QUANT_SIZES
-from gguf_files import SOUND, TENSORS, Raw, RawTensor, changed, encode, string, strings, text, tiny_model, u32
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgespec.errors import EdgespecError, MalformedModel, ModelError, ModelNotFound, UnsupportedModel
 from edgespec.gguf_header import read_header
 from edgespec.gguf_walk import BLOCKS, Array, walk
+from tests.gguf_files import SOUND, TENSORS, Raw, RawTensor, changed, encode, string, strings, text, tiny_model, u32
 
 _EMBEDDINGS, _QUERY = TENSORS
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from gguf_files import tiny_model
 
 from edgespec import load
 from edgespec.acceptance import Acceptance
@@ -14,6 +13,7 @@ from edgespec.bench.results import origin
 from edgespec.core import Draft
 from edgespec.machine import cpu_name
 from edgespec.measured import Measured
+from tests.gguf_files import tiny_model
 
 SETTINGS = {"threads": 2, "gpu_layers": -1}
 

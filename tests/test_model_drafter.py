@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from gguf_files import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgespec import SamplingParams, load
-from edgespec.core import NOTHING, Coupling, Draft, Price, Verdict
+from edgespec.core import NOTHING, Draft, DraftCost, SharedNoise, TokenSequence, Verdict
 from edgespec.cost import CostCurve
 from edgespec.drafters.model import SINK, ModelDrafter, SameVocabulary, Share
 from edgespec.errors import UnknownDrafter, UnsupportedModel
@@ -23,11 +23,13 @@ from edgespec.lossless import parting
 from edgespec.matching import MatchedVocabulary, match_texts, open_drafter
 from edgespec.pairing import open_drafters
 from edgespec.policy import AdaptivePolicy
-from edgespec.reading import Reading
+from edgespec.reading import Debts, Reading
 from edgespec.session import Session
 from edgespec.testing import FixedPolicy, KeyedSampler, ScriptedDrafter, TableModel
 from edgespec.vocabtrim.counts import Counts, tokenizer_hash
 from edgespec.vocabtrim.make import trim
+from tests.answering import Answering
+from tests.gguf_files import tiny_model
 
 
 def drafter_of(model, kept=None, **arguments):
@@ -37,7 +39,7 @@ def drafter_of(model, kept=None, **arguments):
 def answer(policy, *, seed=0, temperature=0.0, prompt=(1, 2, 3), count=60):
     target = Endless(seed=1)
     sampler = KeyedSampler(seed, temperature, len(prompt))
-    session = Session(target, target, sampler, policy, list(prompt), max_tokens=count)
+    session = Session(target, target, sampler, policy, TokenSequence(prompt), max_tokens=count)
     for _ in session.stream():
         pass
     return session
@@ -54,10 +56,14 @@ class Kept:
     """A table model that says only some tokens, as a trimmed drafter does."""
 
     def __init__(self, model, kept):
+        self._model, self._kept = model, kept
         self.n_ctx, self.max_rows = model.n_ctx, model.max_rows
         self.cached = model.cached
         self.prefill = lambda tokens: model.prefill(tokens)[kept]
-        self.evaluate = lambda tokens, draft: model.evaluate(tokens, draft)[:, kept]
+
+    def evaluate(self, tokens, draft):
+        evaluation = self._model.evaluate(tokens, draft)
+        return replace(evaluation, rows=evaluation.rows[:, self._kept])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8, 2.0])
@@ -95,7 +101,7 @@ def test_it_stops_when_told():
         asked.append((probability, evidence))
         return len(asked) < 2
 
-    assert len(drafter.draft([1, 2, 3], 9, Coupling(), twice)) == 2
+    assert len(drafter.draft([1, 2, 3], 9, SharedNoise(), twice)) == 2
     assert all(0 < probability <= 1 for probability, _ in asked)
     assert len(drafter.propose([1, 2, 3], 9)) == 9
 
@@ -117,10 +123,10 @@ def test_it_reads_as_far_back_as_is_cheap_for_the_target(target_seconds, window)
     for n in range(1, 80):
         drafter.cost.observe(n, 0.001 * (1 + 0.2 * (n - 1)))
     tokens = [1 + place % 31 for place in range(500)]
-    drafter.price(tokens, target_seconds)
+    drafter.draft_cost(tokens, target_seconds)
     drafter.propose(tokens, 3)
     assert model.widths[0] == window + SINK
-    drafter.price([*tokens, 5], 1.0)
+    drafter.draft_cost([*tokens, 5], 1.0)
     drafter.propose([*tokens, 5], 3)
     assert sum(model.widths[1:]) <= 2 + 1 + 3, "not further back in the same text"
 
@@ -133,7 +139,7 @@ def test_another_conversation_is_read_anew():
     drafter.propose(list(range(2, 31)) * 3, 3)
     assert model.widths[before] <= 32 + SINK
     drafter.propose(list(range(3, 31)) * 2, 3)  # shorter: the anchor must come back
-    assert drafter._anchor == 56 - 32
+    assert drafter._listed.anchor == 56 - 32
 
 
 def test_a_context_too_small_for_the_text():
@@ -147,10 +153,10 @@ def test_a_context_too_small_for_the_text():
 
 def test_the_price_is_guessed_then_measured():
     drafter = drafter_of(TableModel(seed=1))
-    price = drafter.price([1, 2, 3], 0.1)
-    assert price.guess == pytest.approx(0.02) and price.start > price.guess
+    price = drafter.draft_cost([1, 2, 3], 0.1)
+    assert price.next == pytest.approx(0.02) and price.first > price.next
     drafter.propose([1, 2, 3], 5)
-    assert drafter.price([1, 2, 3], 0.1).guess < 0.01
+    assert drafter.draft_cost([1, 2, 3], 0.1).next < 0.01
 
 
 def poisoned(**arguments):
@@ -164,23 +170,23 @@ def poisoned(**arguments):
 def test_a_price_is_in_doubt_from_twice_what_its_bytes_explain(times, doubted):
     drafter = drafter_of(TableModel(seed=1))
     drafter.cost.measure({1: times * drafter.share.bytes * 0.1})
-    assert (drafter.price([1, 2, 3], 0.1).check is not None) == doubted
+    assert (drafter.draft_cost([1, 2, 3], 0.1).remeasure is not None) == doubted
 
 
 def test_a_price_in_doubt_is_checked_once():
     drafter = poisoned()
-    price = drafter.price([1, 2, 3], 0.1)
-    assert price.guess == pytest.approx(5.0)
-    price.check()
-    price = drafter.price([1, 2, 3], 0.1)
-    assert price.guess < 0.1 and price.check is None
+    price = drafter.draft_cost([1, 2, 3], 0.1)
+    assert price.next == pytest.approx(5.0)
+    price.remeasure()
+    price = drafter.draft_cost([1, 2, 3], 0.1)
+    assert price.next < 0.1 and price.remeasure is None
     slow = drafter_of(TableModel(seed=1))
     slow.cost.measure({1: 1e-9})
-    assert slow.price([1], 1e-10).check is not None  # 50 times what its bytes would take
-    slow.price([1], 1e-10).check()
+    assert slow.draft_cost([1], 1e-10).remeasure is not None  # 50 times what its bytes would take
+    slow.draft_cost([1], 1e-10).remeasure()
     assert slow.cost.single == pytest.approx(1e-9)  # slower this time: that may be another process
-    assert not any(slow.price([1], 1e-10).check for _ in range(500))
-    assert any(slow.price([1], 1e-10).check for _ in range(20))
+    assert not any(slow.draft_cost([1], 1e-10).remeasure for _ in range(500))
+    assert any(slow.draft_cost([1], 1e-10).remeasure for _ in range(20))
 
 
 class Costly:
@@ -194,11 +200,11 @@ class Costly:
         self._start, self._guess, self._right, self._once = start, guess, right, once
         self._rng = np.random.default_rng(0)
 
-    def price(self, tokens, target_seconds):
-        return Price(self._start + (self._once if not self.asked else 0.0), self._guess)
+    def draft_cost(self, tokens, target_seconds):
+        return DraftCost(self._start + (self._once if not self.asked else 0.0), self._guess)
 
-    def draft(self, tokens, limit, coupling, go_on):
-        self.seconds += self.price(tokens, 0.0).start - self._guess
+    def draft(self, tokens, limit, noise, go_on):
+        self.seconds += self.draft_cost(tokens, 0.0).first - self._guess
         self.asked += 1
         guesses = []
         while len(guesses) < limit:
@@ -211,7 +217,7 @@ class Costly:
     def propose(self, tokens, limit):
         return NOTHING
 
-    def observe(self, draft, verdict):
+    def observe(self, evaluation, verdict):
         pass
 
 
@@ -221,7 +227,7 @@ def play(drafter, blocks=300, slope=0.1):
     for _ in range(5):
         for n in range(1, 33):
             cost.observe(n, 0.01 * (1 + slope * (n - 1)))
-    policy = AdaptivePolicy([drafter], cost, clock=lambda: drafter.seconds)
+    policy = Answering(AdaptivePolicy([drafter], cost, clock=lambda: drafter.seconds))
     policy.prefilled(10, 0.05)
     sizes = []
     for _ in range(blocks):
@@ -238,9 +244,9 @@ def test_a_free_drafter_that_has_lost_comes_back_while_a_model_drafts():
     for _ in range(5):
         for n in range(1, 33):
             cost.observe(n, 0.01 * (1 + 0.1 * (n - 1)))
-    policy = AdaptivePolicy([free, model], cost, clock=lambda: model.seconds)
+    policy = Answering(AdaptivePolicy([free, model], cost, clock=lambda: model.seconds))
     policy.prefilled(10, 0.05)
-    policy._accounts._allowed.update({free.name: -0.2, model.name: 5.0})
+    policy.policy.accounts._allowed.update({free.name: -0.2, model.name: 5.0})
     drafted = []
     for _ in range(60):
         draft = policy.plan([1], 60)
@@ -261,8 +267,8 @@ class Poisoned(Costly):
 
     checked = 0
 
-    def price(self, tokens, target_seconds):
-        return super().price(tokens, target_seconds) if self.checked else Price(5.0, 5.0, self.check)
+    def draft_cost(self, tokens, target_seconds):
+        return super().draft_cost(tokens, target_seconds) if self.checked else DraftCost(5.0, 5.0, self.check)
 
     def check(self):
         self.checked += 1
@@ -303,7 +309,7 @@ def test_nor_where_reading_would_cost_more_than_an_answer_can_earn():
 
 def test_reading_is_worth_it_only_where_the_answer_is_long_and_not_fast_already():
     def after(tokens, speed=1.0):
-        reading = Reading(["model"])
+        reading = Reading(Debts(["model"]))
         for _ in range(tokens):
             reading.answered(1, 1 / speed)
         return reading
@@ -320,7 +326,8 @@ def test_reading_is_worth_it_only_where_the_answer_is_long_and_not_fast_already(
 
 
 def test_a_model_reads_no_other_text_before_the_last_one_is_paid_for():
-    reading = Reading(["model"])
+    debts = Debts(["model"])
+    reading = Reading(debts)
     for _ in range(20):
         reading.answered(1, 1.0)
     with reading.lent("model", 0.5) as debt:
@@ -332,7 +339,7 @@ def test_a_model_reads_no_other_text_before_the_last_one_is_paid_for():
         assert debt == 5.0
     assert not reading.pays("model", 5.0, 1.4, 1.4, 500)
     assert reading.pays("model", 0.5, 1.4, 1.4, 500)
-    reading.earned("model", 5.0)
+    debts.earned("model", 5.0)
     assert reading.pays("model", 5.0, 1.4, 1.4, 500)
 
 
@@ -356,20 +363,20 @@ def test_numbers_that_ran_over_draft_nothing(temperature, trimmed):
 
     def evaluate(tokens, draft):
         rows.append(len(tokens))
-        found = model.evaluate(tokens, draft).copy()
-        return found if len(rows) < 3 else found * np.nan
+        found = model.evaluate(tokens, draft)
+        return found if len(rows) < 3 else replace(found, rows=found.rows * np.nan)
 
     broken.evaluate = evaluate
     drafter = drafter_of(broken, ids if trimmed else None)
-    coupling = Coupling(temperature=temperature, seed=1, position=3)
-    draft = drafter.draft([1, 2, 3], 9, coupling, lambda probability, evidence: True)
+    noise = SharedNoise(temperature=temperature, seed=1, position=3)
+    draft = drafter.draft([1, 2, 3], 9, noise, lambda probability, evidence: True)
     assert len(draft) < 9 and all(0 <= probability <= 1 for probability in draft.probabilities)
-    assert not len(drafter.draft([1, 2, 3, *draft.tokens, 5], 9, coupling, lambda probability, evidence: True))
+    assert not len(drafter.draft([1, 2, 3, *draft.tokens, 5], 9, noise, lambda probability, evidence: True))
 
 
 def test_a_temperature_of_numpy_is_one():
     drafter = drafter_of(TableModel(seed=1))
-    draft = drafter.draft([1, 2], 2, Coupling(temperature=np.float64(0.5)), lambda probability, evidence: True)
+    draft = drafter.draft([1, 2], 2, SharedNoise(temperature=np.float64(0.5)), lambda probability, evidence: True)
     assert json.dumps(draft.evidence)
 
 
@@ -394,7 +401,7 @@ def test_a_drafter_that_became_slow_within_one_draft_is_measured_again():
     drafter.clock = lambda: next(seconds)  # every evaluation takes a second
     drafter.propose([1, 2, 3], 9)
     assert drafter.cost.single > 0.02
-    assert drafter.price([1, 2, 3], 0.01).check is not None
+    assert drafter.draft_cost([1, 2, 3], 0.01).remeasure is not None
 
 
 texts = st.lists(st.binary(min_size=1, max_size=2), max_size=30)

@@ -16,10 +16,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from gguf_files import encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_server import Hub, serving
 
 from edgespec import machine
 from edgespec.catalogue import resolve
@@ -29,6 +27,8 @@ from edgespec.models import checked, download, shelf
 from edgespec.models.download import Source, fetch
 from edgespec.models.entries import Entry, entries
 from edgespec.models.web import Endpoint
+from tests.gguf_files import encode
+from tests.model_server import Hub, serving
 
 FILE = "tiny-q4_0.gguf"
 TRUE = Hub().true_sha256

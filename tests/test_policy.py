@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgespec.acceptance import Acceptance, judged
-from edgespec.core import NOTHING, ROOT, Draft, Price, Verdict
+from edgespec.acceptance import Acceptance, ChainAcceptance
+from edgespec.core import NOTHING, ROOT, Draft, DraftCost, Verdict, verified
 from edgespec.cost import CostCurve
 from edgespec.drawn import _VISIBLE
 from edgespec.policy import AdaptivePolicy
 from edgespec.prospects import Prospects, promise
 from edgespec.testing import ScriptedDrafter
+from tests.answering import Answering
 
 
 def chain(tokens, probability=0.8, drafter="scripted"):
@@ -43,20 +44,20 @@ def steep(n):
     return 1.0 + 0.9 * (n - 1)
 
 
-def test_judged_walks_the_emitted_path_of_a_tree():
+def test_verified_walks_the_emitted_path_of_a_tree():
     tree = Draft((1, 5, 7, 8), (ROOT, ROOT, 1, 0), (0.5,) * 4, ("x",) * 4, "t")
-    assert list(judged(tree, (5, 7, 9))) == [(0, False), (1, True), (2, True)]
-    assert list(judged(tree, (5,))) == [(0, False), (1, True)]
-    assert list(judged(tree, (4, 4))) == [(0, False), (1, False)]
+    assert list(verified(tree, (5, 7, 9))) == [(0, False), (1, True), (2, True)]
+    assert list(verified(tree, (5,))) == [(0, False), (1, True)]
+    assert list(verified(tree, (4, 4))) == [(0, False), (1, False)]
 
 
 @given(st.lists(st.integers(0, 2), max_size=6), st.lists(st.integers(0, 2), max_size=6))
-def test_judged_says_of_a_chain_what_it_says_of_the_same_chain_as_a_tree(tokens, emitted):
+def test_verified_says_of_a_chain_what_it_says_of_the_same_chain_as_a_tree(tokens, emitted):
     plain = chain(tokens)
     tree = Draft((*tokens, 9), (*plain.parents, ROOT), (0.5,) * len(tokens) + (0.5,), ("x",) * (len(tokens) + 1), "t")
-    judged_in_tree = [(node, right) for node, right in judged(tree, emitted) if node < len(tokens)]
+    judged_in_tree = [(node, right) for node, right in verified(tree, emitted) if node < len(tokens)]
     assert plain.is_chain and (not tokens or not tree.is_chain)
-    assert list(judged(plain, emitted)) == judged_in_tree
+    assert list(verified(plain, emitted)) == judged_in_tree
 
 
 def test_acceptance_moves_from_the_drafters_estimate_to_what_happens():
@@ -70,7 +71,7 @@ def test_acceptance_moves_from_the_drafters_estimate_to_what_happens():
     assert acceptance.estimate("scripted", "kind", 0.8) > 0.85
 
 
-def test_nothing_is_learned_of_what_was_not_judged():
+def test_nothing_is_learned_of_what_was_not_verified():
     acceptance = Acceptance()
     acceptance.observe(Draft.chain([1, 2, 3], [0.5] * 3, ["a", "b", "c"], "t"), [1, 9, 9])
     assert acceptance.estimate("t", "a", 0.5) > 0.5 > acceptance.estimate("t", "b", 0.5)
@@ -113,20 +114,21 @@ def test_spoilt_acceptance_is_refused_and_nothing_is_taken_from_it(stored):
 
 def test_another_answer_begins_with_little_belief_in_how_long_chains_came_true():
     acceptance = Acceptance()
+    chains = acceptance.begin()
     for _ in range(50):
-        acceptance.observe_depths(chain([1, 1]), [2])
-    known = acceptance.by_depth("scripted", 2, 0.75)
+        chains.observe(chain([1, 1]), [2])
+    known = chains.by_depth("scripted", 2, 0.75)
     assert known[0] < 0.1
     for _ in range(9):
-        acceptance.begin()  # beginning again forgets no more
-        first, second = acceptance.by_depth("scripted", 2, 0.75)
+        chains = acceptance.begin()  # beginning again forgets no more
+        first, second = chains.by_depth("scripted", 2, 0.75)
         assert first == second == pytest.approx(0.75 * 6 / 9)
 
 
 def plan_after(cost: CostCurve, emit, probability=0.8, blocks=200, size=16) -> list[int]:
     """The sizes planned, block by block, when a drafter offers `size` tokens and `emit()` tells how many are right."""
     drafter = ScriptedDrafter(lambda tokens, limit: [1] * min(size, limit))
-    policy = AdaptivePolicy([drafter], cost)
+    policy = Answering(AdaptivePolicy([drafter], cost))
     sizes = []
     for _ in range(blocks):
         draft = policy.plan([1], 60)
@@ -153,9 +155,9 @@ def test_good_drafts_on_a_steep_curve_do_not_pay_either():
 def test_a_drafter_is_trusted_with_less_promising_drafts_once_it_gained():
     drafter = ScriptedDrafter(lambda tokens, limit: [1])
     cost = curve(lambda n: 1.3)
-    policy = AdaptivePolicy([drafter], cost)
+    policy = Answering(AdaptivePolicy([drafter], cost))
     for said in [1] * 5 + [2] * 7:  # with the prior of 1, right in 0.61 of all cases: it promises 1.61 / 1.3
-        policy.acceptance.observe(drafter.propose([1], 1), [said])
+        policy.policy.acceptance.observe(drafter.propose([1], 1), [said])
     assert policy.plan([1], 60) == NOTHING
     policy.settle(drafter.propose([1], 1), Verdict((0,), (1, 2)), cost.single * cost.ratio(2))
     assert len(policy.plan([1], 60)) == 1
@@ -163,7 +165,7 @@ def test_a_drafter_is_trusted_with_less_promising_drafts_once_it_gained():
 
 def test_a_drafter_that_got_better_is_noticed_without_drafting():
     drafter = ScriptedDrafter(lambda tokens, limit: [1] * 4)
-    policy = AdaptivePolicy([drafter], curve(lambda n: 1.0 + 0.2 * (n - 1)))
+    policy = Answering(AdaptivePolicy([drafter], curve(lambda n: 1.0 + 0.2 * (n - 1))))
     for _ in range(100):
         policy.plan([1], 60)
         policy.settle(NOTHING, Verdict((), (2,)), 0.01)
@@ -188,8 +190,8 @@ def test_what_pays_best_is_never_better_evaluated_in_two_parts(factors, chances)
 
 
 def test_a_model_is_weighed_where_few_rows_fit():
-    acceptance, cost = Acceptance(), CostCurve(4)
-    gain, loss = promise("small", acceptance, cost, 0.1, 0.1, 48, unknown=1.0)
+    chains, cost = ChainAcceptance(), CostCurve(4)
+    gain, loss = promise("small", chains, cost, 0.1, 0.1, 48, unknown=1.0)
     assert gain == pytest.approx(max((1 + k) / (max(1.0, 0.75 * cost.ratio(k + 1)) + 0.1 * k) for k in (1, 2, 3)))
     assert loss == 0.0
 
@@ -224,23 +226,24 @@ def test_a_drafter_may_leave_its_name_out_of_its_drafts():
     cost = CostCurve(64)
     cost.measure(dict.fromkeys(range(1, 65), 1.0))
     drafter = Nameless(lambda tokens, limit: [5] * 4)
-    policy = AdaptivePolicy([drafter], cost)
+    policy = Answering(AdaptivePolicy([drafter], cost))
     policy.prefilled(1, 0.0)
     for _ in range(20):
         draft = policy.plan([5], 60)
         policy.settle(draft, Verdict(tuple(range(len(draft))), (*draft.tokens, 5)), 1.0)
-    assert len(drafter.verdicts) > 10 and {draft.drafter for draft, _ in drafter.verdicts} == {"scripted"}
+    drafters = [draft.drafter for draft, _ in drafter.verdicts if draft.tokens]
+    assert len(drafters) > 10 and set(drafters) == {"scripted"}
 
 
 def test_a_plan_gives_its_reasons_where_asked():
-    policy = AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [1] * 4 if len(tokens) > 1 else [])], CostCurve(64))
-    policy.reasons = []
+    drafter = ScriptedDrafter(lambda tokens, limit: [1] * 4 if len(tokens) > 1 else [])
+    policy = Answering(AdaptivePolicy([drafter], CostCurve(64)), explain=True)
     policy.plan([1], 60)
-    assert policy.reasons[0] == "scripted: no guess" and "T(1) is not known" in policy.reasons[1]
+    assert policy.made.reasons[0] == "scripted: no guess" and "T(1) is not known" in policy.made.reasons[1]
     policy.settle(NOTHING, Verdict((), (1,)), 0.01)
     assert len(policy.plan([1, 2], 60)) > 0
-    assert "tokens promise" in policy.reasons[0]
-    assert policy.plan([1, 2], 0) == NOTHING and policy.reasons == ["there is no room for a draft"]
+    assert "tokens promise" in policy.made.reasons[0]
+    assert policy.plan([1, 2], 0) == NOTHING and policy.made.reasons == ("there is no room for a draft",)
 
 
 def test_a_long_draft_waits_until_short_ones_have_gained_what_it_may_lose():
@@ -250,7 +253,7 @@ def test_a_long_draft_waits_until_short_ones_have_gained_what_it_may_lose():
 
     cost = CostCurve(64)
     cost.measure({n: 1.0 + 0.3 * (n - 1) if n <= 4 else 6.0 for n in (*range(1, 18), 64)})
-    policy = AdaptivePolicy([Sure(None)], cost)
+    policy = Answering(AdaptivePolicy([Sure(None)], cost))
     policy.prefilled(1, 0.0)
     sizes = []
     for _ in range(3):
@@ -272,10 +275,10 @@ def test_a_trial_is_weighed_against_the_draft_that_it_replaces():
         name = "model"
         asked = 0
 
-        def price(self, tokens, target_seconds):
-            return Price(start=0.05, guess=0.05)
+        def draft_cost(self, tokens, target_seconds):
+            return DraftCost(first=0.05, next=0.05)
 
-        def draft(self, tokens, limit, coupling, go_on):
+        def draft(self, tokens, limit, noise, go_on):
             self.asked += 1
             now[0] += 0.05
             return Draft.chain([9], [0.1], ["hardly"], self.name)
@@ -283,23 +286,23 @@ def test_a_trial_is_weighed_against_the_draft_that_it_replaces():
         def propose(self, tokens, limit):
             raise AssertionError("a model is asked through draft")
 
-        def observe(self, draft, verdict):
-            raise AssertionError("nothing of it is drafted")
+        def observe(self, evaluation, verdict):
+            pass
 
     cost = curve(lambda n: 1.0 + 0.3 * (n - 1), range(2, 6))
     cost.measure({n: 1.0 + 0.3 * (n - 1) for n in range(1, 6)})
     cost.observe(6, 2.5)  # once: it may be cheaper, but not so much that 5 tokens would beat 4
     model = InVain()
-    policy = AdaptivePolicy([Unsure(None), model], cost, clock=lambda: now[0])
+    policy = Answering(AdaptivePolicy([Unsure(None), model], cost, clock=lambda: now[0]))
     policy.prefilled(1, 0.0)
     for _ in range(60):
-        policy.acceptance.observe_depths(chain([1] * 16, drafter="model"), [1] * 16)
+        policy._answer._chains.observe(chain([1] * 16, drafter="model"), [1] * 16)
     drafts = [len(policy.plan([5] * 40, 60)) for _ in range(2)]
     assert model.asked == 2 and drafts == [4, 4]
 
 
 def test_without_t1_nothing_is_drafted():
-    policy = AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [1] * limit)], CostCurve(64))
+    policy = Answering(AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [1] * limit)], CostCurve(64)))
     policy.prefilled(64, 0.02)
     assert policy.plan([1], 60) == NOTHING
     policy.settle(NOTHING, Verdict((), (1,)), 0.01)
@@ -312,7 +315,7 @@ def test_a_dip_of_the_curve_is_found():
     cost = CostCurve(64)
     cost.observe(1, 0.01)
     cost.observe(2, 0.0173)
-    policy = AdaptivePolicy([drafter], cost)
+    policy = Answering(AdaptivePolicy([drafter], cost))
     rng = random.Random(3)
     sizes = []
     for _ in range(400):
@@ -329,7 +332,7 @@ def test_probing_costs_at_most_its_share():
     cost = curve(steep)
     spent = plain = 0.0
     drafter = ScriptedDrafter(lambda tokens, limit: [1] * 8)
-    policy = AdaptivePolicy([drafter], cost)
+    policy = Answering(AdaptivePolicy([drafter], cost))
     rng = random.Random(1)
     for _ in range(3000):
         draft = policy.plan([1], 60)
@@ -422,7 +425,7 @@ def test_a_short_context_begins_as_a_long_one_did():
 
 
 def test_what_a_plan_takes_is_learned_at_its_depth():
-    policy = AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [])], CostCurve(64))
+    policy = Answering(AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [])], CostCurve(64)))
     for depth, seconds in [(10, 0.01)] + 9 * [(3000, 0.02)] + [(10, 0.01)]:
         policy.prefilled(64, 10 * seconds)
         policy.plan([1] * depth, 60)
@@ -488,7 +491,7 @@ def test_what_was_measured_on_purpose_counts_whatever_was_known(ratios, before):
 @pytest.mark.parametrize("times", [2.0, 4.0, 0.5])
 def test_a_policy_that_drafts_in_every_block_measures_t1_again_when_all_times_change(times):
     cost = curve(flat)
-    policy = AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [1] * min(limit, 12))], cost)
+    policy = Answering(AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [1] * min(limit, 12))], cost))
     tokens, sizes = [1], []
     for block in range(100):
         draft = policy.plan(tokens, 1000)
@@ -535,7 +538,7 @@ def test_where_looking_in_vain_takes_a_part_of_t1_it_is_done_seldom(share, least
 
     cost = CostCurve(64)
     cost.observe(1, 1.0)
-    policy = AdaptivePolicy([ScriptedDrafter(nothing)], cost, clock=lambda: now[0])
+    policy = Answering(AdaptivePolicy([ScriptedDrafter(nothing)], cost, clock=lambda: now[0]))
     policy.prefilled(1, 0.0)
     for _ in range(400):
         policy.settle(policy.plan([1], 60), Verdict((), (1,)), 1.0)
@@ -554,7 +557,7 @@ def test_a_text_that_begins_to_repeat_itself_is_noticed_soon():
         return [1] * limit if repeats[0] else []
 
     cost = curve(flat)
-    policy = AdaptivePolicy([ScriptedDrafter(guesses)], cost, clock=lambda: now[0])
+    policy = Answering(AdaptivePolicy([ScriptedDrafter(guesses)], cost, clock=lambda: now[0]))
     policy.prefilled(1, 0.0)
     for _ in range(300):
         assert policy.plan([1], 60) == NOTHING
@@ -596,7 +599,7 @@ def test_what_is_known_badly_of_t_of_n_cannot_lose_much():
     """A stored T(7) says that six more tokens halve the time. It is wrong, and the account has to notice."""
     cost = curve(steep)
     cost.restore({**cost.as_json(), "ratios": {"7": [0.5, 6]}})
-    policy = AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [1] * min(limit, 6))], cost)
+    policy = Answering(AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [1] * min(limit, 6))], cost))
     tokens, lost = [1], 0.0
     for _ in range(60):
         draft = policy.plan(tokens, 1000)
@@ -617,9 +620,8 @@ def test_an_evaluation_that_takes_another_time_than_thought_is_charged_as_it_was
     [((), 9, "nobody drafts"), ((ScriptedDrafter(lambda tokens, limit: [1]),), 0, "there is no room for a draft")],
 )
 def test_where_nothing_can_be_drafted_it_is_said_why(drafters, room, reason):
-    policy = AdaptivePolicy(drafters, curve(flat))
-    policy.reasons = []
-    assert not policy.plan([1], room).tokens and policy.reasons == [reason]
+    policy = Answering(AdaptivePolicy(drafters, curve(flat)), explain=True)
+    assert not policy.plan([1], room).tokens and policy.made.reasons == (reason,)
 
 
 def test_what_is_measured_on_purpose_replaces_what_was_seen_in_between():

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from policy_replay import Counted, curve_of, played, summed
-from replay import hits_in_blocks, replayed
-from simulate import Clock
 
+from benchmarks.policy_replay import Counted, curve_of, played, summed
+from benchmarks.replay import hits_in_blocks, replayed
+from benchmarks.simulate import Clock
 from edgespec.core import NOTHING
 from edgespec.cost import CostCurve
 from edgespec.testing import ScriptedDrafter, TableModel

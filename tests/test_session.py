@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgespec.core import NOTHING, Policy, Price
+from edgespec.core import NOTHING, DraftCost, Policy, TokenSequence
 from edgespec.cost import CostCurve
 from edgespec.drafters import make_drafter
 from edgespec.errors import ContextOverflow, InvalidRequest
@@ -24,7 +24,7 @@ def nothing() -> Policy:
 def answer(model: TableModel, policy: Policy, prompt: list[int], *, seed=0, temperature=0.0, **options) -> Session:
     options = {"max_tokens": 60, **options}
     sampler = KeyedSampler(seed, temperature, len(prompt))
-    session = Session(model, model, sampler, policy, list(prompt), **options)
+    session = Session(model, model, sampler, policy, TokenSequence(prompt), **options)
     for _ in session.stream():
         pass
     return session
@@ -43,7 +43,7 @@ prompts = st.lists(st.integers(1, 31), min_size=1, max_size=20)
 )
 def test_drafted_answers_equal_plain_ones(prompt, table, temperature, size, drafter, stop):
     model = TableModel(seed=table, order=1)  # order 1 repeats itself soon, so that drafts are accepted
-    plain = answer(model, nothing(), prompt, temperature=temperature, seed=table, stops=stop)
+    plain = answer(model, nothing(), TokenSequence(prompt), temperature=temperature, seed=table, stops=stop)
     for policy in (
         FixedPolicy(make_drafter(drafter), size),
         AdaptivePolicy([make_drafter(drafter)], CostCurve(64)),
@@ -60,11 +60,11 @@ def test_no_drafter_is_asked_before_the_first_token_is_there():
     class Model(ScriptedDrafter):
         """One with a price, which is not asked for either."""
 
-        def price(self, tokens, target_seconds):
+        def draft_cost(self, tokens, target_seconds):
             asked.append("price")
-            return Price(start=0.0, guess=0.0)
+            return DraftCost(first=0.0, next=0.0)
 
-        def draft(self, tokens, limit, coupling, go_on):
+        def draft(self, tokens, limit, noise, go_on):
             asked.append("draft")
             return NOTHING
 
@@ -73,7 +73,7 @@ def test_no_drafter_is_asked_before_the_first_token_is_there():
     cost.measure(dict.fromkeys((1, 2, 4, 8), 1.0))
     policy = AdaptivePolicy([free, Model(lambda tokens, limit: [], "model")], cost)
     model = TableModel()
-    session = Session(model, model, KeyedSampler(0, 0.0, 5), policy, [1, 2, 3, 4, 5], max_tokens=9)
+    session = Session(model, model, KeyedSampler(0, 0.0, 5), policy, TokenSequence([1, 2, 3, 4, 5]), max_tokens=9)
     assert session.step().tokens and not asked
     session.step()
     assert set(asked) >= {"propose", "price", "draft"}
@@ -90,7 +90,7 @@ def test_arbitrary_drafts_change_nothing(prompt, data):
 @given(prompt=prompts, table=st.integers(0, 20), size=st.integers(0, 9), stop=st.sampled_from([(), ("ab",), ("h ",)]))
 def test_an_answer_leaves_the_same_tokens_cached_whatever_was_drafted(prompt, table, size, stop):
     model = TableModel(seed=table, order=1)
-    whole = prompt + answer(model, nothing(), prompt, stops=stop).emitted
+    whole = prompt + answer(model, nothing(), TokenSequence(prompt), stops=stop).emitted
     oracle = ScriptedDrafter(lambda tokens, limit: [*whole, 9, 9, 9][len(tokens) :])
     answer(model, FixedPolicy(oracle, size), prompt, stops=stop)
     assert model.cached([*whole, 9, 9, 9]) == len(whole) - 1
@@ -102,8 +102,8 @@ def test_a_block_tells_which_of_its_text_was_drafted(prompt, table, size, stop):
     whole = prompt + answer(model, nothing(), prompt).emitted
     oracle = ScriptedDrafter(lambda tokens, limit: whole[len(tokens) :])
     session = Session(
-        model, model, KeyedSampler(position=len(prompt)), FixedPolicy(oracle, size), list(prompt), max_tokens=60,
-        stops=stop,
+        model, model, KeyedSampler(position=len(prompt)), FixedPolicy(oracle, size), TokenSequence(prompt),
+        max_tokens=60, stops=stop,
     )  # fmt: skip
     for block in session.stream():
         drafted = sum(len(model.piece(token)) for token in block.tokens[: block.accepted])
@@ -117,7 +117,7 @@ def test_a_block_tells_which_of_its_text_was_drafted(prompt, table, size, stop):
 def test_a_drafter_that_knows_the_answer_saves_evaluations():
     model = TableModel(order=3, seed=4)
     prompt = [3, 1, 4]
-    plain = answer(model, nothing(), prompt, max_tokens=41)
+    plain = answer(model, nothing(), TokenSequence(prompt), max_tokens=41)
     assert plain.tally.tokens == 41 and plain.tally.blocks == 40
     whole = prompt + plain.emitted
     oracle = ScriptedDrafter(lambda tokens, limit: whole[len(tokens) :])
@@ -135,7 +135,8 @@ def test_drafts_stay_within_budget_and_context():
     session = answer(model, FixedPolicy(everything, 63), [1, 2, 3], max_tokens=500)
     assert session.finish_reason == "length"
     assert (
-        session.emitted == answer(TableModel(n_ctx=24, order=3, seed=5), nothing(), [1, 2, 3], max_tokens=500).emitted
+        session.emitted
+        == answer(TableModel(n_ctx=24, order=3, seed=5), nothing(), TokenSequence([1, 2, 3]), max_tokens=500).emitted
     )
     assert 3 + len(session.emitted) == 25, "the last token needs no place: it is not evaluated"
 
@@ -157,13 +158,16 @@ def test_a_shift_keeps_the_head_and_says_the_same_with_drafts(size):
 def test_a_shift_of_what_another_session_pushed_out_of_the_cache():
     def shifting(model):
         options = {"max_tokens": 60, "overflow": "shift", "keep": 3}
-        return Session(model, model, KeyedSampler(0, 1.0, 4), nothing(), [5, 6, 7, 8], **options)
+        return Session(model, model, KeyedSampler(0, 1.0, 4), nothing(), TokenSequence([5, 6, 7, 8]), **options)
 
     alone = shifting(TableModel(n_ctx=30, order=2, seed=9))
     for _ in alone.stream():
         pass
     model = TableModel(n_ctx=30, order=2, seed=9)
-    session, other = shifting(model), Session(model, model, KeyedSampler(), nothing(), [1], max_tokens=60)
+    session, other = (
+        shifting(model),
+        Session(model, model, KeyedSampler(), nothing(), TokenSequence([1]), max_tokens=60),
+    )
     for _ in session.stream():
         other.finished or other.step()
     assert session.tally.dropped_tokens > 0 and session.emitted == alone.emitted
@@ -171,7 +175,9 @@ def test_a_shift_of_what_another_session_pushed_out_of_the_cache():
 
 def test_a_cancelled_answer_leaves_the_cache_to_whoever_has_it():
     model = TableModel(order=3, seed=4)
-    one, other = (Session(model, model, KeyedSampler(), nothing(), [n] * 9, max_tokens=60) for n in (1, 2))
+    one, other = (
+        Session(model, model, KeyedSampler(), nothing(), TokenSequence([n] * 9), max_tokens=60) for n in (1, 2)
+    )
     for session in (one, one, other):
         session.step()
     one.cancel()
@@ -181,10 +187,10 @@ def test_a_cancelled_answer_leaves_the_cache_to_whoever_has_it():
 
 def test_a_late_step_of_a_cancelled_answer_leaves_what_goes_on_from_it():
     model = TableModel(order=3, seed=4)
-    first = Session(model, model, KeyedSampler(), nothing(), [1], max_tokens=60)
+    first = Session(model, model, KeyedSampler(), nothing(), TokenSequence([1]), max_tokens=60)
     first.step()
     going_on = [1, *first.emitted, *range(2, 12)]
-    second = Session(model, model, KeyedSampler(), nothing(), going_on, max_tokens=60)
+    second = Session(model, model, KeyedSampler(), nothing(), TokenSequence(going_on), max_tokens=60)
     second.step()
     first.cancel()
     first.step()
@@ -193,7 +199,9 @@ def test_a_late_step_of_a_cancelled_answer_leaves_what_goes_on_from_it():
 
 def test_cancel_ends_the_reading_of_what_another_session_pushed_out():
     model = TableModel(order=3, seed=4)
-    session, other = (Session(model, model, KeyedSampler(), nothing(), [n] * 9, max_tokens=60) for n in (1, 2))
+    session, other = (
+        Session(model, model, KeyedSampler(), nothing(), TokenSequence([n] * 9), max_tokens=60) for n in (1, 2)
+    )
     for one in (session, other):
         one.step()
     before = len(model.widths)
@@ -203,7 +211,7 @@ def test_cancel_ends_the_reading_of_what_another_session_pushed_out():
 
 def test_cancel_from_another_thread_ends_the_answer():
     model = TableModel(order=3, seed=4)
-    session = Session(model, model, KeyedSampler(), nothing(), [1], max_tokens=10_000)
+    session = Session(model, model, KeyedSampler(), nothing(), TokenSequence([1]), max_tokens=10_000)
     blocks = session.stream()
     next(blocks)
     thread = threading.Thread(target=session.cancel)
@@ -216,21 +224,27 @@ def test_cancel_from_another_thread_ends_the_answer():
 def test_a_prompt_in_two_pieces_is_not_learned_as_one_evaluation():
     learned = []
 
-    class Learning(FixedPolicy):
-        def prefilled(self, count, seconds):
-            learned.append(count)
+    class Learning(CostCurve):
+        def observe_prompt(self, n, seconds):
+            learned.append(n)
 
     model = TableModel(n_ctx=1024)
     for cached, total in ((0, 128), (100, 128), (100, 129), (100, 300), (128, 150)):
         model.prefill([1] * cached or [2])
-        answer(model, Learning(make_drafter("suffix"), 2), [1] * total, max_tokens=1)
-    assert learned == [128, 28, 0, 200, 22]
+        answer(model, AdaptivePolicy((), Learning(64)), [1] * total, max_tokens=2)
+    assert learned == [128, 28, 200, 22]
 
 
 def test_cancel_during_the_prompt():
     model = TableModel()
     session = Session(
-        model, model, KeyedSampler(), nothing(), [1, 2], max_tokens=5, on_prefill=lambda *_: session.cancel()
+        model,
+        model,
+        KeyedSampler(),
+        nothing(),
+        TokenSequence([1, 2]),
+        max_tokens=5,
+        on_prefill=lambda *_: session.cancel(),
     )
     assert [block.finish_reason for block in session.stream()] == ["cancelled"]
     assert session.emitted == []
@@ -244,7 +258,9 @@ def test_an_exception_leaves_the_answer_so_far():
             raise KeyboardInterrupt
         return []
 
-    session = Session(model, model, KeyedSampler(), FixedPolicy(ScriptedDrafter(fail), 4), [1], max_tokens=50)
+    session = Session(
+        model, model, KeyedSampler(), FixedPolicy(ScriptedDrafter(fail), 4), TokenSequence([1]), max_tokens=50
+    )
     with pytest.raises(KeyboardInterrupt):
         for _ in session.stream():
             pass
@@ -264,4 +280,4 @@ def test_an_exception_leaves_the_answer_so_far():
 def test_bad_requests(prompt, options, error):
     model = TableModel(n_ctx=50)
     with pytest.raises(error):
-        Session(model, model, KeyedSampler(), nothing(), prompt, **{"max_tokens": 5, **options})
+        Session(model, model, KeyedSampler(), nothing(), TokenSequence(prompt), **{"max_tokens": 5, **options})

@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from simulate import MACHINES, Case, Clock, PricedGuesser, always, best_fixed, changing, fixed, recovered, with_policy
 
-from edgespec.core import Price
+from benchmarks.simulate import (
+    MACHINES,
+    Case,
+    Clock,
+    CostedDrafterOfText,
+    always,
+    best_fixed,
+    changing,
+    fixed,
+    recovered,
+    with_policy,
+)
+from edgespec.core import DraftCost
 from edgespec.cost import CostCurve
 from edgespec.policy import AdaptivePolicy
 from edgespec.testing import ScriptedDrafter
 from edgespec.verify import verify
+from tests.answering import Answering
 
 LAPTOP, SMALL, PHONE, GPU = (
     machine for machine in MACHINES if machine.name in ("2 cores, F16", "2 cores, Q8_0", "phone", "GPU")
@@ -104,7 +116,7 @@ def drafted(case):
     text, clock, ratios = case.text(), Clock(), case.machine.ratios()
     cost = CostCurve(64)
     cost.measure({n: ratios[n - 1] for n in range(1, 65)})
-    return played(AdaptivePolicy(case.drafters(text, clock), cost, clock=clock), text, ratios)
+    return played(Answering(AdaptivePolicy(case.drafters(text, clock), cost, clock=clock)), text, ratios)
 
 
 def played(policy, text, ratios):
@@ -121,7 +133,7 @@ def played(policy, text, ratios):
 
 
 def test_all_guesses_of_a_model_are_counted_and_anew_for_each_answer():
-    class Counting(PricedGuesser):
+    class Counting(CostedDrafterOfText):
         made = 0
 
         def draft(self, *arguments):
@@ -132,19 +144,19 @@ def test_all_guesses_of_a_model_are_counted_and_anew_for_each_answer():
     case = Case(LAPTOP, always(0.9), 0.05, length=200)
     text, clock, ratios = case.text(), Clock(), LAPTOP.ratios()
     drafter = Counting(text, clock, 0.05)
-    policy, guessed = AdaptivePolicy([drafter], CostCurve(64), clock=clock), Counter()
+    policy, guessed = Answering(AdaptivePolicy([drafter], CostCurve(64), clock=clock)), Counter()
     for _ in played(policy, text, ratios):
-        guessed.update(policy.guessed)
+        guessed.update(policy.made.drafted)
     assert guessed == {"priced": drafter.made} and drafter.made > 50
 
 
 def test_where_a_model_drafts_now_and_then_looking_for_repeats_goes_on():
-    class Moody(PricedGuesser):
+    class Moody(CostedDrafterOfText):
         asked = 0
 
-        def price(self, tokens, target_seconds):
+        def draft_cost(self, tokens, target_seconds):
             self.asked += 1
-            return super().price(tokens, target_seconds) if self.asked % 2 else Price(start=9.0, guess=9.0)
+            return super().draft_cost(tokens, target_seconds) if self.asked % 2 else DraftCost(first=9.0, next=9.0)
 
     def nothing(tokens, limit):
         clock.now += 0.02
@@ -152,7 +164,7 @@ def test_where_a_model_drafts_now_and_then_looking_for_repeats_goes_on():
         return []
 
     text, clock, ratios, looked = Case(LAPTOP, always(0.9), 0.05, length=400).text(), Clock(), LAPTOP.ratios(), []
-    policy = AdaptivePolicy([ScriptedDrafter(nothing), Moody(text, clock, 0.05)], CostCurve(64), clock=clock)
+    policy = Answering(AdaptivePolicy([ScriptedDrafter(nothing), Moody(text, clock, 0.05)], CostCurve(64), clock=clock))
     drafts = list(played(policy, text, ratios))
     assert sum(draft.drafter == "priced" for draft in drafts) > 40
     assert len(looked) > 0.98 * len(drafts)

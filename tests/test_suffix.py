@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from random import Random
 from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgespec.drafters.history import agreement
+from edgespec.core import TokenSequence
 from edgespec.drafters.suffix import MAX_WALK, Suffix, SuffixAutomaton
+from edgespec.drafters.texts import agreement
 
 TEXTS = st.integers(1, 4).flatmap(lambda size: st.lists(st.integers(0, size), min_size=1, max_size=MAX_WALK - 2))
 
@@ -23,11 +25,12 @@ def letters(tokens: tuple[int, ...]) -> str:
     return "".join(map(chr, tokens))
 
 
-def read(text: list[int]) -> SuffixAutomaton:
-    automaton = SuffixAutomaton()
+def read(text: list[int]) -> tuple[SuffixAutomaton, int]:
+    """The automaton of one text, and the state of its longest suffix that occurred earlier."""
+    automaton, state = SuffixAutomaton(), 0
     for token in text:
-        automaton.append(token)
-    return automaton
+        state = automaton.append(state, token)
+    return automaton, automaton.shorter(state)
 
 
 def ends(text: list[int], part: list[int]) -> list[int]:
@@ -97,14 +100,13 @@ def test_interrupted_reading_starts_over(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @given(TEXTS)
 def test_match_is_the_longest_suffix_that_occurred_earlier(text: list[int]) -> None:
-    automaton = read(text)
-    assert automaton.length(automaton.match()) == longest_match(text)
+    automaton, match = read(text)
+    assert automaton.length(match) == longest_match(text)
 
 
 @given(TEXTS)
 def test_counts_equal_brute_force_for_every_suffix(text: list[int]) -> None:
-    automaton = read(text)
-    state = automaton.match()
+    automaton, state = read(text)
     while state:
         part = text[len(text) - automaton.length(state) :]
         found = ends(text, part)
@@ -132,6 +134,37 @@ def test_every_guess_followed_the_suffix_it_claims(text: list[int], limit: int) 
         context.append(token)
 
 
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=10), min_size=1, max_size=4), st.randoms())
+def test_texts_that_grow_in_turn_are_counted_as_if_they_stood_apart(texts: list[list[int]], chance: Random) -> None:
+    automaton, states, places = SuffixAutomaton(), [0] * len(texts), [0] * len(texts)
+    while growing := [one for one, text in enumerate(texts) if places[one] < len(text)]:
+        one = chance.choice(growing)
+        states[one] = automaton.append(states[one], texts[one][places[one]])
+        places[one] += 1
+    for one, text in enumerate(texts):
+        state = states[one]
+        assert automaton.length(state) == len(text), "a whole text is the longest of its state"
+        while state:
+            part = text[len(text) - automaton.length(state) :]
+            found = [(other, end) for other in texts for end in ends(other, part)]
+            assert automaton.count(state) == len(found)
+            followers = Counter(other[end] for other, end in found if end < len(other))
+            if followers:
+                assert followers[automaton.best(state)] == max(followers.values())
+            else:
+                assert automaton.best(state) < 0
+            state = automaton.shorter(state)
+
+
+def test_two_sequences_in_turn_draft_what_each_would_alone() -> None:
+    first, second = TokenSequence(ids("abcabc")), TokenSequence(ids("xyzxyz"))
+    drafter = Suffix()
+    for letter in "abcabc":
+        for sequence, kind in ((first, 0), (second, 1)):
+            assert drafter.propose(sequence, 2) == Suffix().propose(list(sequence), 2)
+            sequence.append(ord(letter) + 23 * kind)
+
+
 @given(TEXTS)
 def test_support_of_the_first_guess_equals_brute_force(text: list[int]) -> None:
     draft = Suffix().propose(text, 1)
@@ -155,6 +188,6 @@ def test_reading_in_pieces_changes_nothing(text: list[int], cuts: list[int]) -> 
 @given(st.integers(1, 3), st.integers(100, 400))
 def test_degenerate_text_stays_linear_and_its_matches_exact(period: int, size: int) -> None:
     text = [place % period for place in range(size)]
-    automaton = read(text)
-    assert automaton.length(automaton.match()) == size - period
+    automaton, match = read(text)
+    assert automaton.length(match) == size - period
     assert Suffix().propose(text, 20).tokens == tuple((size + place) % period for place in range(20))

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf_files import tiny_model
 
 from edgespec import vetting
 from edgespec.errors import MalformedModel, ModelError, ModelNotFound, UnsupportedModel
 from edgespec.gguf_header import read_header
 from edgespec.vetting import vet
+from tests.gguf_files import tiny_model
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from gguf_files import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +28,7 @@ from edgespec.vocabtrim.make import forced_tokens, trim
 from edgespec.vocabtrim.prove import prove
 from edgespec.vocabtrim.sizes import mbsu, per_token, per_token_trimmed
 from edgespec.vocabtrim.trimmed import trimming_of
+from tests.gguf_files import tiny_model
 
 MODELS = Path(edgespec.__file__).parent / "models"
 N_VOCAB = 40

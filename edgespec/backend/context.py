@@ -17,7 +17,7 @@ import numpy as np
 from edgespec.backend import native
 from edgespec.backend.batch import SEQUENCE, Batch
 from edgespec.backend.model import LlamaModel
-from edgespec.core import MAX_ROWS, Draft, Row, common_prefix
+from edgespec.core import MAX_ROWS, NO_MARK, Draft, Evaluation, Row, common_prefix, mark_of, unchanged
 from edgespec.errors import ContextOverflow, InvalidRequest, UnsupportedModel
 
 CHUNK = 128
@@ -92,6 +92,7 @@ class LlamaContext:
         self._release = weakref.finalize(self, lambda pointer, _model: llama_cpp.llama_free(pointer), pointer, model)
         self._memory = llama_cpp.llama_get_memory(pointer)
         self._tokens: list[int] = []  # the cache holds these or, after an interrupt, fewer of them
+        self._mark = NO_MARK  # of the sequence that they begin with
         self._unturned: int | None = None  # keys from here on are shifted, and will be rotated by the next evaluation
         self._logits_address = 0
         self._logits: Row = np.empty((0, 0), np.float32)
@@ -115,7 +116,7 @@ class LlamaContext:
 
     def cached(self, tokens: Sequence[int]) -> int:
         """How many leading entries of `tokens` need no evaluation: none where the cache is closed."""
-        return common_prefix(self._true_tokens(), tokens) if self._release.alive else 0
+        return self._shared(tokens) if self._release.alive else 0
 
     def prefill(
         self, tokens: Sequence[int], proceed: Callable[[int, int], bool] = lambda done, total: True
@@ -135,14 +136,15 @@ class LlamaContext:
             end = min(total, (done // CHUNK + 1) * CHUNK)
             self._decode(tokens[done:end], done, rows=int(end == total))
             done = end
+        self._mark = mark_of(tokens)
         row: Row = self._rows(1)[0]
         return row
 
-    def evaluate(self, tokens: Sequence[int], draft: Draft) -> Row:
-        """Logits after the last of `tokens` and after every node of `draft` (a chain), shape (1 + len(draft), n_vocab).
+    def evaluate(self, tokens: Sequence[int], draft: Draft) -> Evaluation:
+        """One forward pass: logits after the last of `tokens` and after every node of `draft` (a chain).
 
-        The rows are a view that the next evaluation overwrites. Normally one token besides the draft is new; where
-        more are, those before the last are prefilled. Errors as for `prefill`.
+        Normally one token besides the draft is new; where more are, those before the last are prefilled. Errors as for
+        `prefill`.
         """
         if not draft.is_chain:
             raise InvalidRequest(f"{draft.drafter} drafted a tree with branches: this context evaluates chains")
@@ -153,7 +155,8 @@ class LlamaContext:
         if done < certain:
             self.prefill(tokens[:certain])
         self._decode([tokens[certain], *draft.tokens], certain, rows=1 + len(draft))
-        return self._rows(1 + len(draft))
+        self._mark = mark_of(tokens)
+        return Evaluation(tokens, len(tokens), draft, self._rows(1 + len(draft)))
 
     def shift(self, keep: int, drop: int) -> None:
         """Forget `drop` tokens after the first `keep` and move the rest up, without evaluating them again.
@@ -168,6 +171,7 @@ class LlamaContext:
                 f"{self._model.path.name} cannot shift its context: start a new one or enlarge --ctx"
             )
         tail = self._tokens[keep + drop :]
+        self._mark = self._mark._replace(length=min(self._mark.length, keep))
         del self._tokens[keep:]  # an interrupt from here on loses the tail, never the truth
         self._unturned = keep if self._unturned is None else min(keep, self._unturned)
         llama_cpp.llama_memory_seq_rm(self._memory, SEQUENCE, keep, keep + drop)
@@ -177,12 +181,13 @@ class LlamaContext:
     def rewind(self, length: int) -> None:
         """Keep `length` tokens at most."""
         if len(self._true_tokens()) > length:
-            self._rewind(self._tokens, length)
+            self._keep(length)
 
     def forget(self) -> None:
         """Empty the cache: what comes next is evaluated from its first token on."""
         self._need_open()
         self._tokens.clear()
+        self._mark = NO_MARK
         self._unturned = None
         llama_cpp.llama_memory_clear(self._memory, False)
 
@@ -224,20 +229,39 @@ class LlamaContext:
     def _true_tokens(self) -> list[int]:
         """The tokens the cache really holds."""
         self._need_open()
-        held = int(llama_cpp.llama_memory_seq_pos_max(self._memory, SEQUENCE)) + 1
+        held = self._held()
         if held < len(self._tokens):
             del self._tokens[held:]
         return self._tokens
+
+    def _held(self) -> int:
+        """How many cells llama.cpp holds; more than `_tokens` after an interrupt."""
+        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, SEQUENCE)) + 1
+
+    def _shared(self, tokens: Sequence[int]) -> int:
+        """How many leading tokens the cache shares with `tokens`: by the mark as far as that tells, then compared."""
+        held = self._true_tokens()
+        known = min(unchanged(tokens, self._mark), len(held))
+        return known + common_prefix(held[known:], tokens[known:])
 
     def _rewind(self, tokens: Sequence[int], most: int) -> int:
         """Take back all that differs from tokens[:most]; the number of tokens that stay."""
         self._need_open()
         if len(tokens) > self.n_ctx:
             raise ContextOverflow(f"{len(tokens)} tokens do not fit into a context of {self.n_ctx}: enlarge --ctx")
-        stay = min(self.cached(tokens), most)
+        stay = min(self._shared(tokens), most)
+        self._mark = mark_of(tokens)._replace(length=stay)
+        return self._keep(stay)
+
+    def _keep(self, stay: int) -> int:
+        """Take back all but the first `stay` tokens; the number of tokens that stay."""
+        self._mark = self._mark._replace(length=min(self._mark.length, stay))
         del self._tokens[stay:]
+        if self._held() <= stay:
+            return stay  # llama.cpp would look through all cells for nothing
         if not llama_cpp.llama_memory_seq_rm(self._memory, SEQUENCE, stay, -1):
             self._tokens.clear()  # a recurrent state cannot go back: begin again
+            self._mark = NO_MARK
             llama_cpp.llama_memory_clear(self._memory, False)
             return 0
         return stay

@@ -15,7 +15,7 @@ from llama_cpp import llama_grammar
 
 from edgespec.backend import native
 from edgespec.backend.model import LlamaVocabulary
-from edgespec.core import Coupling, Row, TokenLogprob
+from edgespec.core import Row, SharedNoise, TokenLogprob
 from edgespec.errors import EvaluationError, GrammarError, InvalidRequest
 from edgespec.sampling import NO_NUMBERS, SamplingParams, draw, draw_any, log_probabilities
 
@@ -102,9 +102,9 @@ class LlamaSampler:
             self._remember(token)
 
     @property
-    def coupling(self) -> Coupling:
+    def noise(self) -> SharedNoise:
         """The noise of the next draw."""
-        return Coupling(self._params.temperature, self._params.seed, self._position)
+        return SharedNoise(self._params.temperature, self._params.seed, self._position)
 
     def choose(self, row: Row) -> int:
         """The token at the next position, given its logits of shape (n_vocab,)."""

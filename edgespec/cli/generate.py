@@ -13,7 +13,7 @@ from edgespec import Engine, SamplingParams, Session
 from edgespec.bench.prompts import read_prompts
 from edgespec.cli.asked import open_engine, sampling_of
 from edgespec.cli.interrupt import cancelled_by_ctrl_c
-from edgespec.cli.report import Decisions, PromptProgress, as_json, decisions_of, json_line, print_stats
+from edgespec.cli.report import Decisions, PromptProgress, as_json, json_line, print_stats
 from edgespec.errors import ContextOverflow
 from edgespec.jsonl import read_text
 
@@ -69,14 +69,15 @@ def _answer(engine: Engine, conversation: dict[str, Any], sampling: SamplingPara
             "stop": options["stop"],
             "overflow": "shift" if options["context_shift"] else "stop",
             "on_prefill": progress,
+            "explain": options["stats"] == "full",
         }
         if chat is not None:
             session = chat.stream(text, **arguments)
         else:
             session = engine.stream(text, system=options["system"], raw=options["raw"], **arguments)
         which = {**_told(conversation), "turn": turn} if as_lines else {}
-        with decisions_of(engine, options["stats"], which) as decisions:
-            _run(session, progress, decisions, silent=as_lines or options["as_object"])
+        decisions = Decisions(options["stats"], which)
+        _run(session, progress, decisions, silent=as_lines or options["as_object"])
         if as_lines or options["as_object"]:
             result = as_json(session, engine, sampling)
             if as_lines:

@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import IO, Any, TextIO
 
 import click
@@ -15,7 +14,6 @@ import click
 from edgespec import Block, Engine, SamplingParams, Session
 from edgespec.cli.terminal import redraw
 from edgespec.drafters.model import ModelDrafter
-from edgespec.policy import AdaptivePolicy
 from edgespec.tally import DrafterTally
 from edgespec.vocabtrim.sizes import mbsu
 
@@ -122,21 +120,21 @@ def styled(text: str, stream: IO[str], **style: Any) -> str:
 class Decisions:
     """On stderr, a JSON line for every block: what was drafted for it, what became of that, and why.
 
-    `which` tells its answer from others.
+    `wanted` is the value of --stats; only "full" prints. `which` tells its answer from others.
     """
 
-    def __init__(self, reasons: list[str] | None, which: Mapping[str, Any] | None = None) -> None:
-        self._reasons = reasons
+    def __init__(self, wanted: str | None, which: Mapping[str, Any] | None = None) -> None:
+        self.wanted = wanted == "full"
         self._which = which or {}
         self._place = 0
         self._before = time.perf_counter()
 
     def tell(self, session: Session, block: Block) -> None:
         """One block, if that was asked for."""
-        if self._reasons is None:
+        if not self.wanted:
             return
         now = time.perf_counter()
-        why = list(self._reasons) if self._place else ["the prompt's evaluation gives the first token"]
+        why = list(block.reasons) if self._place else ["the prompt's evaluation gives the first token"]
         if not block.tokens:
             why = [f"the answer is over: {session.finish_reason}"]
         line = {
@@ -146,20 +144,6 @@ class Decisions:
         }  # fmt: skip
         click.echo(json_line(line, sys.stderr), err=True)
         self._place, self._before = len(session.emitted), now
-
-
-@contextmanager
-def decisions_of(engine: Engine, wanted: str | None, which: Mapping[str, Any] | None = None) -> Iterator[Decisions]:
-    """The decisions of one answer, told where `wanted` is "full"."""
-    policy = engine.policy
-    if wanted != "full" or not isinstance(policy, AdaptivePolicy):
-        yield Decisions(None)
-        return
-    policy.reasons = []
-    try:
-        yield Decisions(policy.reasons, which)
-    finally:
-        policy.reasons = None
 
 
 class PromptProgress:

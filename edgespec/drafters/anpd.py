@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from sys import getsizeof
 
-from edgespec.core import NOTHING, Draft, Verdict
-from edgespec.drafters.history import MAX_TOKENS, Agreement, History, agreement
+from edgespec.core import NOTHING, Draft, Evaluation, Verdict
+from edgespec.drafters.texts import MAX_TOKENS, Agreement, Text, Texts, agreement
 from edgespec.errors import InvalidRequest
 
 _BITS = 32
@@ -74,15 +75,14 @@ class Anpd:
     remembered, then the older half is forgotten.
     """
 
-    __slots__ = ("_context", "_filled", "_history", "_k", "_levels", "_n")
+    __slots__ = ("_k", "_levels", "_n", "_texts")
 
     def __init__(self, n: int = 5, k: int = 6, max_tokens: int = MAX_TOKENS) -> None:
         if n < 2 or k < 1:
             raise InvalidRequest(f"n is {n} and k is {k}: choose n-grams of at least 2 tokens and drafts of at least 1")
         self._n = n
         self._k = k
-        self._history = History(max_tokens, overlap=n - 1)
-        self._forget()
+        self._texts = Texts(self, max_tokens)
 
     @property
     def name(self) -> str:
@@ -90,16 +90,15 @@ class Anpd:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes held, by a walk over the tables; small integers and tokens, which others hold too, are not counted."""
-        return self._history.memory_bytes + sum(level.memory_bytes for level in self._levels)
+        """Bytes held, by a walk over the tables; integers and tokens, which others hold too, are not counted."""
+        return self._texts.memory_bytes + sum(level.memory_bytes for level in self._levels)
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
         """A chain of at most `limit` and `k` tokens; the evidence is (n-gram level, agreement)."""
-        self._catch_up(tokens)
+        context, filled = self._context_of(self._texts.read(tokens))
         guesses: list[int] = []
         probabilities: list[float] = []
         evidence: list[tuple[int, Agreement]] = []
-        context, filled = self._context, self._filled
         for _ in range(min(limit, self._k)):
             hit = self._look_up(context, filled)
             if hit is None:
@@ -112,7 +111,7 @@ class Anpd:
             filled += 1
         return Draft.chain(guesses, probabilities, evidence, self.name) if guesses else NOTHING
 
-    def observe(self, draft: Draft, verdict: Verdict) -> None:
+    def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
         """Nothing: accepted tokens arrive with the next call of `propose`."""
 
     def _look_up(self, context: int, filled: int) -> tuple[int, int, Agreement] | None:
@@ -128,28 +127,30 @@ class Anpd:
             return known.best, level.size + 1, agreement(known.best_count, known.total)
         return None
 
-    def _catch_up(self, tokens: Sequence[int]) -> None:
-        try:
-            news = self._history.news(tokens)
-            if news.restart:
-                self._forget()
-            for token in news.tokens:
-                self._read(token)
-        except BaseException:  # after Ctrl-C, history and tables might not agree
-            self._forget()
-            self._history.forget()
-            raise
+    def _context_of(self, text: Text) -> tuple[int, int]:
+        """The last tokens of a text as one integer, and how many these are."""
+        last = text.ids[1 - self._n :]
+        context = 0
+        for token in last:
+            context = context << _BITS | token
+        return context, len(last)
 
-    def _read(self, token: int) -> None:
-        if token < 0:  # a break
-            self._context = self._filled = 0
-            return
-        for level in self._levels:
-            if level.size <= self._filled:
-                level.add(self._context, token)
-        self._context = (self._context << _BITS | token) & self._levels[0].mask
-        self._filled += 1
+    def read(self, text: Text, tokens: Sequence[int]) -> None:
+        """`texts.Index.read`."""
+        context, filled = self._context_of(text)
+        mask = self._levels[0].mask
+        for token in tokens:
+            for level in self._levels:
+                if level.size <= filled:
+                    level.add(context, token)
+            context = (context << _BITS | token) & mask
+            filled += 1
+        text.ids += tokens
 
-    def _forget(self) -> None:
+    def first_states(self) -> array[int]:
+        """`texts.Index.first_states`: the context is all that there is to remember."""
+        return array("i")
+
+    def clear(self) -> None:
+        """`texts.Index.clear`."""
         self._levels = [_Level(size) for size in range(self._n - 1, 0, -1)]
-        self._context = self._filled = 0

@@ -2,20 +2,34 @@
 
 The drafter reads what the target reads, and guesses token by token for as long as the policy finds it worth its time.
 With sampling it adds the target's own noise to its logits, so that the two draw the same token where they agree
-(coupling by common Gumbel noise; see `edgespec.sampling`).
+(noise by common Gumbel noise; see `edgespec.sampling`).
 """
 
 from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from edgespec.core import NOTHING, Context, Coupling, Draft, Price, Row, Verdict
+from edgespec.core import (
+    NO_MARK,
+    NOTHING,
+    Context,
+    Draft,
+    DraftCost,
+    Evaluation,
+    Row,
+    SharedNoise,
+    TokenSequence,
+    Verdict,
+    mark_of,
+    unchanged,
+)
 from edgespec.cost import PROMPT_CHUNK, CostCurve, is_typical
 from edgespec.sampling import draw_any, gumbel
 
@@ -82,8 +96,32 @@ class SameVocabulary:
         return [token if token < self._size else 0 for token in tokens]
 
 
+class _View:
+    """What the drafter reads of one sequence, as its own ids: the first few tokens, and all from `anchor` on.
+
+    The first `size` of `ids` stand for the tokens that `mark` saw; what comes after is the last draft.
+    """
+
+    __slots__ = ("anchor", "ids", "mark", "reach", "size")
+
+    def __init__(self, reach: int) -> None:
+        self.ids = TokenSequence()
+        self.mark = NO_MARK
+        self.size = 0
+        self.anchor = 0
+        self.reach = reach
+
+    def extend(self, tokens: Sequence[int], reader: Reader) -> None:
+        """Drop the last draft and read what is new in `tokens`."""
+        if len(self.ids) > self.size:
+            self.ids.cut(self.size)
+        if len(tokens) > self.mark.length:
+            self.ids.extend(reader.read(tokens[self.mark.length :]))
+            self.size, self.mark = len(self.ids), mark_of(tokens)
+
+
 class ModelDrafter:
-    """A language model as a `PricedDrafter`. It owns its context, whose time it measures.
+    """A language model as a `CostedDrafter`. It owns its context, whose time it measures.
 
     By its `share` of bytes the time of an evaluation is guessed until it has been measured; by the `fingerprint` of its
     file is remembered how good its guesses are.
@@ -116,18 +154,19 @@ class ModelDrafter:
         """How often it read its weights."""
         self._reader = reader
         self._window = window
-        self._anchor = 0
         self._unasked = _CHECKED_AFTER  # blocks since it was measured: in an earlier run, perhaps
-        self._reach = self._next_reach = window or WINDOWS[0]
+        self._reach = window or WINDOWS[0]  # of a text that it begins to read
+        self._views: weakref.WeakKeyDictionary[TokenSequence, _View] = weakref.WeakKeyDictionary()
+        self._listed = _View(self._reach)  # of plain lists, which have no identity
 
-    def price(self, tokens: Sequence[int], target_seconds: float) -> Price:
+    def draft_cost(self, tokens: Sequence[int], target_seconds: float) -> DraftCost:
         """What drafting after `tokens` would cost; `target_seconds` is T(1) of the target."""
         single = self._single(target_seconds)
-        self._next_reach = self._reach_for(target_seconds)
-        owed = self._owed(self._view(tokens, 1))
+        self._reach = self._reach_for(target_seconds)
+        owed = self._owed(self._view(tokens, 1).ids)
         self._unasked += 1
         doubted = self._unasked > _CHECKED_AFTER and single > _IN_DOUBT * self.share.bytes * target_seconds
-        return Price(single * self._reading(owed), single, self._check if doubted else None)
+        return DraftCost(single * self._reading(owed), single, self._check if doubted else None)
 
     def reading_seconds(self, target_seconds: float) -> float:
         """How long it reads in a long text before its first guess; `target_seconds` is T(1) of the target."""
@@ -156,16 +195,16 @@ class ModelDrafter:
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
         """A greedy chain of `limit` tokens, however unsure."""
-        return self.draft(tokens, limit, Coupling(), lambda probability, evidence: True)
+        return self.draft(tokens, limit, SharedNoise(), lambda probability, evidence: True)
 
     def draft(
-        self, tokens: Sequence[int], limit: int, coupling: Coupling, go_on: Callable[[float, Hashable], bool]
+        self, tokens: Sequence[int], limit: int, noise: SharedNoise, go_on: Callable[[float, Hashable], bool]
     ) -> Draft:
         """A chain of at most `limit` tokens. After each, `go_on(probability, evidence)` says whether to guess another.
 
         The probability is the drafter's own for the token it guessed; the evidence is the class of that probability.
         """
-        view = self._view(tokens, limit)
+        view = self._view(tokens, limit).ids
         if len(view) + limit > self.context.n_ctx:
             return NOTHING
         before = self.cost.single
@@ -173,7 +212,7 @@ class ModelDrafter:
         probabilities: list[float] = []
         evidence: list[Hashable] = []
         for place in range(limit):
-            chosen = self._choose(self._next_row(view), coupling, place)
+            chosen = self._choose(self._next_row(view), noise, place)
             if chosen is None:
                 break
             choice, probability = chosen
@@ -182,36 +221,56 @@ class ModelDrafter:
                 break
             guesses.append(token)
             probabilities.append(probability)
-            evidence.append((min(int(probability * _BUCKETS), _BUCKETS - 1), bool(coupling.temperature > 0.0)))
+            evidence.append((min(int(probability * _BUCKETS), _BUCKETS - 1), bool(noise.temperature > 0.0)))
             if len(guesses) == limit or not go_on(probability, evidence[-1]):
                 break
-            view += self._reader.read([token])
+            view.extend(self._reader.read([token]))
         if self.cost.single > _SLOWED * before:
             self._unasked = _CHECKED_AFTER  # a busy moment, perhaps: at this price nobody might ask again
         return Draft.chain(guesses, probabilities, evidence, self.name) if guesses else NOTHING
 
-    def observe(self, draft: Draft, verdict: Verdict) -> None:
+    def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
         """Nothing: the next call rewinds to what was accepted."""
 
-    def _view(self, tokens: Sequence[int], limit: int) -> list[int]:
-        """What the drafter reads of `tokens`: the first few, and all from the anchor on.
+    def _view(self, tokens: Sequence[int], limit: int) -> _View:
+        """What the drafter reads of `tokens`: the first few, and all from an anchor on.
 
         The anchor moves where the text is another one or has become too long, and then reading begins anew.
         """
-        view = self._seen_from(self._anchor, tokens)
-        begins = max(0, len(tokens) - self._reach)
-        if self._anchor > begins or self._owed(view) > self._reach or len(view) + limit > self.context.n_ctx:
-            self._reach = self._next_reach
-            self._anchor = max(0, len(tokens) - self._reach)
-            view = self._seen_from(self._anchor, tokens)
+        view = self._view_of(tokens)
+        if unchanged(tokens, view.mark) < max(view.mark.length, 1):
+            self._begin(view, tokens, view.anchor)
+        else:
+            view.extend(tokens, self._reader)
+        begins = max(0, len(tokens) - view.reach)
+        if (
+            view.anchor > begins
+            or self._owed(view.ids) > view.reach
+            or len(view.ids) + limit > self.context.n_ctx
+        ):  # fmt: skip
+            view.reach = self._reach
+            self._begin(view, tokens, max(0, len(tokens) - view.reach))
         return view
 
-    def _seen_from(self, anchor: int, tokens: Sequence[int]) -> list[int]:
-        if anchor <= SINK or anchor >= len(tokens):
-            return self._reader.read(tokens)
-        return self._reader.read([*tokens[:SINK], *tokens[anchor:]])
+    def _view_of(self, tokens: Sequence[int]) -> _View:
+        if not isinstance(tokens, TokenSequence):
+            return self._listed
+        view = self._views.get(tokens)
+        if view is None:
+            view = self._views[tokens] = _View(self._reach)
+        return view
 
-    def _owed(self, view: list[int]) -> int:
+    def _begin(self, view: _View, tokens: Sequence[int], anchor: int) -> None:
+        """Let the view be the first few of `tokens` and all from the anchor on."""
+        view.anchor = anchor
+        view.mark = NO_MARK  # an interrupt leaves a view that begins anew
+        whole = anchor <= SINK or anchor >= len(tokens)
+        ids = self._reader.read(tokens if whole else [*tokens[:SINK], *tokens[anchor:]])
+        view.ids.cut(0)
+        view.ids.extend(ids)
+        view.size, view.mark = len(ids), mark_of(tokens)
+
+    def _owed(self, view: TokenSequence) -> int:
         """How many tokens are to be read before the first guess; the last one is always."""
         return len(view) - min(self.context.cached(view), len(view) - 1)
 
@@ -224,13 +283,13 @@ class ModelDrafter:
         """Two tokens often cost more together than one after the other."""
         return min(float(owed), self.cost.ratio(owed)) if owed <= 2 else self.cost.ratio(owed)
 
-    def _next_row(self, view: list[int]) -> Row:
+    def _next_row(self, view: TokenSequence) -> Row:
         """The logits after `view`, and the time that took."""
         owed = self._owed(view)
         self._unasked = 0
         begun = self.clock()
         if owed == 1 or (owed == 2 and self.cost.hoped()[1] > 2.0):  # together again, where that was long ago
-            row: Row = self.context.evaluate(view, NOTHING)[0]  # one by one
+            row: Row = self.context.evaluate(view, NOTHING).rows[0]  # one by one
             self.evaluations += owed
             self.cost.observe(1, (self.clock() - begun) / owed)
             return row
@@ -241,20 +300,20 @@ class ModelDrafter:
             self.cost.observe(owed, self.clock() - begun)
         return prefilled
 
-    def _choose(self, row: Row, coupling: Coupling, place: int) -> tuple[int, float] | None:
+    def _choose(self, row: Row, noise: SharedNoise, place: int) -> tuple[int, float] | None:
         """The row's index of the guess, and the probability that the drafter gives it; None where numbers ran over."""
         best = int(row.argmax())  # the first that is no number, if there is one
         if not math.isfinite(row[best]):
             return None
-        if coupling.temperature == 0.0:
+        if noise.temperature == 0.0:
             return best, float(1.0 / np.exp(row - row[best]).sum())
-        position = coupling.position + place
+        position = noise.position + place
         said = self._reader.said
         if said is None:
-            choice = draw_any(row, coupling.temperature, coupling.seed, position)
+            choice = draw_any(row, noise.temperature, noise.seed, position)
         else:
-            near = np.flatnonzero(row >= row[best] - 24.0 * coupling.temperature)
-            noise = gumbel(coupling.seed, position, said[near])
-            choice = int(near[(row[near] / coupling.temperature + noise).argmax()])
-        scaled = (row - row[best]) / np.float32(coupling.temperature)
+            near = np.flatnonzero(row >= row[best] - 24.0 * noise.temperature)
+            drawn = gumbel(noise.seed, position, said[near])
+            choice = int(near[(row[near] / noise.temperature + drawn).argmax()])
+        scaled = (row - row[best]) / np.float32(noise.temperature)
         return choice, math.exp(float(scaled[choice])) / float(np.exp(scaled).sum())

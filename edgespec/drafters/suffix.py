@@ -13,8 +13,8 @@ from itertools import islice
 from sys import getsizeof
 from typing import Literal
 
-from edgespec.core import NOTHING, Draft, Verdict
-from edgespec.drafters.history import MAX_TOKENS, Agreement, History, agreement
+from edgespec.core import NOTHING, Draft, Evaluation, Verdict
+from edgespec.drafters.texts import MAX_TOKENS, Agreement, Text, Texts, agreement
 
 _ROOT = 0
 _NONE = -1
@@ -32,10 +32,10 @@ class SuffixAutomaton:
 
     A state stands for the substrings that end at the same places; the longest of them has `length` tokens, and the
     next shorter state is behind its `link`. Columns are flat arrays, and a state gets a dictionary of transitions
-    only when it has two of them (one state in seven does): about 140 bytes a token.
+    only when it has two of them (one state in seven does): about 170 bytes a token.
     """
 
-    __slots__ = ("_best", "_best_target", "_branches", "_count", "_end", "_end_before", "_last", "_length", "_link", "_read")
+    __slots__ = ("_best", "_best_target", "_branches", "_count", "_end", "_end_before", "_length", "_link")
 
     def __init__(self) -> None:
         self._length = array("i", [0])
@@ -44,16 +44,25 @@ class SuffixAutomaton:
         self._best = array("i", [_NONE])  # the most frequent next token; of equals, the latest
         self._best_target = array("i", [_NONE])
         self._branches: dict[int, dict[int, int]] = {}  # all transitions of the states that have several
-        self._end = array("i", [_NONE])  # where the substrings of a state ended last, and the time before that
-        self._end_before = array("i", [_NONE])
-        self._last = _ROOT
-        self._read = 0
+        self._end = array("q", [_NONE])  # the place where the substrings of a state ended last
+        self._end_before = array("q", [_NONE])  # and the time before that
 
-    def append(self, token: int) -> None:
-        """Read one token; amortised O(1) (Blumer et al.), at most `MAX_WALK` links apart."""
-        before, link = self._last, self._link
-        self._read += 1
-        current = self._last = self._new_state(self._length[before] + 1)
+    def append(self, before: int, token: int, place: int = 0) -> int:
+        """Read one token after the text whose state is `before`, and return the state of the longer text.
+
+        `place` is a number of the caller's for where that is: see `end`.
+
+        Amortised O(1) (Blumer et al.), at most `MAX_WALK` links apart. A text is the longest substring of its state,
+        and stays so: several texts may grow in turn, and go on from any place in them.
+        """
+        link = self._link
+        current = self._target(before, token)
+        if current != _NONE:  # another text went on like this
+            if self._length[current] != self._length[before] + 1:
+                current = self._split(before, token, current)
+            self._tally(before, token, place)
+            return current
+        current = self._new_state(self._length[before] + 1)
         state = before
         while state != _NONE and self._target(state, token) == _NONE:
             self._connect(state, token, current)
@@ -62,16 +71,8 @@ class SuffixAutomaton:
         if state != _NONE and self._length[target] != self._length[state] + 1:
             target = self._split(state, token, target)
         link[current] = target
-        self._tally(before, token)
-
-    @property
-    def read(self) -> int:
-        """Tokens read so far."""
-        return self._read
-
-    def match(self) -> int:
-        """The state of the longest suffix that occurred earlier, the root if none did."""
-        return max(self._link[self._last], _ROOT)
+        self._tally(before, token, place)
+        return current
 
     def shorter(self, state: int) -> int:
         """The state of the longest suffix of `state` that occurred more often; the root's is the root."""
@@ -85,10 +86,10 @@ class SuffixAutomaton:
         """How often the substrings of `state` occurred."""
         return self._count[state]
 
-    def end(self, state: int) -> int:
-        """The place of the last token of the latest occurrence of `state` before the one that ends the text."""
+    def end(self, state: int, here: int) -> int:
+        """The place where `state` occurred last, but for `here`; negative if it did not."""
         end = self._end[state]
-        return self._end_before[state] if end == self._read - 1 else end
+        return self._end_before[state] if end == here else end
 
     def best(self, state: int) -> int:
         """The token that followed `state` most often, of equals the latest; negative if none did."""
@@ -105,22 +106,21 @@ class SuffixAutomaton:
     @property
     def memory_bytes(self) -> int:
         """Bytes held here; integers inside dictionaries are counted as 32 bytes each."""
-        columns = self._columns()
+        columns = (
+            self._length, self._link, self._count, self._best, self._best_target, self._end, self._end_before
+        )  # fmt: skip
         tables = self._branches.values()
         own = sum(map(getsizeof, columns)) + getsizeof(self._branches) + 32 * len(self._branches)
         return own + sum(getsizeof(table) + 32 * len(table) for table in tables)
 
-    def _columns(self) -> tuple[array[int], ...]:
-        return self._length, self._link, self._count, self._best, self._best_target, self._end, self._end_before
-
     def _new_state(self, length: int) -> int:
         self._length.append(length)
-        self._end.append(_NONE)
-        self._end_before.append(_NONE)
         self._link.append(_NONE)
         self._count.append(0)
         self._best.append(_NONE)
         self._best_target.append(_NONE)
+        self._end.append(_NONE)
+        self._end_before.append(_NONE)
         return len(self._length) - 1
 
     def _target(self, state: int, token: int) -> int:
@@ -142,7 +142,7 @@ class SuffixAutomaton:
     def _split(self, state: int, token: int, target: int) -> int:
         """Give the shorter substrings of `target`, which from now on end at more places, a state of their own."""
         clone = self._new_state(self._length[state] + 1)
-        for column in self._columns()[1:]:
+        for column in (self._link, self._count, self._best, self._best_target, self._end, self._end_before):
             column[clone] = column[target]
         if target in self._branches:
             self._branches[clone] = self._branches[target].copy()
@@ -152,10 +152,10 @@ class SuffixAutomaton:
             state = self._link[state]
         return clone
 
-    def _tally(self, before: int, token: int) -> None:
+    def _tally(self, before: int, token: int, place: int) -> None:
         """Count the substrings that end in `token`, and let it become the best guess where it is as frequent."""
         link, count, best, best_target = self._link, self._count, self._best, self._best_target
-        ends, ends_before, here = self._end, self._end_before, self._read - 1
+        end, end_before = self._end, self._end_before
         state, counted = before, _NONE
         for _ in range(MAX_WALK):
             if state == _NONE:
@@ -163,9 +163,9 @@ class SuffixAutomaton:
             target = best_target[state] if best[state] == token else self._branches[state][token]
             if target != counted:  # neighbours on the way may lead to one state
                 count[target] += 1
-                ends_before[target], ends[target] = ends[target], here
+                end_before[target], end[target] = end[target], place
                 counted = target
-            if best[state] < 0 or (token >= 0 and count[target] >= count[best_target[state]]):
+            if best[state] < 0 or count[target] >= count[best_target[state]]:
                 best[state], best_target[state] = token, target
             state = link[state]
 
@@ -197,8 +197,6 @@ _PRIOR: dict[tuple[Agreement, Source], tuple[float, ...]] = {
 _FLOOR = 0.02
 """A draft ends where its prior probability falls below this: no policy wants such tokens, and they cost time."""
 
-_OVERLAP = 16
-"""Tokens read again after a step back: enough to find what was said there the last time."""
 
 _RUN = 6
 """Tokens of a match that make a run of copying: where it breaks off, copying may resume behind the place."""
@@ -206,8 +204,26 @@ _RUN = 6
 _RESUMED = 16
 """Tokens after which a run that broke off is not expected to resume."""
 
-_PASS = 16
-"""Tokens that a forward pass brings at most, or as many as were proposed for it: more are a prompt."""
+_TEXT_BITS = 32
+"""A place is the number of its text, and that many bits for the place in it."""
+
+_PLACE = (1 << _TEXT_BITS) - 1
+
+
+class _Cursor:
+    """What is known of one text: where its prompt ends, and its last run of copying."""
+
+    __slots__ = ("length", "offset", "prompt", "since")
+
+    def __init__(self) -> None:
+        self.prompt = 0
+        """The number of the sequence's first token that the target said."""
+        self.length = -1
+        """Of the sequence, after what was observed last."""
+        self.offset = 0
+        """From the place in the text back to the source of the last run of copying."""
+        self.since = _RESUMED + 1
+        """Tokens since that broke off."""
 
 
 class Suffix:
@@ -219,19 +235,10 @@ class Suffix:
     the older half is forgotten.
     """
 
-    __slots__ = ("_automaton", "_begins", "_expected", "_history", "_offset", "_prompt", "_since")
+    __slots__ = ("_automaton", "_texts")
 
     def __init__(self, max_tokens: int = MAX_TOKENS) -> None:
-        self._history = History(max_tokens, _OVERLAP)
-        self._expected = 0
-        self._restart()
-
-    def _restart(self) -> None:
-        self._automaton = SuffixAutomaton()
-        self._begins = 0  # where the text begins, after others
-        self._prompt = 0  # where the answer begins
-        self._offset = 0  # from the place in the text back to the source of the last run of copying
-        self._since = _RESUMED + 1  # tokens since that broke off
+        self._texts = Texts(self, max_tokens)
 
     @property
     def name(self) -> str:
@@ -239,17 +246,17 @@ class Suffix:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes held, by a walk over the index; tokens, which others hold too, are not counted."""
-        return self._history.memory_bytes + self._automaton.memory_bytes
+        """Bytes held, by a walk over the index; tokens, which the sequences hold too, are not counted."""
+        return self._texts.memory_bytes + self._automaton.memory_bytes
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
         """A chain of at most `limit` tokens; the feature bucket is (shortest match of the class, agreement, source)."""
-        self._catch_up(tokens)
+        text = self._texts.read(tokens)
         found: list[int] = []
         probabilities: list[float] = []
         buckets: list[tuple[int, Agreement, Source]] = []
         reach = 1.0
-        for token, length, agreed, source in islice(self._continuation(), max(limit, 0)):
+        for token, length, agreed, source in islice(self._continuation(text), max(limit, 0)):
             column = bisect_right(_LENGTHS, length) - 1
             probability = _PRIOR[agreed, source][column]
             reach *= probability
@@ -258,51 +265,81 @@ class Suffix:
             found.append(token)
             probabilities.append(probability)
             buckets.append((_LENGTHS[column], agreed, source))
-        self._expected = max(len(found), _PASS) + 1
         return Draft.chain(found, probabilities, buckets, self.name) if found else NOTHING
 
-    def observe(self, draft: Draft, verdict: Verdict) -> None:
-        """Nothing: accepted tokens arrive with the next call of `propose`."""
+    def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
+        """Notice where the prompt ends. Accepted tokens arrive with the next call of `propose`."""
+        cursor = _cursor_of(self._texts.read(evaluation.sequence))
+        if evaluation.length != cursor.length:
+            cursor.prompt = evaluation.length
+        cursor.length = evaluation.length + len(verdict.emitted)
 
-    def _continuation(self) -> Iterator[tuple[int, int, Agreement, Source]]:
-        """The next token, the length of the match that it continues, its support, and where that comes from."""
-        index = self._automaton
-        state = index.match()
+    def read(self, text: Text, tokens: Sequence[int]) -> None:
+        """`texts.Index.read`."""
+        index, states, state, cursor = self._automaton, text.states, text.states[-1], _cursor_of(text)
+        place = (text.number << _TEXT_BITS) + len(text.ids)
+        for token in tokens:
+            state = index.append(state, token, place)
+            states.append(state)
+            match = state if index.count(state) > 1 else index.shorter(state)
+            cursor.since += 1
+            if index.length(match) >= _RUN and (end := self._place_in(text, index.end(match, place))) is not None:
+                cursor.offset, cursor.since = (place & _PLACE) - end, 0
+            place += 1
+        text.ids += tokens
+
+    def first_states(self) -> array[int]:
+        """`texts.Index.first_states`."""
+        return array("i", [_ROOT])
+
+    def clear(self) -> None:
+        """`texts.Index.clear`."""
+        self._automaton = SuffixAutomaton()
+
+    def _place_in(self, text: Text, end: int) -> int | None:
+        """A place of the automaton as one of this text; None where it is of another."""
+        number, place = end >> _TEXT_BITS, end & _PLACE
+        if number == text.number or any(number == origin and place < length for origin, length in text.origins):
+            return place
+        return None
+
+    def _continuation(self, text: Text) -> Iterator[tuple[int, int, Agreement, Source]]:
+        """The next token after a text, the length of the match that it continues, its support and source; and so on."""
+        index, cursor = self._automaton, _cursor_of(text)
+        state = text.states[-1]
         while state and index.best(state) < 0:
             state = index.shorter(state)
-        resumed = self._resumed(index.length(state))
+        resumed = self._resumed(text, cursor, index.length(state))
         if resumed is not None:
-            return self._run(*resumed)
-        return self._matched(state)
+            return self._run(text, *resumed)
+        return self._matched(text, cursor, state)
 
-    def _resumed(self, known: int) -> tuple[int, int] | None:
+    def _resumed(self, text: Text, cursor: _Cursor, known: int) -> tuple[int, int] | None:
         """The place from which a run of copying goes on that broke off, and the tokens that match before it.
 
         None where a longer match is `known`, or copying did not resume: at least one token must match again, or the
         one wrong token must have been the last.
         """
-        text = self._history.read
-        here = len(text) - 1
-        place = here - self._offset
-        if known >= _RUN or not 0 < self._since <= _RESUMED or place < 0:
+        ids = text.ids
+        here = len(ids) - 1
+        place = here - cursor.offset
+        if known >= _RUN or not 0 < cursor.since <= _RESUMED or place < 0:
             return None
         length = 0
-        while length < min(_RUN, place + 1) and text[place - length] == text[here - length]:
+        while length < min(_RUN, place + 1) and ids[place - length] == ids[here - length]:
             length += 1
-        if length < known or (not length and self._since > 1):
+        if length < known or (not length and cursor.since > 1):
             return None
         return place + 1, length
 
-    def _run(self, place: int, length: int) -> Iterator[tuple[int, int, Agreement, Source]]:
-        text = self._history.read
-        for at in range(place, len(text)):
-            if text[at] < 0:
-                return
-            yield text[at], length + at - place, "once", "resumed"
+    def _run(self, text: Text, place: int, length: int) -> Iterator[tuple[int, int, Agreement, Source]]:
+        for at in range(place, len(text.ids)):
+            yield text.ids[at], length + at - place, "once", "resumed"
 
-    def _matched(self, state: int) -> Iterator[tuple[int, int, Agreement, Source]]:
+    def _matched(self, text: Text, cursor: _Cursor, state: int) -> Iterator[tuple[int, int, Agreement, Source]]:
         """Without end in a loop: what followed the longest match most often."""
-        index, begins, prompt = self._automaton, self._begins, self._prompt
+        index, prompt = self._automaton, cursor.prompt - text.skipped
+        here = (text.number << _TEXT_BITS) + len(text.ids) - 1
         length = index.length(state)
         unfinished = 1  # occurrences without a continuation: the one at the end of the text
         while True:
@@ -314,32 +351,14 @@ class Suffix:
             token, target = index.best(state), index.follow(state)
             hits = index.count(target)
             total = index.count(state) - unfinished if index.diverges(state) else hits
-            end = index.end(state)
-            source: Source = "answer" if end >= prompt else "prompt" if end >= begins else "earlier"
+            end = self._place_in(text, index.end(state, here))
+            source: Source = "earlier" if end is None else "prompt" if end < prompt else "answer"
             yield token, length, agreement(hits, total), source
             state, length, unfinished = target, length + 1, 0
 
-    def _catch_up(self, tokens: Sequence[int]) -> None:
-        try:
-            news = self._history.news(tokens)
-            if news.restart:
-                self._restart()
-            for token in news.tokens:
-                self._append(token)
-            if len(news.tokens) > self._expected:
-                self._prompt = len(self._history.read) - 1  # the last one is the answer's first token
-        except BaseException:  # Ctrl-C inside `append` would leave half a state
-            self._restart()
-            self._history.forget()
-            raise
 
-    def _append(self, token: int) -> None:
-        index = self._automaton
-        index.append(token)
-        self._since += 1
-        if token < 0:
-            self._begins, self._since = index.read, _RESUMED + 1
-        state = index.match()
-        if index.length(state) >= _RUN:
-            self._offset = index.read - 1 - index.end(state)
-            self._since = 0
+def _cursor_of(text: Text) -> _Cursor:
+    """The cursor of a text, made where it has none."""
+    if not isinstance(text.cursor, _Cursor):
+        text.cursor = _Cursor()
+    return text.cursor

@@ -76,7 +76,7 @@ def _logits(model: LlamaModel, tokens: list[int]) -> np.ndarray[tuple[int, int],
     context = LlamaContext(model, n_ctx=max(64, len(tokens)), threads=default_threads())
     try:
         # One by one: kernels for several rows may take another path where the number of kept rows is odd.
-        return np.stack([context.evaluate(tokens[: end + 1], NOTHING)[0].copy() for end in range(len(tokens))])
+        return np.stack([context.evaluate(tokens[: end + 1], NOTHING).rows[0].copy() for end in range(len(tokens))])
     finally:
         context.close()
         model.close()

@@ -11,7 +11,7 @@ from edgespec.cli.asked import open_engine, sampling_of
 from edgespec.cli.chat.keeping import Kept, Memory
 from edgespec.cli.chat.screen import Screen
 from edgespec.cli.interrupt import cancelled_by_ctrl_c
-from edgespec.cli.report import PromptProgress, decisions_of, print_stats
+from edgespec.cli.report import Decisions, PromptProgress, print_stats
 from edgespec.errors import ContextOverflow, UnsupportedModel
 from edgespec.policy import AdaptivePolicy
 
@@ -88,6 +88,7 @@ class Talk:
                 stop=self.options["stop"],
                 overflow="shift" if shifts else "stop",
                 on_prefill=self._progress,
+                explain=self.options["stats"] == "full",
             )
         except ContextOverflow as error:
             undo = f"/undo (leaves {self.attached[-1].name} out)" if self.attached else "/undo"
@@ -97,8 +98,9 @@ class Talk:
     def _show(self, session: Session) -> None:
         """The answer, as it comes."""
         self.last, self.last_seed = session, self.sampling.seed
+        decisions = Decisions(self.options["stats"])
         try:
-            with cancelled_by_ctrl_c(session), decisions_of(self.engine, self.options["stats"]) as decisions:
+            with cancelled_by_ctrl_c(session):
                 for block in session.stream():
                     self._progress.clear()
                     decisions.tell(session, block)

@@ -1,0 +1,50 @@
+"""The nouns that every other package speaks of, and the protocols between the packages.
+
+A *drafter* drafts what the *target* may say next. One *forward pass* of the target checks it. The tokens that come out
+of that are a *block*: the accepted part of the draft, then one token of the target's own (the bonus token).
+"""
+
+from edgespec.core.draft import MAX_ROWS, NOTHING, ROOT, Draft, Evaluation, Plan, Row, Verdict, verified
+from edgespec.core.interfaces import (
+    NO_NOISE,
+    AnswerPolicy,
+    Context,
+    CostedDrafter,
+    DraftCost,
+    Drafter,
+    Policy,
+    Sampler,
+    SharedNoise,
+    TokenLogprob,
+    Vocabulary,
+)
+from edgespec.core.tokens import NO_MARK, Mark, TokenSequence, common_prefix, mark_of, unchanged
+
+__all__ = [
+    "MAX_ROWS",
+    "NOTHING",
+    "NO_MARK",
+    "NO_NOISE",
+    "ROOT",
+    "AnswerPolicy",
+    "Context",
+    "CostedDrafter",
+    "Draft",
+    "DraftCost",
+    "Drafter",
+    "Evaluation",
+    "Mark",
+    "Plan",
+    "Policy",
+    "Row",
+    "Sampler",
+    "SharedNoise",
+    "TokenLogprob",
+    "TokenSequence",
+    "Verdict",
+    "Vocabulary",
+    "common_prefix",
+    "mark_of",
+    "unchanged",
+    "verified",
+]

@@ -1,0 +1,144 @@
+"""What is drafted, evaluated and verified in one decode step."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import repeat
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+
+from edgespec.core.tokens import common_prefix
+
+Row = npt.NDArray[np.float32]
+"""Logits after one token, shape (n_vocab,), or after several, one row each. The next forward pass overwrites them."""
+
+ROOT = -1
+"""The parent of a draft's first nodes: the last token that is certain."""
+
+MAX_ROWS = 64
+"""The most rows that one forward pass returns, and so the longest draft plus one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A guess at the next tokens: a tree in which every parent stands before its children. A chain is the usual case.
+
+    `parents[i]` is the node before node i, or `ROOT`. `probabilities[i]` is the drafter's own estimate that the target
+    says node i, given that it said the parent of i. `evidence[i]` is the feature bucket of node i (the length of an
+    n-gram match, say): acceptance is learned for each. `drafter` is the name of whoever drafted.
+    """
+
+    tokens: tuple[int, ...] = ()
+    parents: tuple[int, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    evidence: tuple[Hashable, ...] = ()
+    drafter: str = "none"
+
+    @classmethod
+    def chain(
+        cls, tokens: Sequence[int], probabilities: Sequence[float], evidence: Sequence[Hashable], drafter: str
+    ) -> Draft:
+        """A draft without branches; the three sequences have one entry a token."""
+        parents = range(ROOT, len(tokens) - 1)
+        return cls(tuple(tokens), tuple(parents), tuple(probabilities), tuple(evidence), drafter)
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether no node has two children."""
+        return self.parents == tuple(range(ROOT, len(self.parents) - 1))
+
+    def first(self, size: int) -> Draft:
+        """The first `size` nodes: still a tree, since parents stand before their children."""
+        if size >= len(self.tokens):
+            return self
+        return Draft(
+            self.tokens[:size], self.parents[:size], self.probabilities[:size], self.evidence[:size], self.drafter
+        )
+
+    def by(self, drafter: str) -> Draft:
+        """This draft with `drafter` as its author."""
+        return self if self.drafter == drafter or not self.tokens else replace(self, drafter=drafter)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+NOTHING = Draft()
+"""The draft of plain decoding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What one forward pass of the target computed for one sequence.
+
+    `length` is the number of tokens that were certain, the last of which is row 0's. `rows` has the logits after it
+    and after every node of `draft`, shape (1 + len(draft), n_vocab); the next forward pass overwrites them. `hidden`
+    has the hidden states of the same rows, where a drafter asked for them.
+    """
+
+    sequence: Sequence[int]
+    length: int
+    draft: Draft
+    rows: Row
+    hidden: Row | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the target said to a draft.
+
+    `accepted` are the nodes that the target said too, from the root down. `emitted` are the tokens of the block: those
+    of `accepted` and, unless the answer ended inside the draft, the bonus token of the target's own.
+    """
+
+    accepted: tuple[int, ...]
+    emitted: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a policy decided for one decode step, and what it wants back when that is settled.
+
+    `proposals` are all drafts that were looked at, `draft` the one to verify. `spent` is the drafting time of each
+    costed drafter that was asked, in units of T(1), without its `prefill` of the text. `reasons` tells why, one sentence
+    each, where that was asked for. `risk` is the probability that the draft makes its answer slower than plain decoding
+    by more than goes unnoticed.
+    """
+
+    draft: Draft = NOTHING
+    proposals: tuple[Draft, ...] = ()
+    spent: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    reasons: tuple[str, ...] = ()
+    prefill: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    risk: float = 0.0
+
+    @property
+    def drafted(self) -> dict[str, int]:
+        """The number of tokens that each costed drafter drafted, those that were cut off included."""
+        drafted = dict.fromkeys(self.spent, 0)
+        for proposal in self.proposals:
+            if proposal.drafter in drafted:
+                drafted[proposal.drafter] += len(proposal)
+        return drafted
+
+
+def verified(draft: Draft, emitted: Sequence[int]) -> Iterator[tuple[int, bool]]:
+    """The nodes of `draft` that the emitted tokens decide on, each with whether it was right."""
+    if draft.is_chain:
+        right = common_prefix(draft.tokens, tuple(emitted))
+        yield from zip(range(right), repeat(True))
+        if right < min(len(draft), len(emitted)):
+            yield right, False
+        return
+    emitted_at: dict[int, int] = {ROOT: 0}  # node on the emitted path -> tokens emitted up to and including it
+    for node, parent in enumerate(draft.parents):
+        depth = emitted_at.get(parent)
+        if depth is None or depth >= len(emitted):
+            continue
+        right_here = emitted[depth] == draft.tokens[node]
+        if right_here:
+            emitted_at[node] = depth + 1
+        yield node, right_here

@@ -1,0 +1,58 @@
+"""Counts of what became of drafts."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgespec.core import NOTHING, ROOT, Draft, Plan, Verdict, verified
+from edgespec.tally import Tally
+from edgespec.verify import verify
+
+
+def count(draft: Draft, said: list[int]) -> Tally:
+    tally = Tally()
+    verdict = verify(draft, lambda row: said[row_depth(draft, row)], lambda token: False, len(said))
+    tally.count(Plan(draft), verdict, emitted=len(verdict.emitted))
+    return tally
+
+
+def row_depth(draft: Draft, row: int) -> int:
+    """How many drafted tokens stand before the choice at a row."""
+    depth, node = 0, row - 1
+    while node != ROOT:
+        depth, node = depth + 1, draft.parents[node]
+    return depth
+
+
+def test_a_tree_is_counted_by_depth_along_parents():
+    tree = Draft((1, 5, 7, 8), (ROOT, ROOT, 1, 0), (0.5,) * 4, ("x",) * 4, "t")
+    tally = count(tree, [5, 7, 9])
+    assert tally.of("t").acceptance_by_depth == [1.0, 1.0] and tally.of("t").accepted == 2
+    tally = count(tree, [1, 9, 9])
+    assert tally.of("t").acceptance_by_depth == [1.0, 0.0] and tally.of("t").accepted == 1
+    assert count(tree, [4, 4, 4]).of("t").acceptance_by_depth == [0.0]
+
+
+@given(st.lists(st.integers(0, 1), min_size=1, max_size=6), st.lists(st.integers(0, 1), min_size=1, max_size=8))
+def test_of_a_chain_the_depth_of_a_token_is_its_place(tokens, said):
+    said += [2] * 8
+    draft = Draft.chain(tokens, [0.5] * len(tokens), [0] * len(tokens), "t")
+    tally = count(draft, said)
+    judged = list(verified(draft, said))
+    assert sorted(tally.of("t").judged_at) == [node for node, _ in judged]
+    assert tally.of("t").accepted == sum(right for _, right in judged)
+
+
+def test_an_answer_may_end_inside_its_draft():
+    draft = Draft.chain([1, 2, 3], [0.5] * 3, [0] * 3, "t")
+    tally = Tally()
+    tally.count(Plan(draft), Verdict((0, 1), (1, 2, 9)), emitted=1)  # a stop string cut the block
+    assert tally.of("t").accepted == 1 and tally.of("t").acceptance_by_depth == [1.0]
+
+
+def test_draft_tokens_that_were_cut_off_are_counted_for_who_made_them():
+    proposal = Draft.chain([1, 2, 3], [0.5] * 3, [0] * 3, "model")
+    tally = Tally()
+    tally.count(Plan(NOTHING, (proposal,), {"model": 0.3, "other": 0.1}), Verdict((), (4,)), emitted=1)
+    assert tally.guessed["model"] == 3 and not tally.drafted and tally.blocks == 1
