@@ -56,10 +56,7 @@ class PolicyConfig:
     """What is left, after a forward pass, of what was learned of a costed drafter that was not asked."""
 
     carried: float = 3.0
-    """Draft tokens of earlier answers that count for the acceptance at a position of a costed drafter's chain."""
-
-    remembered: float = 6.0
-    """Draft tokens of earlier answers that count for the acceptance of a feature bucket."""
+    """Draft tokens of earlier answers that count, of each feature bucket and of each position of a chain."""
 
     unknown_acceptance: float = 0.75
     """Acceptance of a costed drafter's token before any was verified."""

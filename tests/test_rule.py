@@ -5,21 +5,23 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgespec.acceptance import Acceptance
 from edgespec.backoff import Backoff
-from edgespec.core import MAX_ROWS, Draft, Verdict
+from edgespec.core import MAX_ROWS, Draft, Evaluation, TokenSequence, Verdict
 from edgespec.cost import CostCurve
 from edgespec.costed import StoppingRule, expected_speed_up, upper_bound
-from edgespec.acceptance import Acceptance
-from edgespec.drafter_prefill import AnswerLengths, DrafterPrefill
+from edgespec.drafter_prefill import AnswerLengths, DrafterPrefill, PrefillBudgets
 from edgespec.expected import Limits, Sizes
 from edgespec.loss_budget import AnswerBudget, LossBudgets
 from edgespec.policy import AdaptivePolicy
 from edgespec.policy_config import PolicyConfig
+from edgespec.testing import without_rows
 from edgespec.tree import ROOT, Tree, by_reach, depths, merged, reaches
 
 ANYTHING = Limits(math.inf, math.inf, 0.0, 1.0)
@@ -142,12 +144,12 @@ class Oracle:
         self._right, self._probability = right, probability
         self.passes = 0
 
-    def propose(self, tokens: list[int], limit: int) -> Draft:
+    def propose(self, tokens: Sequence[int], limit: int) -> Draft:
         right = self._right[self.passes % len(self._right)]
         found = [1 if place < right else 0 for place in range(limit)]
         return Draft.chain(found, [self._probability] * limit, ["any"] * limit, self.name)
 
-    def observe(self, draft: Draft, verdict: Verdict) -> None:
+    def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
         """It learns nothing."""
 
 
@@ -163,15 +165,18 @@ def test_the_promise_holds_for_any_verdicts(right: list[int], probability: float
     cost = CostCurve(MAX_ROWS)
     cost.measure({n: ratios[n - 1] for n in range(1, MAX_ROWS + 1)})
     drafter = Oracle(right, probability)
-    policy = AdaptivePolicy([drafter], cost, clock=lambda: 0.0)
-    policy.prefilled(0, 0.0)
-    tokens, time = 0, 0.0
+    policy = AdaptivePolicy([drafter], cost, clock=lambda: 0.0).begin()
+    sequence, tokens, time = TokenSequence([1]), 0, 0.0
+    policy.prefilled(without_rows(sequence), Verdict((), (1,)), cached=0, seconds=1.0)
     while tokens < 300:
-        draft = policy.plan([1] * (tokens + 1), 64)
+        plan = policy.plan(sequence, 64)
+        draft = plan.draft
         accepted = min(right[drafter.passes % len(right)], len(draft))
         drafter.passes += 1
         seconds = ratios[len(draft)]
-        policy.settle(draft, Verdict(tuple(range(accepted)), (1,) * accepted + (2,)), seconds)
+        verdict = Verdict(tuple(range(accepted)), (1,) * accepted + (2,))
+        policy.settle(plan, without_rows(sequence, draft), verdict, seconds)
+        sequence.extend(verdict.emitted)
         tokens, time = tokens + accepted + 1, time + seconds
         assert time - tokens <= max(config.promised_lateness, config.promised_share * tokens) + 1e-6
 
@@ -179,11 +184,11 @@ def test_the_promise_holds_for_any_verdicts(right: list[int], probability: float
 def test_a_loss_budget_is_refilled_spent_and_capped() -> None:
     config = PolicyConfig()
     budgets = LossBudgets(["a", "b"], config)
-    budgets.settle("a", seconds=1.0, spent=0.0, gained=-2.0)
-    budgets.settle("b", seconds=2.0, spent=0.5, gained=None)
+    budgets.settle("a", spent=0.0, gained=-2.0)
+    budgets.settle("b", spent=0.5, gained=None)
     assert budgets["a"] == pytest.approx(config.initial_budget - 2.0)
-    assert budgets["b"] == pytest.approx(config.initial_budget + 2 * config.refill - 0.5)
-    budgets.settle("a", seconds=1.0, spent=0.0, gained=100.0)
+    assert budgets["b"] == pytest.approx(config.initial_budget + config.refill - 0.5)
+    budgets.settle("a", spent=0.0, gained=100.0)
     assert budgets["a"] == config.budget_cap
 
 
@@ -216,12 +221,13 @@ def test_a_costed_drafter_stops_where_its_tokens_are_doubtful() -> None:
 
 
 def test_prefill_waits_until_it_would_have_paid_and_is_immediate_once_earned() -> None:
-    prefill = DrafterPrefill(["model"], PolicyConfig())
+    budgets = PrefillBudgets(["model"], PolicyConfig())
+    prefill = DrafterPrefill(budgets)
     assert not prefill.pays("model", 2.0, 1.8, 1.5, tokens=1, remaining=100.0)
     assert prefill.pays("model", 2.0, 1.8, 1.5, tokens=8, remaining=100.0)
-    prefill.paid("model", 2.0)
+    budgets.paid("model", 2.0)
     assert not prefill.pays("model", 2.0, 1.8, 1.5, tokens=50, remaining=100.0)  # in debt
-    prefill.earned("model", 6.0)
+    budgets.earned("model", 6.0)
     assert prefill.pays("model", 2.0, 1.8, 1.5, tokens=1, remaining=100.0)
     assert not prefill.pays("model", 2.0, 1.8, 1.5, tokens=1, remaining=3.0)
 
@@ -230,7 +236,8 @@ def test_the_length_of_answers_is_learned() -> None:
     lengths = AnswerLengths(PolicyConfig())
     before = lengths.mean
     for _ in range(50):
-        lengths.ended(20)
+        lengths.begin().add(20)
+    lengths.begin()
     assert before == PolicyConfig().answer_length
     assert lengths.mean == pytest.approx(20.0, rel=0.05)
     assert lengths.remaining(300) == 300.0
