@@ -2,6 +2,7 @@
 # How llama.cpp is compiled for a phone; install.sh does it there, aarch64.sh here. README.md says why.
 
 proc=${EDGESPEC_PROC:-/proc}
+# shellcheck disable=SC2034 # for the scripts that source this one
 version=$(sed -n 's/^ *"llama-cpp-python==\([^"]*\)",$/\1/p' pyproject.toml)
 
 # The part of the instruction set beyond ARMv8.0 that the kernel says all cores have, for ggml's CPU code alone: with

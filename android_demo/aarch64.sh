@@ -95,7 +95,7 @@ import sys
 from pathlib import Path
 
 import edgespec
-from edgespec.lossless import parting
+from edgespec.bench.divergence import divergence
 
 folder, prompt, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 others = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("none", "suffix")}
@@ -104,7 +104,7 @@ with edgespec.load(drafter="none") as engine:
     print(f"x86-64: {session.text!r}")
     asked = engine.tokenize(engine.model.render([{"role": "user", "content": prompt}]))
     partings = {
-        name: parting(engine.context, asked, session.emitted, other["tokens"], edgespec.SamplingParams())
+        name: divergence(engine.context, asked, session.emitted, other["tokens"], edgespec.SamplingParams())
         for name, other in others.items()
     }
 for name, parted in partings.items():

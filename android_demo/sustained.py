@@ -23,14 +23,14 @@ from typing import Any
 import click
 
 from edgespec import EdgespecError, Engine, SamplingParams
-from edgespec.bench.answers import Answer
-from edgespec.bench.field import PLAIN, Field, name_of
+from edgespec.bench.contestants import PLAIN, Contestants, name_of
+from edgespec.bench.measurements import Answer
 from edgespec.bench.results import origin, write
-from edgespec.engine import conversation
+from edgespec.engine.engine import conversation
 from edgespec.errors import UnsupportedModel
-from edgespec.machine import fast_cpus
-from edgespec.policy import AdaptivePolicy
-from edgespec.store import check_writable
+from edgespec.policy.adaptive import AdaptivePolicy
+from edgespec.system.cpu import fast_cpus
+from edgespec.system.files import check_writable
 
 WHAT = "sustained speed"
 
@@ -135,7 +135,9 @@ def tokens_of(engine: Engine, prompt: str) -> list[int]:
         return engine.tokenize(prompt)
 
 
-def answers(field: Field, seconds: float, count: int, n_ctx: int) -> Iterator[tuple[float, int, dict[str, Answer]]]:
+def answers(
+    field: Contestants, seconds: float, count: int, n_ctx: int
+) -> Iterator[tuple[float, int, dict[str, Answer]]]:
     """Answers to one prompt after another, until that is over: the time since it began, the prompt, the answers."""
     begun = time.monotonic()
     prompts = [tokens for tokens in (tokens_of(field.first, prompt) for prompt in PROMPTS) if len(tokens) < n_ctx // 2]
@@ -153,11 +155,11 @@ def answers(field: Field, seconds: float, count: int, n_ctx: int) -> Iterator[tu
 def sample(engine: Engine, made: Sequence[Made], names: Sequence[str], battery: Battery) -> dict[str, Any]:
     """A line of the table: what was made since the last one, and how the machine is."""
     assert isinstance(engine.policy, AdaptivePolicy)
-    cost = engine.policy.cost
+    cost = engine.policy.latency
     return {
         "minute": round(made[-1].at / 60, 2),
         "tokens_per_second": {name: speed(made, name) for name in names},
-        "t1_ms": 1e3 * cost.single if cost.known else None,
+        "t1_ms": 1e3 * cost.t1 if cost.known else None,
         "t4_of_t1": cost.ratio(4),
         "clock_mhz": clock_mhz(fast_cpus()),
         **battery.status(),
@@ -225,7 +227,7 @@ def run(
 ) -> None:  # fmt: skip
     """Measure, print and write."""
     battery, made, shown = Battery(), [], 0
-    with Field(model, [drafter], n_ctx=n_ctx, threads=threads, gpu_layers=-1) as field:
+    with Contestants(model, [drafter], n_ctx=n_ctx, threads=threads, gpu_layers=-1) as field:
         drafted = name_of(drafter)
         names = [drafted, PLAIN]
         result = {

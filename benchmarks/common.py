@@ -10,9 +10,10 @@ from typing import Any
 
 import click
 
-from edgespec.bench import prompts, results, statistics
-from edgespec.bench.prompts import subtask
+from edgespec.bench import results, statistics
 from edgespec.errors import EdgespecError
+from edgespec.system import prompts
+from edgespec.system.prompts import subtask
 
 __all__ = ["begun", "digest", "read_prompts", "save", "subtask", "summary"]
 

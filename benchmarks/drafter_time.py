@@ -19,9 +19,9 @@ import click
 from benchmarks.common import read_prompts, save, summary
 from edgespec.backend import LlamaModel
 from edgespec.bench.memory import peak_of
-from edgespec.gguf_walk import walk
-from edgespec.machine import cache_directory, default_threads
-from edgespec.matching import open_drafter
+from edgespec.engine.open_drafter import open_drafter
+from edgespec.gguf.reader import walk
+from edgespec.system.cpu import cache_directory, default_threads
 from edgespec.vocabtrim.sizes import per_token
 
 _LENGTH = 5

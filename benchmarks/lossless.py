@@ -15,12 +15,12 @@ import click
 
 from benchmarks.common import begun, read_prompts, save, subtask
 from edgespec import Engine, SamplingParams, load
+from edgespec.bench.divergence import divergence, rounding_noise
 from edgespec.core import Drafter, Policy
 from edgespec.drafters import make_drafter, names_of
-from edgespec.lossless import parting, rounding_noise
-from edgespec.machine import cache_directory, default_threads
-from edgespec.matching import open_drafter
-from edgespec.policy import AdaptivePolicy
+from edgespec.engine.open_drafter import open_drafter
+from edgespec.policy.adaptive import AdaptivePolicy
+from edgespec.system.cpu import cache_directory, default_threads
 from edgespec.testing import FixedPolicy
 
 WHAT = "drafted answers against plain ones"
@@ -37,7 +37,7 @@ def policies(engine: Engine, names: str) -> dict[str, Policy]:
         joined, _, size = name.partition(":")
         drafters = [opened(engine, part) for part in names_of(joined)]
         made[Path(name).name] = (
-            FixedPolicy(drafters[0], int(size)) if size else AdaptivePolicy(drafters, engine.policy.cost)
+            FixedPolicy(drafters[0], int(size)) if size else AdaptivePolicy(drafters, engine.policy.latency)
         )
     return made
 
@@ -95,7 +95,7 @@ def main(model: str | None, prompts: Path, per_subtask: int, count: int, drafter
                     noise = {n: max(seen, rounding_noise(engine.context, whole, n)) for n, seen in noise.items()}
                 for name, policy in compared.items():
                     drafted = answer(engine, policy, tokens, sampling, count)
-                    part = parting(engine.context, tokens, plain.emitted, drafted.emitted, sampling)
+                    part = divergence(engine.context, tokens, plain.emitted, drafted.emitted, sampling)
                     rows.append(
                         {
                             "question_id": prompt["question_id"], "subtask": subtask(prompt["category"]),

@@ -23,12 +23,12 @@ from benchmarks.common import digest, save
 from benchmarks.simulate import Clock
 from edgespec.backend import LlamaModel
 from edgespec.core import MAX_ROWS, Context, Draft, Drafter, Evaluation, Row, TokenSequence, Verdict, common_prefix
-from edgespec.cost import PROMPT_CHUNK, CostCurve
 from edgespec.drafters import make_drafter
 from edgespec.drafters.model import ModelDrafter
-from edgespec.machine import cache_directory, default_threads
-from edgespec.matching import open_drafter
-from edgespec.policy import AdaptivePolicy
+from edgespec.engine.open_drafter import open_drafter
+from edgespec.latency.model import PROMPT_CHUNK, LatencyModel
+from edgespec.policy.adaptive import AdaptivePolicy
+from edgespec.system.cpu import cache_directory, default_threads
 from edgespec.testing import without_rows
 
 WHAT = "the policy on recorded answers"
@@ -38,7 +38,7 @@ FREE = "suffix"
 class Counted:
     """A drafter's context, whose evaluations take the time that a curve says."""
 
-    def __init__(self, context: Context, cost: CostCurve, clock: Clock) -> None:
+    def __init__(self, context: Context, cost: LatencyModel, clock: Clock) -> None:
         self._context, self._cost, self._clock = context, cost, clock
         self.n_ctx, self.max_rows = context.n_ctx, context.max_rows
         self.cached, self.rewind, self.shift = context.cached, context.rewind, context.shift
@@ -46,21 +46,21 @@ class Counted:
     def prefill(
         self, tokens: Sequence[int], proceed: Callable[[int, int], bool] = lambda done, total: True
     ) -> Row | None:
-        self._clock.now += self._cost.single * self._cost.ratio(min(self._owed(tokens), PROMPT_CHUNK))
+        self._clock.now += self._cost.t1 * self._cost.ratio(min(self._owed(tokens), PROMPT_CHUNK))
         return self._context.prefill(tokens, proceed)
 
     def evaluate(self, tokens: Sequence[int], draft: Draft) -> Evaluation:
-        self._clock.now += self._cost.single * self._owed(tokens)
+        self._clock.now += self._cost.t1 * self._owed(tokens)
         return self._context.evaluate(tokens, draft)
 
     def _owed(self, tokens: Sequence[int]) -> int:
         return len(tokens) - min(self.cached(tokens), len(tokens) - 1)
 
 
-def played(answer: dict[str, Any], drafters: Sequence[Drafter], curve: CostCurve, clock: Clock) -> dict[str, Any]:
+def played(answer: dict[str, Any], drafters: Sequence[Drafter], curve: LatencyModel, clock: Clock) -> dict[str, Any]:
     """One answer: tokens, and the seconds that they take by the clock and plainly. What `curve` is stays the truth."""
-    truth = [curve.single * curve.ratio(n) for n in range(1, MAX_ROWS + 1)]
-    learned = CostCurve(MAX_ROWS)
+    truth = [curve.t1 * curve.ratio(n) for n in range(1, MAX_ROWS + 1)]
+    learned = LatencyModel(MAX_ROWS)
     learned.measure({n: truth[n - 1] for n in range(1, MAX_ROWS + 1)})
     policy = AdaptivePolicy(drafters, learned, clock=clock).begin()
     prompt, said = answer["prompt"], answer["answer"]
@@ -99,9 +99,9 @@ def summed(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def curve_of(result: dict[str, Any]) -> CostCurve:
+def curve_of(result: dict[str, Any]) -> LatencyModel:
     """T(n) that a benchmark measured on purpose at its end."""
-    cost = CostCurve(MAX_ROWS)
+    cost = LatencyModel(MAX_ROWS)
     cost.measure({int(n): milliseconds / 1e3 for n, milliseconds in result["curve"]["ms"].items()})
     return cost
 
@@ -123,10 +123,10 @@ def main(model: Path, recorded: Path, drafter: Path | None, curve: Path, out: Pa
         opened = open_drafter(
             drafter, target, n_ctx=4096, threads=default_threads(), gpu_layers=-1, cache_dir=cache_directory()
         )
-        if not opened.cost.known:
+        if not opened.latency.known:
             raise click.ClickException(f"what {drafter} takes is not known: edgespec doctor -m {model} -d {drafter}")
-        truth = CostCurve(PROMPT_CHUNK)
-        truth.restore(opened.cost.as_json())
+        truth = LatencyModel(PROMPT_CHUNK)
+        truth.restore(opened.latency.as_json())
         opened.clock, opened.context = clock, Counted(opened.context, truth, clock)
     rows = []
     for number, answer in enumerate(answers):
@@ -141,7 +141,7 @@ def main(model: Path, recorded: Path, drafter: Path | None, curve: Path, out: Pa
             f"median {one['median']:.2f}, least {one['least']:.2f}, {one['slower']} below 0.98"
         )
     settings = {"record": digest(recorded), "curve": curve.name, "tokens": longest}
-    told = {"settings": settings, "drafter": opened and opened.cost.as_json(), "figures": figures, "answers": rows}
+    told = {"settings": settings, "drafter": opened and opened.latency.as_json(), "figures": figures, "answers": rows}
     save(out, WHAT, [model, *([drafter] if drafter else [])], told)
 
 

@@ -22,11 +22,11 @@ from benchmarks.common import save
 from benchmarks.drafting import texts
 from benchmarks.simulate import MACHINES, Clock
 from edgespec.core import MAX_ROWS, Draft, DraftCost, Drafter, Evaluation, SharedNoise, TokenSequence, Verdict
-from edgespec.cost import CostCurve
+from edgespec.decode.verification import verify
 from edgespec.drafters.suffix import Suffix
-from edgespec.policy import AdaptivePolicy
+from edgespec.latency.model import LatencyModel
+from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.testing import without_rows
-from edgespec.verify import verify
 
 WHAT = "the policy's own time"
 CONTEXT = 1500
@@ -82,22 +82,22 @@ class Model:
         return DraftCost(first=_GUESS, next=_GUESS)
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
-        return self.draft(tokens, limit, SharedNoise(), lambda probability, evidence: True)
+        return self.draft(tokens, limit, SharedNoise(), lambda probability, bucket: True)
 
     def draft(
         self, tokens: Sequence[int], limit: int, noise: SharedNoise, go_on: Callable[[float, Hashable], bool]
     ) -> Draft:
         self._watch.stop()
         size, wanted = 0, True
-        evidence = [(place % 20, False) for place in range(len(tokens), len(tokens) + limit)]
+        buckets = [(place % 20, False) for place in range(len(tokens), len(tokens) + limit)]
         while size < limit and wanted:
             self._watch.start()
-            wanted = go_on(_RIGHT, evidence[size])
+            wanted = go_on(_RIGHT, buckets[size])
             self._watch.stop()
             size += 1
             self._clock.now += _GUESS
         guesses = self._guesses[len(tokens) : len(tokens) + size]
-        draft = Draft.chain(guesses, [_RIGHT] * size, evidence[:size], self.name)
+        draft = Draft.chain(guesses, [_RIGHT] * size, buckets[:size], self.name)
         self._watch.start()
         return draft
 
@@ -108,7 +108,7 @@ class Model:
 def measure(text: Sequence[int], *, model: bool, known: bool) -> tuple[list[float], list[int]]:
     """The policy's microseconds for every block from CONTEXT on, and the sizes drafted."""
     watch, clock, ratios, chance = Watch(), Clock(), MACHINES[0].ratios(), random.Random(0)
-    cost = CostCurve(MAX_ROWS)
+    cost = LatencyModel(MAX_ROWS)
     for n in range(1, MAX_ROWS + 1) if known else ():
         for _ in range(3):
             cost.observe(n, _SINGLE * ratios[n - 1])

@@ -1,4 +1,4 @@
-"""The policy on all simulated families and recorded answers, in a minute or two: what a change of the rule is judged by.
+"""The policy on all simulated families and recorded answers, in a minute or two: by this the rule is judged.
 
     python -m benchmarks.quick simulate --json OUT.json [--reference FILE.json]
     python -m benchmarks.quick replay --record record.jsonl [--guesses guesses.jsonl] --json OUT.json
@@ -25,6 +25,7 @@ from typing import Any
 
 import click
 import numpy as np
+
 from benchmarks.simulate import (
     MACHINES,
     Case,
@@ -38,7 +39,6 @@ from benchmarks.simulate import (
     with_policy,
     with_reading,
 )
-
 from edgespec.core import (
     MAX_ROWS,
     NOTHING,
@@ -52,11 +52,12 @@ from edgespec.core import (
     Verdict,
     common_prefix,
 )
-from edgespec.cost import CostCurve
 from edgespec.drafters.suffix import Suffix
-from edgespec.policy import AdaptivePolicy
-from edgespec.policy_config import PolicyConfig
+from edgespec.latency.model import LatencyModel
+from edgespec.policy.adaptive import AdaptivePolicy
+from edgespec.policy.config import PolicyConfig
 from edgespec.testing import without_rows
+
 
 def experiment() -> PolicyConfig:
     """The config under test: CONFIG holds what it changes."""
@@ -259,9 +260,7 @@ GUESS, PREFILL = 0.15, 2.6
 """A small model in Q4_0 beside a target in F16: a draft token and its prefill, in T(1) of the target."""
 
 
-def played(
-    answer: dict[str, Any], policy: Any, truth: Sequence[float], clock: Clock, room: int
-) -> dict[str, Any]:
+def played(answer: dict[str, Any], policy: Any, truth: Sequence[float], clock: Clock, room: int) -> dict[str, Any]:
     """One answer: its seconds by the clock, and plainly."""
     policy, said = policy.begin(), answer["answer"]
     tokens = TokenSequence(answer["prompt"])
@@ -331,14 +330,14 @@ def oracle(answer: dict[str, Any], truth: Sequence[float]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def measured_cost(truth: Sequence[float]) -> CostCurve:
+def measured_cost(truth: Sequence[float]) -> LatencyModel:
     """T(n) as the doctor leaves it."""
-    cost = CostCurve(MAX_ROWS)
+    cost = LatencyModel(MAX_ROWS)
     cost.measure({n: truth[n - 1] for n in range(1, MAX_ROWS + 1)})
     return cost
 
 
-def make_policy(drafters: Sequence[Drafter], cost: CostCurve, clock: Clock) -> Any:
+def make_policy(drafters: Sequence[Drafter], cost: LatencyModel, clock: Clock) -> Any:
     """The policy under test."""
     return AdaptivePolicy(drafters, cost, clock=clock, config=experiment())
 
@@ -362,7 +361,7 @@ def replayed(task: tuple[str, str], answers: list[dict[str, Any]], guesses: dict
             continue
         if policy is None or who in ("auto", "auto + model"):  # "in a row": one policy for all answers
             drafters = [Suffix(), *([model] if "model" in who else [])]
-            cost = CostCurve(MAX_ROWS) if "new" in who else measured_cost(truth)
+            cost = LatencyModel(MAX_ROWS) if "new" in who else measured_cost(truth)
             policy = make_policy(drafters, cost, clock)
         if "model" in who:
             if answer["question_id"] not in guesses:
@@ -382,6 +381,15 @@ def read_record(path: Path) -> list[dict[str, Any]]:
     answers = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     random.Random(1).shuffle(answers)
     return [answer for answer in answers if len(answer["answer"]) > 8]
+
+
+def grouped(rows: Sequence[dict[str, Any]], curve_groups: Sequence[Callable[[str], str]]) -> dict[str, Any]:
+    """The figures by curves, subtask and contestant."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        for group in curve_groups:
+            groups.setdefault(f"{group(row['curve'])} | {row['subtask']} | {row['who']}", []).append(row)
+    return {name: summed(chosen) for name, chosen in sorted(groups.items())}
 
 
 @main.command()
@@ -409,16 +417,7 @@ def replay(
     with ProcessPoolExecutor(2) as pool:
         for found in pool.map(partial(replayed, answers=answers, guesses=said), tasks):
             rows += found
-    figures: dict[str, Any] = {}
-    groups = [kind, str] if every else [kind]
-    for group in groups:
-        for name in dict.fromkeys(group(row["curve"]) for row in rows):
-            for subtask in sorted({row["subtask"] for row in rows}):
-                for contestant in dict.fromkeys(row["who"] for row in rows):
-                    chosen = [row for row in rows if group(row["curve"]) == name and row["subtask"] == subtask
-                              and row["who"] == contestant]  # fmt: skip
-                    if chosen:
-                        figures[f"{name} | {subtask} | {contestant}"] = summed(chosen)
+    figures = grouped(rows, [kind, str] if every else [kind])
     for name, summary in figures.items():
         show(name, summary)
     if out:

@@ -17,7 +17,7 @@ import click
 
 from benchmarks.common import save, summary
 from edgespec import Chat, Engine, load
-from edgespec.cli.chat.keeping import Kept
+from edgespec.engine.saved_chats import Kept
 
 WHAT = "the first token of a reopened chat"
 _NAME = "chat"

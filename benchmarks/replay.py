@@ -33,14 +33,14 @@ from edgespec.backend import LlamaContext, LlamaModel
 from edgespec.core import NOTHING, Drafter, common_prefix
 from edgespec.drafters import make_drafter
 from edgespec.drafters.model import ModelDrafter
-from edgespec.gguf_walk import walk
-from edgespec.machine import cache_directory, default_threads
-from edgespec.matching import open_drafter
-from edgespec.vocabtrim.choose import Ids, coverage, keep_by_size, ranked
+from edgespec.engine.open_drafter import open_drafter
+from edgespec.gguf.reader import walk
+from edgespec.system.cpu import cache_directory, default_threads
 from edgespec.vocabtrim.counts import load_counts, merged
-from edgespec.vocabtrim.make import forced_tokens
-from edgespec.vocabtrim.rewrite import trimmable
+from edgespec.vocabtrim.pipeline import forced_tokens
+from edgespec.vocabtrim.selection import Ids, coverage, keep_by_size, ranked
 from edgespec.vocabtrim.sizes import Sizes, mbsu, per_token, per_token_trimmed
+from edgespec.vocabtrim.writer import trimmable
 
 WHAT = "drafters against recorded answers"
 WHAT_TRIMS = "trimmed drafters against recorded answers"

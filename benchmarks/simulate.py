@@ -24,12 +24,12 @@ import numpy as np
 
 from benchmarks.common import save
 from edgespec.core import MAX_ROWS, NOTHING, Draft, DraftCost, Drafter, Evaluation, SharedNoise, TokenSequence, Verdict
-from edgespec.cost import CostCurve
-from edgespec.doctor import speed_up
-from edgespec.policy import MAX_DRAFT, AdaptivePolicy
-from edgespec.policy_config import PolicyConfig
+from edgespec.decode.verification import verify
+from edgespec.doctor.measure import speed_up
+from edgespec.latency.model import LatencyModel
+from edgespec.policy.adaptive import MAX_DRAFT, AdaptivePolicy
+from edgespec.policy.config import PolicyConfig
 from edgespec.testing import without_rows
-from edgespec.verify import verify
 
 WHAT = "the policy on simulated machines"
 LONGEST = MAX_DRAFT
@@ -128,7 +128,7 @@ class CostedDrafterOfText:
         return DraftCost(first=self._guess + self._reading, next=self._guess)
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
-        return self.draft(tokens, limit, SharedNoise(), lambda probability, evidence: True)
+        return self.draft(tokens, limit, SharedNoise(), lambda probability, bucket: True)
 
     def draft(
         self, tokens: Sequence[int], limit: int, noise: SharedNoise, go_on: Callable[[float, Hashable], bool]
@@ -206,7 +206,7 @@ def with_policy(case: Case, *, known: bool = False, config: PolicyConfig | None 
     text, clock, chance = case.text(), Clock(), random.Random(case.seed + 1)
     curves = case.curves()
     ratios = curves(0)
-    cost = CostCurve(MAX_ROWS)
+    cost = LatencyModel(MAX_ROWS)
     for n in range(1, MAX_ROWS + 1) if known else ():
         for _ in range(3):
             cost.observe(n, ratios[n - 1])

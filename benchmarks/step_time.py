@@ -24,11 +24,11 @@ from benchmarks.common import save
 from benchmarks.drafting import texts
 from edgespec.backend import LlamaContext, LlamaModel, native
 from edgespec.core import Drafter, Policy, Row, SharedNoise, TokenLogprob, TokenSequence
-from edgespec.cost import CostCurve
+from edgespec.decode.session import Session
 from edgespec.drafters.anpd import Anpd
 from edgespec.drafters.suffix import Suffix
-from edgespec.policy import AdaptivePolicy
-from edgespec.session import Session
+from edgespec.latency.model import LatencyModel
+from edgespec.policy.adaptive import AdaptivePolicy
 from tests.gguf_files import tiny_model
 
 WHAT = "a decode step outside llama.cpp"
@@ -81,7 +81,7 @@ class Inside:
 
 def policy_of(drafters: Sequence[Drafter], ratios: dict[int, float]) -> Policy:
     """A policy that knows T(n)."""
-    cost = CostCurve(64)
+    cost = LatencyModel(64)
     cost.measure({n: 0.03 * ratio for n, ratio in ratios.items()})
     return AdaptivePolicy(drafters, cost)
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from edgespec.errors import EdgespecError
 
 if TYPE_CHECKING:
-    from edgespec.chat import Chat
     from edgespec.core import Draft, Drafter, Verdict
-    from edgespec.engine import Engine, load
-    from edgespec.sampling import SamplingParams
-    from edgespec.session import Block, Session
-    from edgespec.tally import Tally
+    from edgespec.decode.sampling import SamplingParams
+    from edgespec.decode.session import Block, Session
+    from edgespec.decode.stats import Tally
+    from edgespec.engine.chat import Chat
+    from edgespec.engine.engine import Engine, load
 
 __version__ = "0.1.0"
 
@@ -39,14 +39,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Block": "session",
-    "Chat": "chat",
+    "Block": "decode",
+    "Chat": "engine",
     "Draft": "core",
     "Drafter": "core",
     "Engine": "engine",
-    "SamplingParams": "sampling",
-    "Session": "session",
-    "Tally": "tally",
+    "SamplingParams": "decode",
+    "Session": "decode",
+    "Tally": "decode",
     "Verdict": "core",
     "load": "engine",
 }

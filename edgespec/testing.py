@@ -21,8 +21,8 @@ from edgespec.core import (
     Verdict,
     common_prefix,
 )
+from edgespec.decode.sampling import draw_any
 from edgespec.errors import ContextOverflow, InvalidRequest
-from edgespec.sampling import draw_any
 
 
 class TableModel:

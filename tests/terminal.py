@@ -8,18 +8,35 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import termios
 import time
+
+
+@contextlib.contextmanager
+def heeding_signals():
+    """Programs that are started meanwhile heed Ctrl-C and a closed window.
+
+    In a job that a shell put into the background, or below nohup, these are ignored, and programs inherit that.
+    """
+    numbers = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Terminal:
     """A program in a pseudo-terminal."""
 
     def __init__(self, command, env):
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.execvpe(command[0], command, env)
+        with heeding_signals():
+            self.pid, self.fd = pty.fork()
+            if self.pid == 0:
+                os.execvpe(command[0], command, env)
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         self.screen = ""
         self.read_up_to = 0

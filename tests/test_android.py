@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.gguf_files import tiny_model
+from tests.terminal import heeding_signals
 
 ROOT = Path(__file__).parent.parent
 TOOLS = (
@@ -347,7 +348,9 @@ def test_the_launcher_lets_go_of_the_wake_lock_on_ctrl_c(termux):
     termux.install()
     termux.calls()
     launcher = termux.prefix / "bin" / "edgespec-chat"
-    with subprocess.Popen([launcher, "--wait"], env=termux.environment, start_new_session=True) as chat:
+    with heeding_signals():
+        chat = subprocess.Popen([launcher, "--wait"], env=termux.environment, start_new_session=True)
+    with chat:
         until = time.monotonic() + 20
         while not (termux.folder / "chatting").exists() and time.monotonic() < until:
             time.sleep(0.05)
@@ -471,11 +474,12 @@ def test_clocks_are_read_where_they_may_be(sustained, tmp_path, monkeypatch):
     assert sustained.clock_mhz([4, 5]) == 2016.0
 
 
+SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 SCRIPTS = [ROOT / "android_demo" / "edgespec-chat", *sorted(ROOT.glob("*/*.sh"))]
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.skipif(SHELLCHECK is None, reason="there is no shellcheck for this system in the package index")
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_shellcheck_finds_nothing(script):
-    found = subprocess.run(["shellcheck", "-x", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = subprocess.run([SHELLCHECK, "-x", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout

@@ -48,7 +48,7 @@ def naive_draft(text: list[int], n: int, k: int) -> list[tuple[int, tuple[int, s
 
 
 @pytest.mark.parametrize(
-    ("text", "draft", "evidence"),
+    ("text", "draft", "buckets"),
     [
         ("a", "", []),
         ("abcd", "", []),
@@ -59,16 +59,16 @@ def naive_draft(text: list[int], n: int, k: int) -> list[tuple[int, tuple[int, s
         ("aaaa", "aaa", [(4, "once"), (4, "once"), (4, "once")]),
     ],
 )
-def test_small_texts(text: str, draft: str, evidence: list[tuple[int, str]]) -> None:
+def test_small_texts(text: str, draft: str, buckets: list[tuple[int, str]]) -> None:
     found = Anpd(n=4, k=3).propose(ids(text), 8)
     assert letters(found.tokens) == draft
-    assert list(found.evidence) == evidence
+    assert list(found.buckets) == buckets
 
 
 @given(TEXTS, st.integers(2, 6), st.integers(1, 8), st.integers(0, 10))
 def test_equals_the_naive_version(text: list[int], n: int, k: int, limit: int) -> None:
     draft = Anpd(n, k).propose(text, limit)
-    assert list(zip(draft.tokens, draft.evidence, strict=True)) == naive_draft(text, n, min(k, limit))
+    assert list(zip(draft.tokens, draft.buckets, strict=True)) == naive_draft(text, n, min(k, limit))
 
 
 @given(TEXTS, st.lists(st.integers(1, 60)))
@@ -77,7 +77,7 @@ def test_accepted_tokens_update_every_level_once(text: list[int], cuts: list[int
     for cut in sorted(cuts):
         drafter.propose(text[:cut], 6)
     draft = drafter.propose(text, 6)
-    assert list(zip(draft.tokens, draft.evidence, strict=True)) == naive_draft(text, 5, 6)
+    assert list(zip(draft.tokens, draft.buckets, strict=True)) == naive_draft(text, 5, 6)
 
 
 @pytest.mark.parametrize(("n", "k"), [(1, 6), (5, 0)])
@@ -111,7 +111,7 @@ def test_any_sequence_of_conversations_is_harmless(kind: type[Anpd] | type[Suffi
         assert len(draft) <= max(limit, 0)
         assert told.issuperset(draft.tokens)
         assert all(0.0 < chance <= 1.0 for chance in draft.probabilities)
-        assert len(draft.tokens) == len(draft.evidence) == len(draft.probabilities)
+        assert len(draft.tokens) == len(draft.buckets) == len(draft.probabilities)
         assert draft == twin.propose(tuple(tokens), limit)
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from edgespec.backend import LlamaContext, LlamaModel, LlamaSampler, schema_to_grammar
 from edgespec.core import NOTHING, ROOT, Draft, TokenSequence
+from edgespec.decode.sampling import SamplingParams, draw, log_probabilities
 from edgespec.errors import (
     ContextOverflow,
     EvaluationError,
@@ -25,13 +26,10 @@ from edgespec.errors import (
     MalformedModel,
     UnsupportedModel,
 )
-from edgespec.sampling import SamplingParams, draw, log_probabilities
 from tests.gguf_files import tiny_model
+from tests.rounding import chain, rounding
 
 pytestmark = pytest.mark.model
-
-NOISE = 1.5
-"""Kernels round differently at different widths: up to 0.6 was seen. A stale token moves some logit by far more."""
 
 
 @pytest.fixture(scope="module")
@@ -68,32 +66,37 @@ def text(model):
     return model.vocabulary.tokenize("".join(f"{n}. {words}" for n in range(25)))
 
 
-def chain(tokens):
-    return Draft.chain(tokens, [1.0] * len(tokens), [0] * len(tokens), "test")
+@pytest.fixture(scope="module")
+def noise(model, text):
+    """More than rounding moves a logit on this machine; a stale token moves some logit by far more, as is tested."""
+    context = LlamaContext(model, n_ctx=1024, threads=2)
+    mixed = random.Random(7).choices(text, k=150)
+    measured = max(rounding(context, tokens).noise for tokens in (text[:300], mixed))
+    context.close()
+    return max(0.1, 3.0 * measured)
 
 
 def difference(left, right):
     return float(np.abs(left - right).max())
 
 
-def test_rows_of_a_draft_are_those_of_single_tokens(make_context, text):
+def test_rows_of_a_draft_are_those_of_single_tokens(make_context, text, noise):
     context, alone = make_context(), make_context()
     context.prefill(text[:99])
     rows = context.evaluate(text[:100], chain(text[100:107])).rows.copy()
     alone.prefill(text[:99])
     for row in range(8):
         single = alone.evaluate(text[: 100 + row], NOTHING).rows[0]
-        assert difference(rows[row], single) < NOISE
-        assert rows[row].argmax() == single.argmax()
+        assert difference(rows[row], single) < noise
 
 
-def test_one_wrong_token_shows(make_context, text):
+def test_one_wrong_token_shows(make_context, text, noise):
     context = make_context()
     right = context.prefill(text[:150]).copy()
-    assert difference(right, context.prefill([*text[:145], 7, *text[146:150]])) > 2 * NOISE
+    assert difference(right, context.prefill([*text[:145], 7, *text[146:150]])) > 1.5 * noise
 
 
-def test_any_walk_over_prefixes_leaves_a_true_cache(make_context, text):
+def test_any_walk_over_prefixes_leaves_a_true_cache(make_context, text, noise):
     """Feeds of random lists that share random prefixes, with drafts that are then left behind."""
     context, fresh = make_context(), make_context()
     rng = random.Random(3)
@@ -108,7 +111,7 @@ def test_any_walk_over_prefixes_leaves_a_true_cache(make_context, text):
             row = context.evaluate(tokens, chain([rng.choice(text) for _ in range(rng.randrange(8))])).rows[0].copy()
         assert context.cached(tokens) == len(tokens)
         fresh.forget()
-        assert difference(row, fresh.prefill(tokens)) < NOISE
+        assert difference(row, fresh.prefill(tokens)) < noise
 
 
 @given(data=st.data())
@@ -156,23 +159,32 @@ def test_cached_tokens_are_not_evaluated_again(make_context, text):
     assert asked == [289]
 
 
-def test_interrupts_at_random_moments_leave_a_true_cache(make_context, text):
+def test_interrupts_at_random_moments_leave_a_true_cache(make_context, text, noise):
     context, fresh = make_context(), make_context()
     rng = random.Random(5)
-    interrupted = 0
+    rounds = interrupted = 0
+
+    def work(length):
+        context.prefill(text[:length])
+        for more in range(12):
+            context.evaluate(text[: length + more], chain(text[length : length + rng.randrange(8)]))
+
+    begun = time.monotonic()
+    work(150)
+    lasting = (time.monotonic() - begun) / 2
 
     def interrupt(_signal, _frame):
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        for _ in range(14):
+        while interrupted < 12:
+            rounds += 1
+            assert rounds < 120, "the test must interrupt to mean anything"
             length = rng.randrange(5, 300)
             try:
-                signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0005, 0.25))
-                context.prefill(text[:length])
-                for more in range(12):
-                    context.evaluate(text[: length + more], chain(text[length : length + rng.randrange(8)]))
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0005, max(0.001, lasting)))
+                work(length)
             except KeyboardInterrupt:
                 interrupted += 1
             finally:
@@ -180,36 +192,41 @@ def test_interrupts_at_random_moments_leave_a_true_cache(make_context, text):
             probe = text[: rng.randrange(length, 320)]
             row = context.prefill(probe).copy()
             fresh.forget()
-            assert difference(row, fresh.prefill(probe)) < NOISE
+            assert difference(row, fresh.prefill(probe)) < noise
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert interrupted > 4, "the test must interrupt to mean anything"
 
 
-def test_a_prefill_stops_between_chunks_when_told_to(make_context, text):
+def test_a_prefill_stops_between_chunks_when_told_to(make_context, text, noise):
     context, fresh = make_context(), make_context()
-    busy = threading.Event()
-    stop = threading.Event()
+    busy, begun, stop = threading.Event(), threading.Event(), threading.Event()
 
     def spin():  # another Python thread that wants the interpreter all the time
         while not busy.is_set():
             sum(range(1000))
 
-    spinner = threading.Thread(target=spin)
-    spinner.start()
-    timer = threading.Timer(0.05, stop.set)
-    timer.start()
+    def tell_to_stop():
+        begun.wait(60)
+        stop.set()
+
+    def proceed(done, total):
+        if done:
+            begun.set()
+            stop.wait(60)
+        return not stop.is_set()
+
+    threads = [threading.Thread(target=target) for target in (spin, tell_to_stop)]
+    for thread in threads:
+        thread.start()
     try:
-        begun = time.monotonic()
-        assert context.prefill(text[:700], lambda done, total: not stop.is_set()) is None
-        assert time.monotonic() - begun < 30
+        assert context.prefill(text[:700], proceed) is None
     finally:
         busy.set()
-        spinner.join()
-        timer.join()
-    held = context.cached(text)
-    assert held < 700 and held % 128 == 0
-    assert difference(context.prefill(text[:700]).copy(), fresh.prefill(text[:700])) < NOISE
+        begun.set()
+        for thread in threads:
+            thread.join()
+    assert context.cached(text) == 128
+    assert difference(context.prefill(text[:700]).copy(), fresh.prefill(text[:700])) < noise
 
 
 def test_a_shift_drops_the_middle(make_context, text):
@@ -224,7 +241,7 @@ def test_a_shift_drops_the_middle(make_context, text):
         context.shift(100, 100)
 
 
-def test_a_state_has_no_keys_that_a_shift_has_yet_to_turn(make_context, text):
+def test_a_state_has_no_keys_that_a_shift_has_yet_to_turn(make_context, text, noise):
     context, other = make_context(n_ctx=256), make_context(n_ctx=256)
     context.prefill(text[:200])
     context.shift(10, 80)
@@ -232,7 +249,7 @@ def test_a_state_has_no_keys_that_a_shift_has_yet_to_turn(make_context, text):
     shifted = [*text[:10], *text[90:150]]
     context.prefill(shifted)
     assert other.set_state(*context.state())
-    assert np.array_equal(other.prefill([*shifted, text[0]]), context.prefill([*shifted, text[0]]))
+    assert difference(other.prefill([*shifted, text[0]]), context.prefill([*shifted, text[0]])) < noise
 
 
 def test_what_does_not_fit_is_refused_and_breaks_nothing(make_context, text):

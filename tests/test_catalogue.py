@@ -9,11 +9,12 @@ import sys
 import pytest
 
 import edgespec
-from edgespec.catalogue import DEFAULT, kept_list, resolve
 from edgespec.errors import MalformedModel, ModelNotFound
-from edgespec.models import checked, shelf
-from edgespec.models.entries import Entry, entries
-from edgespec.vocabtrim.kept import load_kept
+from edgespec.hub import store as shelf
+from edgespec.hub.catalogue import Entry, entries
+from edgespec.hub.resolve import DEFAULT, kept_list, resolve
+from edgespec.system import files
+from edgespec.vocabtrim.keep_list import load_kept
 from tests.gguf_files import tiny_model
 
 SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"  # of "test"
@@ -41,7 +42,7 @@ def test_the_default_is_found_without_importing_its_package(packaged, tmp_path):
 
 def test_the_checksum_is_taken_once(packaged, tmp_path, monkeypatch):
     resolve(None, cache_dir=tmp_path)
-    monkeypatch.setattr(checked.hashlib, "sha256", None)
+    monkeypatch.setattr(files.hashlib, "sha256", None)
     assert resolve(None, cache_dir=tmp_path) == packaged
 
 

@@ -24,14 +24,14 @@ import edgespec
 from edgespec.cli import main
 from edgespec.cli.chat import _converse, _history
 from edgespec.cli.chat.commands import COMMANDS, SETTINGS, run_command
-from edgespec.cli.chat.keeping import Kept, Memory, is_chat, read_chat, write_chat
+from edgespec.cli.chat.controller import Controller
+from edgespec.cli.chat.line_input import Line, Typed, _Commands, _whole, kept_history
 from edgespec.cli.chat.screen import Screen, footer
-from edgespec.cli.chat.talk import Talk
-from edgespec.cli.chat.typing import Line, Typed, _Commands, _whole, kept_history
 from edgespec.cli.commands import chat as command
+from edgespec.engine.kv_file import read_kv
+from edgespec.engine.saved_chats import Kept, Memory, is_chat, read_chat, write_chat
 from edgespec.errors import ContextOverflow, InvalidRequest, UnknownDrafter
-from edgespec.gguf_header import read_header
-from edgespec.kv_file import read_kv
+from edgespec.gguf.validate import read_header
 from tests.gguf_files import tiny_model
 from tests.terminal import Terminal
 
@@ -375,7 +375,7 @@ class TestKept:
         with Kept(tmp_path, "a"), Kept(tmp_path, "b"):
             with pytest.raises(InvalidRequest, match="session a is open in another terminal"), Kept(tmp_path, "a"):
                 raise AssertionError("it was opened twice")
-            monkeypatch.setattr("edgespec.store.fcntl", None)
+            monkeypatch.setattr("edgespec.system.files.fcntl", None)
             with Kept(tmp_path, "a"):
                 pass
         monkeypatch.undo()
@@ -402,7 +402,7 @@ class TestKept:
 
 class TestMemory:
     def test_what_was_said_is_found_again_and_bounded(self, engine, tmp_path, monkeypatch):
-        monkeypatch.setattr("edgespec.cli.chat.keeping._MOST_REMEMBERED", 100)
+        monkeypatch.setattr("edgespec.engine.saved_chats._MOST_REMEMBERED", 100)
         memory = Memory(tmp_path / "memory")
         for number in range(6):
             chat = engine.chat()
@@ -677,7 +677,7 @@ def talk(tiny, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", cache)
     arguments = ["-m", str(path), "--ctx", "256", "--threads", "1", "-n", "12", "--seed", "1", *ENDLESS]
     options = command.make_context("chat", arguments, parent=Context(main, **main.context_settings)).params
-    with Talk(options, Screen(footer=False), kept=None, memory=None) as talk:
+    with Controller(options, Screen(footer=False), kept=None, memory=None) as talk:
         yield talk
 
 

@@ -15,10 +15,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import edgespec
 from edgespec.cli import main
 from edgespec.cli.report import json_line
 from edgespec.cli.terminal import redraw
-from tests.terminal import Terminal
+from edgespec.engine.engine import conversation
+from tests.rounding import assert_same_answer
+from tests.terminal import Terminal, heeding_signals
 
 pytestmark = pytest.mark.model
 
@@ -61,7 +64,7 @@ def test_the_decisions_are_told_block_by_block(run):
     assert "tokens/s" in result.stderr
 
 
-def test_json_is_the_contract(run):
+def test_json_is_the_contract(run, cache):
     result = run("-p", "Count from 1 to 20.", "-n", "24", "--seed", "5", "--temp", "0.7", "--logprobs", "2", "--json")
     answer = json.loads(result.stdout)
     assert set(answer) >= {
@@ -72,8 +75,11 @@ def test_json_is_the_contract(run):
         "blocks", "mean_block_length",
     }  # fmt: skip
     assert answer["seed"] == 5 and answer["timings"]["predicted_n"] == len(answer["tokens"]) == len(answer["logprobs"])
-    same = json.loads(run("-p", "Count from 1 to 20.", "-n", "24", "--seed", "5", "--temp", "0.7", "--json", "-d", "none").stdout)  # fmt: skip # noqa: E501
-    assert same["text"] == answer["text"]
+    plain = json.loads(run("-p", "Count from 1 to 20.", "-n", "24", "--seed", "5", "--temp", "0.7", "--json", "-d", "none").stdout)  # fmt: skip # noqa: E501
+    with edgespec.load(drafter="none", n_ctx=1024, cache_dir=Path(cache)) as engine:
+        prompt = engine.tokenize(engine.model.render(conversation("Count from 1 to 20.", None)))
+        sampling = edgespec.SamplingParams(temperature=0.7, seed=5)
+        assert_same_answer(engine, prompt, plain["tokens"], answer["tokens"], sampling)
 
 
 def test_a_prompt_comes_from_stdin_a_file_or_many(run, tmp_path):
@@ -84,9 +90,10 @@ def test_a_prompt_comes_from_stdin_a_file_or_many(run, tmp_path):
         json.dumps({"question_id": 7, "category": "qa", "turns": ["Say hello.", "Again."]}) + "\n\n"
         + json.dumps({"turns": ["Say goodbye."]}) + "\n"
     )  # fmt: skip
-    piped, read = run("-n", "8", stdin="Say hello."), run("-n", "8", "-f", str(file))
+    plainly = ("-n", "8", "-d", "none")  # so that the same prompt is evaluated in the same way
+    piped, read = run(*plainly, stdin="Say hello."), run(*plainly, "-f", str(file))
     assert piped.stdout == read.stdout != ""
-    lines = [json.loads(line) for line in run("-n", "8", "--prompts", str(many)).stdout.splitlines()]
+    lines = [json.loads(line) for line in run(*plainly, "--prompts", str(many)).stdout.splitlines()]
     assert [(line.get("question_id"), line["turn"]) for line in lines] == [(7, 0), (7, 1), (None, 0)]
     assert lines[0]["text"] == piped.stdout.rstrip("\n")
     assert lines[1]["cached_tokens"] > 0
@@ -150,10 +157,11 @@ def test_wrong_usage_is_status_2(arguments):
 
 
 def test_ctrl_c_ends_an_answer_with_what_there_is(cache, smollm2):
-    process = subprocess.Popen(
-        [*COMMAND, "generate", "--ctx", "1024", "-n", "900", "-p", "Count to one thousand, one number a line."],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "XDG_CACHE_HOME": cache},
-    )  # fmt: skip
+    with heeding_signals():
+        process = subprocess.Popen(
+            [*COMMAND, "generate", "--ctx", "1024", "-n", "900", "-p", "Count to one thousand, one number a line."],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "XDG_CACHE_HOME": cache},
+        )  # fmt: skip
     first = process.stdout.read(10)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)

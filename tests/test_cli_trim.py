@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from edgespec import child
 from edgespec.cli import main
 from edgespec.errors import UnsupportedModel
-from edgespec.gguf_walk import walk
-from edgespec.models.checked import sha256_of
+from edgespec.gguf.reader import walk
+from edgespec.system import child
+from edgespec.system.files import sha256_of
 from edgespec.vocabtrim.counts import load_counts, tokenizer_hash
-from edgespec.vocabtrim.kept import KeptList, load_kept
-from edgespec.vocabtrim.make import trim
+from edgespec.vocabtrim.format import trimming_of
+from edgespec.vocabtrim.keep_list import KeptList, load_kept
+from edgespec.vocabtrim.pipeline import trim
 from edgespec.vocabtrim.quantized import quantized
-from edgespec.vocabtrim.trimmed import trimming_of
 from tests.gguf_files import tiny_model
 from tests.test_vocabtrim import TEMPLATE
 

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 
 from edgespec import load
 from edgespec.cli import main
-from edgespec.doctor import PAYS, SIZES, Price, advice, outlook, speed_up, timed
+from edgespec.doctor.measure import PAYS, SIZES, DrafterCost, advice, outlook, speed_up, timed
+from edgespec.engine.exact import sample
 from edgespec.errors import UnsupportedModel
-from edgespec.exact import sample
-from edgespec.gguf_values import strings
-from edgespec.gguf_walk import walk
-from edgespec.machine import Used, cores, cpu_name
-from edgespec.policy import MAX_DRAFT
+from edgespec.gguf.metadata import strings
+from edgespec.gguf.reader import walk
+from edgespec.policy.adaptive import MAX_DRAFT
+from edgespec.system.cpu import Used, cores, cpu_name
 from edgespec.testing import TableModel
 from edgespec.vocabtrim.counts import Counts, tokenizer_hash
-from edgespec.vocabtrim.make import trim
+from edgespec.vocabtrim.pipeline import trim
 from tests.gguf_files import tiny_model
 
 
@@ -54,9 +54,9 @@ def test_from_the_break_even_on_it_pays_and_before_it_does_not(ratios, guess):
 
 
 def test_the_advice_says_when_nothing_can_pay():
-    said = " ".join(advice({n: float(n) for n in SIZES}, {"small": Price(0.2, 2.0)}))
+    said = " ".join(advice({n: float(n) for n in SIZES}, {"small": DrafterCost(0.2, 2.0)}))
     assert "cannot pay here" in said and "small" not in said
-    prices = {"small": Price(0.2, 2.5), "large": Price(1.5, 20.0)}
+    prices = {"small": DrafterCost(0.2, 2.5), "large": DrafterCost(1.5, 20.0)}
     said = " ".join(advice({n: 1 + 0.1 * (n - 1) for n in SIZES}, prices))
     assert "can pay" in said and "small pays" in said and "large cannot pay" in said
     assert "for 2.5 T(1)" in said
@@ -99,11 +99,13 @@ def test_what_everybody_used_includes_us():
 
 
 def test_a_busy_machine_is_noticed(monkeypatch):
-    monkeypatch.setattr("edgespec.machine._busy_seconds", lambda: None)
+    monkeypatch.setattr("edgespec.system.cpu._busy_seconds", lambda: None)
     for busy in (False, True):
         pace = itertools.cycle([1.0, 3.0, 3.0, 1.0, 3.0, 1.0, 3.0] if busy else [1.0])
         seconds = itertools.accumulate(step for _ in itertools.count() for step in (0.0, next(pace)))
-        monkeypatch.setattr("edgespec.doctor.time", SimpleNamespace(perf_counter=lambda seconds=seconds: next(seconds)))
+        monkeypatch.setattr(
+            "edgespec.doctor.measure.time", SimpleNamespace(perf_counter=lambda seconds=seconds: next(seconds))
+        )
         assert timed(TableModel(n_ctx=130), sample(32), depth=100).busy == busy
     assert "busy" in next(advice({1: 1.0, 2: 1.1}, {}, busy=True))
 
@@ -149,7 +151,7 @@ def test_a_drafter_is_timed_on_ids_that_it_has(tmp_path, monkeypatch):
 def calm(monkeypatch):
     """Whatever else runs here: figures of a busy machine are not remembered."""
     monkeypatch.setattr(
-        "edgespec.examine.timed", lambda *arguments, **options: timed(*arguments, **options)._replace(busy=False)
+        "edgespec.doctor.report.timed", lambda *arguments, **options: timed(*arguments, **options)._replace(busy=False)
     )
 
 
@@ -157,14 +159,16 @@ def test_what_is_exact_is_found_out_once_and_for_answers_too(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     tiny_model(tmp_path / "tiny.gguf")
     tested = []
-    monkeypatch.setattr("edgespec.measured.exact_rows", lambda context, tokens, progress: tested.append(context) or 5)
+    monkeypatch.setattr(
+        "edgespec.engine.profile_store.exact_rows", lambda context, tokens, progress: tested.append(context) or 5
+    )
     calm(monkeypatch)
     found = examined(), examined("--exact")
     assert [one["exact"]["rows"] for one in found] == [5, 5] and len(tested) == 1
     assert found[0]["curve"][-1]["n"] == SIZES[-1] and found[1]["curve"][-1]["n"] == 5
     assert all(one["exact"]["single"] > 0 and one["exact"]["reading"] > 0 for one in found)
     with load("tiny.gguf", drafter="suffix", exact=True, threads=1) as engine:
-        assert engine.context.max_rows == 5 and engine.policy.cost.known and len(tested) == 1
+        assert engine.context.max_rows == 5 and engine.policy.latency.known and len(tested) == 1
 
 
 def test_a_model_that_cannot_take_tokens_back_gets_one_line(tmp_path, monkeypatch):
@@ -182,7 +186,7 @@ def test_a_machine_where_exact_is_not_possible_is_told_the_rest(tmp_path, monkey
 
     monkeypatch.chdir(tmp_path)
     tiny_model(tmp_path / "tiny.gguf")
-    monkeypatch.setattr("edgespec.examine._exact", refuse)
+    monkeypatch.setattr("edgespec.doctor.report._exact", refuse)
     assert examined()["exact"] == {"rows": 1, "hindrance": "no such keys"}
     shown = CliRunner().invoke(main, ["doctor", "-m", "tiny.gguf", "--threads", "1"])
     assert "--exact is not possible here: no such keys" in shown.stdout and "best speed-up" in shown.stdout
@@ -192,7 +196,7 @@ def test_a_machine_where_exact_is_not_possible_is_told_the_rest(tmp_path, monkey
 def test_the_plot_fits_into_the_terminal(tmp_path, monkeypatch, columns):
     monkeypatch.chdir(tmp_path)
     tiny_model(tmp_path / "tiny.gguf")
-    monkeypatch.setattr("edgespec.examine._exact", lambda *_: ({"rows": 1, "single": 1.0, "reading": 1.0}, False))
+    monkeypatch.setattr("edgespec.doctor.report._exact", lambda *_: ({"rows": 1, "single": 1.0, "reading": 1.0}, False))
     shown = CliRunner(env={"COLUMNS": str(columns)}).invoke(main, ["doctor", "-m", "tiny.gguf", "--threads", "1"])
     plot = [line for line in shown.stdout.splitlines() if "▇" in line]
     assert len(plot) == len(SIZES) and max(map(len, plot)) == min(columns, 71)
@@ -201,7 +205,7 @@ def test_the_plot_fits_into_the_terminal(tmp_path, monkeypatch, columns):
 def test_gpus_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny_model(tmp_path / "tiny.gguf")
-    monkeypatch.setattr("edgespec.examine.gpus", lambda: ("A card (X0)", "A card (X1)"))
+    monkeypatch.setattr("edgespec.doctor.report.gpus", lambda: ("A card (X0)", "A card (X1)"))
     assert examined()["gpus"] == ["A card (X0)", "A card (X1)"]
     shown = CliRunner().invoke(main, ["doctor", "-m", "tiny.gguf", "--threads", "1"]).stdout
     assert "GPU: A card (X0)\nGPU: A card (X1)\n" in shown

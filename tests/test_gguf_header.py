@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgespec.errors import EdgespecError, MalformedModel, ModelError, ModelNotFound, UnsupportedModel
-from edgespec.gguf_header import read_header
-from edgespec.gguf_walk import BLOCKS, Array, walk
+from edgespec.gguf.reader import BLOCKS, Array, walk
+from edgespec.gguf.validate import read_header
 from tests.gguf_files import SOUND, TENSORS, Raw, RawTensor, changed, encode, string, strings, text, tiny_model, u32
 
 _EMBEDDINGS, _QUERY = TENSORS

@@ -8,9 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llama_cpp import Llama
 
+import edgespec
+from edgespec import SamplingParams
 from edgespec.core import Draft
 from edgespec.errors import InvalidRequest, UnknownDrafter
 from edgespec.integrations.llama_cpp import DraftModel
+from tests.rounding import assert_same_answer
 
 
 class Fixed:
@@ -64,20 +67,31 @@ def test_nothing_follows_nothing():
 
 
 @pytest.mark.model
-def test_llama_says_the_same_with_drafts(smollm2):
+def test_llama_says_the_same_with_drafts(smollm2, tmp_path):
     prompt = "Repeat after me: one two three four five six seven. one two three four five six seven. one two three"
-    texts, calls = [], []
+    answers, calls = [], []
 
     class Counted(DraftModel):
         def __call__(self, input_ids, /, **options):
             calls.append(len(input_ids))
             return super().__call__(input_ids, **options)
 
+    class Recorded(Llama):
+        def generate(self, *arguments, **options):
+            for token in super().generate(*arguments, **options):
+                answers[-1].append(token)
+                yield token
+
     for draft_model in (None, Counted()):
-        llama = Llama(
+        llama = Recorded(
             str(smollm2), n_ctx=256, verbose=False, draft_model=draft_model, logits_all=draft_model is not None
         )
-        texts.append(llama.create_completion(prompt, max_tokens=24, temperature=0.0)["choices"][0]["text"])
+        answers.append([])
+        text = llama.create_completion(prompt, max_tokens=24, temperature=0.0)["choices"][0]["text"]
+        assert text.strip() and len(answers[-1]) == 24
+        tokens = llama.tokenize(prompt.encode())
         llama.close()
-    assert texts[0] == texts[1] and texts[0].strip()
     assert 0 < len(calls) < 24, "with accepted drafts there are fewer evaluations than tokens"
+    options = {"n_ctx": 256, "flash_attention": "off"}  # as `Llama` has it: rounding depends on it
+    with edgespec.load(smollm2, drafter="none", cache_dir=tmp_path, **options) as engine:
+        assert_same_answer(engine, tokens, *answers, SamplingParams())

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgespec.kv_file import OtherKv, TornKv, read_kv, write_kv
+from edgespec.engine.kv_file import OtherKv, TornKv, read_kv, write_kv
 
 ABOUT = {"model": "abc", "settings": "x"}
 

@@ -7,12 +7,12 @@ import hashlib
 import pytest
 
 from edgespec import load
-from edgespec.acceptance import Acceptance
 from edgespec.backend import build_name, devices, gpus
 from edgespec.bench.results import origin
 from edgespec.core import Draft
-from edgespec.machine import cpu_name
-from edgespec.measured import Measured
+from edgespec.engine.profile_store import ProfileStore
+from edgespec.policy.acceptance import Acceptance
+from edgespec.system.cpu import cpu_name
 from tests.gguf_files import tiny_model
 
 SETTINGS = {"threads": 2, "gpu_layers": -1}
@@ -28,21 +28,21 @@ def learned(right=9, wrong=3, drafter="small") -> Acceptance:
 def recalled(cache, *fingerprints) -> float:
     target, drafter = fingerprints
     acceptance = Acceptance()
-    Measured(cache, target, **SETTINGS).recall(acceptance, "small", drafter)
+    ProfileStore(cache, target, **SETTINGS).load_acceptance(acceptance, "small", drafter)
     return acceptance.estimate("small", (7, False), 0.5)
 
 
 def test_how_good_a_models_guesses_are_is_kept_for_each_pair(tmp_path):
     known = learned()
-    Measured(tmp_path, "target", **SETTINGS).remember_acceptance(known, "small", "drafter")
+    ProfileStore(tmp_path, "target", **SETTINGS).save_acceptance(known, "small", "drafter")
     assert recalled(tmp_path, "target", "drafter") == known.estimate("small", (7, False), 0.5) > 0.5
     assert recalled(tmp_path, "target", "other") == recalled(tmp_path, "drafter", "target") == 0.5
 
 
 def test_nothing_learned_replaces_nothing(tmp_path):
-    measured = Measured(tmp_path, "target", **SETTINGS)
-    measured.remember_acceptance(learned(), "small", "drafter")
-    measured.remember_acceptance(Acceptance(), "small", "drafter")
+    measured = ProfileStore(tmp_path, "target", **SETTINGS)
+    measured.save_acceptance(learned(), "small", "drafter")
+    measured.save_acceptance(Acceptance(), "small", "drafter")
     assert recalled(tmp_path, "target", "drafter") > 0.5
 
 
@@ -50,7 +50,7 @@ def test_nothing_learned_replaces_nothing(tmp_path):
     "text", ["", "[", "[]", "5", '{"kinds": 5}', '{"kinds": [[[7, false], 9, 1e999]]}', '{"ratios": {}}']
 )
 def test_a_spoilt_or_foreign_file_is_left_aside(tmp_path, text, caplog):
-    Measured(tmp_path, "target", **SETTINGS).remember_acceptance(learned(), "small", "drafter")
+    ProfileStore(tmp_path, "target", **SETTINGS).save_acceptance(learned(), "small", "drafter")
     (stored,) = (tmp_path / "acceptance").iterdir()
     stored.write_text(text)
     assert recalled(tmp_path, "target", "drafter") == 0.5
@@ -59,7 +59,7 @@ def test_a_spoilt_or_foreign_file_is_left_aside(tmp_path, text, caplog):
 
 @pytest.mark.parametrize("stored", ['{"single_seconds": 1%s, "ratios": {}}' % ("0" * 400), "{}", "3"])
 def test_a_spoilt_curve_is_left_aside(tmp_path, stored, caplog):
-    measured = Measured(tmp_path, "target", **SETTINGS)
+    measured = ProfileStore(tmp_path, "target", **SETTINGS)
     cost = measured.cost(64)
     cost.observe(1, 0.1)
     measured.remember(cost)
@@ -71,11 +71,11 @@ def test_a_spoilt_curve_is_left_aside(tmp_path, stored, caplog):
 
 
 def test_a_curve_of_long_contexts_is_kept_where_there_were_no_others(tmp_path):
-    measured = Measured(tmp_path, "target", **SETTINGS)
+    measured = ProfileStore(tmp_path, "target", **SETTINGS)
     cost = measured.cost(64)
-    cost.at(5000).observe(1, 0.1)
+    cost.for_context(5000).observe(1, 0.1)
     measured.remember(cost)
-    assert measured.cost(64).at(5000).single == pytest.approx(0.1)
+    assert measured.cost(64).for_context(5000).t1 == pytest.approx(0.1)
 
 
 def test_an_engine_remembers_its_drafter_when_it_is_closed(tmp_path):
@@ -103,39 +103,39 @@ def test_so_are_its_times(tmp_path):
         engine.drafters[0].cost.measure({1: 0.25, 2: 0.5})
         engine.change_drafter(f"suffix+{model}")
         cost = engine.drafters[1].cost
-        assert cost.single == pytest.approx(0.25)
+        assert cost.t1 == pytest.approx(0.25)
         cost.measure({1: 0.125})
     with load(model, n_ctx=128, drafter=str(model), cache_dir=tmp_path) as engine:
-        assert engine.drafters[0].cost.single == pytest.approx(0.125), "the one before did not write over it"
+        assert engine.drafters[0].cost.t1 == pytest.approx(0.125), "the one before did not write over it"
 
 
 def test_who_learned_nothing_overwrites_nobody(tmp_path):
-    first = Measured(tmp_path, "target", **SETTINGS)
+    first = ProfileStore(tmp_path, "target", **SETTINGS)
     cost = first.cost(8)
     cost.measure({1: 1.0, 8: 2.0})
     first.remember(cost)
-    first.remember_acceptance(learned(), "small", "drafter")
-    idle = Measured(tmp_path, "target", **SETTINGS)
+    first.save_acceptance(learned(), "small", "drafter")
+    idle = ProfileStore(tmp_path, "target", **SETTINGS)
     found, known = idle.cost(8), Acceptance()
-    idle.recall(known, "small", "drafter")
+    idle.load_acceptance(known, "small", "drafter")
     cost.measure({1: 0.5, 8: 4.0})
     first.remember(cost)
     better = learned(right=90)
-    first.remember_acceptance(better, "small", "drafter")
+    first.save_acceptance(better, "small", "drafter")
     stored = recalled(tmp_path, "target", "drafter")
     idle.remember(found)
-    idle.remember_acceptance(known, "small", "drafter")
-    assert Measured(tmp_path, "target", **SETTINGS).cost(8).ratio(8) == pytest.approx(8.0)
+    idle.save_acceptance(known, "small", "drafter")
+    assert ProfileStore(tmp_path, "target", **SETTINGS).cost(8).ratio(8) == pytest.approx(8.0)
     assert recalled(tmp_path, "target", "drafter") == stored > known.estimate("small", (7, False), 0.5)
     found.observe(1, 2.0)
     idle.remember(found)
-    assert Measured(tmp_path, "target", **SETTINGS).cost(8).ratio(8) == pytest.approx(2.0)
+    assert ProfileStore(tmp_path, "target", **SETTINGS).cost(8).ratio(8) == pytest.approx(2.0)
 
 
 def test_times_on_a_gpu_are_not_those_of_another(tmp_path, monkeypatch):
     for cards in ((), ("one (X0)",), ("two (X0)",), ("one (X0)", "two (X1)")):
-        monkeypatch.setattr("edgespec.measured.gpus", lambda cards=cards: cards)
-        measured = Measured(tmp_path, "target", **SETTINGS)
+        monkeypatch.setattr("edgespec.engine.profile_store.gpus", lambda cards=cards: cards)
+        measured = ProfileStore(tmp_path, "target", **SETTINGS)
         cost = measured.cost(64)
         assert not cost.known
         cost.observe(1, 0.1)
@@ -148,11 +148,11 @@ def test_times_on_a_gpu_are_not_those_of_another(tmp_path, monkeypatch):
 
 def test_a_models_times_as_a_drafter_are_not_those_as_a_target(tmp_path):
     """It makes logits for one row only."""
-    target, drafter = (Measured(tmp_path, "small", **SETTINGS, drafts=drafts) for drafts in (False, True))
+    target, drafter = (ProfileStore(tmp_path, "small", **SETTINGS, drafts=drafts) for drafts in (False, True))
     cost = target.cost(64)
     cost.observe(1, 0.1)
     target.remember(cost)
-    assert target.cost(64).known and not drafter.cost(64).known
+    assert target.cost(64).known and not drafter.latency(64).known
 
 
 def test_results_name_the_gpus_where_there_are_some(monkeypatch):

@@ -19,14 +19,17 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgespec import machine
-from edgespec.catalogue import resolve
 from edgespec.cli import main
 from edgespec.errors import DownloadError, MalformedModel, ModelNotFound, OutputError
-from edgespec.models import checked, download, shelf
-from edgespec.models.download import Source, fetch
-from edgespec.models.entries import Entry, entries
-from edgespec.models.web import Endpoint
+from edgespec.hub import checksums as checked
+from edgespec.hub import download
+from edgespec.hub import store as shelf
+from edgespec.hub.catalogue import Entry, entries
+from edgespec.hub.download import Provenance, fetch
+from edgespec.hub.resolve import resolve
+from edgespec.hub.web import Endpoint
+from edgespec.system import cpu as machine
+from edgespec.system.files import sha256_of
 from tests.gguf_files import encode
 from tests.model_server import Hub, serving
 
@@ -186,13 +189,13 @@ def test_going_on_from_any_cut_gives_the_same_bytes(cut, known, etag_changes):
     """In another process, that is: only what is on disk is known."""
     with serving(Hub(cut=cut)) as hub, tempfile.TemporaryDirectory() as folder:
         target, host = Path(folder) / FILE, Endpoint(hub.url)
-        source = Source(f"{hub.url}/o/r/resolve/main/{FILE}", *((TRUE, SIZE) if known else ()))
+        source = Provenance(f"{hub.url}/o/r/resolve/main/{FILE}", *((TRUE, SIZE) if known else ()))
         if cut < SIZE:
             with pytest.raises(DownloadError):
                 fetch(source, target, host, pauses=())
             hub.cut, hub.served = None, 0
             hub.etag = '"v2"' if etag_changes else hub.etag
-        assert fetch(source, target, host, pauses=()) == Source(source.url, TRUE, SIZE)
+        assert fetch(source, target, host, pauses=()) == Provenance(source.url, TRUE, SIZE)
         assert target.read_bytes() == hub.content and names(target.parent) == [FILE]
         assert hub.served == (SIZE if etag_changes else SIZE - cut % SIZE)
 
@@ -385,7 +388,7 @@ def test_a_file_system_without_locks_does_without(hub, store, monkeypatch, caplo
 
 
 def test_a_system_without_locks_does_without(hub, store, monkeypatch):
-    monkeypatch.setattr("edgespec.store.fcntl", None)
+    monkeypatch.setattr("edgespec.system.files.fcntl", None)
     assert pull().path.read_bytes() == hub.content
     without = "import sys; sys.modules['fcntl'] = None; import edgespec"
     subprocess.run([sys.executable, "-c", without], check=True)
@@ -514,7 +517,6 @@ def test_one_file_that_cannot_be_read_does_not_end_the_check(hub, store, home, m
     other = home / ".lmstudio/models/org/tiny-GGUF" / FILE
     other.parent.mkdir(parents=True)
     other.write_bytes(hub.content)
-    sha256_of = checked.sha256_of
 
     def refused(path, progress=None):
         if path == store / FILE:

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgespec.acceptance import Acceptance
 from edgespec.core import NOTHING, ROOT, Draft, DraftCost, Verdict, verified
-from edgespec.cost import CostCurve
-from edgespec.drawn import _VISIBLE
-from edgespec.policy import AdaptivePolicy
-from edgespec.policy_config import PolicyConfig
+from edgespec.latency.curve import _VISIBLE
+from edgespec.latency.model import LatencyModel
+from edgespec.policy.acceptance import Acceptance
+from edgespec.policy.adaptive import AdaptivePolicy
+from edgespec.policy.config import PolicyConfig
 from edgespec.testing import ScriptedDrafter
 from tests.answering import Answering
 
@@ -25,8 +25,8 @@ def chain(tokens, probability=0.8, drafter="scripted"):
     return Draft.chain(tokens, [probability] * len(tokens), ["kind"] * len(tokens), drafter)
 
 
-def curve(ratio, sizes=range(2, 33)) -> CostCurve:
-    cost = CostCurve(64)
+def curve(ratio, sizes=range(2, 33)) -> LatencyModel:
+    cost = LatencyModel(64)
     for _ in range(5):
         cost.observe(1, 0.01)
         for n in sizes:
@@ -123,7 +123,7 @@ def test_another_answer_begins_with_little_belief_in_how_long_chains_came_true()
         assert first == second == pytest.approx(0.75 * 6 / (6 + PolicyConfig().carried))
 
 
-def plan_after(cost: CostCurve, emit, probability=0.8, blocks=200, size=16) -> list[int]:
+def plan_after(cost: LatencyModel, emit, probability=0.8, blocks=200, size=16) -> list[int]:
     """The sizes planned, block by block, when a drafter offers `size` tokens and `emit()` tells how many are right."""
     drafter = ScriptedDrafter(lambda tokens, limit: [1] * min(size, limit))
     policy = Answering(AdaptivePolicy([drafter], cost))
@@ -133,7 +133,7 @@ def plan_after(cost: CostCurve, emit, probability=0.8, blocks=200, size=16) -> l
         sizes.append(len(draft))
         right = min(emit(), len(draft))
         emitted = (1,) * right + (2,)
-        policy.settle(draft, Verdict(tuple(range(right)), emitted), cost.single * cost.ratio(1 + len(draft)))
+        policy.settle(draft, Verdict(tuple(range(right)), emitted), cost.t1 * cost.ratio(1 + len(draft)))
     return sizes
 
 
@@ -173,7 +173,7 @@ def test_a_drafter_may_leave_its_name_out_of_its_drafts():
         def propose(self, tokens, limit):
             return dataclasses.replace(super().propose(tokens, limit), drafter="none")
 
-    cost = CostCurve(64)
+    cost = LatencyModel(64)
     cost.measure(dict.fromkeys(range(1, 65), 1.0))
     drafter = Nameless(lambda tokens, limit: [5] * 4)
     policy = Answering(AdaptivePolicy([drafter], cost))
@@ -187,7 +187,7 @@ def test_a_drafter_may_leave_its_name_out_of_its_drafts():
 
 def test_a_plan_gives_its_reasons_where_asked():
     drafter = ScriptedDrafter(lambda tokens, limit: [1] * 4 if len(tokens) > 1 else [])
-    policy = Answering(AdaptivePolicy([drafter], CostCurve(64)), explain=True)
+    policy = Answering(AdaptivePolicy([drafter], LatencyModel(64)), explain=True)
     policy.plan([1], 60)
     assert policy.made.reasons[0] == "scripted: no draft token" and "T(1) is not known" in policy.made.reasons[1]
     policy.settle(NOTHING, Verdict((), (1,)), 0.01)
@@ -228,6 +228,7 @@ def test_a_trial_is_weighed_against_the_draft_that_it_replaces():
     model = InVain()
     policy = Answering(AdaptivePolicy([Unsure(None), model], cost, clock=lambda: now[0]))
     policy.prefilled(1, 0.0)
+    policy.policy.budgets._budgets[model.name] = 3.0
     for _ in range(60):
         policy._answer._chains.observe(chain([1] * 16, drafter="model"), [1] * 16)
     drafts = [len(policy.plan([5] * 40, 60)) for _ in range(2)]
@@ -235,7 +236,7 @@ def test_a_trial_is_weighed_against_the_draft_that_it_replaces():
 
 
 def test_without_t1_nothing_is_drafted():
-    policy = Answering(AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [1] * limit)], CostCurve(64)))
+    policy = Answering(AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [1] * limit)], LatencyModel(64)))
     policy.prefilled(64, 0.02)
     assert policy.plan([1], 60) == NOTHING
     policy.settle(NOTHING, Verdict((), (1,)), 0.01)
@@ -245,7 +246,7 @@ def test_without_t1_nothing_is_drafted():
 def test_a_dip_of_the_curve_is_found():
     truth = {1: 1.0, 2: 1.73, 3: 1.9, 4: 1.85}
     drafter = ScriptedDrafter(lambda tokens, limit: [1] * 8)
-    cost = CostCurve(64)
+    cost = LatencyModel(64)
     cost.observe(1, 0.01)
     cost.observe(2, 0.0173)
     policy = Answering(AdaptivePolicy([drafter], cost))
@@ -279,7 +280,7 @@ def test_probing_costs_at_most_its_share():
 
 @given(st.dictionaries(st.integers(2, 64), st.floats(0.1, 1.59), max_size=12), st.floats(1e-4, 10.0))
 def test_a_curve_passes_through_what_was_observed(surprises, single):
-    cost = CostCurve(64)
+    cost = LatencyModel(64)
     for _ in range(3):
         cost.observe(1, single)
     ratios = {}
@@ -289,83 +290,83 @@ def test_a_curve_passes_through_what_was_observed(surprises, single):
     assert cost.ratio(1) == 1.0
     for n, ratio in ratios.items():
         assert cost.ratio(n) == pytest.approx(ratio)
-    again = CostCurve(64)
+    again = LatencyModel(64)
     again.restore(cost.as_json())
     assert again.ratios() == pytest.approx(cost.ratios())
-    assert again.single == pytest.approx(single)
+    assert again.t1 == pytest.approx(single)
 
 
 @given(st.lists(st.tuples(st.integers(1, 200), st.floats(1e-3, 1e3)), max_size=40), st.sampled_from([4, 64, 128]))
 def test_a_curve_bent_bit_by_bit_is_the_curve_drawn_at_once(evaluations, rows):
-    cost = CostCurve(rows)
+    cost = LatencyModel(rows)
     for n, seconds in [(1, 1.0), *evaluations]:
         before = cost.ratios()
         kept = before.copy()
         cost.observe(n, seconds)
         assert before == kept, "a curve that was handed out stays as it is"
-    again = CostCurve(rows)
+    again = LatencyModel(rows)
     again.restore(cost.as_json())
     assert cost.ratios() == pytest.approx(again.ratios(), rel=2 * _VISIBLE)
-    assert all(1.0 <= hoped <= max(1.0, ratio) for hoped, ratio in zip(cost.hoped(), cost.ratios(), strict=True))
+    assert all(1.0 <= hoped <= max(1.0, ratio) for hoped, ratio in zip(cost.optimistic(), cost.ratios(), strict=True))
 
 
 def test_a_prompt_bends_the_prior_before_the_first_draft():
-    memory_bound, compute_bound = CostCurve(64), CostCurve(64)
+    memory_bound, compute_bound = LatencyModel(64), LatencyModel(64)
     memory_bound.observe(100, 1.6)
     compute_bound.observe(100, 5.0)
     for cost in (memory_bound, compute_bound):
         assert not cost.known
         cost.observe(1, 0.1)
-    assert memory_bound.ratio(8) < CostCurve(64).ratio(8) < compute_bound.ratio(8)
+    assert memory_bound.ratio(8) < LatencyModel(64).ratio(8) < compute_bound.ratio(8)
 
 
 def test_a_long_context_has_a_curve_of_its_own_that_begins_as_the_nearest_known():
     cost = curve(flat)
-    deep = cost.at(3000)
-    assert cost.at(1023) is cost and cost.at(2048) is deep is not cost.at(1500) is not cost
-    assert deep.single == pytest.approx(cost.single) and deep.ratios() == pytest.approx(cost.ratios())
+    deep = cost.for_context(3000)
+    assert cost.for_context(1023) is cost and cost.for_context(2048) is deep is not cost.for_context(1500) is not cost
+    assert deep.t1 == pytest.approx(cost.t1) and deep.ratios() == pytest.approx(cost.ratios())
     for _ in range(30):
         deep.observe(1, 0.03)
         deep.observe(8, 0.03 * steep(8))
-    assert cost.single == pytest.approx(0.01) and cost.ratio(8) == pytest.approx(flat(8))
-    assert cost.at(9000).single == pytest.approx(deep.single), "it begins as the deepest one known, not the first"
-    assert cost.at(9000).ratio(8) == pytest.approx(deep.ratio(8)) and deep.ratio(8) > 3 * flat(8)
-    again = CostCurve(64)
+    assert cost.t1 == pytest.approx(0.01) and cost.ratio(8) == pytest.approx(flat(8))
+    assert cost.for_context(9000).t1 == pytest.approx(deep.t1), "it begins as the deepest one known, not the first"
+    assert cost.for_context(9000).ratio(8) == pytest.approx(deep.ratio(8)) and deep.ratio(8) > 3 * flat(8)
+    again = LatencyModel(64)
     again.restore(json.loads(json.dumps(cost.as_json())))
     for depth in (0, 1500, 3000, 9000):
-        assert again.at(depth).ratios() == pytest.approx(cost.at(depth).ratios())
-        assert again.at(depth).single == pytest.approx(cost.at(depth).single)
+        assert again.for_context(depth).ratios() == pytest.approx(cost.for_context(depth).ratios())
+        assert again.for_context(depth).t1 == pytest.approx(cost.for_context(depth).t1)
 
 
 def test_what_long_contexts_were_thought_to_cost_is_forgotten_when_it_is_measured_on_purpose():
     cost = curve(flat)
     for n, seconds in ((1, 0.9), (8, 9.0)):
-        cost.at(3000).observe(n, seconds)
+        cost.for_context(3000).observe(n, seconds)
     cost.measure({1: 0.02, 8: 0.03})
-    assert cost.at(3000).single == pytest.approx(0.02) and cost.at(3000).ratio(8) == pytest.approx(1.5)
+    assert cost.for_context(3000).t1 == pytest.approx(0.02) and cost.for_context(3000).ratio(8) == pytest.approx(1.5)
 
 
 def test_a_curve_of_earlier_versions_is_read():
-    cost = CostCurve(64)
+    cost = LatencyModel(64)
     cost.restore({"single_seconds": 0.1, "ratios": {"2": [1.5, 3]}})
-    assert cost.ratio(2) == cost.at(5000).ratio(2) == pytest.approx(1.5)
+    assert cost.ratio(2) == cost.for_context(5000).ratio(2) == pytest.approx(1.5)
 
 
 def test_a_short_context_begins_as_a_long_one_did():
-    cost = CostCurve(64)
-    cost.at(3000).observe(1, 0.03)
-    assert cost.at(10) is cost and cost.single == pytest.approx(0.03)
+    cost = LatencyModel(64)
+    cost.for_context(3000).observe(1, 0.03)
+    assert cost.for_context(10) is cost and cost.t1 == pytest.approx(0.03)
 
 
 def test_what_a_plan_takes_is_learned_at_its_depth():
-    policy = Answering(AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [])], CostCurve(64)))
+    policy = Answering(AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [])], LatencyModel(64)))
     for depth, seconds in [(10, 0.01)] + 9 * [(3000, 0.02)] + [(10, 0.01)]:
         policy.prefilled(64, 10 * seconds)
         policy.plan([1] * depth, 60)
         policy.settle(NOTHING, Verdict((), (1,)), seconds)
-    assert policy.cost.single == pytest.approx(0.01)
-    assert policy.cost.at(3000).single == pytest.approx(0.02, rel=0.1)
-    assert policy.cost.ratio(64) == pytest.approx(10.0, rel=0.2)
+    assert policy.latency.t1 == pytest.approx(0.01)
+    assert policy.latency.for_context(3000).t1 == pytest.approx(0.02, rel=0.1)
+    assert policy.latency.ratio(64) == pytest.approx(10.0, rel=0.2)
 
 
 def test_one_slow_evaluation_does_not_turn_the_curve():
@@ -375,7 +376,7 @@ def test_one_slow_evaluation_does_not_turn_the_curve():
 
 
 def test_a_slow_first_evaluation_does_not_turn_it_either():
-    cost = CostCurve(64)
+    cost = LatencyModel(64)
     cost.observe(1, 0.01)
     cost.observe(40, 0.1)
     before = cost.ratios()
@@ -390,7 +391,7 @@ def test_the_curve_follows_a_machine_that_throttles():
     for _ in range(40):
         cost.observe(1, 0.02)
         cost.observe(4, 0.02 * steep(4))
-    assert cost.single == pytest.approx(0.02, rel=0.1)
+    assert cost.t1 == pytest.approx(0.02, rel=0.1)
     assert cost.ratio(4) == pytest.approx(steep(4), rel=0.15)
 
 
@@ -406,19 +407,19 @@ def test_the_curve_follows_a_machine_that_throttles():
 )  # fmt: skip
 def test_a_spoilt_store_is_refused(stored):
     with pytest.raises((KeyError, TypeError, ValueError)):
-        CostCurve(64).restore(stored)
+        LatencyModel(64).restore(stored)
 
 
 @given(st.dictionaries(st.integers(2, 64), st.floats(1.0, 20.0), min_size=1), st.lists(st.floats(0.5, 30), max_size=20))
 def test_what_was_measured_on_purpose_counts_whatever_was_known(ratios, before):
-    cost = CostCurve(64)
+    cost = LatencyModel(64)
     cost.observe(1, 0.2)
     for n, ratio in enumerate(before, start=2):
         cost.observe(n, 0.2 * ratio)
     cost.measure({1: 0.1, **{n: 0.1 * ratio for n, ratio in ratios.items()}})
-    assert cost.single == pytest.approx(0.1)
+    assert cost.t1 == pytest.approx(0.1)
     assert all(cost.ratio(n) == pytest.approx(ratio) for n, ratio in ratios.items())
-    assert cost.hoped()[0] == 1.0 and all(cost.hoped()[n - 1] == pytest.approx(cost.ratio(n)) for n in ratios)
+    assert cost.optimistic()[0] == 1.0 and all(cost.optimistic()[n - 1] == pytest.approx(cost.ratio(n)) for n in ratios)
 
 
 @pytest.mark.parametrize("times", [2.0, 4.0, 0.5])
@@ -436,7 +437,7 @@ def test_a_policy_that_drafts_in_every_block_measures_t1_again_when_all_times_ch
     assert sizes[30:50] == [12] * 20
     assert 1 <= sizes[50:].count(0) <= 2  # T(1), measured again; all other blocks go on drafting
     assert min(sizes[60:]) >= 10
-    assert cost.single == pytest.approx(0.01 * times, rel=0.05)
+    assert cost.t1 == pytest.approx(0.01 * times, rel=0.05)
     assert cost.ratio(13) == pytest.approx(flat(13), rel=0.1)
 
 
@@ -444,19 +445,19 @@ def test_slow_moments_do_not_make_t1_due():
     cost = curve(flat)
     for place in range(200):
         cost.observe(8, 0.01 * flat(8) * (3.0 if place % 4 else 1.0))
-        assert not cost.due
+        assert not cost.needs_remeasure
 
 
 def test_what_was_seen_while_t1_was_due_is_learned_with_it():
     cost = curve(flat)
-    while not cost.due:
+    while not cost.needs_remeasure:
         cost.observe(8, 0.03 * flat(8))
     before = cost.ratio(8)
     cost.observe(8, 0.03 * flat(8))
     assert cost.ratio(8) == before
     cost.observe(1, 0.03)
-    assert not cost.due
-    assert cost.single == pytest.approx(0.03)
+    assert not cost.needs_remeasure
+    assert cost.t1 == pytest.approx(0.03)
     assert cost.ratio(8) < before
 
 
@@ -469,7 +470,7 @@ def test_where_looking_in_vain_takes_a_part_of_t1_it_is_done_seldom(share, least
         looked[0] += 1
         return []
 
-    cost = CostCurve(64)
+    cost = LatencyModel(64)
     cost.observe(1, 1.0)
     policy = Answering(AdaptivePolicy([ScriptedDrafter(nothing)], cost, clock=lambda: now[0]))
     policy.prefilled(1, 0.0)
@@ -494,13 +495,13 @@ def test_a_text_that_begins_to_repeat_itself_is_noticed_soon():
     policy.prefilled(1, 0.0)
     for _ in range(300):
         assert policy.plan([1], 60) == NOTHING
-        policy.settle(NOTHING, Verdict((), (1,)), cost.single)
+        policy.settle(NOTHING, Verdict((), (1,)), cost.t1)
     repeats[0] = True
     drafted = []
     for _ in range(60):
         draft = policy.plan([1], 60)
         drafted.append(len(draft))
-        seconds = cost.single * cost.ratio(1 + len(draft))
+        seconds = cost.t1 * cost.ratio(1 + len(draft))
         policy.settle(draft, Verdict(tuple(range(len(draft))), (1,) * (len(draft) + 1)), seconds)
     assert any(drafted[:10]) and all(drafted[30:])
 
@@ -508,23 +509,23 @@ def test_a_text_that_begins_to_repeat_itself_is_noticed_soon():
 @pytest.mark.parametrize("times", [4.0, 10.0])
 def test_a_first_t1_of_a_busy_moment_is_not_believed(times):
     """As in a first answer: the prompt is read, then a single token is slow, and drafts seem to cost nothing."""
-    cost = CostCurve(64)
+    cost = LatencyModel(64)
     cost.observe_prompt(128, 0.01 * steep(128))
     cost.observe(1, 0.01 * times)
     for n in (2, 4, 8, 16):
         cost.observe(n, 0.01 * steep(n))
-        while cost.due:
+        while cost.needs_remeasure:
             cost.observe(1, 0.01)
-    assert cost.single == pytest.approx(0.01)
+    assert cost.t1 == pytest.approx(0.01)
     assert all(cost.ratio(n) == pytest.approx(steep(n)) for n in (2, 4, 8, 16))
 
 
 def test_several_tokens_that_do_take_less_time_than_one_are_believed_in_the_end():
-    cost = CostCurve(64)
+    cost = LatencyModel(64)
     cost.observe(1, 0.01)
     for _ in range(6):
-        cost.observe(1 if cost.due else 4, 0.01 if cost.due else 0.006)
-    assert not cost.due
+        cost.observe(1 if cost.needs_remeasure else 4, 0.01 if cost.needs_remeasure else 0.006)
+    assert not cost.needs_remeasure
     assert cost.ratio(4) == pytest.approx(0.6)
 
 
@@ -544,8 +545,8 @@ def test_what_is_known_badly_of_t_of_n_cannot_lose_much():
 
 def test_an_evaluation_that_takes_another_time_than_thought_is_charged_as_it_was():
     cost = curve(steep)
-    assert cost.taken(4, 0.01 * steep(4) * 1.7) == cost.ratio(4) == cost.taken(4, 0.01 * steep(4) / 1.7)
-    assert cost.taken(4, 0.01 * steep(4) * 5) == pytest.approx(2.5 * steep(4))
+    assert cost.charged(4, 0.01 * steep(4) * 1.7) == cost.ratio(4) == cost.charged(4, 0.01 * steep(4) / 1.7)
+    assert cost.charged(4, 0.01 * steep(4) * 5) == pytest.approx(2.5 * steep(4))
 
 
 @pytest.mark.parametrize(

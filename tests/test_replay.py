@@ -10,7 +10,7 @@ from benchmarks.policy_replay import Counted, curve_of, played, summed
 from benchmarks.replay import hits_in_blocks, replayed
 from benchmarks.simulate import Clock
 from edgespec.core import NOTHING
-from edgespec.cost import CostCurve
+from edgespec.latency.model import LatencyModel
 from edgespec.testing import ScriptedDrafter, TableModel
 
 PROMPT = [7, 7]
@@ -52,7 +52,7 @@ def test_plain_decoding_takes_its_own_time_and_right_guesses_less():
 
 
 def test_a_drafters_evaluations_take_what_the_curve_says():
-    clock, cost = Clock(), CostCurve(128)
+    clock, cost = Clock(), LatencyModel(128)
     cost.measure({1: 0.01, 8: 0.04})
     context = Counted(TableModel(), cost, clock)
     context.prefill([1] * 8)

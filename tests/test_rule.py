@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgespec.acceptance import Acceptance
-from edgespec.backoff import Backoff
 from edgespec.core import MAX_ROWS, Draft, Evaluation, TokenSequence, Verdict
-from edgespec.cost import CostCurve
-from edgespec.costed import StoppingRule, expected_speed_up, upper_bound
-from edgespec.drafter_prefill import AnswerLengths, DrafterPrefill, PrefillBudgets
-from edgespec.expected import Limits, Sizes
-from edgespec.loss_budget import AnswerBudget, LossBudgets
-from edgespec.policy import AdaptivePolicy
-from edgespec.policy_config import PolicyConfig
+from edgespec.latency.model import LatencyModel
+from edgespec.policy.acceptance import Acceptance
+from edgespec.policy.adaptive import AdaptivePolicy
+from edgespec.policy.backoff import Backoff
+from edgespec.policy.config import PolicyConfig
+from edgespec.policy.costed import StoppingRule, expected_speed_up, upper_bound
+from edgespec.policy.drafter_prefill import AnswerLengths, DrafterPrefill, PrefillBudgets
+from edgespec.policy.loss_budget import AnswerBudget, LossBudgets
+from edgespec.policy.speedup import Limits, Sizes
+from edgespec.policy.tree import ROOT, Tree, by_reach, depths, merged, reaches
 from edgespec.testing import without_rows
-from edgespec.tree import ROOT, Tree, by_reach, depths, merged, reaches
 
 ANYTHING = Limits(math.inf, math.inf, 0.0, 1.0)
 
@@ -162,7 +162,7 @@ def test_the_promise_holds_for_any_verdicts(right: list[int], probability: float
     """No answer is later than plain by more than the larger of 10 T(1) and 5%, whatever the drafter believes."""
     noise, config = random.Random(seed), PolicyConfig()
     ratios = [1.0 + slope * n + noise.random() * (n > 0) for n in range(MAX_ROWS)]
-    cost = CostCurve(MAX_ROWS)
+    cost = LatencyModel(MAX_ROWS)
     cost.measure({n: ratios[n - 1] for n in range(1, MAX_ROWS + 1)})
     drafter = Oracle(right, probability)
     policy = AdaptivePolicy([drafter], cost, clock=lambda: 0.0).begin()

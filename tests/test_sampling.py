@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgespec.decode.sampling import REACH, SamplingParams, draw, draw_any, gumbel, log_probabilities
 from edgespec.errors import InvalidRequest
-from edgespec.sampling import REACH, SamplingParams, draw, draw_any, gumbel, log_probabilities
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**20), st.lists(st.integers(0, 2**18), min_size=1, max_size=50))

@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgespec.core import NOTHING, DraftCost, Policy, TokenSequence
-from edgespec.cost import CostCurve
+from edgespec.decode.session import Session
 from edgespec.drafters import make_drafter
 from edgespec.errors import ContextOverflow, InvalidRequest
-from edgespec.policy import AdaptivePolicy
-from edgespec.session import Session
+from edgespec.latency.model import LatencyModel
+from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.testing import FixedPolicy, KeyedSampler, ScriptedDrafter, TableModel
 
 
 def nothing() -> Policy:
-    return AdaptivePolicy((), CostCurve(64))
+    return AdaptivePolicy((), LatencyModel(64))
 
 
 def answer(model: TableModel, policy: Policy, prompt: list[int], *, seed=0, temperature=0.0, **options) -> Session:
@@ -46,8 +46,8 @@ def test_drafted_answers_equal_plain_ones(prompt, table, temperature, size, draf
     plain = answer(model, nothing(), TokenSequence(prompt), temperature=temperature, seed=table, stops=stop)
     for policy in (
         FixedPolicy(make_drafter(drafter), size),
-        AdaptivePolicy([make_drafter(drafter)], CostCurve(64)),
-        AdaptivePolicy([make_drafter("anpd"), make_drafter("suffix")], CostCurve(64)),
+        AdaptivePolicy([make_drafter(drafter)], LatencyModel(64)),
+        AdaptivePolicy([make_drafter("anpd"), make_drafter("suffix")], LatencyModel(64)),
     ):
         drafted = answer(model, policy, prompt, temperature=temperature, seed=table, stops=stop)
         assert drafted.emitted == plain.emitted
@@ -69,7 +69,7 @@ def test_no_drafter_is_asked_before_the_first_token_is_there():
             return NOTHING
 
     free = ScriptedDrafter(lambda tokens, limit: asked.append("propose") or [])
-    cost = CostCurve(64)
+    cost = LatencyModel(64)
     cost.measure(dict.fromkeys((1, 2, 4, 8), 1.0))
     policy = AdaptivePolicy([free, Model(lambda tokens, limit: [], "model")], cost)
     model = TableModel()
@@ -224,7 +224,7 @@ def test_cancel_from_another_thread_ends_the_answer():
 def test_a_prompt_in_two_pieces_is_not_learned_as_one_evaluation():
     learned = []
 
-    class Learning(CostCurve):
+    class Learning(LatencyModel):
         def observe_prompt(self, n, seconds):
             learned.append(n)
 

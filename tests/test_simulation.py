@@ -19,10 +19,10 @@ from benchmarks.simulate import (
     with_policy,
 )
 from edgespec.core import DraftCost
-from edgespec.cost import CostCurve
-from edgespec.policy import AdaptivePolicy
+from edgespec.decode.verification import verify
+from edgespec.latency.model import LatencyModel
+from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.testing import ScriptedDrafter
-from edgespec.verify import verify
 from tests.answering import Answering
 
 LAPTOP, SMALL, PHONE, GPU = (
@@ -114,7 +114,7 @@ def test_of_two_drafters_each_has_its_part_of_a_text(machine):
 def drafted(case):
     """The drafts for a case whose T(n) is known."""
     text, clock, ratios = case.text(), Clock(), case.machine.ratios()
-    cost = CostCurve(64)
+    cost = LatencyModel(64)
     cost.measure({n: ratios[n - 1] for n in range(1, 65)})
     return played(Answering(AdaptivePolicy(case.drafters(text, clock), cost, clock=clock)), text, ratios)
 
@@ -144,7 +144,7 @@ def test_all_guesses_of_a_model_are_counted_and_anew_for_each_answer():
     case = Case(LAPTOP, always(0.9), 0.05, length=200)
     text, clock, ratios = case.text(), Clock(), LAPTOP.ratios()
     drafter = Counting(text, clock, 0.05)
-    policy, guessed = Answering(AdaptivePolicy([drafter], CostCurve(64), clock=clock)), Counter()
+    policy, guessed = Answering(AdaptivePolicy([drafter], LatencyModel(64), clock=clock)), Counter()
     for _ in played(policy, text, ratios):
         guessed.update(policy.made.drafted)
     assert guessed == {"priced": drafter.made} and drafter.made > 50
@@ -164,7 +164,9 @@ def test_where_a_model_drafts_now_and_then_looking_for_repeats_goes_on():
         return []
 
     text, clock, ratios, looked = Case(LAPTOP, always(0.9), 0.05, length=400).text(), Clock(), LAPTOP.ratios(), []
-    policy = Answering(AdaptivePolicy([ScriptedDrafter(nothing), Moody(text, clock, 0.05)], CostCurve(64), clock=clock))
+    policy = Answering(
+        AdaptivePolicy([ScriptedDrafter(nothing), Moody(text, clock, 0.05)], LatencyModel(64), clock=clock)
+    )
     drafts = list(played(policy, text, ratios))
     assert sum(draft.drafter == "priced" for draft in drafts) > 40
     assert len(looked) > 0.98 * len(drafts)

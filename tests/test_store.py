@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from edgespec.store import private_folder, read_json, remember, write_json
+from edgespec.system.files import private_folder, read_json, remember, write_json
 
 
 def test_what_is_written_is_read(tmp_path):

@@ -63,7 +63,7 @@ def longest_match(text: list[int]) -> int:
 def test_small_texts(text: str, limit: int, draft: str, evidence: list[tuple[int, str]]) -> None:
     found = Suffix().propose(ids(text), limit)
     assert letters(found.tokens) == draft
-    assert list(found.evidence) == [(*bucket, "answer") for bucket in evidence]  # nobody said what the prompt is
+    assert list(found.buckets) == [(*bucket, "answer") for bucket in evidence]  # nobody said what the prompt is
 
 
 def answered(drafter: Suffix, prompt: str, answer: str) -> TokenSequence:
@@ -80,7 +80,7 @@ def answered(drafter: Suffix, prompt: str, answer: str) -> TokenSequence:
 
 def sources(draft: Draft) -> list[str]:
     """Where the match of each draft token comes from."""
-    return [bucket[2] for bucket in draft.evidence]  # type: ignore[index]
+    return [bucket[2] for bucket in draft.buckets]  # type: ignore[index]
 
 
 def test_a_match_in_the_prompt_is_told_from_one_in_the_answer() -> None:
@@ -180,7 +180,7 @@ def test_every_guess_followed_the_suffix_it_claims(text: list[int], limit: int) 
     assert len(draft) <= limit
     assert draft.is_chain
     context = list(text)
-    for token, chance, kind in zip(draft.tokens, draft.probabilities, draft.evidence, strict=True):
+    for token, chance, kind in zip(draft.tokens, draft.probabilities, draft.buckets, strict=True):
         length = kind[0]  # type: ignore[index]
         assert 0.0 < chance <= 1.0
         assert token in [text[end] for end in ends(text, context[-length:]) if end < len(text)]
@@ -226,7 +226,7 @@ def test_support_of_the_first_guess_equals_brute_force(text: list[int]) -> None:
         assert size == 0
         return
     followers = [text[end] for end in ends(text, text[-size:]) if end < len(text)]
-    assert draft.evidence[0][1] == agreement(followers.count(draft.tokens[0]), len(followers))  # type: ignore[index]
+    assert draft.buckets[0][1] == agreement(followers.count(draft.tokens[0]), len(followers))  # type: ignore[index]
 
 
 @given(TEXTS, st.lists(st.integers(0, 30)))

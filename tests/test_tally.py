@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgespec.core import NOTHING, ROOT, Draft, Plan, Verdict, verified
-from edgespec.tally import Tally
-from edgespec.verify import verify
+from edgespec.decode.stats import Tally
+from edgespec.decode.verification import verify
 
 
 def count(draft: Draft, said: list[int]) -> Tally:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgespec.decode.detokenizer import AnswerText, Detokenizer, StopStrings, continuation
 from edgespec.errors import InvalidRequest
-from edgespec.text import AnswerText, Detokenizer, StopStrings, continuation
 
 REPLACEMENT = "\ufffd"
 END = -1

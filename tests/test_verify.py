@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgespec.core import NOTHING, ROOT, Draft
-from edgespec.verify import verify
+from edgespec.decode.verification import verify
 
 END = 0
 

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from edgespec import vetting
+from edgespec.backend import load_check as vetting
+from edgespec.backend.load_check import vet
 from edgespec.errors import MalformedModel, ModelError, ModelNotFound, UnsupportedModel
-from edgespec.gguf_header import read_header
-from edgespec.vetting import vet
+from edgespec.gguf.validate import read_header
 from tests.gguf_files import tiny_model
+from tests.terminal import heeding_signals
 
 
 @pytest.fixture
@@ -165,11 +166,12 @@ def test_an_interrupt_kills_the_child(tmp_path: Path, model: Path, cache: Path) 
         time.sleep(60)
         """,
     )
-    call = f"from edgespec.vetting import vet; from pathlib import Path; vet(Path({str(model)!r}), "
+    call = f"from edgespec.backend.load_check import vet; from pathlib import Path; vet(Path({str(model)!r}), "
     call += f"cache_dir=Path({str(cache)!r}), load={load!r})"
-    parent = subprocess.Popen(
-        [sys.executable, "-c", call], stderr=subprocess.PIPE, cwd=Path(vetting.__file__).parents[1]
-    )
+    with heeding_signals():
+        parent = subprocess.Popen(
+            [sys.executable, "-c", call], stderr=subprocess.PIPE, cwd=Path(vetting.__file__).parents[1]
+        )
     try:
         deadline = time.monotonic() + 30
         while not (tmp_path / "pid").exists() and time.monotonic() < deadline:

@@ -16,18 +16,18 @@ import edgespec
 from edgespec import load
 from edgespec.backend import LlamaModel, ParallelContext
 from edgespec.errors import InvalidRequest, MalformedModel, ProofFailed, UnsupportedModel
-from edgespec.gguf_values import numbers, strings
-from edgespec.gguf_walk import walk
-from edgespec.models.checked import sha256_of
-from edgespec.vocabtrim import rewrite
-from edgespec.vocabtrim.calibrate import AnswerSettings, Journal, count_answers_of, count_recorded, count_text
-from edgespec.vocabtrim.choose import coverage, keep_by_size, ranked, size_for_coverage
+from edgespec.gguf.metadata import numbers, strings
+from edgespec.gguf.reader import walk
+from edgespec.system.files import sha256_of
+from edgespec.vocabtrim import writer
+from edgespec.vocabtrim.collect import AnswerSettings, Journal, count_answers_of, count_recorded, count_text
 from edgespec.vocabtrim.counts import Counts, load_counts, tokenizer_hash
-from edgespec.vocabtrim.kept import load_kept
-from edgespec.vocabtrim.make import forced_tokens, trim
-from edgespec.vocabtrim.prove import prove
+from edgespec.vocabtrim.equivalence import prove
+from edgespec.vocabtrim.format import trimming_of
+from edgespec.vocabtrim.keep_list import load_kept
+from edgespec.vocabtrim.pipeline import forced_tokens, trim
+from edgespec.vocabtrim.selection import coverage, keep_by_size, ranked, size_for_coverage
 from edgespec.vocabtrim.sizes import mbsu, per_token, per_token_trimmed
-from edgespec.vocabtrim.trimmed import trimming_of
 from tests.gguf_files import tiny_model
 
 MODELS = Path(edgespec.__file__).parent / "models"
@@ -97,7 +97,7 @@ ALWAYS_TIED = ("gemma", "gemma2")
 
 @pytest.mark.parametrize(
     ("architecture", "tied"),
-    [(name, tied) for name in rewrite.ARCHITECTURES for tied in (True, False) if tied or name not in ALWAYS_TIED],
+    [(name, tied) for name in writer.ARCHITECTURES for tied in (True, False) if tied or name not in ALWAYS_TIED],
 )
 def test_every_architecture_says_the_same_of_the_kept_tokens(architecture, tied, tmp_path):
     path = tiny_model(tmp_path / "full.gguf", architecture=architecture, tied=tied)
@@ -167,8 +167,8 @@ class TestFile:
         def spoil(data, start, tensor, rows):
             return original(data, start, tensor, rows[::-1] if rows is not None else None)
 
-        original = rewrite._pieces
-        monkeypatch.setattr(rewrite, "_pieces", spoil)
+        original = writer._pieces
+        monkeypatch.setattr(writer, "_pieces", spoil)
         with pytest.raises(ProofFailed, match="differ"):
             trim(full, tmp_path / "t.gguf", [counts_for(full, [5])], size=32)
         assert not list(tmp_path.iterdir())

@@ -12,12 +12,12 @@ from pathlib import Path
 import click
 import numpy as np
 
-from edgespec.gguf_values import strings
-from edgespec.vocabtrim.choose import ranked
+from edgespec.gguf.metadata import strings
 from edgespec.vocabtrim.counts import load_counts, merged, tokenizer_hash
-from edgespec.vocabtrim.kept import KeptList
-from edgespec.vocabtrim.make import forced_tokens
-from edgespec.vocabtrim.rewrite import trimmable
+from edgespec.vocabtrim.keep_list import KeptList
+from edgespec.vocabtrim.pipeline import forced_tokens
+from edgespec.vocabtrim.selection import ranked
+from edgespec.vocabtrim.writer import trimmable
 
 
 @click.command()

@@ -3,7 +3,7 @@
     python -m edgespec.backend.llama_peer MODEL N_CTX THREADS GPU_LAYERS LOOKUP
 
 It reads one JSON object a line, {"prompt": ids, "count", "temperature", "seed", "anew"}, and writes one: the fields of
-`edgespec.bench.answers.Answer`. LOOKUP is how many tokens LlamaPromptLookupDecoding drafts; 0: nothing is drafted.
+`edgespec.bench.measurements.Answer`. LOOKUP is how many tokens LlamaPromptLookupDecoding drafts; 0: nothing is drafted.
 Flash attention is on, as llama.cpp's `auto` has it in edgespec and in the server; `Llama` leaves it off unless asked.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 import llama_cpp
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
-from edgespec.child import serve
+from edgespec.system.child import serve
 
 
 class _Counted:

@@ -1,4 +1,4 @@
-"""The target's choice at a row of logits: llama.cpp's samplers, then the keyed draw of `edgespec.sampling`."""
+"""The target's choice at a row of logits: llama.cpp's samplers, then the keyed draw of `edgespec.decode.sampling`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from llama_cpp import llama_grammar
 from edgespec.backend import native
 from edgespec.backend.model import LlamaVocabulary
 from edgespec.core import Row, SharedNoise, TokenLogprob
+from edgespec.decode.sampling import NO_NUMBERS, SamplingParams, draw, draw_any, log_probabilities
 from edgespec.errors import EvaluationError, GrammarError, InvalidRequest
-from edgespec.sampling import NO_NUMBERS, SamplingParams, draw, draw_any, log_probabilities
 
 _DRY_BREAKERS = (b"\n", b":", b'"', b"*")
 _FAR_BACK = 1 << 20

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgespec import child
 from edgespec.errors import EvaluationError
+from edgespec.system import child
 
 _WATCH = """
 import os, resource, subprocess, sys

@@ -17,10 +17,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from edgespec import child
-from edgespec.bench.answers import Answer, Peer
+from edgespec.bench.measurements import Answer, Peer
 from edgespec.bench.memory import peak_so_far
 from edgespec.errors import EvaluationError, InvalidRequest
+from edgespec.system import child
 
 _SERVERS = {
     "llama-server": "",

@@ -8,9 +8,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from edgespec.bench import figures
-from edgespec.bench.field import PLAIN
-from edgespec.store import replacing
+from edgespec.bench import metrics
+from edgespec.bench.contestants import PLAIN
+from edgespec.system.files import replacing
 
 _DPI = 120
 _PLACES = 16
@@ -41,11 +41,11 @@ def draw(result: dict[str, Any], folder: Path, stem: str) -> dict[str, str]:
 
 def _speed_ups(axes: Axes, result: dict[str, Any]) -> bool:
     """Bars by subtask, whiskers for the 95% interval of the median."""
-    groups = figures.groups(result["prompts"])
-    names = figures.contestants(result)[1:]
+    groups = metrics.groups(result["prompts"])
+    names = metrics.contestants(result)[1:]
     width = 0.8 / len(names)
     for place, name in enumerate(names):
-        ratios = [figures.paired(group, name, PLAIN) or _NOTHING for group in groups.values()]
+        ratios = [metrics.paired(group, name, PLAIN) or _NOTHING for group in groups.values()]
         medians = [ratio["median"] for ratio in ratios]
         whiskers = [
             [ratio["median"] - ratio["interval"][0] for ratio in ratios],
@@ -75,11 +75,11 @@ def _curve(axes: Axes, result: dict[str, Any]) -> bool:
 def _acceptance(axes: Axes, result: dict[str, Any]) -> bool:
     """A line for each drafter of each contestant."""
     for name in result["settings"]["drafters"]:
-        for drafter, places in figures.acceptance_by_place(result["prompts"], name).items():
+        for drafter, places in metrics.acceptance_by_place(result["prompts"], name).items():
             shown = [
                 (at, right / judged)
                 for at, (right, judged) in enumerate(places[:_PLACES], 1)
-                if judged >= figures.FEWEST
+                if judged >= metrics.FEWEST
             ]
             if shown:
                 label = drafter if drafter == name else f"{name}: {drafter}"

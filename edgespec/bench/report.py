@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from edgespec.bench import figures, tables
-from edgespec.bench.field import PLAIN
+from edgespec.bench import metrics, tables
+from edgespec.bench.contestants import PLAIN
 
 
 def summary_lines(result: dict[str, Any]) -> Iterator[str]:
@@ -15,14 +15,14 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
     if not rows:
         yield "no prompt was measured"
         return
-    yield f"{PLAIN}: {figures.total_speed(rows, PLAIN):.2f} tokens/s"
-    for name in figures.contestants(result)[1:]:
-        ratio = figures.paired(rows, name, PLAIN)
-        speed = figures.total_ratio(rows, name, PLAIN) * figures.total_speed(rows, PLAIN)
+    yield f"{PLAIN}: {metrics.total_speed(rows, PLAIN):.2f} tokens/s"
+    for name in metrics.contestants(result)[1:]:
+        ratio = metrics.paired(rows, name, PLAIN)
+        speed = metrics.total_ratio(rows, name, PLAIN) * metrics.total_speed(rows, PLAIN)
         line = f"{name}: {speed:.2f} tokens/s, {tables.with_interval(ratio)} times plain decoding"
-        line += f", {figures.block_length(rows, name):.2f} tokens a block"
+        line += f", {metrics.block_length(rows, name):.2f} tokens a block"
         if tables.comparable(result, name):
-            line += f", the same text for {figures.same_text(rows, name)} prompts"
+            line += f", the same text for {metrics.same_text(rows, name)} prompts"
         yield line
     yield from (f"no answer: {failure}" for failure in _failures(rows))
 
@@ -65,7 +65,7 @@ def sections(result: dict[str, Any]) -> Iterator[str]:
     yield " ".join(_conditions(result))
     yield (
         "The slowest prompt against plain decoding, and for how many prompts the 95% interval over that prompt's own "
-        f"rounds lies wholly below {figures.NEVER_SLOWER:g}:"
+        f"rounds lies wholly below {metrics.NEVER_SLOWER:g}:"
     )
     yield tables.slowest(result)
     if settings["peers"]:
@@ -77,7 +77,7 @@ def sections(result: dict[str, Any]) -> Iterator[str]:
         yield tables.against(result, main)
     best = None
     if "curve" in result:  # the last things that a run measures
-        best, size = figures.best_possible(result["curve"])
+        best, size = metrics.best_possible(result["curve"])
         yield (
             f"What was drafted. Here drafts that cost nothing and are always right would make text {best:.2f} times as "
             f"fast ({size} tokens an evaluation); the last column is what share of that speed was reached. "
@@ -86,7 +86,7 @@ def sections(result: dict[str, Any]) -> Iterator[str]:
         )
     yield _on_first_tokens(result)
     yield tables.drafting(result, best)
-    if drafting := [name for name in figures.contestants(result) if figures.drafts(result["prompts"], name)]:
+    if drafting := [name for name in metrics.contestants(result) if metrics.drafts(result["prompts"], name)]:
         yield "Tokens a block, and the accepted share of what was drafted, by subtask:"
         yield tables.by_subtask(result, drafting)
     yield from tables.places(result)
@@ -117,7 +117,7 @@ def _conditions(result: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _failures(rows: Sequence[figures.Row]) -> Iterator[str]:
+def _failures(rows: Sequence[metrics.Row]) -> Iterator[str]:
     for row in rows:
         for name, reason in row.get("failed", {}).items():
             yield f"{name} to {row['category']} {row['question_id']}, {reason}"

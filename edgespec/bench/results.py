@@ -14,10 +14,10 @@ from typing import Any
 
 from edgespec import __version__
 from edgespec.backend import build_name, gpus
-from edgespec.child import ROOT
 from edgespec.errors import InvalidRequest, OutputError
-from edgespec.machine import cores, cpu_name
-from edgespec.store import read_json, replacing
+from edgespec.system.child import ROOT
+from edgespec.system.cpu import cores, cpu_name
+from edgespec.system.files import read_json, replacing
 
 
 def code_digest() -> str:

@@ -11,22 +11,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgespec import doctor
-from edgespec.bench.answers import Answer, Peer
-from edgespec.bench.field import PLAIN, Field, files_of, name_of
+from edgespec.bench.contestants import PLAIN, Contestants, files_of, name_of
+from edgespec.bench.divergence import divergence
+from edgespec.bench.measurements import Answer, Peer
 from edgespec.bench.memory import peak_of
-from edgespec.bench.others import Others
+from edgespec.bench.peer_pool import PeerPool
 from edgespec.bench.peers import PeerSpec, started
-from edgespec.bench.prompts import subtask
 from edgespec.bench.results import begun, origin, write
-from edgespec.bench.settings import Progress, Settings
+from edgespec.bench.settings import RunProgress, Settings
 from edgespec.bench.versions import versions
-from edgespec.child import program
+from edgespec.decode.sampling import SamplingParams
+from edgespec.doctor import measure
 from edgespec.drafters import names_of
+from edgespec.engine.exact import sample
 from edgespec.errors import EvaluationError, InvalidRequest
-from edgespec.exact import sample
-from edgespec.lossless import parting
-from edgespec.sampling import SamplingParams
+from edgespec.system.child import program
+from edgespec.system.prompts import subtask
 
 WHAT = "drafters against plain decoding and other programs"
 
@@ -47,7 +47,7 @@ def run(
     *,
     out: Path | None,
     command: Iterable[str],
-    tell: Callable[[Progress], object] = lambda _progress: None,
+    tell: Callable[[RunProgress], object] = lambda _progress: None,
 ) -> dict[str, Any]:
     """The result, which `out` holds too. Interrupted, it goes on where it was when called again.
 
@@ -58,10 +58,10 @@ def run(
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InvalidRequest(f"{twice!r} is named twice, or is the name of something else: give each its own name")
     others = dict(versions(settings.peers, settings.server))
-    tell(Progress("loading"))
+    tell(RunProgress("loading"))
     with contextlib.ExitStack() as stack:
         field = stack.enter_context(
-            Field(
+            Contestants(
                 settings.model, settings.drafters,
                 n_ctx=settings.n_ctx, threads=settings.threads, gpu_layers=settings.gpu_layers,
             )
@@ -77,19 +77,19 @@ def run(
             result |= {key: fresh[key] for key in ("command", "date")}
         threads = field.first.context.threads
         wanted = settings.peers if asked else ()
-        peers = stack.enter_context(Others(wanted, lambda spec: _started(spec, model, settings, threads, tell)))
+        peers = stack.enter_context(PeerPool(wanted, lambda spec: _started(spec, model, settings, threads, tell)))
         row: dict[str, Any] | None = None
         start, done = time.monotonic(), len(prompts) - len(asked)
         for number, prompt in enumerate(asked):
             left = (time.monotonic() - start) / number * (len(asked) - number) if number else None
-            tell(Progress("measuring", done + number, len(prompts), left, row))
+            tell(RunProgress("measuring", done + number, len(prompts), left, row))
             row = {**_named(prompt), **_measured(field, peers, prompt, settings, _turn(prompt, result["prompts"]))}
             result["skipped" if "reason" in row else "prompts"].append(row)
             if out:
                 write(out, result)
-        tell(Progress("measuring", len(prompts), len(prompts), None, row))
+        tell(RunProgress("measuring", len(prompts), len(prompts), None, row))
         if result.get("curve", {"busy": True})["busy"]:
-            tell(Progress("measuring T(n)"))
+            tell(RunProgress("measuring T(n)"))
             result["curve"] = _curve(field)
         short = _tokens(field, _MEMORY_PROMPT)
     if out:
@@ -133,14 +133,16 @@ def _not_done(prompts: Sequence[dict[str, Any]], result: dict[str, Any], out: Pa
     return [prompt for prompt in prompts if prompt["question_id"] not in done]
 
 
-def _started(spec: PeerSpec, model: Path, settings: Settings, threads: int, tell: Callable[[Progress], object]) -> Peer:
-    tell(Progress(f"loading {spec.name}"))
+def _started(
+    spec: PeerSpec, model: Path, settings: Settings, threads: int, tell: Callable[[RunProgress], object]
+) -> Peer:
+    tell(RunProgress(f"loading {spec.name}"))
     return started(
         spec, model, server=settings.server, n_ctx=settings.n_ctx, threads=threads, gpu_layers=settings.gpu_layers
     )
 
 
-def _tokens(field: Field, text: str) -> list[int]:
+def _tokens(field: Contestants, text: str) -> list[int]:
     """A user's message as ids; of a model without a chat template, the text as it is."""
     engine = field.first
     return engine.tokenize(
@@ -155,7 +157,9 @@ def _turn(prompt: dict[str, Any], rows: Sequence[dict[str, Any]]) -> int:
     return subtasks.count(own) + list(dict.fromkeys([*subtasks, own])).index(own)
 
 
-def _measured(field: Field, peers: Others, prompt: dict[str, Any], settings: Settings, number: int) -> dict[str, Any]:
+def _measured(
+    field: Contestants, peers: PeerPool, prompt: dict[str, Any], settings: Settings, number: int
+) -> dict[str, Any]:
     """All of them on the prompt of that number: its first turn, as the model's chat template renders it.
 
     The first answers begin with everybody's own reading of all of it. What a cache shares with an earlier prompt was
@@ -204,7 +208,7 @@ def _measured(field: Field, peers: Others, prompt: dict[str, Any], settings: Set
 
 
 def _partings(
-    field: Field, tokens: Sequence[int], rounds: Sequence[Mapping[str, Answer]], sampling: SamplingParams
+    field: Contestants, tokens: Sequence[int], rounds: Sequence[Mapping[str, Answer]], sampling: SamplingParams
 ) -> dict[str, Any]:
     """Where each one's answer first differed from the plain one. Peers draw with other numbers than we do."""
     partings: dict[str, Any] = {}
@@ -212,7 +216,7 @@ def _partings(
         for name, answer in answers.items():
             own = name in field.names
             if name not in partings and answer.tokens != answers[PLAIN].tokens and (own or not sampling.temperature):
-                parted = parting(
+                parted = divergence(
                     field.plain.context, tokens, answers[PLAIN].tokens, answer.tokens, sampling, cached=True
                 )
                 assert parted is not None
@@ -220,21 +224,21 @@ def _partings(
     return partings
 
 
-def _curve(field: Field) -> dict[str, Any]:
+def _curve(field: Contestants) -> dict[str, Any]:
     """T(n) in milliseconds, measured on purpose, and whether the machine was busy."""
     context = field.plain.context
-    depth = min(doctor.DEPTH, context.n_ctx // 2)
-    times, busy = doctor.timed(context, sample(field.first.model.vocabulary.size), depth=depth)
+    depth = min(measure.DEPTH, context.n_ctx // 2)
+    times, busy = measure.timed(context, sample(field.first.model.vocabulary.size), depth=depth)
     return {"context": depth, "busy": busy, "ms": {str(n): 1e3 * seconds for n, seconds in times.items()}}
 
 
 def _memory(
-    settings: Settings, model: Path, threads: int, short: Sequence[int], tell: Callable[[Progress], object]
+    settings: Settings, model: Path, threads: int, short: Sequence[int], tell: Callable[[RunProgress], object]
 ) -> Iterator[tuple[str, int | None]]:
     """The peak memory of each contestant alone, answering one short prompt; None where it cannot be told."""
     for drafter in (*settings.drafters, "none"):
         name = PLAIN if drafter == "none" else name_of(drafter)
-        tell(Progress(f"measuring the memory of {name}"))
+        tell(RunProgress(f"measuring the memory of {name}"))
         files = files_of(drafter)  # that process has another working directory
         whole = "+".join(str(files.get(one, one)) for one in names_of(drafter)) or "none"
         command = [
@@ -245,20 +249,20 @@ def _memory(
         try:
             yield name, peak_of(command)
         except EvaluationError as error:
-            tell(Progress(str(error)))
+            tell(RunProgress(str(error)))
             yield name, None
     for spec in settings.peers:
-        tell(Progress(f"measuring the memory of {spec.name}"))
+        tell(RunProgress(f"measuring the memory of {spec.name}"))
         try:
             peer = _started(spec, model, settings, threads, lambda progress: None)
         except EvaluationError as error:
-            tell(Progress(str(error)))
+            tell(RunProgress(str(error)))
             yield spec.name, None
             continue
         try:
             peer.answer(short, _MEMORY_TOKENS, 0.0, settings.seed)
         except EvaluationError as error:
-            tell(Progress(str(error)))
+            tell(RunProgress(str(error)))
         finally:
             peak = peer.close()
         yield spec.name, peak

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgespec.bench.field import name_of
+from edgespec.bench.contestants import name_of
 from edgespec.bench.peers import PeerSpec
 from edgespec.bench.results import without_folders
 
@@ -52,7 +52,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class RunProgress:
     """What is being done; of prompts, how many are, how many there are, the seconds left, what the last one gave."""
 
     doing: str

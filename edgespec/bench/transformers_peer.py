@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, set_seed
 from transformers.generation.streamers import BaseStreamer
 
-from edgespec.child import serve
+from edgespec.system.child import serve
 
 
 class _Clock(BaseStreamer):  # type: ignore[misc]

@@ -15,10 +15,11 @@ from typing import Any
 
 import click
 
-from edgespec import __version__, machine
+from edgespec import __version__
 from edgespec.cli.commands import COMMANDS
 from edgespec.cli.config import defaults_for
 from edgespec.errors import EdgespecError
+from edgespec.system import cpu as machine
 
 
 class _OneLine(click.ClickException):

@@ -9,15 +9,15 @@ from typing import Any
 
 import click
 
-from edgespec.bench.field import PLAIN
-from edgespec.bench.figures import ratios, speed_of
+from edgespec.bench.contestants import PLAIN
+from edgespec.bench.metrics import ratios, speed_of
 from edgespec.bench.peers import parsed
-from edgespec.bench.prompts import identified, read_prompts, spread
 from edgespec.bench.report import markdown, summary_lines
 from edgespec.bench.run import run as measure
-from edgespec.bench.settings import Progress, Settings
+from edgespec.bench.settings import RunProgress, Settings
 from edgespec.errors import InvalidRequest, OutputError
-from edgespec.store import check_writable, replacing
+from edgespec.system.files import check_writable, replacing
+from edgespec.system.prompts import identified, read_prompts, spread
 
 
 def run(options: dict[str, Any]) -> None:
@@ -50,7 +50,7 @@ def run(options: dict[str, Any]) -> None:
     click.echo("\n".join(summary_lines(result)))
 
 
-def _tell(progress: Progress) -> None:
+def _tell(progress: RunProgress) -> None:
     """A line for every prompt and every other thing that takes long, on stderr."""
     row = progress.row
     if row and "reason" in row:

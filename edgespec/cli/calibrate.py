@@ -9,16 +9,16 @@ from typing import Any
 
 import click
 
-from edgespec import machine
 from edgespec.backend import LlamaModel
-from edgespec.bench.prompts import read_prompts
-from edgespec.catalogue import resolve
+from edgespec.backend.load_check import vet
 from edgespec.cli.terminal import redraw
 from edgespec.errors import OutputError
-from edgespec.jsonl import read_objects, read_text
-from edgespec.store import check_writable
-from edgespec.vetting import vet
-from edgespec.vocabtrim.calibrate import AnswerSettings, count_answers_of, count_recorded, count_text
+from edgespec.hub.resolve import resolve
+from edgespec.system import cpu as machine
+from edgespec.system.files import check_writable
+from edgespec.system.jsonl import read_objects, read_text
+from edgespec.system.prompts import read_prompts
+from edgespec.vocabtrim.collect import AnswerSettings, count_answers_of, count_recorded, count_text
 from edgespec.vocabtrim.counts import Counts
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from edgespec import machine
 from edgespec.cli.options import (
     complete_alias,
     gpu_layers_option,
@@ -25,6 +24,7 @@ from edgespec.cli.options import (
     stats_option,
     threads_option,
 )
+from edgespec.system import cpu as machine
 
 _FILE = click.Path(path_type=Path)
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from edgespec.cli.asked import open_engine
+from edgespec.cli.build import open_engine
 from edgespec.cli.terminal import redraw
-from edgespec.examine import examine
+from edgespec.doctor.report import report
 
 _BAR = 32
 _TABLE = 39
@@ -22,7 +22,7 @@ _TABLE = 39
 def run(options: dict[str, Any]) -> None:
     """Measure, and print what was found."""
     with open_engine(options) as engine:
-        found = examine(engine, _Progress)
+        found = report(engine, _Progress)
     if options["as_object"]:
         click.echo(json.dumps(found))
     else:

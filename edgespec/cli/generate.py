@@ -10,12 +10,12 @@ import click
 from click.core import ParameterSource
 
 from edgespec import Engine, SamplingParams, Session
-from edgespec.bench.prompts import read_prompts
-from edgespec.cli.asked import open_engine, sampling_of
+from edgespec.cli.build import open_engine, sampling_of
 from edgespec.cli.interrupt import cancelled_by_ctrl_c
 from edgespec.cli.report import Decisions, PromptProgress, as_json, json_line, print_stats
 from edgespec.errors import ContextOverflow
-from edgespec.jsonl import read_text
+from edgespec.system.jsonl import read_text
+from edgespec.system.prompts import read_prompts
 
 
 def run(options: dict[str, Any]) -> None:

@@ -9,14 +9,15 @@ from typing import Any
 
 import click
 
-from edgespec import machine
-from edgespec.catalogue import DEFAULT, entry_of, resolve
 from edgespec.cli.terminal import redraw
 from edgespec.errors import MalformedModel, ModelError, ModelNotFound
-from edgespec.models import shelf
-from edgespec.models.checked import note, sha256_of
-from edgespec.models.entries import Entry, entries
-from edgespec.models.found import Found
+from edgespec.hub import store as shelf
+from edgespec.hub.catalogue import Entry, entries
+from edgespec.hub.checksums import note
+from edgespec.hub.external_caches import LocalFile
+from edgespec.hub.resolve import DEFAULT, entry_of, resolve
+from edgespec.system import cpu as machine
+from edgespec.system.files import sha256_of
 
 _SPOILT, _UNREAD = "sha256 is", "cannot be read"
 
@@ -119,7 +120,7 @@ def _use_both(entry: Entry) -> str:
     return f"with a drafter: {first}edgespec generate -m {entry.alias} -d suffix+{drafter.alias} -p ..."
 
 
-def _verified(found: Found) -> str:
+def _verified(found: LocalFile) -> str:
     try:
         sha256 = sha256_of(found.path)
     except OSError as error:  # of another person, perhaps: the other files are to be checked all the same

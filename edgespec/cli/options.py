@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from edgespec.models.entries import entries
+from edgespec.hub.catalogue import entries
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -13,8 +13,8 @@ import click
 
 from edgespec import Block, Engine, SamplingParams, Session
 from edgespec.cli.terminal import redraw
+from edgespec.decode.stats import DrafterTally
 from edgespec.drafters.model import ModelDrafter
-from edgespec.tally import DrafterTally
 from edgespec.vocabtrim.sizes import mbsu
 
 
@@ -72,8 +72,8 @@ def _drafter_figures(engine: Engine, session: Session, name: str, tally: Drafter
         length = session.tally.mean_block_length
         figures["mbsu_by_parameters"] = mbsu(length, drafter.share.parameters, guessed / blocks)
         figures["mbsu_by_bytes"] = mbsu(length, drafter.share.bytes, guessed / blocks)
-        if drafter.cost.known:
-            figures["ms_per_token"] = 1e3 * drafter.cost.single
+        if drafter.latency.known:
+            figures["ms_per_token"] = 1e3 * drafter.latency.t1
     return figures
 
 

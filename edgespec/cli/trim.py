@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from edgespec import machine
-from edgespec.catalogue import kept_list, resolve
-from edgespec.store import check_writable
-from edgespec.vetting import vet
+from edgespec.backend.load_check import vet
+from edgespec.hub.resolve import kept_list, resolve
+from edgespec.system import cpu as machine
+from edgespec.system.files import check_writable
 from edgespec.vocabtrim.counts import load_counts
-from edgespec.vocabtrim.kept import load_kept
-from edgespec.vocabtrim.make import Trimmed
-from edgespec.vocabtrim.make import trim as make_trimmed
+from edgespec.vocabtrim.keep_list import load_kept
+from edgespec.vocabtrim.pipeline import Trimmed
+from edgespec.vocabtrim.pipeline import trim as make_trimmed
 
 
 def run(options: dict[str, Any]) -> None:

@@ -27,23 +27,23 @@ class Draft:
     """A guess at the next tokens: a tree in which every parent stands before its children. A chain is the usual case.
 
     `parents[i]` is the node before node i, or `ROOT`. `probabilities[i]` is the drafter's own estimate that the target
-    says node i, given that it said the parent of i. `evidence[i]` is the feature bucket of node i (the length of an
+    says node i, given that it said the parent of i. `buckets[i]` is the feature bucket of node i (the length of an
     n-gram match, say): acceptance is learned for each. `drafter` is the name of whoever drafted.
     """
 
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
     probabilities: tuple[float, ...] = ()
-    evidence: tuple[Hashable, ...] = ()
+    buckets: tuple[Hashable, ...] = ()
     drafter: str = "none"
 
     @classmethod
     def chain(
-        cls, tokens: Sequence[int], probabilities: Sequence[float], evidence: Sequence[Hashable], drafter: str
+        cls, tokens: Sequence[int], probabilities: Sequence[float], buckets: Sequence[Hashable], drafter: str
     ) -> Draft:
         """A draft without branches; the three sequences have one entry a token."""
         parents = range(ROOT, len(tokens) - 1)
-        return cls(tuple(tokens), tuple(parents), tuple(probabilities), tuple(evidence), drafter)
+        return cls(tuple(tokens), tuple(parents), tuple(probabilities), tuple(buckets), drafter)
 
     @property
     def is_chain(self) -> bool:
@@ -55,7 +55,7 @@ class Draft:
         if size >= len(self.tokens):
             return self
         return Draft(
-            self.tokens[:size], self.parents[:size], self.probabilities[:size], self.evidence[:size], self.drafter
+            self.tokens[:size], self.parents[:size], self.probabilities[:size], self.buckets[:size], self.drafter
         )
 
     def by(self, drafter: str) -> Draft:
@@ -103,8 +103,8 @@ class Plan:
     """What a policy decided for one decode step, and what it wants back when that is settled.
 
     `proposals` are all drafts that were looked at, `draft` the one to verify. `spent` is the drafting time of each
-    costed drafter that was asked, in units of T(1), without its `prefill` of the text. `reasons` tells why, one sentence
-    each, where that was asked for. `risk` is the probability that the draft makes its answer slower than plain decoding
+    costed drafter that was asked, in units of T(1), without its `prefill` of the text. `reasons` tells why, one
+    sentence each, where that was asked for. `risk` is the probability that the draft makes its answer slower than plain decoding
     by more than goes unnoticed.
     """
 

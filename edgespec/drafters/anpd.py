@@ -94,11 +94,11 @@ class Anpd:
         return self._texts.memory_bytes + sum(level.memory_bytes for level in self._levels)
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
-        """A chain of at most `limit` and `k` tokens; the evidence is (n-gram level, agreement)."""
+        """A chain of at most `limit` and `k` tokens; the bucket is (n-gram level, agreement)."""
         context, filled = self._context_of(self._texts.read(tokens))
         guesses: list[int] = []
         probabilities: list[float] = []
-        evidence: list[tuple[int, Agreement]] = []
+        buckets: list[tuple[int, Agreement]] = []
         for _ in range(min(limit, self._k)):
             hit = self._look_up(context, filled)
             if hit is None:
@@ -106,10 +106,10 @@ class Anpd:
             token, level, agreed = hit
             guesses.append(token)
             probabilities.append(_PRIOR[agreed][min(level - 2, 3)])
-            evidence.append((level, agreed))
+            buckets.append((level, agreed))
             context = (context << _BITS | token) & self._levels[0].mask
             filled += 1
-        return Draft.chain(guesses, probabilities, evidence, self.name) if guesses else NOTHING
+        return Draft.chain(guesses, probabilities, buckets, self.name) if guesses else NOTHING
 
     def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
         """Nothing: accepted tokens arrive with the next call of `propose`."""

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgespec.errors import InvalidRequest
-from edgespec.gguf_values import strings, unpadded
-from edgespec.gguf_walk import Part
-from edgespec.store import read_json, write_json
+from edgespec.gguf.metadata import strings, unpadded
+from edgespec.gguf.reader import Part
+from edgespec.system.files import read_json, write_json
 
 FORMAT = 1
 Source = Literal["target", "answers", "text"]

@@ -11,10 +11,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from edgespec import child
 from edgespec.backend import quantize
 from edgespec.errors import ModelError, OutputError, UnsupportedModel
-from edgespec.machine import default_threads
+from edgespec.system import child
+from edgespec.system.cpu import default_threads
 
 _REFUSED = 3
 """The exit status of a child whose last line is the whole message."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
-from edgespec.gguf_walk import Part
-from edgespec.vocabtrim.trimmed import EMBEDDINGS, OUTPUT
+from edgespec.gguf.reader import Part
+from edgespec.vocabtrim.format import EMBEDDINGS, OUTPUT
 
 
 class Sizes(NamedTuple):

@@ -11,13 +11,13 @@ import click
 from click.core import ParameterSource
 from prompt_toolkit.history import History, InMemoryHistory
 
-from edgespec import machine
 from edgespec.cli.chat.commands import Leave, run_command
-from edgespec.cli.chat.keeping import Kept, Memory
+from edgespec.cli.chat.controller import Controller
+from edgespec.cli.chat.line_input import Line, Piped, Typed, kept_history
 from edgespec.cli.chat.screen import Screen
-from edgespec.cli.chat.talk import Talk
-from edgespec.cli.chat.typing import Line, Piped, Typed, kept_history
+from edgespec.engine.saved_chats import Kept, Memory
 from edgespec.errors import EdgespecError
+from edgespec.system import cpu as machine
 
 
 def run(ctx: click.Context, options: dict[str, Any]) -> None:
@@ -34,7 +34,7 @@ def run(ctx: click.Context, options: dict[str, Any]) -> None:
     if options["session"]:
         kept = Kept(data / "sessions", options["session"])
     memory = Memory(data / "memory") if options["memory"] else None
-    with kept as session, Talk(options, screen, kept=session, memory=memory) as talk:
+    with kept as session, Controller(options, screen, kept=session, memory=memory) as talk:
         if _given(ctx, "system") and talk.chat.system != options["system"]:
             talk.chat.system = options["system"]
             screen.note("with the system prompt of --system from now on, not the one of the session")
@@ -48,7 +48,7 @@ def run(ctx: click.Context, options: dict[str, Any]) -> None:
         sys.exit(1)
 
 
-def _converse(talk: Talk, lines: Piped | Typed) -> bool:
+def _converse(talk: Controller, lines: Piped | Typed) -> bool:
     """Answer all lines; whether there was no error. An error is told, and what was said so far stays."""
     went_well = True
     while True:
@@ -74,7 +74,7 @@ def _converse(talk: Talk, lines: Piped | Typed) -> bool:
     return went_well
 
 
-def _do(talk: Talk, line: Line) -> None:
+def _do(talk: Controller, line: Line) -> None:
     before = talk.last
     if line.command:
         run_command(talk, line.text)

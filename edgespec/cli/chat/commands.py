@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import click
 
-from edgespec.cli.chat.keeping import is_chat, read_chat, write_chat
-from edgespec.cli.chat.talk import Attached, Talk
+from edgespec.cli.chat.controller import Attached, Controller
 from edgespec.cli.options import sampling_options
 from edgespec.cli.report import print_stats
+from edgespec.engine.saved_chats import is_chat, read_chat, write_chat
 from edgespec.errors import InvalidRequest
-from edgespec.jsonl import read_text
+from edgespec.system.jsonl import read_text
 
 _MOST_BYTES = 16
 """Of a file for each token of the context: what has more is not read to see that it has too many tokens."""
@@ -30,10 +30,10 @@ class Command(NamedTuple):
 
     arguments: str
     help: str
-    run: Callable[[Talk, str], None]
+    run: Callable[[Controller, str], None]
 
 
-def run_command(talk: Talk, line: str) -> None:
+def run_command(talk: Controller, line: str) -> None:
     """Do what a line says. Raises EdgespecError, OSError, Leave."""
     name, *rest = line.split(maxsplit=1)
     command = COMMANDS.get(ALIASES.get(name, name))
@@ -43,7 +43,7 @@ def run_command(talk: Talk, line: str) -> None:
     command.run(talk, "".join(rest))
 
 
-def _help(talk: Talk, rest: str) -> None:
+def _help(talk: Controller, rest: str) -> None:
     width = max(len(f"{name} {command.arguments}") for name, command in COMMANDS.items())
     for name, command in COMMANDS.items():
         click.echo(f"{f'{name} {command.arguments}':{width}}  {command.help}")
@@ -52,18 +52,18 @@ def _help(talk: Talk, rest: str) -> None:
     click.echo(f"/set knows: {', '.join(SETTINGS)}")
 
 
-def _exit(talk: Talk, rest: str) -> None:
+def _exit(talk: Controller, rest: str) -> None:
     raise Leave
 
 
-def _clear(talk: Talk, rest: str) -> None:
+def _clear(talk: Controller, rest: str) -> None:
     talk.chat.clear()
     talk.attached.clear()
     talk.last = None
     talk.screen.note("the conversation is empty")
 
 
-def _system(talk: Talk, rest: str) -> None:
+def _system(talk: Controller, rest: str) -> None:
     if rest:
         talk.chat.system = None if rest == "-" else rest
         talk.screen.note(f"from the next message on{', without a system prompt' if rest == '-' else ''}")
@@ -71,14 +71,14 @@ def _system(talk: Talk, rest: str) -> None:
         talk.screen.note(talk.chat.system or "there is no system prompt; /system TEXT sets one")
 
 
-def _last_message(talk: Talk) -> str:
+def _last_message(talk: Controller) -> str:
     for message in reversed(talk.chat.messages):
         if message["role"] == "user":
             return message["content"]
     raise InvalidRequest("nothing was said yet")
 
 
-def _undo(talk: Talk, rest: str) -> None:
+def _undo(talk: Controller, rest: str) -> None:
     if talk.attached:
         talk.screen.note(f"left out: {talk.attached.pop().name}")
         return
@@ -87,14 +87,14 @@ def _undo(talk: Talk, rest: str) -> None:
     talk.screen.note(f"taken back: {text if len(text) <= 60 else text[:59] + '…'}")
 
 
-def _regen(talk: Talk, rest: str) -> None:
+def _regen(talk: Controller, rest: str) -> None:
     text = _last_message(talk)
     if talk.sampling.temperature > 0.0:
         talk.set_sampling("seed", talk.sampling.seed + 1)  # with the same one it would be the same answer
     talk.say_instead(text)
 
 
-def _edit(talk: Talk, rest: str) -> None:
+def _edit(talk: Controller, rest: str) -> None:
     if talk.editor is None:
         raise InvalidRequest("/edit needs a terminal to edit in; /undo takes the last message back")
     text = talk.editor(_last_message(talk))
@@ -104,7 +104,7 @@ def _edit(talk: Talk, rest: str) -> None:
         talk.say_instead(text)
 
 
-def _save(talk: Talk, rest: str) -> None:
+def _save(talk: Controller, rest: str) -> None:
     path = _path(rest, "/save FILE.json")
     if path.exists() and not is_chat(path):
         raise InvalidRequest(f"{path} exists and is no conversation: choose another name")
@@ -112,7 +112,7 @@ def _save(talk: Talk, rest: str) -> None:
     talk.screen.note(f"saved: {path}")
 
 
-def _load(talk: Talk, rest: str) -> None:
+def _load(talk: Controller, rest: str) -> None:
     path = _path(rest, "/load FILE.json")
     same = read_chat(path, talk.chat, talk.engine)
     talk.last = None
@@ -120,7 +120,7 @@ def _load(talk: Talk, rest: str) -> None:
     talk.screen.note(f"{turns} turns" + ("" if same else ", of another model: their text is read again"))
 
 
-def _file(talk: Talk, rest: str) -> None:
+def _file(talk: Controller, rest: str) -> None:
     path = _path(rest, "/file PATH")
     room = talk.engine.context.n_ctx
     about = path.stat()
@@ -137,7 +137,7 @@ def _file(talk: Talk, rest: str) -> None:
     talk.screen.note(f"{path.name}, {count} tokens, goes before the next message; /undo leaves it out")
 
 
-def _set(talk: Talk, rest: str) -> None:
+def _set(talk: Controller, rest: str) -> None:
     name, *values = rest.split(maxsplit=1) or [""]
     value = "".join(values)
     if name not in SETTINGS:
@@ -154,7 +154,7 @@ def _set(talk: Talk, rest: str) -> None:
     talk.screen.note(f"{name} {value.strip()}")
 
 
-def _set_value(talk: Talk, option: click.Option, name: str, value: str) -> None:
+def _set_value(talk: Controller, option: click.Option, name: str, value: str) -> None:
     try:
         found = option.type_cast_value(click.Context(click.Command("set")), value.strip() or None)
     except click.BadParameter as error:
@@ -169,25 +169,25 @@ def _set_value(talk: Talk, option: click.Option, name: str, value: str) -> None:
         talk.set_sampling(str(option.name), found)
 
 
-def _stats(talk: Talk, rest: str) -> None:
+def _stats(talk: Controller, rest: str) -> None:
     if talk.last is None:
         raise InvalidRequest("there is no answer yet")
     print_stats(talk.last, talk.engine, talk.last_seed)
 
 
-def _model(talk: Talk, rest: str) -> None:
+def _model(talk: Controller, rest: str) -> None:
     if rest:
         talk.change_model(rest)
     talk.screen.note(f"{talk.engine.model.name} ({talk.engine.model.path.name})")
 
 
-def _drafter(talk: Talk, rest: str) -> None:
+def _drafter(talk: Controller, rest: str) -> None:
     if rest:
         talk.change_drafter(rest)
     talk.screen.note(talk.engine.drafter_name)
 
 
-def _draft(talk: Talk, rest: str) -> None:
+def _draft(talk: Controller, rest: str) -> None:
     if rest:
         talk.draft(_on("/draft", rest))
     why = "" if talk.engine.drafters else ": there is no drafter; /drafter auto finds one"

@@ -11,7 +11,7 @@ import click
 
 from edgespec import Block, Engine, Session
 from edgespec.cli.report import styled
-from edgespec.policy import AdaptivePolicy
+from edgespec.policy.adaptive import AdaptivePolicy
 
 _DRAFTED = {"fg": "green"}
 
@@ -67,7 +67,7 @@ def footer(session: Session, engine: Engine) -> str:
     used = tally.prompt_tokens + len(session.emitted) - tally.dropped_tokens
     parts = [f"{tally.tokens_per_second:.1f} tokens/s"]
     policy = engine.policy
-    if isinstance(policy, AdaptivePolicy) and tally.tokens > 1 and (curve := policy.cost.at(used)).known:
-        parts.append(f"{tally.tokens_per_second * curve.single:.2f} times plain decoding")
+    if isinstance(policy, AdaptivePolicy) and tally.tokens > 1 and (curve := policy.latency.for_context(used)).known:
+        parts.append(f"{tally.tokens_per_second * curve.t1:.2f} times plain decoding")
     parts += [f"{tally.mean_block_length:.2f} tokens a block", f"context {used} of {engine.context.n_ctx}"]
     return ", ".join(parts)

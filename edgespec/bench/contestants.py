@@ -1,0 +1,173 @@
+"""edgespec's own contestants: plain decoding and drafters on one target, each with a context of its own.
+
+They answer in lockstep: whoever has fewer tokens makes the next block. A busy moment of the machine then falls on all
+of them, and a ratio is worth far more than one between whole answers. Nobody profits from having seen an answer before:
+n-gram drafters and acceptance estimates are new for each, drafter models have read nothing yet. What an evaluation
+costs is remembered, by each for itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from edgespec.backend import LlamaContext
+from edgespec.bench.measurements import Answer
+from edgespec.core import Drafter
+from edgespec.decode.sampling import SamplingParams
+from edgespec.decode.session import Session
+from edgespec.drafters import names_of
+from edgespec.drafters.model import ModelDrafter
+from edgespec.engine.drafter_set import is_model, open_drafters
+from edgespec.engine.engine import Engine, load
+from edgespec.hub import resolve as catalogue
+from edgespec.latency.model import LatencyModel
+from edgespec.policy.adaptive import AdaptivePolicy
+from edgespec.system.cpu import cache_directory
+
+PLAIN = "plain"
+
+
+def name_of(drafters: str) -> str:
+    """The drafters without the folders of their files."""
+    return "+".join(Path(name).name for name in drafters.split("+"))
+
+
+def files_of(drafters: str) -> dict[str, Path]:
+    """The drafter models among `drafters` (as -d takes them), by what they are called there, and their whole paths."""
+    return {
+        name: catalogue.resolve(name, cache_dir=cache_directory()).absolute()
+        for name in names_of(drafters)
+        if is_model(name)
+    }
+
+
+class Contestants:
+    """Plain decoding and `drafters` (as -d takes them) on one target. Use it as a context manager.
+
+    The first of `drafters` is what the others are compared with.
+    """
+
+    def __init__(
+        self, model: str | None, drafters: Sequence[str], *, n_ctx: int, threads: int | None, gpu_layers: int
+    ) -> None:
+        first = load(model, drafter=drafters[0], n_ctx=n_ctx, threads=threads, gpu_layers=gpu_layers)
+        assert isinstance(first.policy, AdaptivePolicy)
+        self.began: dict[str, Any] = first.policy.latency.as_json()
+        """What was known of T(n) before anything was measured."""
+        self._engines = {name_of(drafters[0]): first}
+        self._drafters: dict[str, Sequence[Drafter]] = {name_of(drafters[0]): first.drafters}
+        for other in (*drafters[1:], "none"):
+            context = LlamaContext(first.model, n_ctx=n_ctx, threads=first.context.threads)
+            name = name_of(other) if other != "none" else PLAIN
+            self._drafters[name] = open_drafters(
+                names_of(other), first.model,
+                n_ctx=n_ctx, threads=first.context.threads, gpu_layers=gpu_layers, cache_dir=cache_directory(),
+            )  # fmt: skip
+            policy = AdaptivePolicy((), LatencyModel(context.max_rows))
+            self._engines[name] = Engine(first.model, context, policy, drafter_name=name)
+        self.first = first
+        self.begin(self.began)
+
+    def begin(self, known: Mapping[str, Any]) -> None:
+        """Let each start from what is `known` of T(n), and learn by itself; nothing of it is kept for other runs."""
+        for engine in self._engines.values():
+            cost = LatencyModel(engine.context.max_rows)
+            cost.restore(known)
+            engine.policy = AdaptivePolicy((), cost)
+
+    @property
+    def names(self) -> list[str]:
+        """The contestants, plain decoding last."""
+        return list(self._engines)
+
+    @property
+    def plain(self) -> Engine:
+        """The one that decodes plainly."""
+        return self._engines[PLAIN]
+
+    def shares(self, of: Literal["bytes", "parameters"]) -> dict[str, dict[str, float]]:
+        """By contestant and drafter model: what a guess reads, as a share of what the target reads for a token."""
+        return {
+            name: {one.name: getattr(one.share, of) for one in drafters if isinstance(one, ModelDrafter)}
+            for name, drafters in self._drafters.items()
+        }
+
+    def forget(self) -> None:
+        """Empty all caches: then all read the next prompt in the same evaluations, and round alike."""
+        for engine in self._engines.values():
+            engine.context.forget()
+
+    def answer(
+        self, prompt: Sequence[int], count: int, sampling: SamplingParams, *, backwards: bool = False
+    ) -> dict[str, Answer]:
+        """One answer of each. `backwards`: plain decoding begins."""
+        names = self.names[::-1] if backwards else self.names
+        begun = {name: self._guesses(name) for name in names}
+        sessions = {name: self._session(name, prompt, count, sampling) for name in names}
+        seconds = in_lockstep(sessions)
+        return {
+            name: _answer(
+                session,
+                seconds[name],
+                {drafter: n - begun[name][drafter] for drafter, n in self._guesses(name).items()},
+            )
+            for name, session in sessions.items()
+        }
+
+    def _session(self, name: str, prompt: Sequence[int], count: int, sampling: SamplingParams) -> Session:
+        engine = self._engines[name]
+        assert isinstance(engine.policy, AdaptivePolicy)
+        fresh = [drafter if isinstance(drafter, ModelDrafter) else type(drafter)() for drafter in self._drafters[name]]
+        for drafter in fresh:
+            if isinstance(drafter, ModelDrafter):
+                drafter.context.rewind(0)
+        engine.policy = AdaptivePolicy(fresh, engine.policy.latency)
+        return engine.session(list(prompt), sampling=sampling, max_tokens=count)
+
+    def _guesses(self, name: str) -> dict[str, int]:
+        return {one.name: one.evaluations for one in self._drafters[name] if isinstance(one, ModelDrafter)}
+
+    def __enter__(self) -> Contestants:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, engine in self._engines.items():
+            if engine is not self.first:
+                for drafter in self._drafters[name]:
+                    if isinstance(drafter, ModelDrafter):
+                        drafter.close()
+                engine.context.close()
+        self.first.close()
+
+
+def in_lockstep(sessions: Mapping[str, Session]) -> dict[str, float]:
+    """Make the answers block by block; the seconds of each after its first token."""
+    for session in sessions.values():
+        session.step()
+    seconds = dict.fromkeys(sessions, 0.0)
+    while behind := [name for name, session in sessions.items() if not session.finished]:
+        name = min(behind, key=lambda name: (len(sessions[name].emitted), seconds[name]))
+        begun = time.perf_counter()
+        sessions[name].step()
+        seconds[name] += time.perf_counter() - begun
+    return seconds
+
+
+def _answer(session: Session, seconds: float, guesses: dict[str, int]) -> Answer:
+    tally = session.tally
+    return Answer(
+        tokens=tuple(session.emitted),
+        seconds=seconds,
+        first_token_seconds=tally.first_token_seconds,
+        blocks=tally.blocks,
+        drafted=tally.drafted,
+        accepted=tally.accepted,
+        guesses=guesses,
+        judged_at={name: [count for _, count in sorted(one.judged_at.items())] for name, one in tally.drafters.items()},
+        accepted_at={
+            name: [one.accepted_at[depth] for depth in sorted(one.judged_at)] for name, one in tally.drafters.items()
+        },
+    )

@@ -1,0 +1,82 @@
+"""Is drafted text the plain text? Where two answers part, at what margin, and how much rounding moves logits here.
+
+Kernels round differently at different widths. So two answers may part where the target itself was all but undecided:
+at a margin within the rounding noise. A parting at a larger margin is a bug.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgespec.backend import LlamaContext
+from edgespec.core import NOTHING, Draft, common_prefix
+from edgespec.decode.sampling import SamplingParams, gumbel
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """Where a drafted answer leaves the plain one: `position` counts from the answer's first token.
+
+    `margin` is by how much the plain token's score beats the other's, in logits (at a temperature, in
+    logit / temperature + noise), evaluated token by token.
+    """
+
+    position: int
+    plain: int
+    drafted: int
+    margin: float
+
+
+def divergence(
+    context: LlamaContext,
+    prompt: Sequence[int],
+    plain: Sequence[int],
+    drafted: Sequence[int],
+    sampling: SamplingParams,
+    *,
+    cached: bool = False,
+) -> Divergence | None:
+    """Compare two answers to `prompt`, made with the same `sampling` (greedy, or temperature alone); None when equal.
+
+    An answer that is only shorter parts where it ends, at margin 0. `cached`: the prompt had been read before, and only
+    its last token was evaluated again, by itself.
+    """
+    position = common_prefix(list(plain), list(drafted))
+    if position == len(plain) == len(drafted):
+        return None
+    if position in (len(plain), len(drafted)):
+        return Divergence(position, -1, -1, 0.0)
+    tokens = list(prompt)
+    context.forget()
+    row = context.prefill(tokens)
+    if cached:
+        context.rewind(len(tokens) - 1)
+        row = context.evaluate(tokens, NOTHING).rows[0]
+    for token in plain[:position]:
+        tokens.append(token)
+        row = context.evaluate(tokens, NOTHING).rows[0]
+    assert row is not None
+    pair = np.array([plain[position], drafted[position]])
+    scores = row[pair].astype(np.float64)
+    if sampling.temperature > 0.0:
+        scores = scores / sampling.temperature + gumbel(sampling.seed, len(tokens), pair)
+    return Divergence(position, int(pair[0]), int(pair[1]), float(scores[0] - scores[1]))
+
+
+def rounding_noise(context: LlamaContext, tokens: Sequence[int], width: int) -> float:
+    """The largest difference of a logit between evaluations of one token and of `width`, over the end of `tokens`."""
+    start = len(tokens) - 2 * width
+    worst = 0.0
+    for begin in (start, start + width):
+        context.forget()
+        context.prefill(tokens[:begin])
+        block = list(tokens[begin + 1 : begin + width])
+        draft = Draft.chain(block, [1.0] * len(block), [0] * len(block), "noise")
+        together = context.evaluate(tokens[: begin + 1], draft).rows.copy()
+        for row in range(width):
+            alone = context.evaluate(tokens[: begin + 1 + row], NOTHING).rows[0]
+            worst = max(worst, float(np.abs(together[row] - alone).max()))
+    return worst

@@ -1,0 +1,64 @@
+"""What the shared options ask for: an engine, and how tokens are chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgespec import Engine, SamplingParams, load
+from edgespec.backend import schema_to_grammar
+from edgespec.decode.sampling import random_seed
+from edgespec.errors import InvalidRequest
+from edgespec.system.jsonl import read_text
+
+
+def open_engine(options: dict[str, Any]) -> Engine:
+    """The engine that the options ask for."""
+    return load(
+        options["model"],
+        drafter=options["drafter"],
+        exact=options["exact"],
+        n_ctx=options["ctx"],
+        threads=options["threads"],
+        gpu_layers=options["gpu_layers"],
+    )
+
+
+def sampling_of(options: dict[str, Any], logprobs: int | None = None) -> SamplingParams:
+    """How the options want tokens to be chosen."""
+    return SamplingParams(
+        temperature=options["temp"],
+        top_k=options["top_k"],
+        top_p=options["top_p"],
+        min_p=options["min_p"],
+        typical_p=options["typical"],
+        repeat_penalty=options["repeat_penalty"],
+        penalty_last_n=options["repeat_last_n"],
+        presence_penalty=options["presence_penalty"],
+        frequency_penalty=options["frequency_penalty"],
+        dry_multiplier=options["dry_multiplier"],
+        dry_base=options["dry_base"],
+        dry_allowed_length=options["dry_allowed_length"],
+        logit_bias=dict(map(_bias, options["logit_bias"])),
+        grammar=_grammar(options["grammar"], options["json_schema"]),
+        seed=random_seed() if options["seed"] is None else options["seed"],
+        logprobs=logprobs,
+    )
+
+
+def _bias(text: str) -> tuple[int, float]:
+    token, _, bias = text.partition("=")
+    try:
+        return int(token), float(bias)
+    except ValueError as error:
+        raise InvalidRequest(f"logit bias {text!r}: write ID=NUMBER, like 42=-5") from error
+
+
+def _grammar(grammar: Path | None, schema: Path | None) -> str | None:
+    if grammar is not None and schema is not None:
+        raise click.UsageError("--grammar and --json-schema exclude each other")
+    if schema is not None:
+        return schema_to_grammar(read_text(schema))
+    return None if grammar is None else read_text(grammar)

@@ -1,0 +1,7 @@
+"""One answer: the decode loop, choosing tokens, verification, text, statistics."""
+
+from edgespec.decode.sampling import SamplingParams
+from edgespec.decode.session import Block, Session
+from edgespec.decode.stats import Tally
+
+__all__ = ["Block", "SamplingParams", "Session", "Tally"]

@@ -1,0 +1,260 @@
+"""One answer: the loop over blocks.
+
+plan -> evaluate -> verify -> settle -> text. Everything that decides what is said is in the sampler; everything that
+decides how fast is in the policy; neither knows the other.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from edgespec.core import (
+    NOTHING,
+    AnswerPolicy,
+    Context,
+    Evaluation,
+    Plan,
+    Policy,
+    Sampler,
+    TokenLogprob,
+    TokenSequence,
+    Verdict,
+    Vocabulary,
+)
+from edgespec.decode.detokenizer import AnswerText
+from edgespec.decode.stats import Tally
+from edgespec.decode.verification import verify
+from edgespec.errors import ContextOverflow, InvalidRequest
+
+FinishReason = Literal["stop", "length", "cancelled"]
+"""`stop`: the model ended or a stop string came; `length`: the budget or the context is used up; `cancelled`."""
+
+Overflow = Literal["stop", "shift"]
+"""What happens when the context is full: the answer ends (`length`), or the oldest tokens are dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What one evaluation added to an answer.
+
+    The first `accepted` of `tokens` were drafted by `drafter`, which guessed `drafted` of them. `text` is what can be
+    shown by now: a partial UTF-8 character or the beginning of a stop string waits for the next block. Its first
+    `drafted_characters` are of drafted tokens. `reasons` tells why so many were drafted, where that was asked for.
+    """
+
+    tokens: tuple[int, ...]
+    text: str
+    drafted: int = 0
+    accepted: int = 0
+    drafter: str = "none"
+    finish_reason: FinishReason | None = None
+    drafted_characters: int = 0
+    reasons: tuple[str, ...] = ()
+
+
+class Session:
+    """One answer of a target, made block by block: iterate over `stream()`, or call `step()` until `finished`.
+
+    `tokens` (the prompt, not empty) grows in place with the emitted tokens: the caller's sequence is the conversation.
+    `keep` is how many leading tokens a shift of the context spares. `lock` is held during each step, so sessions that
+    share a context take turns. `explain` asks for the reasons of each block. Not for two threads, but for `cancel`.
+    """
+
+    def __init__(
+        self,
+        target: Context,
+        vocabulary: Vocabulary,
+        sampler: Sampler,
+        policy: Policy,
+        tokens: TokenSequence,
+        *,
+        max_tokens: int,
+        stops: tuple[str, ...] = (),
+        overflow: Overflow = "stop",
+        keep: int = 0,
+        on_prefill: Callable[[int, int], None] | None = None,
+        lock: AbstractContextManager[object] | None = None,
+        explain: bool = False,
+    ) -> None:
+        if not tokens:
+            raise InvalidRequest("the prompt is empty: give the model something to answer")
+        if max_tokens < 1:
+            raise InvalidRequest(f"{max_tokens} tokens to generate: it must be at least 1")
+        if len(tokens) >= target.n_ctx:
+            raise ContextOverflow(
+                f"the prompt has {len(tokens)} tokens and the context holds {target.n_ctx}, the answer included: "
+                "shorten it or enlarge the context (--ctx)"
+            )
+        self._target = target
+        self._vocabulary = vocabulary
+        self._sampler = sampler
+        self._shared_policy = policy
+        self._policy: AnswerPolicy | None = None  # from the first step on
+        self._tokens = tokens
+        self._max_tokens = max_tokens
+        self._overflow = overflow
+        self._keep = keep
+        self._on_prefill = on_prefill
+        self._lock = lock or nullcontext()
+        self._explain = explain
+        self._cancelled = threading.Event()
+        self._started = 0.0
+        self._text = AnswerText(vocabulary, stops)
+        self.emitted: list[int] = []
+        self.tally = Tally(prompt_tokens=len(tokens))
+        self.finish_reason: FinishReason | None = None
+
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        return self._text.text
+
+    @property
+    def logprobs(self) -> Sequence[TokenLogprob]:
+        """One entry for every token of `emitted`, where the sampling asked for them."""
+        return self._sampler.logprobs[: len(self.emitted)]  # a stop string may have cut the last block
+
+    @property
+    def finished(self) -> bool:
+        return self.finish_reason is not None
+
+    def whole_tokens(self) -> tuple[int, str]:
+        """How many of `emitted`, from the first, are in `text` in full, and their text: an end token is not."""
+        return self._text.whole_tokens(len(self.emitted))
+
+    @property
+    def dropped_tokens(self) -> int:
+        """How many tokens shifts of the context took out of the sequence."""
+        return self.tally.prompt_tokens + len(self.emitted) - len(self._tokens)
+
+    def cancel(self) -> None:
+        """End the answer after the evaluation in progress. May be called from any thread."""
+        self._cancelled.set()
+
+    def stream(self) -> Iterator[Block]:
+        """The blocks of the answer. An exception, KeyboardInterrupt too, leaves a true context and the text so far."""
+        while not self.finished:
+            try:
+                block = self.step()
+            except BaseException:
+                self.finish_reason = "cancelled"
+                raise
+            if block.tokens or block.text or block.finish_reason:
+                yield block
+
+    def step(self) -> Block:
+        """The next block: the first comes from the prompt's evaluation, each further one from one evaluation more."""
+        if self.finished:
+            raise InvalidRequest("the answer is finished")
+        with self._lock:
+            if self._started and self._cancelled.is_set():
+                return self._finish("cancelled")
+            if self._started and not self._make_room():
+                return self._finish("length")
+            block = self._first() if self._policy is None else self._next(self._policy)
+            last = len(self._tokens) - 1
+            if self.finished and self._target.cached(self._tokens) >= last:
+                self._target.rewind(last)  # plain decoding never evaluates it: what follows is to be split alike
+            return block
+
+    def _first(self) -> Block:
+        self._started = time.perf_counter()
+        self.tally.cached_tokens = min(self._target.cached(self._tokens), len(self._tokens) - 1)
+        row = self._target.prefill(self._tokens, self._proceed)
+        if row is None:
+            return self._finish("cancelled")
+        elapsed = self.tally.prompt_seconds = time.perf_counter() - self._started
+        evaluation = Evaluation(self._tokens, len(self._tokens), NOTHING, row[None])
+        verdict = Verdict((), (self._sampler.choose(row),))
+        self._policy = self._shared_policy.begin()
+        self._policy.prefilled(evaluation, verdict, cached=self.tally.cached_tokens, seconds=elapsed)
+        block = self._emit(Plan(), verdict)
+        self.tally.tokens += len(block.tokens)
+        self.tally.first_token_seconds = time.perf_counter() - self._started
+        return block
+
+    def _is_read(self) -> bool:
+        """Read what another session pushed out of the cache, since evaluations are timed; False where cancelled."""
+        earlier = len(self._tokens) - 1
+        if self._target.cached(self._tokens) >= earlier:
+            return True
+        return self._target.prefill(self._tokens[:earlier], self._proceed) is not None
+
+    def _next(self, policy: AnswerPolicy) -> Block:
+        if not self._is_read():
+            return self._finish("cancelled")
+        begun = time.perf_counter()
+        budget = self._max_tokens - len(self.emitted)
+        room = min(budget - 1, self._target.n_ctx - len(self._tokens))
+        plan = policy.plan(self._tokens, room, self._sampler.noise, explain=self._explain)
+        if len(plan.draft) >= self._target.max_rows:
+            plan = replace(plan, draft=plan.draft.first(self._target.max_rows - 1))
+        planned = time.perf_counter()
+        evaluation = self._target.evaluate(self._tokens, plan.draft)
+        evaluated = time.perf_counter()
+        rows = evaluation.rows
+        choose: Callable[[int], int] = lambda row: self._sampler.choose(rows[row])  # noqa: E731
+        verdict = verify(plan.draft, choose, self._vocabulary.is_end, budget)
+        chosen = time.perf_counter()
+        policy.settle(plan, evaluation, verdict, evaluated - planned)
+        block = self._emit(plan, verdict)
+        self.tally.count(plan, verdict, emitted=len(block.tokens))
+        ended = time.perf_counter()
+        self.tally.planning_seconds += planned - begun + ended - chosen
+        self.tally.sampling_seconds += chosen - evaluated
+        self.tally.decode_seconds = ended - self._started - self.tally.first_token_seconds
+        return block
+
+    def _emit(self, plan: Plan, verdict: Verdict) -> Block:
+        """Append what was emitted, up to an end token or the end of a stop string."""
+        shown = ""
+        kept = drafted = 0
+        for token in verdict.emitted:
+            piece, stopped = self._text.push(token)
+            shown += piece
+            kept += 1
+            if kept <= len(verdict.accepted):
+                drafted = len(shown)
+            if stopped or self._vocabulary.is_end(token):
+                self.finish_reason = "stop"
+                break
+        emitted = verdict.emitted[:kept]
+        ids = self._tokens.ids
+        everything, ours = slice(len(ids), None), slice(len(self.emitted), None)
+        ids[everything], self.emitted[ours] = emitted, emitted  # both, or none: Ctrl-C may come at any time
+        if self.finish_reason is None and len(self.emitted) >= self._max_tokens:
+            self.finish_reason = "length"
+        if self.finish_reason is not None:
+            shown += self._text.finish()
+        accepted = min(kept, len(verdict.accepted))
+        draft = plan.draft
+        return Block(
+            emitted, shown, len(draft), accepted, draft.drafter, self.finish_reason, drafted, plan.reasons
+        )  # fmt: skip
+
+    def _finish(self, reason: FinishReason) -> Block:
+        self.finish_reason = reason
+        return Block((), self._text.finish(), finish_reason=reason)
+
+    def _proceed(self, done: int, total: int) -> bool:
+        if self._on_prefill is not None:
+            self._on_prefill(done, total)
+        return not self._cancelled.is_set()
+
+    def _make_room(self) -> bool:
+        """Whether the last token fits into the context, after a shift if that was asked for."""
+        if len(self._tokens) <= self._target.n_ctx:
+            return True
+        drop = (self._target.n_ctx - self._keep) // 2
+        if self._overflow != "shift" or drop < 1:
+            return False
+        if self._target.cached(self._tokens) >= self._keep + drop:  # else another session's tokens are there
+            self._target.shift(self._keep, drop)
+        self._tokens.cut(self._keep, self._keep + drop)
+        self.tally.dropped_tokens = self.dropped_tokens
+        return True

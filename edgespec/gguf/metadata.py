@@ -1,0 +1,90 @@
+"""Metadata of a GGUF that the walk skipped, read when it is wanted; and new entries as bytes.
+
+The walk remembers where each entry lies (`Part.spans`), so reading one never parses the rest.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgespec.gguf.reader import STRING, Array, Part, malformed
+
+_NUMPY = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"}
+_PADDING = re.compile(rb"\[PAD\d+\]$|<\|?dummy")
+_ARRAY, _U32, _I32, _U64 = 9, 4, 5, 10
+
+
+def entry(part: Part, key: str) -> bytes:
+    """The bytes of one entry, key and type included. Raises KeyError where there is none."""
+    start, end = part.spans[key]
+    with part.path.open("rb") as file:
+        file.seek(start)
+        data = file.read(end - start)
+    if len(data) != end - start:
+        raise malformed(part.path, "changed while it was read", "wait until its download is complete")
+    return data
+
+
+def numbers(part: Part, key: str) -> npt.NDArray[Any]:
+    """An array of numbers, shape (length,). Raises MalformedModel where the entry is something else, or missing."""
+    array = part.values.get(key)
+    if not isinstance(array, Array) or array.type not in _NUMPY:
+        raise malformed(part.path, f"{key} is missing or no array of numbers")
+    kind = np.dtype(_NUMPY[array.type])
+    data = entry(part, key)
+    return np.frombuffer(data, kind, array.length, len(data) - array.length * kind.itemsize)
+
+
+def strings(part: Part, key: str) -> list[bytes]:
+    """An array of strings, undecoded. Raises MalformedModel where the entry is something else, or missing."""
+    array = part.values.get(key)
+    if not isinstance(array, Array) or array.type != STRING:
+        raise malformed(part.path, f"{key} is missing or no list of texts")
+    data = entry(part, key)
+    (key_length,) = struct.unpack_from("<Q", data)
+    place = 8 + key_length + 4 + 4 + 8  # key, type, type of the elements, their number
+    found = []
+    length_of = struct.Struct("<Q").unpack_from
+    for _ in range(array.length):
+        (length,) = length_of(data, place)
+        place += 8
+        found.append(data[place : place + length])
+        place += length
+    return found
+
+
+def unpadded(texts: list[bytes]) -> list[bytes]:
+    """The tokens without those at the end that only round their number up: `[PAD151935]`, say."""
+    end = len(texts)
+    while end and _PADDING.match(texts[end - 1]):
+        end -= 1
+    return texts[:end]
+
+
+def encoded(key: str, value: str | int | Sequence[int] | npt.NDArray[np.int32]) -> bytes:
+    """An entry: a text, a whole number (32 bits where they suffice, else 64), or an array of 32-bit whole numbers."""
+    if isinstance(value, str):
+        kind, payload = STRING, _text(value)
+    elif isinstance(value, int):
+        kind = _U32 if value < 1 << 32 else _U64
+        payload = struct.pack("<I" if kind == _U32 else "<Q", value)
+    else:
+        array = np.asarray(value, "<i4")
+        kind, payload = _ARRAY, struct.pack("<IQ", _I32, len(array)) + array.tobytes()
+    return _text(key) + struct.pack("<I", kind) + payload
+
+
+def encoded_u64(key: str, value: int) -> bytes:
+    """An entry of 64 bits, whatever the value: the size of a header does not depend on it then."""
+    return _text(key) + struct.pack("<IQ", _U64, value)
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data

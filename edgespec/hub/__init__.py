@@ -1,0 +1,1 @@
+"""Which file a model's name means, and how to get it."""

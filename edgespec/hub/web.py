@@ -1,0 +1,244 @@
+"""One request to a Hugging Face endpoint, with everything that can go wrong said in a line.
+
+The standard library does it, so that it works wherever Python does; proxies are those of the environment.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email.message import Message
+from typing import IO, Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from edgespec.errors import DownloadError
+from edgespec.hub.catalogue import SHA256
+from edgespec.hub.external_caches import hugging_face_home
+from edgespec.system.files import at_home
+
+_PIECE = 1 << 18
+_CRAWL = 1 << 10
+"""Bytes: a connection that brings fewer within the time for which a silent one is waited for has stalled as well."""
+
+
+class Broken(DownloadError):
+    """The connection failed in a way that may go better the next time; `code` is the server's answer, if it was one."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A Hugging Face server or a mirror of it, and the token that only this host gets to see."""
+
+    base: str
+    token: str | None = None
+
+    def url_of(self, repository: str, file: str) -> str:
+        """Where the newest version of a file is."""
+        return f"{self.base}/{quote(repository)}/resolve/main/{quote(file)}"
+
+    def is_host_of(self, url: str) -> bool:
+        """Whether `url` leads to this very server."""
+        return _origin(url) == _origin(self.base)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response: what it holds in all, as the endpoint and the last server say it, and the bytes themselves."""
+
+    status: int
+    headers: Message
+    sha256: str | None
+    size: int | None
+    pieces: Iterator[bytes]
+
+
+def offline() -> str | None:
+    """The variable that forbids the network, if one does."""
+    for name in ("EDGESPEC_OFFLINE", "HF_HUB_OFFLINE"):
+        if _is_on(name):
+            return name
+    return None
+
+
+def _is_on(name: str) -> bool:
+    return os.environ.get(name, "").strip().upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def endpoint() -> Endpoint:
+    """By HF_ENDPOINT, and HF_TOKEN or what `hf auth login` left.
+
+    Raises DownloadError where these cannot be, or the network is forbidden.
+    """
+    if variable := offline():
+        raise DownloadError(f"{variable} is set, so nothing is downloaded; unset it to pull models")
+    base = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/") or "https://huggingface.co"
+    token = os.environ.get("HF_TOKEN", "").strip() or _kept_token()
+    if urlsplit(base).scheme not in {"http", "https"} or not urlsplit(base).hostname:
+        raise DownloadError(f"HF_ENDPOINT is {base!r}: it must be a URL like https://huggingface.co")
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise DownloadError("HF_TOKEN holds characters that no token has: set it anew")
+    return Endpoint(base, token)
+
+
+def _kept_token() -> str | None:
+    """Of a person who is logged in with Hugging Face's own tools."""
+    if _is_on("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
+        return None
+    path = os.environ.get("HF_TOKEN_PATH") or hugging_face_home() / "token"
+    try:
+        token = at_home(str(path)).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return token if token.isprintable() else None
+
+
+@contextmanager
+def opened(url: str, host: Endpoint, headers: Mapping[str, str], timeout: float) -> Iterator[Response]:
+    """The answer to GET `url`. Raises Broken where another try may help, DownloadError where it cannot."""
+    request = Request(url, headers={"User-Agent": "edgespec", "Accept-Encoding": "identity", **headers})
+    redirects = _Redirects(host)
+    redirects.authorize(request)
+    with _refusals(url, timeout):
+        response = build_opener(redirects).open(request, timeout=timeout)
+    with response:
+        redirects.listen(response.url, response.headers)
+        yield Response(
+            response.status, response.headers, redirects.sha256, redirects.size, _pieces(response, url, timeout)
+        )
+
+
+class _Redirects(HTTPRedirectHandler):
+    """Follows to storage servers; the token stays behind, and what the endpoint said of the file is kept."""
+
+    def __init__(self, host: Endpoint) -> None:
+        self._host = host
+        self.sha256: str | None = None
+        self.size: int | None = None
+
+    def authorize(self, request: Request) -> None:
+        """Send the token, to the endpoint alone and not along with a redirect."""
+        if self._host.token is not None and self._host.is_host_of(request.full_url):
+            request.add_unredirected_header("Authorization", f"Bearer {self._host.token}")
+
+    def listen(self, url: str, headers: Message) -> None:
+        """Only the endpoint's word counts: X-Linked-Etag is the sha256 of a large file, X-Linked-Size its length.
+
+        A plain ETag is no sha256, though it may look like one: storage servers have hashes of their own.
+        """
+        if not self._host.is_host_of(url):
+            return
+        etag = (headers.get("X-Linked-Etag") or "").strip('"').lower()
+        size = headers.get("X-Linked-Size") or ""
+        self.sha256 = etag if SHA256.fullmatch(etag) else self.sha256
+        self.size = int(size) if _is_count(size) else self.size
+
+    def redirect_request(
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> Request | None:
+        if urlsplit(newurl).scheme not in {"https", urlsplit(req.full_url).scheme}:
+            raise DownloadError(f"{req.full_url} leads to {newurl[:200]!r}, away from https; this is not followed")
+        self.listen(req.full_url, headers)
+        request = Request(newurl, headers=dict(req.headers), origin_req_host=req.origin_req_host, unverifiable=True)
+        self.authorize(request)
+        return request
+
+    def http_error_302(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any) -> Any:
+        """As ever, but a redirect that is not followed does not leave its connection open."""
+        try:
+            return super().http_error_302(req, fp, code, msg, headers)
+        except BaseException:
+            fp.close()
+            raise
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302  # Python 3.10 knows no 308
+
+
+@contextmanager
+def _refusals(url: str, timeout: float) -> Iterator[None]:
+    """Whatever opening a connection or reading from it raises, in our words."""
+    try:
+        yield
+    except HTTPError as error:
+        raise _refusal(url, error) from error
+    except (TimeoutError, http.client.HTTPException, OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        if isinstance(reason, TimeoutError):
+            raise Broken(f"{_host_of(url)}: nothing came for {timeout:g} seconds") from error
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            raise DownloadError(f"{_host_of(url)}: its certificate is not trusted ({reason.verify_message})") from error
+        if isinstance(reason, ValueError) and not isinstance(reason, OSError):
+            raise DownloadError(f"{url}: the server answers what makes no sense ({reason})") from error
+        said = " ".join(str(reason).split()) or type(reason).__name__
+        raise Broken(f"{_host_of(url)}: the connection failed ({said[:200]})") from error
+
+
+def _refusal(url: str, error: HTTPError) -> DownloadError:
+    code = error.code
+    error.close()
+    if code in {401, 403}:
+        return DownloadError(
+            f"{url}: the server refuses ({code}); if the model asks for consent, give it on its page and set HF_TOKEN; "
+            "a token that has expired is refused, too (without that of hf auth login: HF_HUB_DISABLE_IMPLICIT_TOKEN=1)"
+        )
+    if code == 404:
+        return DownloadError(f"{url}: there is no such file (404)")
+    if code in {408, 416, 425, 429} or code >= 500:
+        return Broken(f"{url}: the server answers {code}", code)
+    return DownloadError(f"{url}: the server answers {code}")
+
+
+def _pieces(response: http.client.HTTPResponse, url: str, timeout: float) -> Iterator[bytes]:
+    since, got = time.monotonic(), 0
+    while True:
+        with _refusals(url, timeout):
+            piece = response.read1(_PIECE)
+        if not piece:
+            return
+        yield piece
+        got += len(piece)
+        if time.monotonic() - since > timeout:
+            if got < _CRAWL:
+                raise Broken(f"{_host_of(url)}: only {got} bytes came in {timeout:g} seconds")
+            since, got = time.monotonic(), 0
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 16
+
+
+def content_range(headers: Message) -> tuple[int, int] | None:
+    """Where the bytes of a partial answer begin, and how many there are in all: `Content-Range: bytes 5-9/10`."""
+    unit, _, rest = headers.get("Content-Range", "").partition(" ")
+    span, _, total = rest.partition("/")
+    start = span.partition("-")[0]
+    return (int(start), int(total)) if unit == "bytes" and _is_count(start) and _is_count(total) else None
+
+
+def content_length(headers: Message) -> int | None:
+    """How many bytes the answer says it has."""
+    text = headers.get("Content-Length", "")
+    return int(text) if _is_count(text) else None
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    return parts.scheme, parts.hostname, port or {"https": 443, "http": 80}.get(parts.scheme)
+
+
+def _host_of(url: str) -> str:
+    return urlsplit(url).netloc

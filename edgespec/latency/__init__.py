@@ -1,0 +1,1 @@
+"""T(n), the time of one forward pass of n rows."""

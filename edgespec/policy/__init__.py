@@ -1,0 +1,1 @@
+"""What to draft, and whether to draft at all."""
