@@ -104,8 +104,8 @@ class Plan:
 
     `proposals` are all drafts that were looked at, `draft` the one to verify. `spent` is the drafting time of each
     costed drafter that was asked, in units of T(1), without its `prefill` of the text. `reasons` tells why, one
-    sentence each, where that was asked for. `risk` is the probability that the draft makes its answer slower than plain decoding
-    by more than goes unnoticed.
+    sentence each, where that was asked for. `risk` is the probability that the draft makes its answer slower than
+    plain decoding by more than goes unnoticed.
     """
 
     draft: Draft = NOTHING
