@@ -252,20 +252,24 @@ class _Planning:
     def _explored(self, options: Sequence[tuple[Draft, Sizes]], gain: float, loss: float) -> Draft:
         """A size that may be better than one with that gain and loss, since T(n) may be less than estimated."""
         gain = max(gain, self.config.minimum_speed_up)
-        tried, cost = NOTHING, 0.0
-        optimistic, worst = self._cost.optimistic(), self._answer.worst
+        found: tuple[Draft, int, float] | None = None
+        optimistic, ratios = self._cost.optimistic(), self._cost.ratios()
         for proposal, sizes in options:
             for size in range(1, len(sizes.gains)):
-                spent = sizes.times[size] - self._cost.ratio(size + 1)
-                hope = sizes.expected[size] / (optimistic[size] + spent)
-                if hope <= gain or hope <= sizes.gains[size]:  # the latter: there is nothing to be learned of T(n)
+                if optimistic[size] >= ratios[size]:  # there is nothing to be learned of T(n)
+                    continue
+                hope = sizes.expected[size] / (optimistic[size] + sizes.times[size] - ratios[size])
+                if hope <= gain or sizes.times[size] - 1.0 > self._answer.worst:
                     continue
                 more = sizes.shortfall(size) - loss
-                if more <= self._shared.exploration and sizes.times[size] - 1.0 <= worst:
-                    tried, cost, gain = proposal.first(size), more, hope
+                if more <= self._shared.exploration:
+                    found, gain = (proposal, size, more), hope
+        if found is None:
+            return NOTHING
+        proposal, size, cost = found
+        tried = proposal.first(size)
         self._shared.exploration -= max(cost, 0.0)
-        if tried.tokens:
-            self._say(f"{tried.drafter}: {len(tried)} tokens are tried: T({len(tried) + 1}) may be less than estimated")
+        self._say(f"{tried.drafter}: {size} tokens are tried: T({size + 1}) may be less than estimated")
         return tried
 
     def _consult(self, drafter: CostedDrafter, rival: float) -> tuple[Draft, float]:
