@@ -286,7 +286,10 @@ class _Planning:
         optimistic = cost.optimistic_unseen()
         if self._reasons is None and upper_bound(optimistic, min(start, token), token) <= rival:
             return NOTHING, 0.0
-        chances = self._chains.by_depth(name, self._limit, config.unknown_acceptance)
+        limit = self._longest(start, token, prefill)
+        if not limit:
+            return NOTHING, 0.0
+        chances = self._chains.by_depth(name, limit, config.unknown_acceptance)
         budget = self._budget(name)
         gain, size = expected_speed_up(chances, optimistic, start, token)
         expected = Sizes(reaches(range(-1, size - 1), chances[:size]), cost.ratios(), start + (size - 1) * token)
@@ -298,7 +301,7 @@ class _Planning:
         if gain <= rival:
             self._try_out(drafter, start + prefill, token, rival)
             return NOTHING, 0.0
-        if loss > budget or prefill + expected.times[size] - 1.0 > self._answer.worst:
+        if loss > budget:
             return NOTHING, 0.0
         if prefill and not self._may_prefill(name, prefill, start, token, gain):
             return NOTHING, 0.0
@@ -307,7 +310,7 @@ class _Planning:
             name, self._shared.acceptance, optimistic if hopeful else cost.ratios(),
             self._chains.by_depth(name, cost.rows - 1, config.unknown_acceptance), start, token,
         )  # fmt: skip
-        proposal, spent = self._ask(drafter, self._limit, rule, prefill if prefill > CATCH_UP else 0.0)
+        proposal, spent = self._ask(drafter, limit, rule, prefill if prefill > CATCH_UP else 0.0)
         if not proposal.tokens:
             return NOTHING, 0.0
         sizes = self._sizes(proposal, spent)
@@ -318,6 +321,11 @@ class _Planning:
         gain, loss = (sizes.gains[size], sizes.shortfall(size)) if size else (plainly, spent)
         tried = self._explored([(proposal, sizes)], gain, loss)
         return (tried or draft), gain
+
+    def _longest(self, start: float, token: float, prefill: float) -> int:
+        """The longest chain of a costed drafter that keeps the promise to the answer if all of it is wrong."""
+        ratios, allowed = self._cost.ratios(), self._answer.worst + 1.0 - prefill - start
+        return next((n for n in range(self._limit, 0, -1) if ratios[n] + (n - 1) * token <= allowed), 0)
 
     def _may_prefill(self, name: str, prefill: float, start: float, token: float, gain: float) -> bool:
         """Whether a drafter prefills, if it may promise `gain` after that."""
