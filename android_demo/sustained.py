@@ -28,7 +28,6 @@ from edgespec.bench.measurements import Answer
 from edgespec.bench.results import origin, write
 from edgespec.engine.engine import conversation
 from edgespec.errors import UnsupportedModel
-from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.system.cpu import fast_cpus
 from edgespec.system.files import check_writable
 
@@ -154,8 +153,7 @@ def answers(
 
 def sample(engine: Engine, made: Sequence[Made], names: Sequence[str], battery: Battery) -> dict[str, Any]:
     """A line of the table: what was made since the last one, and how the machine is."""
-    assert isinstance(engine.policy, AdaptivePolicy)
-    cost = engine.policy.latency
+    cost = engine.latency
     return {
         "minute": round(made[-1].at / 60, 2),
         "tokens_per_second": {name: speed(made, name) for name in names},

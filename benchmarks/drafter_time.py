@@ -20,6 +20,7 @@ from benchmarks.common import read_prompts, save, summary
 from edgespec.backend import LlamaModel
 from edgespec.bench.memory import peak_of
 from edgespec.engine.open_drafter import open_drafter
+from edgespec.engine.options import Resources
 from edgespec.gguf.reader import walk
 from edgespec.system.cpu import cache_directory, default_threads
 from edgespec.vocabtrim.sizes import per_token
@@ -47,10 +48,7 @@ def main(model: str, drafters: str, prompts: Path, limit: int, rounds: int, out:
     paths = [Path(name).absolute() for name in drafters.split(",")]
     if len({path.stem for path in paths}) < len(paths):
         raise click.UsageError("two drafters have the same name")
-    opened = [
-        open_drafter(path, target, n_ctx=2048, threads=default_threads(), gpu_layers=-1, cache_dir=cache_directory())
-        for path in paths
-    ]
+    opened = [open_drafter(path, target, Resources(2048, default_threads(), -1, cache_directory())) for path in paths]
     times: dict[str, list[float]] = {path.stem: [] for path in paths}
     for prompt in read_prompts(prompts)[:limit]:
         text = prompt["turns"][0]
@@ -96,15 +94,27 @@ def load_alone(model: str, drafter: str) -> None:
     target = LlamaModel(Path(model), repack=False)
     if drafter:
         opened = open_drafter(
-            Path(drafter), target, n_ctx=2048, threads=default_threads(), gpu_layers=-1, cache_dir=cache_directory(),
-            window=_MEMORY_TOKENS,
-        )  # fmt: skip
+            Path(drafter), target, Resources(2048, default_threads(), -1, cache_directory()), window=_MEMORY_TOKENS
+        )
         opened.propose(list(range(1000, 1000 + _MEMORY_TOKENS)), _LENGTH)
 
 
 def memory_of(model: str, drafter: str) -> int:
     """The peak memory of a process that does just that."""
-    return peak_of([sys.executable, __file__, "-m", model, "-d", drafter, "--prompts", "none", "--only-load"])
+    return peak_of(
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.drafter_time",
+            "-m",
+            model,
+            "-d",
+            drafter,
+            "--prompts",
+            "none",
+            "--only-load",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from edgespec.bench.divergence import divergence, rounding_noise
 from edgespec.core import Drafter, Policy
 from edgespec.drafters import make_drafter, names_of
 from edgespec.engine.open_drafter import open_drafter
+from edgespec.engine.options import Resources
 from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.system.cpu import cache_directory, default_threads
 from edgespec.testing import FixedPolicy
@@ -32,12 +33,11 @@ def policies(engine: Engine, names: str) -> dict[str, Policy]:
     A drafter may be a model's file, and several may be joined by `+`.
     """
     made: dict[str, Policy] = {}
-    assert isinstance(engine.policy, AdaptivePolicy)
     for name in names.split(","):
         joined, _, size = name.partition(":")
         drafters = [opened(engine, part) for part in names_of(joined)]
         made[Path(name).name] = (
-            FixedPolicy(drafters[0], int(size)) if size else AdaptivePolicy(drafters, engine.policy.latency)
+            FixedPolicy(drafters[0], int(size)) if size else AdaptivePolicy(drafters, engine.latency)
         )
     return made
 
@@ -46,9 +46,7 @@ def opened(engine: Engine, name: str) -> Drafter:
     """One drafter."""
     if not name.endswith(".gguf"):
         return make_drafter(name)
-    return open_drafter(
-        Path(name), engine.model, n_ctx=4096, threads=default_threads(), gpu_layers=-1, cache_dir=cache_directory()
-    )
+    return open_drafter(Path(name), engine.model, Resources(4096, default_threads(), -1, cache_directory()))
 
 
 def answer(engine: Engine, policy: Policy, tokens: list[int], sampling: SamplingParams, count: int) -> Any:

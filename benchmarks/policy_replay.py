@@ -26,6 +26,7 @@ from edgespec.core import MAX_ROWS, Context, Draft, Drafter, Evaluation, Row, To
 from edgespec.drafters import make_drafter
 from edgespec.drafters.model import ModelDrafter
 from edgespec.engine.open_drafter import open_drafter
+from edgespec.engine.options import Resources
 from edgespec.latency.model import PROMPT_CHUNK, LatencyModel
 from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.system.cpu import cache_directory, default_threads
@@ -120,9 +121,7 @@ def main(model: Path, recorded: Path, drafter: Path | None, curve: Path, out: Pa
     cost, clock = curve_of(json.loads(curve.read_text())), Clock()
     opened: ModelDrafter | None = None
     if drafter is not None:
-        opened = open_drafter(
-            drafter, target, n_ctx=4096, threads=default_threads(), gpu_layers=-1, cache_dir=cache_directory()
-        )
+        opened = open_drafter(drafter, target, Resources(4096, default_threads(), -1, cache_directory()))
         if not opened.latency.known:
             raise click.ClickException(f"what {drafter} takes is not known: edgespec doctor -m {model} -d {drafter}")
         truth = LatencyModel(PROMPT_CHUNK)

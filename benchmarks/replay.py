@@ -34,6 +34,7 @@ from edgespec.core import NOTHING, Drafter, common_prefix
 from edgespec.drafters import make_drafter
 from edgespec.drafters.model import ModelDrafter
 from edgespec.engine.open_drafter import open_drafter
+from edgespec.engine.options import Resources
 from edgespec.gguf.reader import walk
 from edgespec.system.cpu import cache_directory, default_threads
 from edgespec.vocabtrim.counts import load_counts, merged
@@ -192,9 +193,8 @@ def open_one(name: str, target: LlamaModel, window: int | None) -> tuple[Drafter
         return make_drafter(name), Sizes(0, 0)
     path = Path(name)
     drafter = open_drafter(
-        path, target, n_ctx=4096, threads=default_threads(), gpu_layers=-1, cache_dir=cache_directory(),
-        window=window or 4096,
-    )  # fmt: skip
+        path, target, Resources(4096, default_threads(), -1, cache_directory()), window=window or 4096
+    )
     return drafter, per_token(walk(path))
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from edgespec.decode.sampling import SamplingParams
     from edgespec.decode.session import Block, Session
     from edgespec.decode.stats import Tally
+    from edgespec.engine import Engine, load
     from edgespec.engine.chat import Chat
-    from edgespec.engine.engine import Engine, load
 
 __version__ = "0.1.0"
 

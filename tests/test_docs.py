@@ -40,6 +40,6 @@ def test_the_tables_of_the_measurements_are_those_of_the_result_files(monkeypatc
 
 
 def test_links_between_the_pages_lead_somewhere():
-    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")):
+    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")):
         for target in re.findall(r"\]\((?!https?://)([^)#\s]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"

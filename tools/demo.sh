@@ -1,5 +1,5 @@
 #!/bin/sh
-# Sets edgespec up in .venv and shows what it does: the same text in less time, on a model of 135 million parameters.
+# Sets edgespec up in .venv and shows what it does: the same text in less time, with a model of 135 million parameters.
 set -eu
 cd "$(dirname "$0")/.."
 # shellcheck source=tools/_env.sh
@@ -24,14 +24,19 @@ drafted, plain = (
     [json.loads(path.read_text()) for path in sorted(Path(sys.argv[1]).glob(f"{drafter}-*.json"))]
     for drafter in ("auto", "none")
 )
-# One answer takes a second or two, and a second is soon disturbed.
+# One answer takes a second or two, and a second is soon disturbed: where the rounds overlap, a ratio would be noise.
 fast, slow = (
-    statistics.median(answer["timings"]["predicted_per_second"] for answer in answers) for answers in (drafted, plain)
+    sorted(answer["timings"]["predicted_per_second"] for answer in answers) for answers in (drafted, plain)
 )
-same = "the same text" if drafted[0]["tokens"] == plain[0]["tokens"] else "another text (docs/benchmarks.md, The same text)"
-chance = "" if any(answer["timings"]["draft_n"] for answer in drafted) else " (by chance: nothing was drafted)"
-speeds = f"{fast:.0f} tokens per second with drafting, {slow:.0f} with plain decoding"
-print(f"\n{speeds}: {fast / slow:.2f} times{chance}, {same}")
+same = "The text is the same" if drafted[0]["tokens"] == plain[0]["tokens"] else "The text differs (docs/exactness.md)"
+speeds = f"{statistics.median(fast):.0f} tokens per second with drafting and {statistics.median(slow):.0f} without"
+if not any(answer["timings"]["draft_n"] for answer in drafted):
+    verdict = "nothing was drafted, so the speed is that of plain decoding"
+elif fast[0] > slow[-1] or slow[0] > fast[-1]:
+    verdict = f"{speeds}: {statistics.median(fast) / statistics.median(slow):.2f} times as fast"
+else:
+    verdict = f"{speeds}, which three rounds cannot tell apart"
+print(f"\n{same}; {verdict}.")
 PYTHON
 }
 
@@ -40,10 +45,17 @@ forget_settings
 results=$(mktemp -d)
 clean_up_with "rm -rf '$results'"
 
-say "A text that repeats itself, as so small a model soon does: here drafting pays."
-answer "Write out all five verses of the song Old MacDonald Had a Farm."
+say "A letter with a mistake in it (wil). Nearly all of the answer can be copied, so edgespec drafts:"
+answer "Correct the mistakes in this letter:
+
+Dear Mrs. Carter,
+
+Thank you for your letter of 3 May. The kitchen table that you ordered wil be ready on Friday. Our driver will bring it to your house between nine and twelve. Please make sure that somebody is at home to open the door. If that day does not suit you, please call us by Wednesday. You can pay the driver in cash or by card.
+
+Yours sincerely,
+Tom Baker"
 say ""
-say "A text that does not: here edgespec drafts little or nothing."
+say "A question whose answer cannot be copied. Here edgespec drafts little or nothing:"
 answer "Tell me in a few sentences why the sea is salty."
 say ""
 say "Next: .venv/bin/edgespec chat, or .venv/bin/edgespec --help"

@@ -14,6 +14,7 @@ from llama_cpp import llama_chat_format
 from edgespec.backend import native
 from edgespec.backend.embedding import EmbeddingTable
 from edgespec.errors import InvalidRequest, MalformedModel, UnsupportedModel
+from edgespec.gguf.reader import Part, walk
 
 Message = Mapping[str, str]
 """One turn of a conversation: `role` (system, user, assistant) and `content`."""
@@ -116,13 +117,19 @@ class LlamaModel:
     """The weights of a GGUF file.
 
     `gpu_layers`: how many layers go to the GPU (all when negative; none without a GPU build). `inputs`: where tokens
-    are looked up when the model itself cannot (a trimmed one). `repack`: let llama.cpp rearrange weights for speed. The
-    file is mapped into memory, not read. Raises MalformedModel when llama.cpp refuses the file, UnsupportedModel when
-    it cannot generate.
+    are looked up when the model itself cannot (a trimmed one). `repack`: let llama.cpp rearrange weights for speed.
+    `part`: the file, if it was walked already. It is mapped into memory, not read. Raises MalformedModel when llama.cpp
+    refuses the file, UnsupportedModel when it cannot generate.
     """
 
     def __init__(
-        self, path: Path, *, gpu_layers: int = -1, inputs: EmbeddingTable | None = None, repack: bool = True
+        self,
+        path: Path,
+        *,
+        gpu_layers: int = -1,
+        inputs: EmbeddingTable | None = None,
+        repack: bool = True,
+        part: Part | None = None,
     ) -> None:
         native.initialise()
         native.forget_errors()
@@ -135,6 +142,7 @@ class LlamaModel:
             raise MalformedModel(f"{path}: llama.cpp cannot load it ({native.last_error() or 'no reason given'})")
         self.path = path
         self.inputs = inputs
+        self._part = part
         self._pointer = pointer
         self._release = weakref.finalize(self, llama_cpp.llama_model_free, pointer)
         if not llama_cpp.llama_model_has_decoder(pointer) or llama_cpp.llama_model_has_encoder(pointer):
@@ -163,6 +171,13 @@ class LlamaModel:
         """llama.cpp would read freed memory."""
         if not self._release.alive:
             raise InvalidRequest(f"{self.path.name} is closed: load it again")
+
+    @property
+    def part(self) -> Part:
+        """The walked file: what was given, else it is walked now, once."""
+        if self._part is None:
+            self._part = walk(self.path)
+        return self._part
 
     @property
     def n_ctx_train(self) -> int:

@@ -15,13 +15,12 @@ from typing import Any, Literal
 
 from edgespec.backend import LlamaContext
 from edgespec.bench.measurements import Answer
-from edgespec.core import Drafter
 from edgespec.decode.sampling import SamplingParams
 from edgespec.decode.session import Session
 from edgespec.drafters import names_of
-from edgespec.drafters.model import ModelDrafter
-from edgespec.engine.drafter_set import is_model, open_drafters
-from edgespec.engine.engine import Engine, load
+from edgespec.engine import Engine, load
+from edgespec.engine.drafter_set import close_all, is_model, open_drafters
+from edgespec.engine.options import Resources
 from edgespec.hub import resolve as catalogue
 from edgespec.latency.model import LatencyModel
 from edgespec.policy.adaptive import AdaptivePolicy
@@ -54,29 +53,26 @@ class Contestants:
         self, model: str | None, drafters: Sequence[str], *, n_ctx: int, threads: int | None, gpu_layers: int
     ) -> None:
         first = load(model, drafter=drafters[0], n_ctx=n_ctx, threads=threads, gpu_layers=gpu_layers)
-        assert isinstance(first.policy, AdaptivePolicy)
-        self.began: dict[str, Any] = first.policy.latency.as_json()
+        self.began: dict[str, Any] = first.latency.as_json()
         """What was known of T(n) before anything was measured."""
         self._engines = {name_of(drafters[0]): first}
-        self._drafters: dict[str, Sequence[Drafter]] = {name_of(drafters[0]): first.drafters}
+        resources = Resources(n_ctx, first.context.threads, gpu_layers, cache_directory())
         for other in (*drafters[1:], "none"):
             context = LlamaContext(first.model, n_ctx=n_ctx, threads=first.context.threads)
             name = name_of(other) if other != "none" else PLAIN
-            self._drafters[name] = open_drafters(
-                names_of(other), first.model,
-                n_ctx=n_ctx, threads=first.context.threads, gpu_layers=gpu_layers, cache_dir=cache_directory(),
+            self._engines[name] = Engine(
+                first.model, context, latency=LatencyModel(context.max_rows), drafter_name=name,
+                drafters=open_drafters(names_of(other), first.model, resources),
             )  # fmt: skip
-            policy = AdaptivePolicy((), LatencyModel(context.max_rows))
-            self._engines[name] = Engine(first.model, context, policy, drafter_name=name)
         self.first = first
+        self._latencies: dict[str, LatencyModel] = {}
         self.begin(self.began)
 
     def begin(self, known: Mapping[str, Any]) -> None:
         """Let each start from what is `known` of T(n), and learn by itself; nothing of it is kept for other runs."""
-        for engine in self._engines.values():
-            cost = LatencyModel(engine.context.max_rows)
-            cost.restore(known)
-            engine.policy = AdaptivePolicy((), cost)
+        for name, engine in self._engines.items():
+            latency = self._latencies[name] = LatencyModel(engine.context.max_rows)
+            latency.restore(known)
 
     @property
     def names(self) -> list[str]:
@@ -91,8 +87,8 @@ class Contestants:
     def shares(self, of: Literal["bytes", "parameters"]) -> dict[str, dict[str, float]]:
         """By contestant and drafter model: what a guess reads, as a share of what the target reads for a token."""
         return {
-            name: {one.name: getattr(one.share, of) for one in drafters if isinstance(one, ModelDrafter)}
-            for name, drafters in self._drafters.items()
+            name: {one.name: getattr(one.share, of) for one in engine.drafters if one.share}
+            for name, engine in self._engines.items()
         }
 
     def forget(self) -> None:
@@ -119,26 +115,19 @@ class Contestants:
 
     def _session(self, name: str, prompt: Sequence[int], count: int, sampling: SamplingParams) -> Session:
         engine = self._engines[name]
-        assert isinstance(engine.policy, AdaptivePolicy)
-        fresh = [drafter if isinstance(drafter, ModelDrafter) else type(drafter)() for drafter in self._drafters[name]]
-        for drafter in fresh:
-            if isinstance(drafter, ModelDrafter):
-                drafter.context.rewind(0)
-        engine.policy = AdaptivePolicy(fresh, engine.policy.latency)
-        return engine.session(list(prompt), sampling=sampling, max_tokens=count)
+        engine.policy = AdaptivePolicy([one.anew() for one in engine.drafters], self._latencies[name])
+        return engine.session(prompt, sampling=sampling, max_tokens=count)
 
     def _guesses(self, name: str) -> dict[str, int]:
-        return {one.name: one.evaluations for one in self._drafters[name] if isinstance(one, ModelDrafter)}
+        return {one.name: one.passes() for one in self._engines[name].drafters if one.share}
 
     def __enter__(self) -> Contestants:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name, engine in self._engines.items():
+        for engine in self._engines.values():
             if engine is not self.first:
-                for drafter in self._drafters[name]:
-                    if isinstance(drafter, ModelDrafter):
-                        drafter.close()
+                close_all(engine.drafters)
                 engine.context.close()
         self.first.close()
 

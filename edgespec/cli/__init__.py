@@ -58,17 +58,17 @@ class _Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, "-V", "--version")
-@click.option("-v", "--verbose", count=True, help="Log what happens to stderr; twice, llama.cpp's log too.")
+@click.option("-v", "--verbose", count=True, help="Log to stderr. Twice: llama.cpp's log too.")
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
     envvar="EDGESPEC_CONFIG",
     metavar="FILE",
-    help="Defaults for the options, as TOML. Default: config.toml in the user's configuration folder.",
+    help="TOML file with defaults for the options. Default: config.toml in the user's configuration folder.",
 )
 @click.pass_context
 def main(ctx: click.Context, verbose: int, config: Path | None) -> None:  # fmt: skip
-    """Answers from a GGUF model, faster, without changing a word."""
+    """Run a GGUF model faster, without changing its answers."""
     _open_streams()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")  # no answer ends at a letter that the terminal does not have

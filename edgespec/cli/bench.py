@@ -30,7 +30,7 @@ def run(options: dict[str, Any]) -> None:
         raise InvalidRequest(f"{options['prompts']}: there are no prompts in it")
     drafters = options["drafters"].split(",")
     if "none" in drafters:
-        raise InvalidRequest("plain decoding takes part anyway: name with -d what to compare with it")
+        raise InvalidRequest("plain decoding always takes part: name with -d the drafters to compare with it")
     for path in filter(None, (options["out"], options["report"])):
         check_writable(path)
     settings = Settings(
@@ -43,7 +43,7 @@ def run(options: dict[str, Any]) -> None:
         result = measure(settings, prompts, out=options["out"], command=["edgespec", *sys.argv[1:]], tell=_tell)
     except KeyboardInterrupt:
         if options["out"]:
-            click.echo(f"\nstopped; the same command goes on with {options['out']}", err=True)
+            click.echo(f"\nstopped; the same command continues with {options['out']}", err=True)
         raise
     if options["report"]:
         _write_report(options["report"], result)
@@ -76,7 +76,7 @@ def _write_report(path: Path, result: dict[str, Any]) -> None:
             temporary.write_text(markdown(result, _plots(path, result)), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-    click.echo(f"written: {path}", err=True)
+    click.echo(f"wrote {path}", err=True)
 
 
 def _plots(report: Path, result: dict[str, Any]) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""What can be typed: every command with its options. What it does is in the module of its name.
+"""Every command with its options. What a command does is in the module of its name.
 
-That is imported when a command runs, and not before, since llama.cpp and what goes with it take a second to load, or
-several on a phone: too long for help, a wrong option, or the shell's completion.
+That module is imported when a command runs, and not before, since llama.cpp and what goes with it take a second to
+load, or several on a phone: too long for help, a wrong option, or the shell's completion.
 """
 
 # ruff: noqa: PLC0415 - imports where they are needed, see above
@@ -41,11 +41,14 @@ def _complete_session(_context: click.Context, _parameter: click.Parameter, begu
 @click.option("-f", "--file", type=_FILE, metavar="FILE", help="Read the prompt from a file.")
 @click.option(
     "--prompts", type=_FILE, metavar="FILE.jsonl",
-    help="Answer many prompts (Spec-Bench's form), one JSON object a turn.",
+    help="Answer all prompts of a file in Spec-Bench's form; print one JSON object per turn.",
 )
-@click.option("--raw", is_flag=True, help="Feed the prompt as it is, without the chat template.")
+@click.option("--raw", is_flag=True, help="Use the prompt as it is, without the chat template.")
 @sampling_options
-@click.option("--logprobs", type=int, metavar="N", help="Log-probabilities with N alternatives, in --json.")
+@click.option(
+    "--logprobs", type=int, metavar="N",
+    help="With --json: log-probabilities of each token and of the N likeliest.",
+)
 @stats_option
 @click.option("--json", "as_object", is_flag=True, help="Print one JSON object instead of the text.")
 def generate(**options: Any) -> None:
@@ -61,13 +64,13 @@ def generate(**options: Any) -> None:
 @stats_option
 @click.option(
     "--session", metavar="NAME", shell_complete=_complete_session,
-    help="Keep the conversation under this name, and go on with it next time.",
+    help="Save the conversation under this name, and continue it next time.",
 )
-@click.option("--memory", is_flag=True, help="Let n-gram drafters remember what was said in earlier chats.")
-@click.option("--private", is_flag=True, help="Keep nothing of what is said: no history of lines, no memory.")
+@click.option("--memory", is_flag=True, help="Let n-gram drafters learn from earlier chats.")
+@click.option("--private", is_flag=True, help="Save nothing: no history, no memory.")
 @click.pass_context
 def chat(ctx: click.Context, /, **options: Any) -> None:
-    """Talk with a model. Ctrl-C stops an answer, Ctrl-D or /exit leaves, /help lists the commands."""
+    """Chat with a model. Ctrl-C stops an answer, Ctrl-D or /exit leaves, /help lists the commands."""
     from edgespec.cli.chat import run
 
     run(ctx, options)
@@ -78,32 +81,34 @@ def chat(ctx: click.Context, /, **options: Any) -> None:
 @click.option("--prompts", type=_FILE, metavar="FILE", help="Prompts for the target to answer.")
 @click.option(
     "--answers", type=_FILE, metavar="FILE",
-    help='JSON lines with "tokens" or "text", as generate --prompts prints them.',
+    help='Recorded answers: JSON lines with "tokens" or "text", as generate --prompts prints them.',
 )
-@click.option("--text", type=_FILE, metavar="FILE", help="Plain text.")
-@click.option("-o", "out", type=_FILE, required=True, metavar="COUNTS.json", help="Where to write the counts.")
+@click.option("--text", type=_FILE, metavar="FILE", help="Plain text to count.")
+@click.option("-o", "out", type=_FILE, required=True, metavar="COUNTS.json", help="Output file.")
 @click.option(
     "-n", "--max-tokens", type=click.IntRange(1), default=512, show_default=True, metavar="N",
-    help="The longest answer.",
+    help="Longest answer, in tokens.",
 )
-@click.option("--raw", is_flag=True, help="Feed the prompts as they are, without the chat template.")
+@click.option("--raw", is_flag=True, help="Use the prompts as they are, without the chat template.")
 @click.option(
-    "--temp", type=click.FloatRange(0), default=0.0, show_default=True, metavar="F", help="Temperature; 0 is greedy."
+    "--temp", type=click.FloatRange(0), default=0.0, show_default=True, metavar="F",
+    help="Temperature; 0 always takes the likeliest token.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of the draw.")
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Random seed.")
 @click.option(
-    "--parallel", type=click.IntRange(1, 64), default=16, show_default=True, metavar="N", help="Answers made at once."
+    "--parallel", type=click.IntRange(1, 64), default=16, show_default=True, metavar="N",
+    help="Number of answers decoded together.",
 )
 @click.option(
     "--ctx", type=click.IntRange(64), default=2048, show_default=True, metavar="N",
-    help="Tokens of one prompt and its answer.",
+    help="Longest prompt with its answer, in tokens.",
 )
 @threads_option
 @gpu_layers_option
 def calibrate(**options: Any) -> None:
-    """Count the tokens that MODEL, the target, uses, for edgespec trim.
+    """Count which tokens MODEL, the target, uses. edgespec trim reads the counts.
 
-    Ctrl-C stops; the same command goes on where it stopped.
+    Ctrl-C stops; the same command continues.
     """
     from edgespec.cli.calibrate import run
 
@@ -112,23 +117,26 @@ def calibrate(**options: Any) -> None:
 
 @click.command()
 @click.argument("full", metavar="FULL.gguf")
-@click.option("-o", "out", type=_FILE, required=True, metavar="OUT.gguf", help="The new file.")
+@click.option("-o", "out", type=_FILE, required=True, metavar="OUT.gguf", help="Output file.")
 @click.option(
     "--counts", type=_FILE, multiple=True, metavar="COUNTS.json",
-    help="What edgespec calibrate counted. Repeatable: the counts are added up.",
+    help="Counts from edgespec calibrate. Repeatable: counts are added.",
 )
 @click.option(
     "--kept", type=_FILE, metavar="KEPT.json",
-    help="A list of tokens in the order of their worth instead: a file, or one that ships (qwen2.5).",
+    help="A list of tokens in the order of their use, instead of counts: a file, or a built-in list (qwen2.5).",
 )
-@click.option("--size", type=int, metavar="K", help="Keep K tokens. Multiples of 64 run fastest.")
-@click.option("--coverage", type=float, metavar="F", help="Keep as many as make up this share of the counted ones.")
+@click.option("--size", type=int, metavar="K", help="Number of tokens to keep. Multiples of 64 run fastest.")
+@click.option("--coverage", type=float, metavar="F", help="Keep as many tokens as make up this share of the counts.")
 @click.option(
     "--quantize", type=click.Choice(["q4_0", "q8_0"]),
-    help="Bring all weights to this type first. With q4_0 a drafter is fastest on most CPUs.",
+    help="Quantize all weights to this type first. q4_0 is the fastest for a drafter on most CPUs.",
 )
 def trim(**options: Any) -> None:
-    """Keep only the vocabulary rows that a target really uses. The new file is proved against the full model."""
+    """Cut a drafter's vocabulary down to the tokens that a target uses.
+
+    The new file is checked against the full model.
+    """
     from edgespec.cli.trim import run
 
     run(options)
@@ -136,12 +144,12 @@ def trim(**options: Any) -> None:
 
 @click.command()
 @model_options
-@click.option("--json", "as_object", is_flag=True, help="Print one JSON object instead.")
+@click.option("--json", "as_object", is_flag=True, help="Print one JSON object instead of text.")
 def doctor(**options: Any) -> None:
-    """Measure what evaluations of several tokens cost here, and say whether speculation can pay.
+    """Measure forward passes of several tokens on this machine, and say whether drafting can pay.
 
-    What is measured is remembered, so that answers start from it, and the first answer with --exact need not wait until
-    it is known what is exact here. Let nothing else run meanwhile.
+    The results are saved: answers start from them, and the first answer with --exact need not wait for its self-test.
+    Run nothing else meanwhile.
     """
     from edgespec.cli.doctor import run
 
@@ -152,56 +160,60 @@ def doctor(**options: Any) -> None:
 @model_option
 @click.option(
     "-d", "--drafter", "drafters", default="auto", show_default=True, metavar="DRAFTER[,DRAFTER...]",
-    help="What to compare with plain decoding: as for generate, several separated by commas.",
+    help="Drafters to compare with plain decoding, separated by commas.",
 )
 @click.option(
     "--prompts", type=_FILE, required=True, metavar="FILE",
-    help="JSON lines in Spec-Bench's form. The first turn of each is answered.",
+    help="Prompts in Spec-Bench's form (JSON lines). The first turn of each is answered.",
 )
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="The first N prompts only.")
-@click.option("--per-subtask", type=click.IntRange(1), metavar="N", help="N prompts of each subtask, evenly spread.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Use the first N prompts only.")
+@click.option(
+    "--per-subtask", type=click.IntRange(1), metavar="N",
+    help="Use N prompts of each subtask, evenly spread.",
+)
 @click.option(
     "-n", "--max-tokens", "count", type=click.IntRange(2), default=96, show_default=True, metavar="N",
-    help="The longest answer.",
+    help="Longest answer, in tokens.",
 )
 @click.option(
     "--rounds", type=click.IntRange(1), default=5, show_default=True, metavar="N",
-    help="Answers to each prompt; more where they are short.",
+    help="How often each prompt is answered; more often where answers are short.",
 )
 @click.option(
-    "--temp", type=click.FloatRange(0), default=0.0, show_default=True, metavar="F", help="Temperature; 0 is greedy."
+    "--temp", type=click.FloatRange(0), default=0.0, show_default=True, metavar="F",
+    help="Temperature; 0 always takes the likeliest token.",
 )
-@click.option("--seed", type=int, default=7, show_default=True, metavar="N", help="Seed of the draw.")
+@click.option("--seed", type=int, default=7, show_default=True, metavar="N", help="Random seed.")
 @click.option(
     "--peer", "peers", multiple=True, metavar="PEER",
-    help="Another program: llama-cpp-python, prompt-lookup[=N], or of a llama-server: llama-server, ngram-simple, "
-    "ngram-mod, ngram-cache, draft-simple[:N]=DRAFTER.gguf, or NAME=ARGUMENTS; or "
+    help="Another program to compare with: llama-cpp-python, prompt-lookup[=N]; with --server: llama-server, "
+    "ngram-simple, ngram-mod, ngram-cache, draft-simple[:N]=DRAFTER.gguf, or NAME=ARGUMENTS; or "
     "transformers[:DTYPE]=DRAFTER.gguf, on the CPU with float32, bfloat16 or float16 (needs torch, transformers "
     "and gguf). Repeatable; all are loaded at once.",
 )
 @click.option(
     "--peer-rounds", type=click.IntRange(1), default=1, show_default=True, metavar="N",
-    help="How many of the rounds the peers take part in.",
+    help="Number of rounds that peers take part in.",
 )
 @click.option(
     "--server", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
-    help="The llama-server. sh tools/build_peers.sh builds one.",
+    help="Path of llama-server. sh tools/build_peers.sh builds one.",
 )
 @click.option(
     "--ctx", type=click.IntRange(64), default=2048, show_default=True, metavar="N",
-    help="Context in tokens; longer prompts are left out.",
+    help="Context length in tokens; longer prompts are skipped.",
 )
 @threads_option
 @gpu_layers_option
 @click.option(
     "--json", "out", type=_FILE, metavar="OUT.json",
-    help="Write all figures there after each prompt; the same command goes on where it was stopped.",
+    help="Write all results to this file after each prompt; the same command continues a stopped run.",
 )
-@click.option("--report", type=_FILE, metavar="OUT.md", help="Write a report there, and its plots beside it.")
+@click.option("--report", type=_FILE, metavar="OUT.md", help="Write a report to this file, and its plots beside it.")
 def bench(**options: Any) -> None:
-    """Measure drafters against plain decoding, side by side, and against other programs.
+    """Compare drafters with plain decoding and with other programs, side by side.
 
-    Let nothing else run meanwhile.
+    Run nothing else meanwhile.
     """
     from edgespec.cli.bench import run
 
@@ -210,16 +222,16 @@ def bench(**options: Any) -> None:
 
 @click.group()
 def models() -> None:
-    """Models by name: list them, get them, find and check their files.
+    """List, download, find and check models by name.
 
-    Those that other tools have downloaded (Hugging Face, llama.cpp, LM Studio, Ollama) are used where they lie.
+    Files that other tools downloaded (Hugging Face, llama.cpp, LM Studio, Ollama) are used where they are.
     """
 
 
 @models.command("list")
-@click.option("--json", "as_object", is_flag=True, help="Print one JSON list instead.")
+@click.option("--json", "as_object", is_flag=True, help="Print one JSON list instead of text.")
 def list_(as_object: bool) -> None:
-    """The catalogue, and what of it is here."""
+    """List the catalogue, and which models are here."""
     from edgespec.cli.models import show
 
     show(as_object)
@@ -227,11 +239,11 @@ def list_(as_object: bool) -> None:
 
 @models.command()
 @click.argument("aliases", nargs=-1, required=True, metavar="ALIAS...", shell_complete=complete_alias)
-@click.option("--from", "local", type=_FILE, metavar="FILE", help="Copy it from this file instead.")
+@click.option("--from", "local", type=_FILE, metavar="FILE", help="Copy the model from this file instead.")
 def pull(aliases: tuple[str, ...], local: Path | None) -> None:
-    """Download models into the store, checked by their sha256. What was interrupted goes on where it stopped.
+    """Download models into the store and check their sha256. An interrupted download continues.
 
-    ALIAS is a name of the catalogue, or ORGANISATION/NAME/FILE.gguf at Hugging Face, as wherever a model is named.
+    ALIAS is a name from the catalogue, or ORGANISATION/NAME/FILE.gguf at Hugging Face.
     """
     from edgespec.cli.models import pull as run
 
@@ -241,7 +253,7 @@ def pull(aliases: tuple[str, ...], local: Path | None) -> None:
 @models.command()
 @click.argument("alias", shell_complete=complete_alias)
 def path(alias: str) -> None:
-    """Print where the model's file is."""
+    """Print the path of a model's file."""
     from edgespec.cli.models import locate
 
     locate(alias)
@@ -250,7 +262,7 @@ def path(alias: str) -> None:
 @models.command()
 @click.argument("aliases", nargs=-1, metavar="[ALIAS]...", shell_complete=complete_alias)
 def verify(aliases: tuple[str, ...]) -> None:
-    """Take the sha256 of every model that is here, or of those named, and compare."""
+    """Check the sha256 of all models that are here, or of those named."""
     from edgespec.cli.models import verify as run
 
     run(aliases)
@@ -259,7 +271,7 @@ def verify(aliases: tuple[str, ...]) -> None:
 @models.command()
 @click.argument("aliases", nargs=-1, required=True, metavar="ALIAS...", shell_complete=complete_alias)
 def rm(aliases: tuple[str, ...]) -> None:
-    """Remove models from edgespec's own store. What other tools downloaded stays."""
+    """Remove models from edgespec's own store. Files that other tools downloaded stay."""
     from edgespec.cli.models import remove
 
     remove(aliases)

@@ -36,7 +36,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield found["build"]
     yield f"{found['model']}, {found['model_bytes'] / 1e6:.0f} MB of weights"
     yield ""
-    yield f"T(n), the time of an evaluation of n tokens after {found['context']} tokens of context:"
+    yield f"T(n), the time of a forward pass of n tokens, after {found['context']} tokens of context:"
     yield f"{'n':>4} {'ms':>8} {'of T(1)':>8} {'best speed-up':>14}"
     widest = max(1, min(_BAR, shutil.get_terminal_size().columns - _TABLE - 1))
     longest = max(one["ratio"] for one in found["curve"])
@@ -45,20 +45,23 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"{one['n']:>4} {one['ms']:>8.1f} {one['ratio']:>8.2f} {one['best_speed_up']:>14.2f}  {bar}"
     yield ""
     for drafter in found["drafters"]:
-        yield f"{drafter['name']}: {drafter['ms']:.1f} ms a guess, {drafter['reading_ms']:.0f} ms of reading before"
+        yield (
+            f"{drafter['name']}: {drafter['ms']:.1f} ms a draft token, {drafter['reading_ms']:.0f} ms of prefill "
+            "before the first"
+        )
     exact = found["exact"]
     if "hindrance" in exact:
         yield f"--exact is not possible here: {exact['hindrance']}"
     elif exact["rows"] == 1:
-        yield "--exact: no evaluation of several tokens is exact to the bit here, so nothing would be drafted."
+        yield "--exact: no forward pass of several tokens is exact to the bit here, so nothing would be drafted."
     else:
         yield (
-            f"--exact: evaluations of up to {exact['rows']} tokens are exact to the bit, so text can come "
-            f"{exact['best_speed_up']:.2f} times as fast at best."
+            f"--exact: forward passes of up to {exact['rows']} tokens are exact to the bit; text can come at most "
+            f"{exact['best_speed_up']:.2f} times as fast."
         )
     if "hindrance" not in exact:
         yield (
-            f"Its price: a single token takes {exact['single']:.2f} times as long as without it, reading a prompt "
+            f"With --exact a single token takes {exact['single']:.2f} times as long, and reading a prompt "
             f"{exact['reading']:.2f} times."
         )
     yield from found["advice"]

@@ -77,7 +77,7 @@ def verify(aliases: tuple[str, ...]) -> None:
             "(edgespec models rm, where they are edgespec's), and pull again"
         )
     if unread:
-        raise ModelError(f"{unread} of the files above cannot be read: see to their permissions, or remove them")
+        raise ModelError(f"{unread} of the files above cannot be read: check their permissions, or remove them")
 
 
 def remove(aliases: tuple[str, ...]) -> None:
@@ -100,14 +100,14 @@ def _pull(entry: Entry, local: Path | None, cache: Path) -> None:
         else:
             found = shelf.pull(entry, cache, progress=progress)
     except KeyboardInterrupt:
-        left = "the same command goes on where this one was" if local is None else "nothing was copied"
+        left = "the same command continues this download" if local is None else "nothing was copied"
         click.echo(f"\nstopped; {left}", err=True)
         raise
     finally:
         progress.finish()
     if entry.sha256 is None:
-        teller = "its own" if local is not None else "the server's"
-        click.echo(f"{entry.alias}: sha256 {found.sha256} is {teller} word, and remembered: we never tried this file")
+        teller = "the file's own" if local is not None else "the server's"
+        click.echo(f"{entry.alias}: sha256 {found.sha256} is {teller}, and is saved; nobody tried this file yet")
     click.echo(f"{entry.alias}: {found.path}")
 
 
@@ -126,7 +126,7 @@ def _verified(found: LocalFile) -> str:
     except OSError as error:  # of another person, perhaps: the other files are to be checked all the same
         return f"{_UNREAD}: {error.strerror}"
     if found.sha256 is None:
-        return f"nobody told its sha256, it is {sha256}"
+        return f"its sha256 is {sha256}, and there is none to compare it with"
     if sha256 != found.sha256:
         return f"{_SPOILT} {sha256}, not {found.sha256}"
     note(found.path, sha256, machine.cache_directory())

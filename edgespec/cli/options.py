@@ -63,11 +63,13 @@ model_option = _option(
     "--model",
     metavar="MODEL",
     shell_complete=_complete_model,
-    help="A .gguf file or an alias. Default: the small smollm2-135m.",
+    help="Model: a .gguf file or an alias. Default: smollm2-135m.",
 )
-threads_option = _option("--threads", type=int, metavar="N", help="CPU threads. Default: the fast physical cores.")
+threads_option = _option(
+    "--threads", type=int, metavar="N", help="CPU threads. Default: the number of fast physical cores."
+)
 gpu_layers_option = _option(
-    "--gpu-layers", type=int, default=-1, metavar="N", help="Layers on the GPU. Default: all it can."
+    "--gpu-layers", type=int, default=-1, metavar="N", help="Layers to run on the GPU. Default: as many as possible."
 )
 
 stats_option = _option(
@@ -75,48 +77,56 @@ stats_option = _option(
     is_flag=False,
     flag_value="short",
     type=click.Choice(["short", "full"]),
-    help="Say on stderr how it went; --stats=full: a JSON line for every block too, with the reasons for its draft.",
+    help="Print statistics to stderr. --stats=full: a JSON line for every block too, with the reasons for its draft.",
 )
 
 _MODEL = (
     model_option,
     _option("-d", "--drafter", default="auto", show_default=True, metavar="DRAFTER", shell_complete=_complete_drafter,
-                 help="auto, none, anpd, suffix, a drafter model (a .gguf or alias), or several joined by +."),
-    _option("--ctx", type=int, metavar="N", help="Context in tokens. Default: the model's, at most 8192."),
+                 help="Drafter: auto, none, anpd, suffix, a drafter model (.gguf or alias), or several joined by +."),
+    _option("--ctx", type=int, metavar="N", help="Context length in tokens. Default: the model's, at most 8192."),
     threads_option,
     gpu_layers_option,
     _option("--exact", is_flag=True,
-                 help="Draft only what can be checked bit for bit: the text of --exact -d none, at near-ties too."),
+                 help="Draft only what can be checked bit for bit: the text of --exact -d none, even at near-ties."),
 )  # fmt: skip
 
 _SAMPLING = (
     _option("-n", "--max-tokens", type=int, default=512, show_default=True, metavar="N",
-                 help="The most tokens to answer with."),
-    _option("--seed", type=int, metavar="N", help="Seed of the draw. Default: random; --stats and --json report it."),
+                 help="Longest answer, in tokens."),
+    _option("--seed", type=int, metavar="N", help="Random seed. Default: a new one, which --stats and --json report."),
     _option("--system", metavar="TEXT", help="System prompt."),
-    _option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. Repeatable."),
-    _option("--temp", type=float, default=0.0, show_default=True, metavar="F", help="Temperature; 0 is greedy."),
-    _option("--top-k", type=int, default=0, metavar="N", help="Keep the N likeliest tokens; 0: all."),
-    _option("--top-p", type=float, default=1.0, metavar="F", help="Keep the likeliest of this mass; 1: all."),
-    _option("--min-p", type=float, default=0.0, metavar="F", help="Drop what is rarer than F of the best."),
-    _option("--typical", type=float, default=1.0, metavar="F", help="Keep this mass of typical tokens; 1: all."),
-    _option("--repeat-penalty", type=float, default=1.0, metavar="F", help="1 is none."),
-    _option("--repeat-last-n", type=int, default=64, metavar="N", help="Tokens penalties look at; -1: all."),
+    _option("--stop", multiple=True, metavar="TEXT", help="Stop before this text. Repeatable."),
+    _option("--temp", type=float, default=0.0, show_default=True, metavar="F",
+                 help="Temperature; 0 always takes the likeliest token."),
+    _option("--top-k", type=int, default=0, metavar="N", help="Sample from the N likeliest tokens; 0: off."),
+    _option("--top-p", type=float, default=1.0, metavar="F",
+                 help="Sample from the likeliest tokens of this total probability; 1: off."),
+    _option("--min-p", type=float, default=0.0, metavar="F",
+                 help="Drop tokens less likely than F times the likeliest; 0: off."),
+    _option("--typical", type=float, default=1.0, metavar="F",
+                 help="Sample from typical tokens of this total probability; 1: off."),
+    _option("--repeat-penalty", type=float, default=1.0, metavar="F",
+                 help="Penalize tokens that occurred by this factor; 1: off."),
+    _option("--repeat-last-n", type=int, default=64, metavar="N",
+                 help="How many of the last tokens penalties look at; -1: all."),
     _option("--presence-penalty", type=float, default=0.0, metavar="F",
-                 help="Taken off the logits of tokens that occurred; 0: off."),
+                 help="Subtract this from the logit of each token that occurred; 0: off."),
     _option("--frequency-penalty", type=float, default=0.0, metavar="F",
-                 help="The same, for every time they did; 0: off."),
+                 help="Subtract this once for each time a token occurred; 0: off."),
     _option("--dry-multiplier", type=float, default=0.0, metavar="F",
                  help="Strength of the DRY penalty on repeated sequences; 0: off."),
     _option("--dry-base", type=float, default=1.75, metavar="F",
-                 help="How fast that penalty grows with the length of the repeat."),
+                 help="How fast the DRY penalty grows with the length of the repeat."),
     _option("--dry-allowed-length", type=int, default=2, metavar="N",
-                 help="Repeats of up to N tokens are not penalized."),
+                 help="Longest repeat that DRY does not penalize, in tokens."),
     _option("--logit-bias", multiple=True, metavar="ID=F", help="Add F to a token's logit. Repeatable."),
-    _option("--grammar", type=click.Path(path_type=Path), metavar="FILE", help="Answer by this GBNF grammar."),
-    _option("--json-schema", type=click.Path(path_type=Path), metavar="FILE", help="Answer by this JSON schema."),
+    _option("--grammar", type=click.Path(path_type=Path), metavar="FILE",
+                 help="Constrain the answer by a GBNF grammar."),
+    _option("--json-schema", type=click.Path(path_type=Path), metavar="FILE",
+                 help="Constrain the answer by a JSON schema."),
     _option("--context-shift", is_flag=True,
-                 help="When the context is full, drop its oldest tokens but the system prompt, and go on."),
+                 help="When the context is full, drop its oldest tokens, but not the system prompt, and continue."),
 )  # fmt: skip
 
 

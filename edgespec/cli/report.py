@@ -14,7 +14,6 @@ import click
 from edgespec import Block, Engine, SamplingParams, Session
 from edgespec.cli.terminal import redraw
 from edgespec.decode.stats import DrafterTally
-from edgespec.drafters.model import ModelDrafter
 from edgespec.vocabtrim.sizes import mbsu
 
 
@@ -65,14 +64,14 @@ def _drafter_figures(engine: Engine, session: Session, name: str, tally: Drafter
         "acceptance_by_depth": tally.acceptance_by_depth,
     }
     drafter = next((one for one in engine.drafters if one.name == name), None)
-    if isinstance(drafter, ModelDrafter):
+    if drafter is not None and drafter.share is not None:
         # Of all blocks and all guesses, those that were cut off or lost to another draft too.
         blocks = max(1, session.tally.blocks)
         guessed = session.tally.guessed[name]
         length = session.tally.mean_block_length
         figures["mbsu_by_parameters"] = mbsu(length, drafter.share.parameters, guessed / blocks)
         figures["mbsu_by_bytes"] = mbsu(length, drafter.share.bytes, guessed / blocks)
-        if drafter.latency.known:
+        if drafter.latency is not None and drafter.latency.known:
             figures["ms_per_token"] = 1e3 * drafter.latency.t1
     return figures
 
@@ -83,21 +82,21 @@ def stats_lines(session: Session, engine: Engine, seed: int) -> Iterator[str]:
     yield (
         f"{tally.tokens} tokens at {tally.tokens_per_second:.1f} tokens/s, first token after "
         f"{1e3 * tally.first_token_seconds:.0f} ms ({tally.prompt_tokens} prompt tokens, {tally.cached_tokens} "
-        f"cached), ended by {session.finish_reason}, seed {seed}"
+        f"cached), finish reason {session.finish_reason}, seed {seed}"
     )
     yield (
-        f"{tally.blocks} evaluations, {tally.mean_block_length:.2f} tokens each; outside them "
-        f"{1e3 * (tally.planning_seconds + tally.sampling_seconds) / max(1, tally.blocks):.2f} ms each"
+        f"{tally.blocks} forward passes, {tally.mean_block_length:.2f} tokens each; "
+        f"{1e3 * (tally.planning_seconds + tally.sampling_seconds) / max(1, tally.blocks):.2f} ms beside each"
     )
     for name, drafter in tally.drafters.items():
         yield (
-            f"{name}: {drafter.accepted} of {drafter.drafted} drafted tokens accepted ({drafter.acceptance:.0%}) "
-            f"in {drafter.drafts} drafts; by place in the draft "
+            f"{name}: {drafter.accepted} of {drafter.drafted} draft tokens accepted ({drafter.acceptance:.0%}) "
+            f"in {drafter.drafts} drafts; by position in the draft "
             + " ".join(f"{share:.0%}" for share in drafter.acceptance_by_depth[:8])
         )
         figures = _drafter_figures(engine, session, name, drafter)
         if "mbsu_by_bytes" in figures:
-            time_of = f"{figures['ms_per_token']:.1f} ms for a token; " if "ms_per_token" in figures else ""
+            time_of = f"{figures['ms_per_token']:.1f} ms a token; " if "ms_per_token" in figures else ""
             yield (
                 f"{name}: {time_of}memory-bound speed-up {figures['mbsu_by_parameters']:.2f} by parameters, "
                 f"{figures['mbsu_by_bytes']:.2f} by bytes"
@@ -134,7 +133,7 @@ class Decisions:
         if not self.wanted:
             return
         now = time.perf_counter()
-        why = list(block.reasons) if self._place else ["the prompt's evaluation gives the first token"]
+        why = list(block.reasons) if self._place else ["the prefill gives the first token"]
         if not block.tokens:
             why = [f"the answer is over: {session.finish_reason}"]
         line = {

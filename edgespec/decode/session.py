@@ -27,15 +27,13 @@ from edgespec.core import (
     Vocabulary,
 )
 from edgespec.decode.detokenizer import AnswerText
+from edgespec.decode.options import GenerationOptions
 from edgespec.decode.stats import Tally
 from edgespec.decode.verification import verify
 from edgespec.errors import ContextOverflow, InvalidRequest
 
 FinishReason = Literal["stop", "length", "cancelled"]
 """`stop`: the model ended or a stop string came; `length`: the budget or the context is used up; `cancelled`."""
-
-Overflow = Literal["stop", "shift"]
-"""What happens when the context is full: the answer ends (`length`), or the oldest tokens are dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ class Session:
 
     `tokens` (the prompt, not empty) grows in place with the emitted tokens: the caller's sequence is the conversation.
     `keep` is how many leading tokens a shift of the context spares. `lock` is held during each step, so sessions that
-    share a context take turns. `explain` asks for the reasons of each block. Not for two threads, but for `cancel`.
+    share a context take turns. Not for two threads, but for `cancel`.
     """
 
     def __init__(
@@ -72,19 +70,14 @@ class Session:
         sampler: Sampler,
         policy: Policy,
         tokens: TokenSequence,
+        options: GenerationOptions,
         *,
-        max_tokens: int,
-        stops: tuple[str, ...] = (),
-        overflow: Overflow = "stop",
         keep: int = 0,
         on_prefill: Callable[[int, int], None] | None = None,
         lock: AbstractContextManager[object] | None = None,
-        explain: bool = False,
     ) -> None:
         if not tokens:
             raise InvalidRequest("the prompt is empty: give the model something to answer")
-        if max_tokens < 1:
-            raise InvalidRequest(f"{max_tokens} tokens to generate: it must be at least 1")
         if len(tokens) >= target.n_ctx:
             raise ContextOverflow(
                 f"the prompt has {len(tokens)} tokens and the context holds {target.n_ctx}, the answer included: "
@@ -96,15 +89,13 @@ class Session:
         self._shared_policy = policy
         self._policy: AnswerPolicy | None = None  # from the first step on
         self._tokens = tokens
-        self._max_tokens = max_tokens
-        self._overflow = overflow
+        self._options = options
         self._keep = keep
         self._on_prefill = on_prefill
         self._lock = lock or nullcontext()
-        self._explain = explain
         self._cancelled = threading.Event()
         self._started = 0.0
-        self._text = AnswerText(vocabulary, stops)
+        self._text = AnswerText(vocabulary, options.stop)
         self.emitted: list[int] = []
         self.tally = Tally(prompt_tokens=len(tokens))
         self.finish_reason: FinishReason | None = None
@@ -189,9 +180,9 @@ class Session:
         if not self._is_read():
             return self._finish("cancelled")
         begun = time.perf_counter()
-        budget = self._max_tokens - len(self.emitted)
+        budget = self._options.max_tokens - len(self.emitted)
         room = min(budget - 1, self._target.n_ctx - len(self._tokens))
-        plan = policy.plan(self._tokens, room, self._sampler.noise, explain=self._explain)
+        plan = policy.plan(self._tokens, room, self._sampler.noise, explain=self._options.explain)
         if len(plan.draft) >= self._target.max_rows:
             plan = replace(plan, draft=plan.draft.first(self._target.max_rows - 1))
         planned = time.perf_counter()
@@ -227,7 +218,7 @@ class Session:
         ids = self._tokens.ids
         everything, ours = slice(len(ids), None), slice(len(self.emitted), None)
         ids[everything], self.emitted[ours] = emitted, emitted  # both, or none: Ctrl-C may come at any time
-        if self.finish_reason is None and len(self.emitted) >= self._max_tokens:
+        if self.finish_reason is None and len(self.emitted) >= self._options.max_tokens:
             self.finish_reason = "length"
         if self.finish_reason is not None:
             shown += self._text.finish()
@@ -251,7 +242,7 @@ class Session:
         if len(self._tokens) <= self._target.n_ctx:
             return True
         drop = (self._target.n_ctx - self._keep) // 2
-        if self._overflow != "shift" or drop < 1:
+        if self._options.overflow != "shift" or drop < 1:
             return False
         if self._target.cached(self._tokens) >= self._keep + drop:  # else another session's tokens are there
             self._target.shift(self._keep, drop)

@@ -109,25 +109,25 @@ def speed_up(size: int, acceptance: float, ratio: float, guess: float) -> float:
 def advice(ratios: Mapping[int, float], prices: Mapping[str, DrafterCost], *, busy: bool = False) -> Iterator[str]:
     """Sentences that say whether and how speculation can pay; `prices` are drafter models', in T(1) as are `ratios`."""
     if busy:
-        yield "Something else kept this machine busy: end it and ask again, these figures are not to be trusted."
+        yield "The machine was busy with something else. Stop that and run doctor again: these figures are unreliable."
     free = outlook(ratios)
     if free.break_even is None:
         yield (
-            f"Speculation cannot pay here: even if all guesses are right, text comes {free.best:.2f} times as fast. "
-            "Decoding plainly is best, and edgespec will."
+            f"Speculation cannot pay here: even if all draft tokens are right, text comes {free.best:.2f} times as "
+            "fast. edgespec will decode plainly."
         )
         return
     yield (
         f"Speculation can pay: drafts of {free.size} tokens that are all right make text {free.best:.1f} times as "
-        f"fast, and free guesses (n-grams) pay where more than {free.break_even:.0%} of them are right."
+        f"fast, and n-gram drafts pay where more than {free.break_even:.0%} of their tokens are right."
     )
     for name, (guess, reading) in prices.items():
         own = outlook(ratios, guess)
         if own.break_even is None:
-            yield f"{name} cannot pay: a guess takes {guess:.2f} of T(1), too much even if all are right."
+            yield f"{name} cannot pay: a draft token takes {guess:.2f} T(1), too much even if all are right."
         else:
             yield (
-                f"{name} pays where more than {own.break_even:.0%} of its guesses are right (a guess takes {guess:.2f} "
-                f"of T(1)): {own.best:.1f} times as fast at best. First it reads the end of the text, for "
-                f"{reading:.1f} T(1): it is asked only where an answer is long enough to earn that back."
+                f"{name} pays where more than {own.break_even:.0%} of its draft tokens are right (each takes "
+                f"{guess:.2f} T(1)): at most {own.best:.1f} times as fast. First it reads the end of the text, "
+                f"for {reading:.1f} T(1), so it is asked only where an answer is long enough to earn that back."
             )

@@ -11,11 +11,9 @@ from edgespec import __version__
 from edgespec.backend import EXACT_KV, LlamaContext, build_name, gpus
 from edgespec.core import NOTHING
 from edgespec.doctor.measure import DEPTH, DrafterCost, advice, outlook, speed_up, timed
-from edgespec.drafters.model import ModelDrafter
 from edgespec.engine.engine import Engine
 from edgespec.engine.exact import sample
 from edgespec.errors import UnsupportedModel
-from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.system import cpu as machine
 
 ReportProgress = Callable[[str], Callable[[int, int], None]]
@@ -42,24 +40,23 @@ def report(engine: Engine, progress: ReportProgress) -> dict[str, Any]:
     depth = min(DEPTH, engine.context.n_ctx // 2)
     times, busy = timed(engine.context, tokens, depth=depth, progress=progress("target"))
     ratios = {n: seconds / times[1] for n, seconds in times.items()}
-    assert isinstance(engine.policy, AdaptivePolicy)
     if not busy:
-        engine.policy.latency.measure(times)
-    prices: dict[str, DrafterCost] = {}
+        engine.latency.measure(times)
+    costs: dict[str, DrafterCost] = {}
     for drafter in engine.drafters:
-        if isinstance(drafter, ModelDrafter):
-            assert isinstance(drafter.context, LlamaContext)
-            own, also_busy = timed(
-                drafter.context,
-                sample(drafter.context.input_size),
-                depth=min(depth, drafter.context.n_ctx // 2),
-                reading=True,
-                progress=progress(drafter.name),
-            )
-            if not also_busy:
-                drafter.latency.measure(own)
-            busy |= also_busy
-            prices[drafter.name] = DrafterCost(own[1] / times[1], drafter.reading_seconds(times[1]) / times[1])
+        if drafter.context is None or drafter.latency is None:
+            continue
+        own, also_busy = timed(
+            drafter.context,
+            sample(drafter.n_inputs),
+            depth=min(depth, drafter.context.n_ctx // 2),
+            reading=True,
+            progress=progress(drafter.name),
+        )
+        if not also_busy:
+            drafter.latency.measure(own)
+        busy |= also_busy
+        costs[drafter.name] = DrafterCost(own[1] / times[1], drafter.prefill_seconds(times[1]) / times[1])
     engine.context.forget()
     try:
         exact, also_busy = _exact(engine, tokens, progress)
@@ -88,11 +85,11 @@ def report(engine: Engine, progress: ReportProgress) -> dict[str, Any]:
                 "reading_ms": 1e3 * price.reading * times[1],
                 "pays_from": outlook(ratios, price.guess).break_even,
             }
-            for name, price in prices.items()
+            for name, price in costs.items()
         ],
         "exact": exact,
         "busy": busy,
-        "advice": list(advice(ratios, prices, busy=busy)),
+        "advice": list(advice(ratios, costs, busy=busy)),
     }
 
 
@@ -102,22 +99,22 @@ def _exact(engine: Engine, tokens: list[int], progress: ReportProgress) -> tuple
     With it, whether the machine was busy. What is found is remembered for `load(exact=True)`.
     """
     threads, n_ctx = engine.context.threads, min(_LONGEST, engine.context.n_ctx)
-    assert engine.measured is not None
-    measured = engine.measured.with_exact_keys()
+    assert engine.profiles is not None
+    profiles = engine.profiles.with_exact_keys()
     with (
         closing(LlamaContext(engine.model, n_ctx=n_ctx, threads=threads)) as plain,
         closing(LlamaContext(engine.model, n_ctx=n_ctx, threads=threads, kv_type=EXACT_KV)) as exact,
     ):
-        rows = measured.exact_rows(exact, engine.model.vocabulary.size, progress("which evaluations are exact"))
+        rows = profiles.exact_rows(exact, engine.model.vocabulary.size, progress("which evaluations are exact"))
         depth = min(DEPTH, n_ctx // 2)
         reading = _price(plain, exact, _READINGS, lambda context: _reading(context, tokens[:depth]))
         single = _price(plain, exact, _SINGLES, lambda context: _single(context, tokens[: depth + 1]))
         exact.max_rows = rows
         times, busy = timed(exact, tokens, depth=depth, progress=progress("exact evaluations"))
     if not busy:
-        cost = measured.cost(rows)
-        cost.measure(times)
-        measured.remember(cost)
+        latency = profiles.latency(rows)
+        latency.measure(times)
+        profiles.save(latency)
     best = outlook({n: seconds / times[1] for n, seconds in times.items()}).best / single
     return {"rows": rows, "best_speed_up": best, "single": single, "reading": reading}, busy
 

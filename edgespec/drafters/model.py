@@ -104,17 +104,20 @@ class ModelDrafter:
         token_map: TokenMap,
         *,
         share: Share,
-        cost: LatencyModel | None = None,
+        latency: LatencyModel | None = None,
         window: int | None = None,
         fingerprint: str = "",
-        remember: Callable[[], None] = lambda: None,
+        n_inputs: int = 0,
+        save: Callable[[], None] = lambda: None,
         close: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
-        self.latency = cost or LatencyModel(PROMPT_CHUNK)
+        self.latency = latency or LatencyModel(PROMPT_CHUNK)
         self.share = share
         self.fingerprint = fingerprint
-        self.remember = remember
+        self.n_inputs = n_inputs
+        """The number of ids that it reads."""
+        self.save = save
         """Stores what was learned of its time."""
         self.close = close
         self.context = context
@@ -138,7 +141,7 @@ class ModelDrafter:
         doubted = self._unasked > _CHECKED_AFTER and single > _IN_DOUBT * self.share.bytes * target_seconds
         return DraftCost(single * self._reading(uncached), single, self._check if doubted else None)
 
-    def reading_seconds(self, target_seconds: float) -> float:
+    def prefill_seconds(self, target_seconds: float) -> float:
         """How long it reads in a long text before its first guess; `target_seconds` is T(1) of the target."""
         return self._single(target_seconds) * self._reading(self._reach_for(target_seconds) + ATTENTION_SINKS)
 

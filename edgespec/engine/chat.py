@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, Protocol
 from edgespec.backend import LlamaModel, Message
 from edgespec.core import Context, TokenSequence, common_prefix
 from edgespec.decode.detokenizer import continuation
+from edgespec.decode.options import GenerationOptions
 from edgespec.decode.sampling import SamplingParams
-from edgespec.decode.session import Overflow, Session
+from edgespec.decode.session import Session
 from edgespec.errors import ContextOverflow, InvalidRequest
 
 _log = logging.getLogger("edgespec.engine.chat")
@@ -34,18 +35,14 @@ class Answerer(Protocol):
         """How many leading tokens are the system prompt's."""
         ...
 
-    def session(
+    def answer(
         self,
         tokens: Sequence[int],
+        options: GenerationOptions,
         *,
-        sampling: SamplingParams,
-        max_tokens: int,
-        stop: Sequence[str],
-        overflow: Overflow,
         keep: int,
         skipped: int,
         on_prefill: Callable[[int, int], None] | None,
-        explain: bool,
     ) -> Session:
         """An answer to prompt ids."""
         ...
@@ -162,22 +159,13 @@ class Chat:
         """With these messages, which will be tokenized as a whole."""
         self._be(_State(messages, "", TokenSequence(), 0), [])
 
-    def stream(
-        self,
-        text: str,
-        *,
-        sampling: SamplingParams | None = None,
-        max_tokens: int = 512,
-        stop: Sequence[str] = (),
-        overflow: Overflow = "stop",
-        on_prefill: Callable[[int, int], None] | None = None,
-        explain: bool = False,
-    ) -> Session:
+    def stream(self, text: str, *, on_prefill: Callable[[int, int], None] | None = None, **options: Any) -> Session:
         """Say `text` and get the answer to iterate; arguments as for `Engine.stream`.
 
         Raises ContextOverflow when the conversation is full (`overflow="shift"` drops its oldest part but the system
         prompt), and then the turn has not happened.
         """
+        generation = GenerationOptions(**{"sampling": SamplingParams(), **options})
         self._take_answer()
         with self._engine.lock:
             messages: list[Message] = [*self._messages, {"role": "user", "content": text}]
@@ -190,20 +178,10 @@ class Chat:
                 turns = [] if self._tokens else turns
             tokens = TokenSequence(known)
             keep = drop = 0
-            if overflow == "shift":
+            if generation.overflow == "shift":
                 keep = self._engine.system_length(tokens, self.system)
-                drop = self._drop_oldest(tokens, keep, max_tokens, continued=continued)
-            session = self._engine.session(
-                tokens,
-                sampling=sampling or SamplingParams(),
-                max_tokens=max_tokens,
-                stop=stop,
-                overflow=overflow,
-                keep=keep,
-                skipped=dropped + drop,
-                on_prefill=on_prefill,
-                explain=explain,
-            )
+                drop = self._drop_oldest(tokens, keep, generation.max_tokens, continued=continued)
+            session = self._engine.answer(tokens, generation, keep=keep, skipped=dropped + drop, on_prefill=on_prefill)
             if self._tokens and not continued:
                 self.rewritten += 1
                 _log.info("what was added could not be tokenized by itself: the whole conversation was, again")

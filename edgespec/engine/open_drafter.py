@@ -16,10 +16,11 @@ from edgespec.backend import LlamaContext, LlamaModel
 from edgespec.backend.load_check import vet
 from edgespec.drafters.model import ModelDrafter, Share
 from edgespec.drafters.vocab_map import LEAST_OVERLAP, Match, MatchedVocabulary, SameVocabulary, TokenMap, match_texts
+from edgespec.engine.options import Resources
 from edgespec.engine.profile_store import ProfileStore
 from edgespec.errors import UnsupportedModel
 from edgespec.gguf.metadata import entry, strings
-from edgespec.gguf.reader import Part, walk
+from edgespec.gguf.reader import Part
 from edgespec.latency.model import PROMPT_CHUNK
 from edgespec.vocabtrim.counts import tokenizer_hash
 from edgespec.vocabtrim.equivalence import load_trimmed
@@ -29,58 +30,54 @@ from edgespec.vocabtrim.sizes import Sizes, per_token
 _TOKENS = "tokenizer.ggml.tokens"
 
 
-def open_drafter(
-    path: Path,
-    target: LlamaModel,
-    *,
-    n_ctx: int,
-    threads: int,
-    gpu_layers: int,
-    cache_dir: Path,
-    window: int | None = None,
-) -> ModelDrafter:
+def open_drafter(path: Path, target: LlamaModel, resources: Resources, *, window: int | None = None) -> ModelDrafter:
     """The model at `path`, plain or trimmed, as a drafter for `target`.
 
     It begins reading `window` tokens back; without one, as far as that is cheap.
 
     Raises ModelError, and UnsupportedModel saying what differs where the vocabularies do not go together.
     """
-    header = vet(path, cache_dir=cache_dir)
-    part, target_part = walk(path), walk(target.path)
+    header = vet(path, cache_dir=resources.cache_dir)
+    part, target_part = header.part, target.part
     trimming = trimming_of(part)
     same = entry(part, _TOKENS) == entry(target_part, _TOKENS) if _TOKENS in part.spans else False
     with contextlib.ExitStack() as undo:
         if trimming is not None:
             if not same and tokenizer_hash(part) != tokenizer_hash(target_part):
                 raise _different(path, target, part, target_part)
-            model = load_trimmed(path, part, trimming, gpu_layers=gpu_layers)
+            model = load_trimmed(path, part, trimming, gpu_layers=resources.gpu_layers)
             undo.callback(model.close)
             row_to_target = np.where(trimming.kept < target.vocabulary.size, trimming.kept, -1).astype(np.int32)
             token_map: TokenMap = SameVocabulary(row_to_target, None if same else trimming.full_vocab)
         else:
-            model = LlamaModel(path, gpu_layers=gpu_layers)
+            model = LlamaModel(path, part=part, gpu_layers=resources.gpu_layers)
             undo.callback(model.close)
             token_map = SameVocabulary() if same else _matched(model, target, part, target_part)
         if not model.can_rewind:
             raise UnsupportedModel(f"{path}: cannot take tokens back (recurrent memory), and a drafter must")
-        context = LlamaContext(model, n_ctx=min(n_ctx, model.n_ctx_train), threads=threads)
+        context = LlamaContext(model, n_ctx=min(resources.n_ctx, model.n_ctx_train), threads=resources.threads)
         undo.pop_all()
 
-    measured = ProfileStore(cache_dir, header.fingerprint, threads=threads, gpu_layers=gpu_layers, drafts=True)
-    cost = measured.cost(PROMPT_CHUNK)
-
-    remember = functools.partial(measured.remember, cost)
+    profiles = ProfileStore(
+        resources.cache_dir,
+        header.fingerprint,
+        threads=resources.threads,
+        gpu_layers=resources.gpu_layers,
+        drafts=True,
+    )
+    latency = profiles.latency(PROMPT_CHUNK)
+    save = functools.partial(profiles.save, latency)
 
     def close() -> None:
-        remember()
+        save()
         context.close()
         model.close()
 
     own, theirs = _sizes(model, part), _sizes(target, target_part)
     share = Share(own.parameters / theirs.parameters, own.bytes / theirs.bytes)
     return ModelDrafter(
-        path.stem, context, token_map, share=share, cost=cost, window=window, fingerprint=header.fingerprint,
-        remember=remember, close=close,
+        path.stem, context, token_map, share=share, latency=latency, window=window, fingerprint=header.fingerprint,
+        n_inputs=context.input_size, save=save, close=close,
     )  # fmt: skip
 
 

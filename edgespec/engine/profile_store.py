@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from edgespec.backend import EXACT_KV, LlamaContext, build_name, gpus
 from edgespec.engine.exact import depths, exact_rows, sample
 from edgespec.latency.model import LatencyModel
 from edgespec.policy.acceptance import Acceptance
-from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.system import cpu as machine
 from edgespec.system import files as store
 
@@ -58,7 +57,7 @@ class ProfileStore:
         cache_dir, threads, gpu_layers = self._place
         return ProfileStore(cache_dir, self._fingerprint, threads=threads, gpu_layers=gpu_layers, kv_type=EXACT_KV)
 
-    def cost(self, rows: int) -> LatencyModel:
+    def latency(self, rows: int) -> LatencyModel:
         """T(n) as the last run left it, else a fresh curve."""
         cost = LatencyModel(rows)
         stored = store.read_json(self._costs)
@@ -72,10 +71,10 @@ class ProfileStore:
                 self._found[self._costs] = cost.as_json()
         return cost
 
-    def remember(self, cost: LatencyModel) -> None:
+    def save(self, latency: LatencyModel) -> None:
         """Keep T(n), as far as it is known."""
-        learned = cost.as_json()
-        if cost.known or learned["deeper"]:
+        learned = latency.as_json()
+        if latency.known or learned["deeper"]:
             self._keep(self._costs, learned)
 
     def _keep(self, path: Path, learned: Any) -> None:
@@ -100,12 +99,6 @@ class ProfileStore:
         learned = acceptance.as_json(drafter)
         if learned["kinds"]:
             self._keep(self._pair(fingerprint), learned)
-
-    def save_all(self, policy: AdaptivePolicy, models: Mapping[str, str]) -> None:
-        """Both, at the end of a run; `models` are the drafters' fingerprints by name."""
-        self.remember(policy.latency)
-        for name, fingerprint in models.items():
-            self.save_acceptance(policy.acceptance, name, fingerprint)
 
     def _pair(self, fingerprint: str) -> Path:
         """Whose guesses are right does not depend on the machine, nor on threads and the like."""

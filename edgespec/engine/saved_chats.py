@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from edgespec.backend import Message
-from edgespec.drafters.anpd import Anpd
-from edgespec.drafters.suffix import Suffix
 from edgespec.engine.chat import Chat
 from edgespec.engine.engine import Engine
 from edgespec.engine.kv_file import OtherKv, TornKv, read_kv, write_kv
@@ -63,7 +61,7 @@ def read_chat(path: Path, chat: Chat, engine: Engine) -> bool:
             raise ValueError(f"format {kept['format']!r}")
         chat.restore(kept, same_model=same)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise InvalidRequest(f"{path}: it is no conversation that this version of edgespec kept") from error
+        raise InvalidRequest(f"{path}: it is not a conversation that this version of edgespec saved") from error
     return same
 
 
@@ -88,7 +86,7 @@ class Kept:
         self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         if not locked(self._lock, path):
             os.close(self._lock)
-            raise InvalidRequest(f"session {self.name} is open in another terminal: leave it there, or name another")
+            raise InvalidRequest(f"session {self.name} is open in another terminal: close it there, or choose another")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -97,14 +95,14 @@ class Kept:
     def restore(self, chat: Chat, engine: Engine) -> Iterator[str]:
         """Go on where the session ended; words to the person, one by one. What cannot be used is set aside."""
         if not self._chat.exists():
-            yield f"session {self.name} begins"
+            yield f"session {self.name} is new"
             return
         try:
             same = read_chat(self._chat, chat, engine)
         except InvalidRequest as error:
-            raise InvalidRequest(f"{error}; move it away to begin anew") from error
+            raise InvalidRequest(f"{error}; move it away to start a new one") from error
         turns = sum(message["role"] == "user" for message in chat.messages)
-        yield f"session {self.name} goes on: {turns} turns so far" + ("" if same else ", with another model")
+        yield f"session {self.name} continues: {turns} turns so far" + ("" if same else ", with another model")
         try:
             tokens, data = read_kv(self._cache, _about(engine))
         except FileNotFoundError:
@@ -147,9 +145,8 @@ class Memory:
     def teach(self, engine: Engine) -> None:
         """Let the n-gram drafters read what was said."""
         for drafter in engine.drafters:
-            if isinstance(drafter, Suffix | Anpd):
-                for tokens in self._chats(engine).values():
-                    drafter.propose(tokens, 0)
+            for tokens in self._chats(engine).values():
+                drafter.teach(tokens)
 
     def add(self, name: str, chat: Chat, engine: Engine) -> None:
         """Remember this chat as it is now, and forget the oldest beyond the bounds. Raises OutputError."""

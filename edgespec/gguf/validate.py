@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -60,6 +60,8 @@ class Header:
     architecture: str
     n_vocab: int
     fingerprint: str
+    part: Part = field(repr=False, compare=False)
+    """The walked file; of a split model, the first one."""
 
 
 def read_header(path: Path) -> Header:
@@ -73,7 +75,7 @@ def read_header(path: Path) -> Header:
     parts = [first, *map(_walk_to_data, facts.other_shards())]
     shapes = facts.shapes(parts)
     facts.check_sizes(shapes)
-    return Header(facts.architecture, facts.n_vocab(shapes), _fingerprint(parts))
+    return Header(facts.architecture, facts.n_vocab(shapes), _fingerprint(parts), first)
 
 
 def _fingerprint(parts: list[Part]) -> str:

@@ -87,7 +87,7 @@ def endpoint() -> Endpoint:
     if urlsplit(base).scheme not in {"http", "https"} or not urlsplit(base).hostname:
         raise DownloadError(f"HF_ENDPOINT is {base!r}: it must be a URL like https://huggingface.co")
     if token is not None and not (token.isascii() and token.isprintable()):
-        raise DownloadError("HF_TOKEN holds characters that no token has: set it anew")
+        raise DownloadError("HF_TOKEN holds characters that no token has: set it again")
     return Endpoint(base, token)
 
 
@@ -178,7 +178,7 @@ def _refusals(url: str, timeout: float) -> Iterator[None]:
         if isinstance(reason, ssl.SSLCertVerificationError):
             raise DownloadError(f"{_host_of(url)}: its certificate is not trusted ({reason.verify_message})") from error
         if isinstance(reason, ValueError) and not isinstance(reason, OSError):
-            raise DownloadError(f"{url}: the server answers what makes no sense ({reason})") from error
+            raise DownloadError(f"{url}: the server's answer makes no sense ({reason})") from error
         said = " ".join(str(reason).split()) or type(reason).__name__
         raise Broken(f"{_host_of(url)}: the connection failed ({said[:200]})") from error
 

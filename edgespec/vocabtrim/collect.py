@@ -18,7 +18,6 @@ from edgespec.backend import LlamaModel, ParallelContext
 from edgespec.core import Row
 from edgespec.decode.sampling import draw_any
 from edgespec.errors import InvalidRequest, OutputError
-from edgespec.gguf.reader import walk
 from edgespec.vocabtrim.counts import Counts, Source, tokenizer_hash
 
 _LINES = 64
@@ -140,7 +139,7 @@ def count_answers_of(
     if not book.answers:
         raise InvalidRequest(f"none of the {len(prompts)} prompts fits into {settings.n_ctx} tokens")
     answers = [tokens for _, tokens in sorted(book.answers.items())]
-    return _counted("target", model.path, answers, {**origin, "prompts": len(prompts), "prompts_too_long": skipped})
+    return _counted("target", model, answers, {**origin, "prompts": len(prompts), "prompts_too_long": skipped})
 
 
 def count_recorded(model: LlamaModel, path: Path, lines: Sequence[tuple[int, dict[str, Any]]]) -> Counts:
@@ -155,18 +154,18 @@ def count_recorded(model: LlamaModel, path: Path, lines: Sequence[tuple[int, dic
             answers.append(model.vocabulary.tokenize(text))
         else:
             raise InvalidRequest(f'{path}, line {number}: it must have "tokens", ids below {size}, or "text"')
-    return _counted("answers", model.path, answers, {"file": path.name})
+    return _counted("answers", model, answers, {"file": path.name})
 
 
 def count_text(model: LlamaModel, path: Path, text: str) -> Counts:
     """Count the tokens of a plain text, which is held out by the paragraph of 64 lines."""
     lines = text.splitlines(keepends=True)
     parts = ["".join(lines[start : start + _LINES]) for start in range(0, len(lines), _LINES)]
-    return _counted("text", model.path, [model.vocabulary.tokenize(part) for part in parts], {"file": path.name})
+    return _counted("text", model, [model.vocabulary.tokenize(part) for part in parts], {"file": path.name})
 
 
-def _counted(source: Source, model: Path, texts: Sequence[Sequence[int]], origin: dict[str, Any]) -> Counts:
-    counts = Counts(source, tokenizer_hash(walk(model)), origin={"model": model.name, **origin})
+def _counted(source: Source, model: LlamaModel, texts: Sequence[Sequence[int]], origin: dict[str, Any]) -> Counts:
+    counts = Counts(source, tokenizer_hash(model.part), origin={"model": model.path.name, **origin})
     for tokens in texts:
         counts.add(tokens)
     if not counts.tokens:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from edgespec.errors import InvalidRequest, UnsupportedModel
 from edgespec.gguf.metadata import encoded, entry
-from edgespec.gguf.reader import Array, Part, Tensor, walk
+from edgespec.gguf.reader import Array, Part, Tensor
 from edgespec.gguf.validate import read_header
 from edgespec.system.files import sha256_of
 from edgespec.vocabtrim.format import EMBEDDINGS, OUTPUT, PREFIX, Table, Trimming
@@ -34,7 +34,7 @@ WriteProgress = Callable[[int, int], None]
 def trimmable(source: Path) -> Part:
     """The walked header of a model that can be trimmed. Raises UnsupportedModel saying why not, and ModelError."""
     header = read_header(source)
-    part = walk(source)
+    part = header.part
     if f"{PREFIX}format" in part.values:
         raise UnsupportedModel(f"{source}: trimmed already; trim the full model")
     if header.architecture not in ARCHITECTURES:

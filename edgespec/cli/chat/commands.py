@@ -75,7 +75,7 @@ def _last_message(talk: Controller) -> str:
     for message in reversed(talk.chat.messages):
         if message["role"] == "user":
             return message["content"]
-    raise InvalidRequest("nothing was said yet")
+    raise InvalidRequest("there is no message yet")
 
 
 def _undo(talk: Controller, rest: str) -> None:
@@ -99,7 +99,7 @@ def _edit(talk: Controller, rest: str) -> None:
         raise InvalidRequest("/edit needs a terminal to edit in; /undo takes the last message back")
     text = talk.editor(_last_message(talk))
     if text is None:
-        talk.screen.note("left as it was")
+        talk.screen.note("not changed")
     else:
         talk.say_instead(text)
 
@@ -107,7 +107,7 @@ def _edit(talk: Controller, rest: str) -> None:
 def _save(talk: Controller, rest: str) -> None:
     path = _path(rest, "/save FILE.json")
     if path.exists() and not is_chat(path):
-        raise InvalidRequest(f"{path} exists and is no conversation: choose another name")
+        raise InvalidRequest(f"{path} exists and is not a saved conversation: choose another name")
     write_chat(path, talk.chat, talk.engine)
     talk.screen.note(f"saved: {path}")
 
@@ -117,7 +117,7 @@ def _load(talk: Controller, rest: str) -> None:
     same = read_chat(path, talk.chat, talk.engine)
     talk.last = None
     turns = sum(message["role"] == "user" for message in talk.chat.messages)
-    talk.screen.note(f"{turns} turns" + ("" if same else ", of another model: their text is read again"))
+    talk.screen.note(f"{turns} turns" + ("" if same else ", from another model: their text is read again"))
 
 
 def _file(talk: Controller, rest: str) -> None:
@@ -125,8 +125,8 @@ def _file(talk: Controller, rest: str) -> None:
     room = talk.engine.context.n_ctx
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):
-        raise InvalidRequest(f"{path} is no file with text")
-    too_large = f"{path} does not fit into a context of {room} tokens: put a part of it, or begin with a larger --ctx"
+        raise InvalidRequest(f"{path} is not a text file")
+    too_large = f"{path} does not fit into a context of {room} tokens: use a part of it, or start with a larger --ctx"
     if about.st_size > _MOST_BYTES * room:
         raise InvalidRequest(too_large)
     text = read_text(path)
@@ -143,7 +143,7 @@ def _set(talk: Controller, rest: str) -> None:
     if name not in SETTINGS:
         near = get_close_matches(name, SETTINGS, 1)
         wrong = f"there is no setting {name!r}" + (f": did you mean {near[0]}?" if near else "")
-        raise InvalidRequest(f"{wrong if name else 'which one?'} /set knows {', '.join(SETTINGS)}")
+        raise InvalidRequest(f"{wrong if name else 'which setting?'} /set knows {', '.join(SETTINGS)}")
     option = SETTINGS[name]
     if option is None:
         setattr(talk.screen, name, _on(name, value))
@@ -163,7 +163,7 @@ def _set_value(talk: Controller, option: click.Option, name: str, value: str) ->
         raise InvalidRequest(f"/set {name} needs a value")
     if option.name == "max_tokens":
         if found < 1:
-            raise InvalidRequest(f"{found} tokens to answer with: it must be at least 1")
+            raise InvalidRequest(f"max-tokens is {found}: it must be at least 1")
         talk.options["max_tokens"] = found
     else:
         talk.set_sampling(str(option.name), found)
@@ -196,7 +196,7 @@ def _draft(talk: Controller, rest: str) -> None:
 
 def _path(rest: str, usage: str) -> Path:
     if not rest:
-        raise InvalidRequest(f"write {usage}")
+        raise InvalidRequest(f"usage: {usage}")
     try:
         return Path(rest).expanduser()
     except RuntimeError as error:  # ~somebody
@@ -211,19 +211,19 @@ def _on(what: str, value: str) -> bool:
 
 COMMANDS: dict[str, Command] = {
     "/help": Command("", "This list.", _help),
-    "/exit": Command("", "Leave (Ctrl-D too).", _exit),
-    "/clear": Command("", "Forget the conversation.", _clear),
-    "/system": Command("[TEXT]", "Show or set the system prompt; - takes it away.", _system),
+    "/exit": Command("", "Leave. Ctrl-D does, too.", _exit),
+    "/clear": Command("", "Begin a new conversation.", _clear),
+    "/system": Command("[TEXT]", "Show or set the system prompt; - removes it.", _system),
     "/regen": Command("", "Answer the last message again.", _regen),
-    "/undo": Command("", "Leave a file out that was not sent yet, else take the last turn back.", _undo),
-    "/edit": Command("", "Change the last message and say it again.", _edit),
-    "/save": Command("FILE", "Write the conversation to a file.", _save),
-    "/load": Command("FILE", "Go on with one that was saved.", _load),
-    "/file": Command("PATH", "Put a file's text before the next message.", _file),
+    "/undo": Command("", "Leave out the last file that was not sent yet, or take back the last turn.", _undo),
+    "/edit": Command("", "Edit the last message and send it again.", _edit),
+    "/save": Command("FILE", "Save the conversation to a file.", _save),
+    "/load": Command("FILE", "Continue a saved conversation.", _load),
+    "/file": Command("PATH", "Add a file's text to the next message.", _file),
     "/set": Command("NAME VALUE", "Change a setting: /set temp 0.7, /set colour on.", _set),
-    "/stats": Command("", "How the last answer was made.", _stats),
-    "/model": Command("[MODEL]", "Show the model, or go on with another one.", _model),
-    "/drafter": Command("[DRAFTER]", "Show the drafter, or go on with another one.", _drafter),
+    "/stats": Command("", "Print statistics of the last answer.", _stats),
+    "/model": Command("[MODEL]", "Show or change the model.", _model),
+    "/drafter": Command("[DRAFTER]", "Show or change the drafter.", _drafter),
     "/draft": Command("[on|off]", "Draft where it pays, or decode plainly.", _draft),
 }
 ALIASES = {"/quit": "/exit", "/bye": "/exit", "/?": "/help"}

@@ -13,7 +13,6 @@ from edgespec.cli.interrupt import cancelled_by_ctrl_c
 from edgespec.cli.report import Decisions, PromptProgress, print_stats
 from edgespec.engine.saved_chats import Kept, Memory
 from edgespec.errors import ContextOverflow, UnsupportedModel
-from edgespec.policy.adaptive import AdaptivePolicy
 
 
 class Attached(NamedTuple):
@@ -35,13 +34,13 @@ class Controller:
         self.editor: Callable[[str], str | None] | None = None
         """Lets a person change a text, and returns None where they did not; there is none without a terminal."""
         self.last: Session | None = None
+        self._plainly = False  # a person said so
         self.last_seed = 0
         """Which that answer was made with: `sampling` may have changed since."""
         self.attached: list[Attached] = []
         self._kept, self._memory = kept, memory
         self._name = kept.name if kept else f"/{secrets.token_hex(8)}"  # which no session can have
         self._progress = PromptProgress()
-        self._drafting_policy: AdaptivePolicy | None = None
         self.sampling = sampling_of(options)
         self.engine: Engine = _open(options)
         try:
@@ -124,22 +123,18 @@ class Controller:
     @property
     def drafting(self) -> bool:
         """Whether drafts may come."""
-        return self._drafting_policy is None and bool(self.engine.drafters)
+        return self.engine.drafting
 
     def draft(self, on: bool) -> None:
         """Let the drafters draft, or decode plainly."""
-        policy = self.engine.policy
-        if on and self._drafting_policy is not None:
-            self.engine.policy, self._drafting_policy = self._drafting_policy, None
-        elif not on and self._drafting_policy is None and isinstance(policy, AdaptivePolicy):
-            self._drafting_policy = policy
-            self.engine.policy = AdaptivePolicy((), policy.latency)
+        self._plainly = not on
+        self.engine.drafting = on
 
     def change_drafter(self, drafter: str) -> None:
         """Go on with another drafter, drafting. Raises EdgespecError; then all is as it was."""
         self.engine.change_drafter(drafter)
         self.options = {**self.options, "drafter": drafter}
-        self._drafting_policy = None
+        self._plainly = False
         if self._memory:
             self._memory.teach(self.engine)
 
@@ -158,11 +153,9 @@ class Controller:
         except BaseException:
             engine.close()
             raise
-        plainly = self._drafting_policy is not None
         before = self.engine
-        self.options, self.engine, self.chat, self._drafting_policy = options, engine, chat, None
-        if plainly:
-            self.draft(False)
+        self.options, self.engine, self.chat = options, engine, chat
+        self.draft(not self._plainly)
         before.close()
 
     def save(self) -> None:

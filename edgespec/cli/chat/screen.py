@@ -11,7 +11,6 @@ import click
 
 from edgespec import Block, Engine, Session
 from edgespec.cli.report import styled
-from edgespec.policy.adaptive import AdaptivePolicy
 
 _DRAFTED = {"fg": "green"}
 
@@ -66,8 +65,7 @@ def footer(session: Session, engine: Engine) -> str:
     tally = session.tally
     used = tally.prompt_tokens + len(session.emitted) - tally.dropped_tokens
     parts = [f"{tally.tokens_per_second:.1f} tokens/s"]
-    policy = engine.policy
-    if isinstance(policy, AdaptivePolicy) and tally.tokens > 1 and (curve := policy.latency.for_context(used)).known:
+    if tally.tokens > 1 and (curve := engine.latency.for_context(used)).known:
         parts.append(f"{tally.tokens_per_second * curve.t1:.2f} times plain decoding")
     parts += [f"{tally.mean_block_length:.2f} tokens a block", f"context {used} of {engine.context.n_ctx}"]
     return ", ".join(parts)

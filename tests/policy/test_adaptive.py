@@ -1,0 +1,268 @@
+"""What is drafted, and when nothing is."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+
+from edgespec.core import NOTHING, Draft, DraftCost, Verdict
+from edgespec.latency.model import LatencyModel
+from edgespec.policy.adaptive import AdaptivePolicy
+from edgespec.testing import ScriptedDrafter
+from tests.answering import Answering
+from tests.curves import chain, curve, flat, steep
+
+
+def plan_after(cost: LatencyModel, emit, probability=0.8, blocks=200, size=16) -> list[int]:
+    """The sizes planned, block by block, when a drafter offers `size` tokens and `emit()` tells how many are right."""
+    drafter = ScriptedDrafter(lambda tokens, limit: [1] * min(size, limit))
+    policy = Answering(AdaptivePolicy([drafter], cost))
+    sizes = []
+    for _ in range(blocks):
+        draft = policy.plan([1], 60)
+        sizes.append(len(draft))
+        right = min(emit(), len(draft))
+        emitted = (1,) * right + (2,)
+        policy.settle(draft, Verdict(tuple(range(right)), emitted), cost.t1 * cost.ratio(1 + len(draft)))
+    return sizes
+
+
+def test_good_drafts_on_a_flat_curve_are_drafted_long():
+    assert min(plan_after(curve(flat), lambda: 16)[5:]) >= 12
+
+
+def test_bad_drafts_on_a_steep_curve_are_left_alone():
+    sizes = plan_after(curve(steep), lambda: 0, probability=0.9)
+    assert sum(sizes[20:]) <= 2
+
+
+def test_good_drafts_on_a_steep_curve_do_not_pay_either():
+    assert sum(plan_after(curve(float), lambda: 16)[20:]) <= 2
+
+
+def test_a_drafter_that_got_better_is_noticed_without_drafting():
+    drafter = ScriptedDrafter(lambda tokens, limit: [1] * 4)
+    policy = Answering(AdaptivePolicy([drafter], curve(lambda n: 1.0 + 0.2 * (n - 1))))
+    for _ in range(100):
+        policy.plan([1], 60)
+        policy.settle(NOTHING, Verdict((), (2,)), 0.01)
+    assert policy.plan([1], 60) == NOTHING
+    for _ in range(50):
+        policy.plan([1], 60)
+        policy.settle(NOTHING, Verdict((), (1,)), 0.01)
+    assert len(policy.plan([1], 60)) > 0
+
+
+def test_dips_in_the_curve_are_used():
+    cost = curve(lambda n: {5: 4.9, 6: 1.2}.get(n, 1.0 + 0.9 * (n - 1)))
+    assert set(plan_after(cost, lambda: 16)[5:]) == {5}, "6 rows are cheaper than 5: the draft has 5 tokens"
+
+
+def test_a_drafter_may_leave_its_name_out_of_its_drafts():
+    class Nameless(ScriptedDrafter):
+        def propose(self, tokens, limit):
+            return dataclasses.replace(super().propose(tokens, limit), drafter="none")
+
+    cost = LatencyModel(64)
+    cost.measure(dict.fromkeys(range(1, 65), 1.0))
+    drafter = Nameless(lambda tokens, limit: [5] * 4)
+    policy = Answering(AdaptivePolicy([drafter], cost))
+    policy.prefilled(1, 0.0)
+    for _ in range(20):
+        draft = policy.plan([5], 60)
+        policy.settle(draft, Verdict(tuple(range(len(draft))), (*draft.tokens, 5)), 1.0)
+    drafters = [draft.drafter for draft, _ in drafter.verdicts if draft.tokens]
+    assert len(drafters) > 10 and set(drafters) == {"scripted"}
+
+
+def test_a_plan_gives_its_reasons_where_asked():
+    drafter = ScriptedDrafter(lambda tokens, limit: [1] * 4 if len(tokens) > 1 else [])
+    policy = Answering(AdaptivePolicy([drafter], LatencyModel(64)), explain=True)
+    policy.plan([1], 60)
+    assert policy.made.reasons[0] == "scripted: no draft token" and "T(1) is not known" in policy.made.reasons[1]
+    policy.settle(NOTHING, Verdict((), (1,)), 0.01)
+    assert len(policy.plan([1, 2], 60)) > 0
+    assert "tokens promise" in policy.made.reasons[0]
+    assert policy.plan([1, 2], 0) == NOTHING and policy.made.reasons == ("there is no room for a draft",)
+
+
+def test_a_trial_is_weighed_against_the_draft_that_it_replaces():
+    """And not against one that a model's time was charged to, when that was asked in vain."""
+    now = [0.0]
+
+    class Unsure(ScriptedDrafter):
+        def propose(self, tokens, limit):
+            return Draft.chain([7] * 5, [1.0] * 4 + [0.05], range(5), self.name)
+
+    class InVain:
+        name = "model"
+        asked = 0
+
+        def draft_cost(self, tokens, target_seconds):
+            return DraftCost(first=0.05, next=0.05)
+
+        def draft(self, tokens, limit, noise, go_on):
+            self.asked += 1
+            now[0] += 0.05
+            return Draft.chain([9], [0.1], ["hardly"], self.name)
+
+        def propose(self, tokens, limit):
+            raise AssertionError("a model is asked through draft")
+
+        def observe(self, evaluation, verdict):
+            pass
+
+    cost = curve(lambda n: 1.0 + 0.3 * (n - 1), range(2, 6))
+    cost.measure({n: 1.0 + 0.3 * (n - 1) for n in range(1, 6)})
+    cost.observe(6, 2.5)  # once: it may be cheaper, but not so much that 5 tokens would beat 4
+    model = InVain()
+    policy = Answering(AdaptivePolicy([Unsure(None), model], cost, clock=lambda: now[0]))
+    policy.prefilled(1, 0.0)
+    policy.policy.budgets._budgets[model.name] = 3.0
+    for _ in range(60):
+        policy._answer._chains.observe(chain([1] * 16, drafter="model"), [1] * 16)
+    drafts = [len(policy.plan([5] * 40, 60)) for _ in range(2)]
+    assert model.asked == 2 and drafts == [4, 4]
+
+
+def test_without_t1_nothing_is_drafted():
+    policy = Answering(AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [1] * limit)], LatencyModel(64)))
+    policy.prefilled(64, 0.02)
+    assert policy.plan([1], 60) == NOTHING
+    policy.settle(NOTHING, Verdict((), (1,)), 0.01)
+    assert len(policy.plan([1], 60)) > 8, "the prompt told that 64 tokens cost but twice T(1)"
+
+
+def test_a_dip_of_the_curve_is_found():
+    truth = {1: 1.0, 2: 1.73, 3: 1.9, 4: 1.85}
+    drafter = ScriptedDrafter(lambda tokens, limit: [1] * 8)
+    cost = LatencyModel(64)
+    cost.observe(1, 0.01)
+    cost.observe(2, 0.0173)
+    policy = Answering(AdaptivePolicy([drafter], cost))
+    rng = random.Random(3)
+    sizes = []
+    for _ in range(400):
+        draft = policy.plan([1], 60)
+        right = next((i for i in range(len(draft)) if rng.random() > 0.8), len(draft))
+        emitted = (1,) * right + ((2,) if right < len(draft) or rng.random() > 0.8 else (1,))
+        seconds = 0.01 * truth.get(1 + len(draft), 1.85 + 0.9 * (len(draft) - 3))
+        policy.settle(draft, Verdict(tuple(range(right)), emitted), seconds)
+        sizes.append(len(draft))
+    assert sizes[200:].count(3) > 150
+
+
+def test_probing_costs_at_most_its_share():
+    cost = curve(steep)
+    spent = plain = 0.0
+    drafter = ScriptedDrafter(lambda tokens, limit: [1] * 8)
+    policy = Answering(AdaptivePolicy([drafter], cost))
+    rng = random.Random(1)
+    for _ in range(3000):
+        draft = policy.plan([1], 60)
+        right = next((i for i in range(len(draft)) if rng.random() > 0.6), len(draft))
+        seconds = 0.01 * steep(1 + len(draft)) if draft.tokens else 0.01
+        policy.settle(draft, Verdict(tuple(range(right)), (1,) * right + (2,)), seconds)
+        spent += seconds
+        plain += 0.01 * (right + 1)
+    assert spent <= plain * 1.015
+
+
+def test_what_a_plan_takes_is_learned_at_its_depth():
+    policy = Answering(AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [])], LatencyModel(64)))
+    for depth, seconds in [(10, 0.01)] + 9 * [(3000, 0.02)] + [(10, 0.01)]:
+        policy.prefilled(64, 10 * seconds)
+        policy.plan([1] * depth, 60)
+        policy.settle(NOTHING, Verdict((), (1,)), seconds)
+    assert policy.latency.t1 == pytest.approx(0.01)
+    assert policy.latency.for_context(3000).t1 == pytest.approx(0.02, rel=0.1)
+    assert policy.latency.ratio(64) == pytest.approx(10.0, rel=0.2)
+
+
+@pytest.mark.parametrize("times", [2.0, 4.0, 0.5])
+def test_a_policy_that_drafts_in_every_block_measures_t1_again_when_all_times_change(times):
+    cost = curve(flat)
+    policy = Answering(AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [1] * min(limit, 12))], cost))
+    tokens, sizes = [1], []
+    for block in range(100):
+        draft = policy.plan(tokens, 1000)
+        verdict = Verdict(range(len(draft)), (1,) * (len(draft) + 1))
+        seconds = 0.01 * flat(1 + len(draft)) * (times if block >= 50 else 1.0)
+        policy.settle(draft, verdict, seconds)
+        tokens += verdict.emitted
+        sizes.append(len(draft))
+    assert sizes[30:50] == [12] * 20
+    assert 1 <= sizes[50:].count(0) <= 2  # T(1), measured again; all other blocks go on drafting
+    assert min(sizes[60:]) >= 10
+    assert cost.t1 == pytest.approx(0.01 * times, rel=0.05)
+    assert cost.ratio(13) == pytest.approx(flat(13), rel=0.1)
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(0.02, 41, 80), (0.001, 400, 400)])
+def test_where_looking_in_vain_takes_a_part_of_t1_it_is_done_seldom(share, least, most):
+    now, looked = [0.0], [0]
+
+    def nothing(tokens, limit):
+        now[0] += share
+        looked[0] += 1
+        return []
+
+    cost = LatencyModel(64)
+    cost.observe(1, 1.0)
+    policy = Answering(AdaptivePolicy([ScriptedDrafter(nothing)], cost, clock=lambda: now[0]))
+    policy.prefilled(1, 0.0)
+    for _ in range(400):
+        policy.settle(policy.plan([1], 60), Verdict((), (1,)), 1.0)
+    assert least <= looked[0] <= most
+    policy.prefilled(1, 0.0)
+    before = looked[0]
+    policy.plan([1], 60)
+    assert looked[0] == before + 1, "another answer is another text"
+
+
+def test_a_text_that_begins_to_repeat_itself_is_noticed_soon():
+    now, repeats = [0.0], [False]
+
+    def guesses(tokens, limit):
+        now[0] += 0.0002
+        return [1] * limit if repeats[0] else []
+
+    cost = curve(flat)
+    policy = Answering(AdaptivePolicy([ScriptedDrafter(guesses)], cost, clock=lambda: now[0]))
+    policy.prefilled(1, 0.0)
+    for _ in range(300):
+        assert policy.plan([1], 60) == NOTHING
+        policy.settle(NOTHING, Verdict((), (1,)), cost.t1)
+    repeats[0] = True
+    drafted = []
+    for _ in range(60):
+        draft = policy.plan([1], 60)
+        drafted.append(len(draft))
+        seconds = cost.t1 * cost.ratio(1 + len(draft))
+        policy.settle(draft, Verdict(tuple(range(len(draft))), (1,) * (len(draft) + 1)), seconds)
+    assert any(drafted[:10]) and all(drafted[30:])
+
+
+def test_what_is_known_badly_of_t_of_n_cannot_lose_much():
+    """A stored T(7) says that six more tokens halve the time. It is wrong, and the account has to notice."""
+    cost = curve(steep)
+    cost.restore({**cost.as_json(), "ratios": {"7": [0.5, 6]}})
+    policy = Answering(AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [1] * min(limit, 6))], cost))
+    tokens, lost = [1], 0.0
+    for _ in range(60):
+        draft = policy.plan(tokens, 1000)
+        policy.settle(draft, Verdict((), (2,)), 0.01 * steep(1 + len(draft)))
+        lost += steep(1 + len(draft)) - 1.0
+        tokens.append(2)
+    assert lost < 15.0
+
+
+@pytest.mark.parametrize(
+    ("drafters", "room", "reason"),
+    [((), 9, "nobody drafts"), ((ScriptedDrafter(lambda tokens, limit: [1]),), 0, "there is no room for a draft")],
+)
+def test_where_nothing_can_be_drafted_it_is_said_why(drafters, room, reason):
+    policy = Answering(AdaptivePolicy(drafters, curve(flat)), explain=True)
+    assert not policy.plan([1], room).tokens and policy.made.reasons == (reason,)
