@@ -28,6 +28,7 @@ from edgespec.decode.verification import verify
 from edgespec.doctor.measure import speed_up
 from edgespec.latency.model import LatencyModel
 from edgespec.policy.adaptive import MAX_DRAFT, AdaptivePolicy
+from edgespec.policy.config import PolicyConfig
 from edgespec.testing import without_rows
 
 WHAT = "the policy on simulated machines"
@@ -200,7 +201,7 @@ class Course:
         return self.at[(end or len(self.at)) - 1] - (self.at[begin - 1] if begin else 0.0)
 
 
-def with_policy(case: Case, *, known: bool = False) -> Course:
+def with_policy(case: Case, *, known: bool = False, config: PolicyConfig | None = None) -> Course:
     """The text made block by block with the adaptive policy; `known`: it has seen T(n) before."""
     text, clock, chance = case.text(), Clock(), random.Random(case.seed + 1)
     curves = case.curves()
@@ -209,7 +210,7 @@ def with_policy(case: Case, *, known: bool = False) -> Course:
     for n in range(1, MAX_ROWS + 1) if known else ():
         for _ in range(3):
             cost.observe(n, ratios[n - 1])
-    policy = AdaptivePolicy(case.drafters(text, clock), cost, clock=clock).begin()
+    policy = AdaptivePolicy(case.drafters(text, clock), cost, clock=clock, config=config).begin()
     tokens, course = TokenSequence([text.said(0)]), Course([0.0])
     policy.prefilled(without_rows([0] * 64), Verdict((), (tokens[0],)), cached=0, seconds=ratios[63])
     while len(tokens) < text.length:

@@ -103,13 +103,17 @@ class Plan:
     """What a policy decided for one decode step, and what it wants back when that is settled.
 
     `proposals` are all drafts that were looked at, `draft` the one to verify. `spent` is the drafting time of each
-    costed drafter that was asked, in units of T(1). `reasons` tells why, one sentence each, where that was asked for.
+    costed drafter that was asked, in units of T(1), without its `prefill` of the text. `reasons` tells why, one
+    sentence each, where that was asked for. `risk` is the probability that the draft makes its answer slower than
+    plain decoding by more than goes unnoticed.
     """
 
     draft: Draft = NOTHING
     proposals: tuple[Draft, ...] = ()
     spent: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     reasons: tuple[str, ...] = ()
+    prefill: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    risk: float = 0.0
 
     @property
     def drafted(self) -> dict[str, int]:

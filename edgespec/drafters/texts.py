@@ -6,6 +6,7 @@ sequence, whatever the others did meanwhile.
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from array import array
 from collections.abc import Sequence
@@ -25,15 +26,24 @@ _MOST_NEW = 64
 """Tokens that one decode step adds at most: so far from its end that place is looked for."""
 
 
+_numbers = itertools.count(1)
+
+
 class Text:
     """What was read of one sequence: `ids`, which begin at its token number `skipped` (below 0 after a shift).
 
-    `states[k]` is the index's own state after k of them, where it keeps one.
+    `states[k]` is the index's own state after k of them, where it keeps one, and `cursor` what else it keeps. `number`
+    tells texts apart; `origins` are (number, length) of the texts that this one began as.
     """
 
-    __slots__ = ("ids", "mark", "owner", "skipped", "states")
+    __slots__ = ("cursor", "ids", "mark", "number", "origins", "owner", "skipped", "states")
 
-    def __init__(self, ids: list[int], states: array[int], skipped: int = 0) -> None:
+    def __init__(
+        self, ids: list[int], states: array[int], skipped: int = 0, origins: tuple[tuple[int, int], ...] = ()
+    ) -> None:
+        self.number = next(_numbers)
+        self.origins = origins
+        self.cursor: object | None = None
         self.ids = ids
         self.states = states
         self.skipped = skipped
@@ -147,7 +157,8 @@ class Texts:
         if length <= 0:
             return Text([], self._index.first_states())
         self._count += length
-        return Text(text.ids[:length], text.states[: length + 1], text.skipped)
+        origins = tuple((number, min(shared, length)) for number, shared in (*text.origins, (text.number, length)))
+        return Text(text.ids[:length], text.states[: length + 1], text.skipped, origins)
 
     def _moved(self, text: Text, tokens: TokenSequence) -> Text | None:
         """The same text, where tokens were taken out before its end, as a shift of a full context does."""
@@ -168,7 +179,7 @@ class Texts:
             ids = text.ids[len(text.ids) - min(room, len(text.ids)) :]
             room -= len(ids)
             text.skipped = text.end - len(ids)
-            text.ids, text.states = [], self._index.first_states()
+            text.ids, text.states, text.origins, text.cursor = [], self._index.first_states(), (), None
             kept.append((text, ids))
         self._index.clear()
         self._texts.clear()

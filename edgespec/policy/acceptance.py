@@ -8,47 +8,33 @@ from itertools import groupby
 from typing import Any
 
 from edgespec.core import Draft, verified
-
-_PRIOR_STRENGTH = 6.0
-"""How many observations the drafter's own estimate is worth."""
-
-_FADE = 0.995
-"""What is left after an evaluation of what was learned of a drafter that was not asked: half after 140 tokens."""
-
-_MEMORY = 256.0
-"""Observations of a kind of guess that are remembered; older ones fade."""
+from edgespec.policy.config import PolicyConfig
 
 _WINDOW = 32.0
-_CHANGED = 2.5
-"""So many of the last are held against those before them, and these are forgotten where the two differ by more standard
-deviations than this: a long memory tells 97 right guesses of 100 from 94, and must not be slow where the text turns."""
-
-_STORED = 24.0
-"""Observations of earlier runs that count, of each kind."""
-
-_CARRIED = 3.0
-"""Observations of earlier answers that count, of each depth: how long chains come true is a matter of the text."""
+"""The last draft tokens of a feature bucket that are held against those before them."""
 
 
 class _Counts:
     """Guesses of one kind: how many were right, and how many were judged."""
 
-    __slots__ = ("judged", "late", "late_right", "right")
+    __slots__ = ("config", "late", "late_right", "right", "verified")
 
-    def __init__(self, right: float = 0.0, judged: float = 0.0) -> None:
+    def __init__(self, config: PolicyConfig, right: float = 0.0, judged: float = 0.0) -> None:
+        self.config = config
         self.right = right
-        self.judged = judged
+        self.verified = judged
         self.late_right = 0.0  # of the last ones, which `judged` counts too
         self.late = 0.0
 
     def estimate(self, prior: float) -> float:
-        return (self.right + _PRIOR_STRENGTH * prior) / (self.judged + _PRIOR_STRENGTH)
+        strength = self.config.prior_strength
+        return (self.right + strength * prior) / (self.verified + strength)
 
     def add(self, right: int, judged: int = 1) -> None:
-        if self.judged >= _MEMORY:
+        if self.verified >= self.config.memory:
             self.fade(0.5)
         self.right += right
-        self.judged += judged
+        self.verified += judged
         self.late_right += right
         self.late += judged
         if self.late >= _WINDOW:
@@ -56,27 +42,27 @@ class _Counts:
 
     def _notice(self) -> None:
         """Forget what was before, if the last ones were right far more or far less often."""
-        earlier = self.judged - self.late
+        earlier = self.verified - self.late
         if earlier > 0.0:
-            share = (self.right + 1.0) / (self.judged + 2.0)
+            share = (self.right + 1.0) / (self.verified + 2.0)
             off = self.late_right / self.late - (self.right - self.late_right) / earlier
-            if off**2 > _CHANGED**2 * share * (1.0 - share) * (1.0 / self.late + 1.0 / earlier):
-                self.right, self.judged = self.late_right, self.late
+            if off**2 > self.config.change**2 * share * (1.0 - share) * (1.0 / self.late + 1.0 / earlier):
+                self.right, self.verified = self.late_right, self.late
         self.late_right = self.late = 0.0
 
     def fade(self, share: float) -> None:
         self.right *= share
-        self.judged *= share
+        self.verified *= share
         self.late_right *= share
         self.late *= share
 
     def keep(self, most: float) -> None:
-        if self.judged > most:
-            self.fade(most / self.judged)
+        if self.verified > most:
+            self.fade(most / self.verified)
 
     def kept(self, most: float) -> _Counts:
         """A copy of which no more than that is believed."""
-        copy = _Counts(self.right, self.judged)
+        copy = _Counts(self.config, self.right, self.verified)
         copy.late_right, copy.late = self.late_right, self.late
         copy.keep(most)
         return copy
@@ -85,7 +71,8 @@ class _Counts:
 class Acceptance:
     """How often each kind of guess of each drafter is right, given that the guesses before it in the draft were."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: PolicyConfig | None = None) -> None:
+        self._config = config or PolicyConfig()
         self._kinds: dict[str, dict[Hashable, _Counts]] = {}
         self._last: ChainAcceptance | None = None
 
@@ -106,7 +93,7 @@ class Acceptance:
     def weight(self, drafter: str, bucket: Hashable) -> float:
         """How many observations of this kind of guess are remembered."""
         counts = self._kinds.get(drafter, {}).get(bucket)
-        return counts.judged if counts else 0.0
+        return counts.verified if counts else 0.0
 
     def observe(self, draft: Draft, emitted: Sequence[int]) -> None:
         """Learn from a proposal and the tokens that the target emitted instead."""
@@ -115,19 +102,22 @@ class Acceptance:
         for (kind, right), nodes in groupby(found):
             counts = kinds.get(kind)
             if counts is None:
-                counts = kinds[kind] = _Counts()
+                counts = kinds[kind] = _Counts(self._config)
             count = len(list(nodes))
             counts.add(count if right else 0, count)
 
     def begin(self) -> ChainAcceptance:
         """Another answer begins: its chains, believed to be a little like those of the answer before."""
-        self._last = ChainAcceptance(self._last)
+        for kinds in self._kinds.values():
+            for counts in kinds.values():
+                counts.keep(self._config.carried)
+        self._last = ChainAcceptance(self._config, self._last)
         return self._last
 
     def as_json(self, drafter: str) -> dict[str, Any]:
         """What a later run can start from, for a drafter whose buckets are plain values or tuples of them."""
         kinds = self._kinds.get(drafter, {})
-        return {"kinds": [[kind, counts.right, counts.judged] for kind, counts in kinds.items()]}
+        return {"kinds": [[kind, counts.right, counts.verified] for kind, counts in kinds.items()]}
 
     def restore(self, drafter: str, stored: Mapping[str, Any]) -> None:
         """Start from what an earlier run left, believed less than it was then. Raises ValueError on nonsense."""
@@ -135,19 +125,22 @@ class Acceptance:
         for kind, right, judged in stored["kinds"]:
             if not 0.0 <= right <= judged < math.inf:
                 raise ValueError(f"a stored kind of guess of which {right} of {judged} were right")
-            counts = kinds[tuple(kind) if isinstance(kind, list) else kind] = _Counts(float(right), float(judged))
-            counts.keep(_STORED)
+            counts = kinds[tuple(kind) if isinstance(kind, list) else kind] = _Counts(
+                self._config, float(right), float(judged)
+            )
+            counts.keep(self._config.carried)
         self._kinds[drafter] = kinds
 
 
 class ChainAcceptance:
     """How far the chains of each drafter come true in one answer, beginning with a little of the last one."""
 
-    def __init__(self, before: ChainAcceptance | None = None) -> None:
+    def __init__(self, config: PolicyConfig, before: ChainAcceptance | None = None) -> None:
+        self._config = config
         self._depths: dict[str, list[_Counts]] = {}
         self._faded: dict[str, float] = {}  # what is to be left of those when they are looked at
         for drafter in before._depths if before else ():
-            self._depths[drafter] = [counts.kept(_CARRIED) for counts in before._depths_of(drafter)]  # type: ignore[union-attr]
+            self._depths[drafter] = [counts.kept(config.carried) for counts in before._depths_of(drafter)]  # type: ignore[union-attr]
 
     def by_depth(self, drafter: str, count: int, prior: float) -> list[float]:
         """The probabilities that this drafter's first, second, ... guess is right, before they are made.
@@ -165,12 +158,12 @@ class ChainAcceptance:
         depths = self._depths_of(chain.drafter)
         for node, right in verified(chain, emitted):
             if node == len(depths):
-                depths.append(_Counts())
+                depths.append(_Counts(self._config))
             depths[node].add(right)
 
     def fade(self, drafter: str) -> None:
         """Trust `by_depth` a little less: a drafter that is not asked is not judged, and may have got better."""
-        self._faded[drafter] = self._faded.get(drafter, 1.0) * _FADE
+        self._faded[drafter] = self._faded.get(drafter, 1.0) * self._config.fade
 
     def _depths_of(self, drafter: str) -> list[_Counts]:
         depths = self._depths.setdefault(drafter, [])

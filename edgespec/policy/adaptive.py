@@ -1,13 +1,13 @@
 """What to draft, and whether to draft at all: the choice that maximises expected tokens per second.
 
-A draft of k tokens in a chain, node i right with probability a(i) given those before it, makes an expected block of
-E(k) = 1 + a(1) + a(1)a(2) + ... tokens, for an evaluation of T(k + 1) and the time that drafting took. `AdaptivePolicy`
-takes the k with the largest E(k) / (T(k + 1) + drafting), k = 0 (plain decoding) included.
+Every draft token has a conditional probability: its drafter's estimate, corrected by that drafter's record in the
+token's feature bucket. Its reach is the product along its path. A draft of the n nodes of largest reach brings
+E(n) = 1 + the sum of their reaches tokens a forward pass, in T(n + 1) and the time that drafting took; the policy takes
+the n of the largest E(n) / time, 0 (plain decoding) included, within what the drafter's loss budget and the promise to
+the answer allow.
 
-Acceptance is learned from every proposal, drafted or not: the tokens that the target emits say how far the proposal
-would have been right. So a drafter that got better is noticed without paying for it, where its guesses are free. What
-cannot be learned for free is T(n) for sizes that are not evaluated; trying one that may pay is allowed out of a small
-allowance of time. A drafter whose guesses cost time is asked only where its record promises that they pay.
+Acceptance is learned from every proposal, drafted or not. T(n) is learned from forward passes of n tokens only; trying
+one that may pay is allowed out of a small share of the time.
 """
 
 from __future__ import annotations
@@ -29,56 +29,48 @@ from edgespec.core import (
 )
 from edgespec.latency.model import LatencyModel, is_typical
 from edgespec.policy.acceptance import Acceptance, ChainAcceptance
-from edgespec.policy.backoff import Rest
-from edgespec.policy.drafter_prefill import Debts, Reading
-from edgespec.policy.loss_budget import Accounts
-from edgespec.policy.speedup import (
-    HOPED_ACCEPTANCE,
-    LIKELY_ACCEPTANCE,
-    MARGIN,
-    Prospects,
-    Worth,
-    ceiling,
-    needed,
-    promise,
-    worth_trying,
-)
+from edgespec.policy.backoff import Backoff
+from edgespec.policy.config import PolicyConfig
+from edgespec.policy.costed import StoppingRule, expected_speed_up, upper_bound
+from edgespec.policy.drafter_prefill import CATCH_UP, AnswerLengths, DrafterPrefill, PrefillBudgets
+from edgespec.policy.loss_budget import AnswerBudget, LossBudgets
+from edgespec.policy.speedup import Limits, Sizes
+from edgespec.policy.tree import HOPELESS, reaches
 
-MAX_DRAFT = 48
-"""No draft is longer: beyond, even perfect drafts gain little on the curves measured, and a wrong one costs much."""
+MAX_DRAFT = PolicyConfig().max_draft
 
-_PRICED_MARGIN = 1.05
-"""What the draft of a drafter whose guesses cost time must promise: its own record says that, no choice among many."""
+_LIKELY = 0.6
+"""Acceptance of most costed drafters where a prefill is at stake, and not a few tokens."""
 
-_PROBE_SHARE = 0.002
-"""Share of evaluation time that may be lost by trying sizes that look slow and might not be: T(n) is only learned
-from evaluations of n, and an estimate may be of a busy moment."""
-
-_FIRST_PROBES = 0.1
-"""What may be lost so before anything was gained, in units of T(1)."""
-
-_TRIAL_SHARE = 0.5
-"""What one guess may cost then, as a share of what the model may lose."""
+_EXPLORED_AT_FIRST = 50
+"""Forward passes whose share of exploration may be lost before anything was decoded."""
 
 
 class AdaptivePolicy:
     """Chooses drafter and size for the most expected tokens per second. `drafters` may be empty: plain decoding.
 
-    What is learned here is shared by all answers: T(n), acceptance, loss budgets.
+    What is learned here is shared by all answers: T(n), acceptance, loss budgets, the length of answers.
     """
 
     def __init__(
-        self, drafters: Sequence[Drafter], cost: LatencyModel, *, clock: Callable[[], float] = time.perf_counter
+        self,
+        drafters: Sequence[Drafter],
+        cost: LatencyModel,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        config: PolicyConfig | None = None,
     ) -> None:
+        self.config = config = config or PolicyConfig()
         self.latency = cost
-        self.acceptance = Acceptance()
+        self.acceptance = Acceptance(config)
         self.clock = clock
         self.drafters = {drafter.name: drafter for drafter in drafters}
         self.costed = [drafter for drafter in drafters if isinstance(drafter, CostedDrafter)]
         self.free = [drafter for drafter in drafters if not isinstance(drafter, CostedDrafter)]
-        self.accounts = Accounts([one.name for one in self.free], [one.name for one in self.costed])
-        self.debts = Debts(drafter.name for drafter in self.costed)
-        self.probe_allowance = _FIRST_PROBES
+        self.budgets = LossBudgets(self.drafters, config)
+        self.prefill_budgets = PrefillBudgets([drafter.name for drafter in self.costed], config)
+        self.lengths = AnswerLengths(config)
+        self.exploration = config.exploration * _EXPLORED_AT_FIRST
 
     def begin(self) -> AnswerPolicy:
         """The policy of one more answer."""
@@ -86,13 +78,15 @@ class AdaptivePolicy:
 
 
 class _AnswerPolicy:
-    """What belongs to one answer: its prompt, when a model reads it, when not even to look for a draft."""
+    """What belongs to one answer: its prompt, what it may lose, drafter prefill, backoff."""
 
     def __init__(self, shared: AdaptivePolicy) -> None:
         self._shared = shared
-        self._reading = Reading(shared.debts)
-        self._rest = Rest()
+        self._budget = AnswerBudget(shared.config)
+        self._prefill = DrafterPrefill(shared.prefill_budgets)
+        self._backoff = Backoff(shared.config)
         self._chains = shared.acceptance.begin()
+        self._length = shared.lengths.begin()
         self._prompt: tuple[int, float] | None = None  # its size and time, until the depth is known
 
     def prefilled(self, evaluation: Evaluation, verdict: Verdict, *, cached: int, seconds: float) -> None:
@@ -107,35 +101,42 @@ class _AnswerPolicy:
         if self._prompt is not None:
             cost.observe_prompt(*self._prompt)
             self._prompt = None
-        limit = min(room, MAX_DRAFT, cost.rows - 1)
+        limit = min(room, shared.config.max_draft, cost.rows - 1)
         if limit <= 0 or not shared.drafters:
             return _because("there is no room for a draft" if shared.drafters else "nobody drafts", explain)
-        if self._rest.goes_on():
-            return _because("looking for a draft takes too much of T(1), and was in vain lately", explain)
-        step = _Planning(shared, self._reading, self._chains, cost, tokens, room, limit, noise, explain=explain)
+        if self._backoff.goes_on():
+            return _because("proposing takes too much of T(1), and was in vain lately", explain)
+        step = _Planning(
+            shared, self._budget, self._prefill, self._chains, cost, tokens, room, limit, noise, explain=explain
+        )
         begun = shared.clock()
         plan = step.plan()
-        if cost.known and (plan.draft.tokens or not plan.spent):  # what models spend is charged to their accounts
-            self._rest.looked((shared.clock() - begun) / cost.t1, found=bool(plan.draft.tokens))
+        if cost.known and (plan.draft.tokens or not plan.spent):  # costed drafters' time is in their loss budgets
+            self._backoff.proposed((shared.clock() - begun) / cost.t1, found=bool(plan.draft.tokens))
         return plan
 
     def settle(self, plan: Plan, evaluation: Evaluation, verdict: Verdict, seconds: float) -> None:
         shared, cost = self._shared, self._shared.latency.for_context(evaluation.length)
-        size = 1 + len(plan.draft)
+        draft, spent, emitted = plan.draft, plan.spent, len(verdict.emitted)
+        size = 1 + len(draft)
         cost.observe(size, seconds)
-        self._reading.answered(len(verdict.emitted), None if plan.spent else cost.ratio(size))
+        charged, ratio = cost.charged(size, seconds), cost.ratio(size)
+        self._length.add(emitted)
+        took = (charged if draft.tokens else 1.0) + sum(spent.values())
+        self._budget.settle(emitted, took, prefill=sum(plan.prefill.values()), risk=plan.risk)
+        if not spent:
+            self._prefill.decoded(emitted, ratio)
         for name in shared.drafters:
-            mine = plan.draft.tokens and plan.draft.drafter == name
-            drafted = len(verdict.emitted) - cost.charged(size, seconds) if mine else None
-            change = shared.accounts.settle(name, spent=plan.spent.get(name, 0.0), drafted=drafted)
-            shared.debts.earned(name, change)
+            gained = emitted - charged if draft.tokens and draft.drafter == name else None
+            change = shared.budgets.settle(name, spent=spent.get(name, 0.0), gained=gained)
+            shared.prefill_budgets.earned(name, change)
         for costed in shared.costed:
-            if costed.name not in plan.spent:
+            if costed.name not in spent:
                 self._chains.fade(costed.name)
-        shared.probe_allowance = min(shared.probe_allowance + _PROBE_SHARE * cost.ratio(size), 1.0)
+        shared.exploration = min(shared.exploration + shared.config.exploration * ratio, 1.0)
         for proposal in plan.proposals:
             shared.acceptance.observe(proposal, verdict.emitted)
-            if proposal.drafter in plan.spent:
+            if proposal.drafter in spent:
                 self._chains.observe(proposal, verdict.emitted)
         for drafter in shared.drafters.values():
             drafter.observe(evaluation, verdict)
@@ -155,7 +156,8 @@ class _Planning:
     def __init__(
         self,
         shared: AdaptivePolicy,
-        reading: Reading,
+        budget: AnswerBudget,
+        prefill: DrafterPrefill,
         chains: ChainAcceptance,
         cost: LatencyModel,
         tokens: Sequence[int],
@@ -165,28 +167,32 @@ class _Planning:
         *,
         explain: bool,
     ) -> None:
-        self._shared, self._reading, self._chains, self._cost = shared, reading, chains, cost
+        self._shared, self._answer, self._prefill, self._chains, self._cost = shared, budget, prefill, chains, cost
+        self.config = shared.config
         self._tokens, self._room, self._limit, self._noise = tokens, room, limit, noise
         self._proposals: list[Draft] = []
         self._spent: dict[str, float] = {}
+        self._deferred: dict[str, float] = {}
+        self._risked = 0.0
         self._reasons: list[str] | None = [] if explain else None
 
     def plan(self) -> Plan:
         """The plan."""
         draft = self._best()
-        return Plan(draft, tuple(self._proposals), self._spent, tuple(self._reasons or ()))
+        risk = self._risked if draft.tokens and not self._spent else 0.0
+        return Plan(draft, tuple(self._proposals), self._spent, tuple(self._reasons or ()), self._deferred, risk)
 
     def _best(self) -> Draft:
-        best, alone, loss, options = self._best_free()
+        best, gain, loss, options = self._best_free()
         if not self._cost.known:
-            self._say("T(1) is not known yet: without it, no evaluation tells what it costs more than that")
+            self._say("T(1) is not known yet: without it, no forward pass tells what it costs more than that")
             return NOTHING
         if self._cost.needs_remeasure:
-            self._say("evaluations take another time than they did: T(1) is measured again")
+            self._say("forward passes take another time than they did: T(1) is measured again")
             return NOTHING
-        gain, time = alone, self._cost.ratio(1 + len(best))
+        alone, time = gain, self._cost.ratio(1 + len(best))
         for drafter in self._shared.costed:
-            rival = max(gain if best.tokens else 0.0, _PRICED_MARGIN)
+            rival = max(gain if best.tokens else 0.0, self.config.minimum_speed_up)
             before = sum(self._spent.values())
             drafted, promised = self._consult(drafter, rival)
             spent = self._spent.get(drafter.name, 0.0)  # whosever draft is taken, as what was spent before
@@ -195,127 +201,172 @@ class _Planning:
             promised *= own / (own + before)
             if drafted.tokens and (promised > gain or not best.tokens):
                 best, gain, time, options = drafted, promised, own + before, []
-        return self._worth_trying(options, alone, loss, MARGIN) or best
+        return self._explored(options, alone, loss) or best
 
     def _say(self, reason: str) -> None:
         if self._reasons is not None:
             self._reasons.append(reason)
 
-    def _best_free(self) -> tuple[Draft, float, float, list[Prospects]]:
-        """The best draft whose tokens cost nothing, its gain and loss, and all that there was to choose from."""
-        shared = self._shared
+    def _budget(self, name: str) -> float:
+        """What a drafter may lose by expectation: a share of what this answer gained may be lost in any case."""
+        return max(self._shared.budgets[name], self.config.promised_share * self._answer.gained)
+
+    def _limits(self, name: str) -> Limits:
+        """What a draft of this drafter may lose."""
+        noticed = max(self._answer.noticed(self._shared.lengths.mean), 0.5)
+        return Limits(self._budget(name), self._answer.worst, noticed, self._answer.risk)
+
+    def _sizes(self, proposal: Draft, spent: float = 0.0) -> Sizes:
+        """The expected speed-up of every size of a proposal."""
+        reach = reaches(proposal.parents, self._shared.acceptance.estimates(proposal))
+        end = next((place for place, chance in enumerate(reach) if chance < HOPELESS), len(reach))
+        return Sizes(reach[:end], self._cost.ratios(), spent)
+
+    def _best_free(self) -> tuple[Draft, float, float, list[tuple[Draft, Sizes]]]:
+        """The best draft that costs nothing to draft, its gain and loss, and all that there was to choose from."""
         best, best_gain, best_loss = NOTHING, 1.0, 0.0
-        options: list[Prospects] = []
-        for drafter in shared.free:
+        options: list[tuple[Draft, Sizes]] = []
+        for drafter in self._shared.free:
             proposal = drafter.propose(self._tokens, self._limit).by(drafter.name)
             if not proposal.tokens:
-                self._say(f"{drafter.name}: no guess")
+                self._say(f"{drafter.name}: no draft token")
                 continue
-            weight = shared.acceptance.weight(proposal.drafter, proposal.buckets[0])
-            margin = needed(weight, gained=shared.accounts.has_gained(drafter.name))
             self._proposals.append(proposal)
-            own = Prospects(proposal, shared.acceptance, self._cost)
-            options.append(own)
-            for size in own.best_first():
-                gain = own.gains[size]
-                if gain <= max(best_gain, margin):
-                    break
-                if shared.accounts.covers(drafter.name, own.loss(size), own.worst(size)):
-                    best, best_gain, best_loss = proposal.first(size), gain, own.loss(size)
-                    break
-            if self._reasons is not None:
-                most = own.best()
+            sizes = self._sizes(proposal)
+            options.append((proposal, sizes))
+            limits = self._limits(drafter.name)
+            size = sizes.best(limits, max(best_gain, self.config.minimum_speed_up))
+            if size:
+                best, best_gain, best_loss = proposal.first(size), sizes.gains[size], sizes.shortfall(size)
+                self._risked = sizes.risk(size, limits.noticed)
+            if self._reasons is not None and len(sizes.gains) > 1:
+                most = max(range(1, len(sizes.gains)), key=sizes.gains.__getitem__)
                 self._say(
-                    f"{drafter.name}: {most} of {len(proposal)} tokens promise {own.gains[most]:.2f} times plain "
-                    f"speed, needed is {margin:.2f}; they may lose {own.loss(most):.2f} T(1), at worst "
-                    f"{own.worst(most):.2f}, allowed is {shared.accounts.allowed(drafter.name):.2f}"
+                    f"{drafter.name}: {most} of {len(proposal)} tokens promise {sizes.gains[most]:.2f} times plain "
+                    f"speed, needed is {self.config.minimum_speed_up:.2f}; they may lose {sizes.shortfall(most):.2f} "
+                    f"T(1), allowed is {limits.expected:.2f}; at worst {sizes.times[most] - 1:.2f}, allowed is "
+                    f"{limits.worst:.2f}; risk {sizes.risk(most, limits.noticed):.2f}"
                 )
         return best, best_gain, best_loss, options
 
-    def _worth_trying(self, options: Sequence[Prospects], gain: float, loss: float, margin: float) -> Draft:
-        """A size that may be better than one with that gain and loss, if trying it costs no more than is set aside."""
-        tried, price = worth_trying(options, max(gain, margin), loss, self._shared.probe_allowance)
-        self._shared.probe_allowance -= max(price, 0.0)
-        if tried.tokens:
-            self._say(f"{tried.drafter}: {len(tried)} tokens are tried: T({len(tried) + 1}) may be less than thought")
+    def _explored(self, options: Sequence[tuple[Draft, Sizes]], gain: float, loss: float) -> Draft:
+        """A size that may be better than one with that gain and loss, since T(n) may be less than estimated."""
+        gain = max(gain, self.config.minimum_speed_up)
+        found: tuple[Draft, int, float] | None = None
+        optimistic, ratios = self._cost.optimistic(), self._cost.ratios()
+        for proposal, sizes in options:
+            for size in range(1, len(sizes.gains)):
+                if optimistic[size] >= ratios[size]:  # there is nothing to be learned of T(n)
+                    continue
+                hope = sizes.expected[size] / (optimistic[size] + sizes.times[size] - ratios[size])
+                if hope <= gain or sizes.times[size] - 1.0 > self._answer.worst:
+                    continue
+                more = sizes.shortfall(size) - loss
+                if more <= self._shared.exploration:
+                    found, gain = (proposal, size, more), hope
+        if found is None:
+            return NOTHING
+        proposal, size, cost = found
+        tried = proposal.first(size)
+        self._shared.exploration -= max(cost, 0.0)
+        self._say(f"{tried.drafter}: {size} tokens are tried: T({size + 1}) may be less than estimated")
         return tried
 
     def _consult(self, drafter: CostedDrafter, rival: float) -> tuple[Draft, float]:
-        """What a costed drafter drafts, if that promises more than `rival`, and its gain."""
-        shared, single = self._shared, self._cost.t1
-        price = drafter.draft_cost(self._tokens, single)
-        if price.remeasure is not None:
-            self._remeasure(drafter.name, price.remeasure)
+        """What a costed drafter drafts, if that promises more than `rival`, and its expected speed-up."""
+        config, cost, name = self.config, self._cost, drafter.name
+        drafting = drafter.draft_cost(self._tokens, cost.t1)
+        if drafting.remeasure is not None:
+            self._remeasure(name, drafting.remeasure)
             return NOTHING, 0.0
-        guess = price.next / single
-        start, once = price.first / single, 0.0
-        if start > 2 * guess:  # more to read than a block leaves behind: that is paid once, not by every block
-            start, once = guess, start - guess
-        if self._reasons is None and ceiling(self._cost, min(start, guess), guess) <= rival:
+        token = drafting.next / cost.t1
+        start, prefill = drafting.first / cost.t1, 0.0
+        if start > 2 * token:  # more to read than a block leaves behind: that is paid once, not by every draft
+            start, prefill = token, start - token
+        optimistic = cost.optimistic_unseen()
+        if self._reasons is None and upper_bound(optimistic, min(start, token), token) <= rival:
             return NOTHING, 0.0
-        gain, loss = promise(drafter.name, self._chains, self._cost, start, guess, self._limit)
-        account = shared.accounts.allowed(drafter.name)
-        if self._reasons is not None:
-            self._say(
-                f"{drafter.name}: a guess takes {guess:.2f} T(1), {start + once:.2f} the first; promises {gain:.2f} "
-                f"times plain speed, needed is {rival:.2f}; may lose {loss:.2f} T(1), allowed is {account:.2f}"
-            )
+        limit = self._longest(start, token, prefill)
+        if not limit:
+            return NOTHING, 0.0
+        chances = self._chains.by_depth(name, limit, config.unknown_acceptance)
+        budget = self._budget(name)
+        gain, size = expected_speed_up(chances, optimistic, start, token)
+        expected = Sizes(reaches(range(-1, size - 1), chances[:size]), cost.ratios(), start + (size - 1) * token)
+        loss = expected.shortfall(size)
+        self._say(
+            f"{name}: a draft token takes {token:.2f} T(1), {start + prefill:.2f} the first; promises {gain:.2f} "
+            f"times plain speed, needed is {rival:.2f}; may lose {loss:.2f} T(1), allowed is {budget:.2f}"
+        )
         if gain <= rival:
-            self._try_out(drafter, start + once, guess, rival)
+            self._try_out(drafter, start + prefill, token, rival)
             return NOTHING, 0.0
-        if loss > account or (once and not self._may_read(drafter.name, once, start, guess, gain)):
+        if loss > budget:
             return NOTHING, 0.0
-        worth = Worth(
-            drafter.name, shared.acceptance, self._chains, self._cost, start, guess,
-            hopeful=shared.probe_allowance >= _FIRST_PROBES,
+        if prefill and not self._may_prefill(name, prefill, start, token, gain):
+            return NOTHING, 0.0
+        hopeful = self._shared.exploration >= 50 * config.exploration
+        rule = StoppingRule(
+            name, self._shared.acceptance, optimistic if hopeful else cost.ratios(),
+            self._chains.by_depth(name, cost.rows - 1, config.unknown_acceptance), start, token,
         )  # fmt: skip
-        with self._reading.lent(drafter.name, once) as lent:
-            proposal, spent = self._ask(drafter, self._limit, worth, lent)
+        proposal, spent = self._ask(drafter, limit, rule, prefill if prefill > CATCH_UP else 0.0)
         if not proposal.tokens:
             return NOTHING, 0.0
-        own = Prospects(proposal, shared.acceptance, self._cost, spent)
-        size = own.best()
-        draft, gain, loss = proposal.first(size), own.gains[size], own.loss(size)
+        sizes = self._sizes(proposal, spent)
         # The time is spent whatever comes of it: from here on, a draft has to beat plain decoding after it.
-        if gain <= 1 / (1 + spent):
-            draft, gain, loss = NOTHING, 1 / (1 + spent), spent
-        tried = self._worth_trying([own], gain, loss, _PRICED_MARGIN)
+        plainly = 1 / (1 + spent)
+        size = sizes.best(Limits(float("inf"), self._answer.worst, 0.0, 1.0), plainly)
+        draft = proposal.first(size) if size else NOTHING
+        gain, loss = (sizes.gains[size], sizes.shortfall(size)) if size else (plainly, spent)
+        tried = self._explored([(proposal, sizes)], gain, loss)
         return (tried or draft), gain
 
-    def _may_read(self, name: str, once: float, start: float, guess: float, gain: float) -> bool:
-        """Whether a model reads for `once` what it has missed of the text, if it may promise `gain` after that."""
-        likely, _ = promise(name, self._chains, self._cost, start, guess, self._room, unknown=LIKELY_ACCEPTANCE)
-        pays = self._reading.pays(name, once, gain, likely, self._room)
+    def _longest(self, start: float, token: float, prefill: float) -> int:
+        """The longest chain of a costed drafter that keeps the promise to the answer if all of it is wrong."""
+        ratios, allowed = self._cost.ratios(), self._answer.worst + 1.0 - prefill - start
+        return next((n for n in range(self._limit, 0, -1) if ratios[n] + (n - 1) * token <= allowed), 0)
+
+    def _may_prefill(self, name: str, prefill: float, start: float, token: float, gain: float) -> bool:
+        """Whether a drafter prefills, if it may promise `gain` after that."""
+        chances = self._chains.by_depth(name, self._room, _LIKELY)
+        likely, _ = expected_speed_up(chances, self._cost.optimistic_unseen(), start, token)
+        so_far = self._answer.tokens
+        remaining = min(self._shared.lengths.remaining(so_far), self._room)
+        pays = self._prefill.pays(name, prefill, gain, likely, so_far, remaining)
         if not pays:
-            self._say(f"{name}: reading {once:.2f} T(1) is not sure to be earned back yet")
+            self._say(f"{name}: a prefill of {prefill:.2f} T(1) is not expected to be earned back yet")
         return pays
 
-    def _try_out(self, drafter: CostedDrafter, first: float, guess: float, rival: float) -> None:
-        """Ask for one token, not to draft it but to learn how good it is, if it might be good enough."""
-        if first > _TRIAL_SHARE * self._shared.accounts.allowed(drafter.name):
+    def _try_out(self, drafter: CostedDrafter, first: float, token: float, rival: float) -> None:
+        """Ask for one draft token, not to draft it but to learn how good it is, if it might be good enough."""
+        if first > 0.5 * self._shared.budgets[drafter.name] or first > self._answer.worst:
             return
-        hoped, _ = promise(drafter.name, self._chains, self._cost, guess, guess, MAX_DRAFT, unknown=HOPED_ACCEPTANCE)
-        if hoped <= rival:
+        chances = self._chains.by_depth(drafter.name, self.config.max_draft, self.config.optimistic_acceptance)
+        if expected_speed_up(chances, self._cost.optimistic_unseen(), token, token)[0] <= rival:
             return
-        self._say(f"{drafter.name}: asked for one guess, to see how good it is by now")
+        self._say(f"{drafter.name}: asked for one draft token, to see how good it is by now")
         self._ask(drafter, 1, lambda probability, bucket: False)
 
     def _ask(
-        self, drafter: CostedDrafter, limit: int, go_on: Callable[[float, Hashable], bool], lent: float = 0.0
+        self, drafter: CostedDrafter, limit: int, go_on: Callable[[float, Hashable], bool], prefill: float = 0.0
     ) -> tuple[Draft, float]:
-        """Its draft, and the time that took beyond what it was `lent`."""
+        """Its draft, and the time that took beyond that of its `prefill`."""
         clock = self._shared.clock
         begun = clock()
         proposal = drafter.draft(self._tokens, limit, self._noise, go_on).by(drafter.name)
-        spent = self._spent[drafter.name] = max(0.0, (clock() - begun) / self._cost.t1 - lent)
-        self._say(f"{drafter.name}: asked, {len(proposal)} guesses in {spent:.2f} T(1)")
+        spent = self._spent[drafter.name] = max(0.0, (clock() - begun) / self._cost.t1 - prefill)
+        if prefill:
+            self._deferred[drafter.name] = prefill
+            self._shared.prefill_budgets.paid(drafter.name, prefill)
+        self._say(f"{drafter.name}: asked, {len(proposal)} draft tokens in {spent:.2f} T(1)")
         if proposal.tokens:
             self._proposals.append(proposal)
         return proposal, spent
 
     def _remeasure(self, name: str, remeasure: Callable[[], None]) -> None:
         """Have a cost measured that seems too high to be true."""
-        self._say(f"{name}: its price is in doubt, and measured")
+        self._say(f"{name}: what a draft token costs is in doubt, and measured")
         clock = self._shared.clock
         begun = clock()
         remeasure()

@@ -1,98 +1,102 @@
-"""When a drafter model begins to read a text.
+"""When a costed drafter prefills: its first draft token in an answer costs the reading of what comes before.
 
-Its first guess in a text costs the reading of what comes before, which is as long as several evaluations of the target.
-Later guesses have to earn that back; in a text that ends soon, or repeats what was said, they do not. Times are in
-units of T(1), speeds in those of plain decoding.
+Later draft tokens have to earn that back, by expectation: how long answers are is learned, and so is whether earlier
+prefills were earned back. Times are in units of T(1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
-_HORIZON = 64
-"""An answer is expected to go on for as many tokens as it has, and for this many at least."""
+from edgespec.policy.config import PolicyConfig
 
-_REPAID = 2.0
-"""Reading must promise to be earned back so many times: how long the answer will be, and how good the guesses, is not
-known yet."""
+CATCH_UP = 1.0
+"""T(1) up to which a prefill is catching up with a text that was read before, and part of what drafting costs."""
 
-_LEAST_SPEED = 1.3
-"""Nor is it known how good a model's guesses will be here; where the average text just pays, half of all do not."""
-
-_WAIT = 2
-"""Tokens of an answer after which its speed without a model tells whether it repeats what was said."""
+_ANSWERS = 4.0
+"""Answers that the prior of their length counts for."""
 
 _MEMORY = 0.9
-"""What is left of that speed after each block."""
-
-_CATCH_UP = 1.0
-"""Reading that takes longer is not catching up with a text but beginning it."""
-
-_EXPLORED = 0.01
-_LONG = 32
-"""That share of the time that passed without a model may go into reading for one whose guesses may pay, though not so
-surely: else it would never be known how good they are. Only in an answer that is so long already."""
-
-_MOST_EARNED = 15.0
-"""Gains beyond this are not saved up for later texts."""
+"""What is left of that after another answer, and of the speed without a costed drafter after a forward pass."""
 
 
-class Debts:
-    """What the models called `names` owe for reading, over all answers: their gains pay it back."""
+class AnswerLengths:
+    """How long answers are, learned from those that ended."""
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self.of = dict.fromkeys(names, 0.0)
-        self.unhelped = 0.0
-        """The time that passed without a model, since one read."""
+    def __init__(self, config: PolicyConfig) -> None:
+        self._tokens, self._count = config.answer_length * _ANSWERS, _ANSWERS
+        self._last: AnswerLength | None = None
+
+    @property
+    def mean(self) -> float:
+        """Tokens of an answer."""
+        return self._tokens / self._count
+
+    def begin(self) -> AnswerLength:
+        """Another answer begins; what the one before has by now is taken for its length."""
+        if self._last is not None and self._last.tokens:
+            self._tokens = self._tokens * _MEMORY + self._last.tokens
+            self._count = self._count * _MEMORY + 1.0
+        self._last = AnswerLength()
+        return self._last
+
+    def remaining(self, tokens: int) -> float:
+        """Tokens that are expected to follow so many: lengths are heavy-tailed."""
+        return max(self.mean, float(tokens))
+
+
+class AnswerLength:
+    """The tokens of one answer."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+
+    def add(self, tokens: int) -> None:
+        """So many came."""
+        self.tokens += tokens
+
+
+class PrefillBudgets:
+    """What prefills of costed drafters may take: what they earned in all answers, less what they took."""
+
+    def __init__(self, names: Iterable[str], config: PolicyConfig) -> None:
+        self._cap = config.budget_cap
+        self._budgets = dict.fromkeys(names, 0.0)
+
+    def __getitem__(self, name: str) -> float:
+        return self._budgets[name]
+
+    def paid(self, name: str, cost: float) -> None:
+        """It prefilled."""
+        self._budgets[name] -= cost
 
     def earned(self, name: str, gain: float) -> None:
-        """A model gained so much time over plain decoding, or lost it."""
-        if name in self.of:
-            self.of[name] = max(self.of[name] - gain, -_MOST_EARNED)
+        """Its drafts gained so much, or the refill of a forward pass without them."""
+        if name in self._budgets:
+            self._budgets[name] = min(self._budgets[name] + gain, self._cap)
 
 
-class Reading:
-    """Allows models to read one answer's text. What one reads is its debt; before that is paid back, it begins no
-    other text."""
+class DrafterPrefill:
+    """Allows costed drafters to prefill: at once where the budget covers it, else once it would have paid."""
 
-    def __init__(self, debts: Debts) -> None:
-        self._debts = debts
-        self._answered = 0
+    def __init__(self, budgets: PrefillBudgets) -> None:
+        self._budgets = budgets
         self._tokens = self._time = 1.0
 
-    def answered(self, tokens: int, seconds: float | None) -> None:
-        """A block of so many tokens was emitted: in `seconds` where no model was asked, None where one was."""
-        self._answered += tokens
-        if seconds is not None:
-            self._debts.unhelped += seconds
-            self._tokens = self._tokens * _MEMORY + tokens
-            self._time = self._time * _MEMORY + seconds
+    def decoded(self, tokens: int, seconds: float) -> None:
+        """So many tokens came in that time without a costed drafter."""
+        self._tokens = self._tokens * _MEMORY + tokens
+        self._time = self._time * _MEMORY + seconds
 
-    def pays(self, name: str, once: float, speed: float, likely: float, room: int) -> bool:
-        """Whether to read for `once`, if the answer, of at most `room` tokens more, may have that `speed` from then on.
+    def pays(self, name: str, cost: float, speed: float, likely: float, tokens: int, remaining: float) -> bool:
+        """Whether to prefill for `cost` after so many tokens of an answer, if `remaining` may come at that speed.
 
-        Most answers will have the speed `likely`. How long this one is to be nobody knows, so reading waits, as in the
-        ski rental problem, until so much of it is there that having read at once would have paid: an answer that ends
-        sooner is not slowed down, and of a longer one no more is lost than that again. Where that never comes, because
-        most answers would not pay, it is read now and then all the same, to see whether this one does.
+        Where nothing is known of this drafter's prefills, it waits until having prefilled at once would have paid at
+        the `likely` speed (ski rental): a short answer is then not slowed down.
         """
-        alone = self._time / self._tokens
-        explored = self._answered >= _LONG and once <= _EXPLORED * self._debts.unhelped
-        if self._answered < _WAIT or (not explored and self._answered * (alone - 1 / likely) < once):
+        alone, budget = self._time / self._tokens, self._budgets[name]
+        if remaining * (alone - 1.0 / speed) <= cost:
             return False
-        if min(room, max(_HORIZON, self._answered)) * (alone - 1 / speed) < _REPAID * once:
-            return False
-        return once <= _CATCH_UP or explored or (speed >= _LEAST_SPEED and self._debts.of[name] <= 0.0)
-
-    @contextmanager
-    def lent(self, name: str, once: float) -> Iterator[float]:
-        """While it reads: what of that becomes a debt, and is no part of what its guesses cost.
-
-        Where reading is interrupted, there is no debt.
-        """
-        debt = once if once > _CATCH_UP else 0.0
-        yield debt
-        self._debts.of[name] += debt
-        if debt:
-            self._debts.unhelped = 0.0
+        if cost <= CATCH_UP:
+            return True
+        return budget >= cost or (budget >= 0.0 and tokens * (alone - 1.0 / likely) >= cost)

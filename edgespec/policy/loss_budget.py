@@ -1,58 +1,62 @@
-"""What each drafter has gained over plain decoding, and may lose again: times in units of T(1).
-
-The estimates behind a draft may be wrong, but what they can lose is bounded by this.
-"""
+"""What each drafter may lose: learned over all answers, in units of T(1)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-_STAKE = 0.3
-"""What each drafter may lose before it has gained anything: one draft that is all wrong, where T(n) is steep."""
-
-_BET = 3.0
-"""So much more than its drafter may lose by expectation may a draft lose if all of it is wrong. Where T(n) is steep, a
-long draft that is expected to lose next to nothing takes 8 T(1); where it is wrong a short answer comes so much later.
-It waits until shorter ones have gained what it may lose."""
-
-_PRICED_STAKE = 3.0
-"""The same for a drafter whose guesses cost time: what it is worth cannot be learned without asking it, and two wrong
-drafts at the beginning say little."""
-
-_INTEREST = 0.01
-"""What every evaluation without its drafts adds to that. So short answers are not slowed down by trying, and in a long
-text a drafter is tried again after it was given up."""
-
-_MOST = 15.0
-"""Gains beyond this are not kept: a text that stops repeating itself may take back no more of them."""
+from edgespec.policy.config import PolicyConfig
 
 
-class Accounts:
-    """One for each drafter, by name; `priced` are those whose guesses cost time."""
+class LossBudgets:
+    """One for each drafter, by name. Estimates may be wrong, but what they lose is bounded by this."""
 
-    def __init__(self, free: Iterable[str], priced: Iterable[str]) -> None:
-        self._allowed = dict.fromkeys(free, _STAKE) | dict.fromkeys(priced, _PRICED_STAKE)
-        self._gained = dict.fromkeys(self._allowed, 0.0)
+    def __init__(self, names: Iterable[str], config: PolicyConfig) -> None:
+        self._config = config
+        self._budgets = dict.fromkeys(names, config.initial_budget)
 
-    def allowed(self, name: str) -> float:
-        """What it may lose."""
-        return self._allowed[name]
+    def __getitem__(self, name: str) -> float:
+        return self._budgets[name]
 
-    def covers(self, name: str, expected: float, worst: float) -> bool:
-        """Whether a draft may be made that is expected to lose so much, and loses `worst` if all of it is wrong."""
-        return expected <= self._allowed[name] and worst <= self._allowed[name] + _BET
+    def settle(self, name: str, *, spent: float, gained: float | None) -> float:
+        """A forward pass is over, before which drafting took `spent`; None was gained where it was not its draft.
 
-    def has_gained(self, name: str) -> bool:
-        """Whether its drafts have brought more than they cost, all in all."""
-        return self._gained[name] > 0.0
-
-    def settle(self, name: str, *, spent: float, drafted: float | None) -> float:
-        """A block is over: its guesses took `spent`, its draft gained `drafted` (None: it had none). What that adds."""
-        change = -spent
-        if drafted is None:
-            change += _INTEREST
-        else:
-            change += drafted
-            self._gained[name] += change
-        self._allowed[name] = min(self._allowed[name] + change, _MOST)
+        What that changes.
+        """
+        change = self._config.refill - spent if gained is None else gained - spent
+        self._budgets[name] = min(self._budgets[name] + change, self._config.budget_cap)
         return change
+
+
+class AnswerBudget:
+    """What one answer may still lose: the promise that it is not later than plain decoding by more than a bound."""
+
+    def __init__(self, config: PolicyConfig) -> None:
+        self._config = config
+        self.tokens = 0
+        """Tokens so far, in T(1) the time of plain decoding."""
+        self.gained = 0.0
+        """What drafts have gained over plain decoding; below 0 what they have lost."""
+        self.prefill = 0.0
+        """What costed drafters took to read the text: a bet of its own, for as long as the answer is."""
+        self.risk = config.risk
+        """What is left of the probability that drafts make this answer count as slower."""
+
+    def settle(self, tokens: int, seconds: float, *, prefill: float = 0.0, risk: float = 0.0) -> None:
+        """A forward pass brought so many tokens in that time, drafting included and drafter prefill not.
+
+        `risk` was that of its draft.
+        """
+        self.risk -= risk
+        self.prefill += prefill
+        self.tokens += tokens
+        self.gained += tokens - seconds
+
+    @property
+    def worst(self) -> float:
+        """What the next forward pass may lose if all its draft tokens are wrong."""
+        config = self._config
+        return max(config.promised_lateness, config.promised_share * self.tokens) + self.gained - self.prefill
+
+    def noticed(self, length: float) -> float:
+        """What it may lose without counting as slower, in an answer of that length."""
+        return self._config.noticed_share * max(length, self.tokens) + self.gained

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgespec.core import TokenSequence
+from edgespec.core import Draft, TokenSequence, Verdict
 from edgespec.drafters.suffix import MAX_WALK, Suffix, SuffixAutomaton
 from edgespec.drafters.texts import agreement
+from edgespec.testing import without_rows
 
 TEXTS = st.integers(1, 4).flatmap(lambda size: st.lists(st.integers(0, size), min_size=1, max_size=MAX_WALK - 2))
 
@@ -44,7 +45,7 @@ def longest_match(text: list[int]) -> int:
 
 
 @pytest.mark.parametrize(
-    ("text", "limit", "draft", "buckets"),
+    ("text", "limit", "draft", "evidence"),
     [
         ("a", 4, "", []),
         ("abcd", 4, "", []),
@@ -59,10 +60,62 @@ def longest_match(text: list[int]) -> int:
         ("cabcab", 5, "cabca", [(3, "once"), (4, "once"), (5, "once"), (3, "once"), (4, "once")]),
     ],
 )
-def test_small_texts(text: str, limit: int, draft: str, buckets: list[tuple[int, str]]) -> None:
+def test_small_texts(text: str, limit: int, draft: str, evidence: list[tuple[int, str]]) -> None:
     found = Suffix().propose(ids(text), limit)
     assert letters(found.tokens) == draft
-    assert list(found.buckets) == buckets
+    assert list(found.buckets) == [(*bucket, "answer") for bucket in evidence]  # nobody said what the prompt is
+
+
+def answered(drafter: Suffix, prompt: str, answer: str) -> TokenSequence:
+    """A sequence of which the drafter has seen both parts."""
+    tokens = TokenSequence(ids(prompt))
+    first, *rest = ids(answer)
+    drafter.observe(without_rows(tokens), Verdict((), (first,)))
+    tokens.append(first)
+    for token in rest:
+        drafter.observe(without_rows(tokens), Verdict((), (token,)))
+        tokens.append(token)
+    return tokens
+
+
+def sources(draft: Draft) -> list[str]:
+    """Where the match of each draft token comes from."""
+    return [bucket[2] for bucket in draft.buckets]  # type: ignore[index]
+
+
+def test_a_match_in_the_prompt_is_told_from_one_in_the_answer() -> None:
+    drafter = Suffix()
+    assert sources(drafter.propose(answered(drafter, "abcdefg;", "xyzabc"), 2)) == ["prompt", "prompt"]
+    assert sources(drafter.propose(answered(drafter, "mnop;", "123412"), 2)) == ["answer", "answer"]
+
+
+def test_a_match_in_another_text_is_told_from_one_in_the_prompt() -> None:
+    drafter = Suffix()
+    answered(drafter, "abcdefg;", "x")
+    drafter.propose(answered(drafter, "abcdefg;", "x"), 1)
+    assert sources(drafter.propose(answered(drafter, "qqq", "abc"), 2)) == ["earlier", "earlier"]
+
+
+def test_what_a_second_turn_copies_from_the_first_answer_is_the_prompt() -> None:
+    drafter = Suffix()
+    tokens = answered(drafter, "mnop;", "12345")
+    tokens.extend(ids("again:"))
+    drafter.observe(without_rows(tokens), Verdict((), (ord("1"),)))
+    tokens.append(ord("1"))
+    assert sources(drafter.propose(tokens, 2)) == ["prompt", "prompt"]
+
+
+def test_copying_resumes_behind_one_changed_token() -> None:
+    drafter = Suffix()
+    tokens = answered(drafter, "the old name is in old use;", "the old name is in N")  # instead of o
+    draft = drafter.propose(tokens, 3)
+    assert letters(draft.tokens) == "ld " and sources(draft) == ["resumed"] * 3
+
+
+def test_copying_resumes_at_its_place_where_a_short_match_says_otherwise() -> None:
+    drafter = Suffix()
+    tokens = answered(drafter, "begin alpha,x beta,y beta,y;", "begin alphX,")  # y followed two of three commas
+    assert letters(drafter.propose(tokens, 2).tokens) == "x "
 
 
 def test_lone_long_match_beats_the_majority_of_shorter_ones() -> None:
