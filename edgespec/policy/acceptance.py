@@ -163,7 +163,7 @@ class ChainAcceptance:
 
     def fade(self, drafter: str) -> None:
         """Trust `by_depth` a little less: a drafter that is not asked is not judged, and may have got better."""
-        self._faded[drafter] = self._faded.get(drafter, 1.0) * self._config.fade
+        self._faded[drafter] = self._faded.get(drafter, 1.0) * (1.0 - 1.0 / self._config.memory)
 
     def _depths_of(self, drafter: str) -> list[_Counts]:
         depths = self._depths.setdefault(drafter, [])

@@ -192,7 +192,7 @@ class _Planning:
             return NOTHING
         alone, time = gain, self._cost.ratio(1 + len(best))
         for drafter in self._shared.costed:
-            rival = max(gain if best.tokens else 0.0, self.config.minimum_speed_up)
+            rival = max(gain if best.tokens else 0.0, self.config.minimum_speed_up_costed)
             before = sum(self._spent.values())
             drafted, promised = self._consult(drafter, rival)
             spent = self._spent.get(drafter.name, 0.0)  # whosever draft is taken, as what was spent before

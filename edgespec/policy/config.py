@@ -19,6 +19,9 @@ class PolicyConfig:
     minimum_speed_up: float = 1.1
     """Expected speed-up that a draft must reach: estimates are noisy, and the best of many is flattered by that."""
 
+    minimum_speed_up_costed: float = 1.05
+    """The same for a costed drafter: its own record promises that, no choice among many sizes of a proposal."""
+
     promised_lateness: float = 10.0
     """T(1) by which an answer may come later than plain decoding if every further draft token is wrong."""
 
@@ -47,13 +50,11 @@ class PolicyConfig:
     """Verified draft tokens that a drafter's own estimate of its acceptance counts for."""
 
     memory: float = 256.0
-    """Verified draft tokens of a feature bucket that are remembered; older ones fade."""
+    """Verified draft tokens of a feature bucket that are remembered; older ones fade. What is known of a costed drafter's
+    chains fades by one in so many forward passes while it is not asked."""
 
     change: float = 2.5
     """Standard deviations by which the last draft tokens must differ from those before for these to be forgotten."""
-
-    fade: float = 0.995
-    """What is left, after a forward pass, of what was learned of a costed drafter that was not asked."""
 
     carried: float = 3.0
     """Draft tokens of earlier answers that count, of each feature bucket and of each position of a chain."""

@@ -239,22 +239,21 @@ def play(drafter, blocks=300, slope=0.1):
     return sizes
 
 
-def test_a_free_drafter_that_has_lost_comes_back_while_a_model_drafts():
-    free, model = ScriptedDrafter(lambda tokens, limit: [1] * 16), Costly(start=0.002, guess=0.002, right=0.8)
+def test_a_free_drafter_that_was_wrong_comes_back_while_a_model_drafts():
+    drafted = []
+    free = ScriptedDrafter(lambda tokens, limit: [3 if len(drafted) < 20 else 1] * 16)
+    model = Costly(start=0.002, guess=0.002, right=0.8)
     cost = LatencyModel(64)
-    for _ in range(5):
-        for n in range(1, 33):
-            cost.observe(n, 0.01 * (1 + 0.1 * (n - 1)))
+    cost.measure({n: 0.01 * (1 + 0.1 * (n - 1)) for n in range(1, 33)})
     policy = Answering(AdaptivePolicy([free, model], cost, clock=lambda: model.seconds))
     policy.prefilled(10, 0.05)
-    policy.policy.budgets._budgets.update({free.name: -0.2, model.name: 5.0})
-    drafted = []
-    for _ in range(60):
+    for _ in range(120):
         draft = policy.plan([1], 60)
         drafted.append(draft.drafter)
         right = next((i for i, token in enumerate(draft.tokens) if token != 1), len(draft))
         policy.settle(draft, Verdict(tuple(range(right)), (1,) * (right + 1)), 0.01 * (1 + 0.1 * len(draft)))
-    assert drafted[0] == model.name and set(drafted[40:]) == {free.name}
+    assert drafted[:20].count(free.name) < 6 and model.name in drafted[:40]
+    assert set(drafted[90:]) == {free.name}
 
 
 def test_a_model_that_pays_is_asked_again_and_again():
@@ -442,7 +441,7 @@ def test_smollm2_drafts_for_itself(small, tmp_path):
             assert drafted.tally.accepted / drafted.tally.drafted > 0.5
         drafter.close()
         again = open_drafter(small, engine.model, Resources(512, 2, 0, tmp_path))
-        assert again.cost.known and again.cost.t1 == pytest.approx(drafter.latency.t1)
+        assert again.latency.known and again.latency.t1 == pytest.approx(drafter.latency.t1)
         again.close()
 
 
