@@ -50,8 +50,8 @@ class PolicyConfig:
     """Verified draft tokens that a drafter's own estimate of its acceptance counts for."""
 
     memory: float = 256.0
-    """Verified draft tokens of a feature bucket that are remembered; older ones fade. What is known of a costed drafter's
-    chains fades by one in so many forward passes while it is not asked."""
+    """Verified draft tokens of a feature bucket that are remembered; older ones fade. What is known of the chains of a
+    costed drafter that is not asked fades by one in so many forward passes."""
 
     change: float = 2.5
     """Standard deviations by which the last draft tokens must differ from those before for these to be forgotten."""
