@@ -65,14 +65,13 @@ class Contestants:
                 drafters=open_drafters(names_of(other), first.model, resources),
             )  # fmt: skip
         self.first = first
-        self._latencies: dict[str, LatencyModel] = {}
         self.begin(self.began)
 
     def begin(self, known: Mapping[str, Any]) -> None:
         """Let each start from what is `known` of T(n), and learn by itself; nothing of it is kept for other runs."""
-        for name, engine in self._engines.items():
-            latency = self._latencies[name] = LatencyModel(engine.context.max_rows)
-            latency.restore(known)
+        for engine in self._engines.values():
+            engine.latency = LatencyModel(engine.context.max_rows)
+            engine.latency.restore(known)
 
     @property
     def names(self) -> list[str]:
@@ -115,7 +114,7 @@ class Contestants:
 
     def _session(self, name: str, prompt: Sequence[int], count: int, sampling: SamplingParams) -> Session:
         engine = self._engines[name]
-        engine.policy = AdaptivePolicy([one.anew() for one in engine.drafters], self._latencies[name])
+        engine.policy = AdaptivePolicy([one.anew() for one in engine.drafters], engine.latency)
         return engine.session(prompt, sampling=sampling, max_tokens=count)
 
     def _guesses(self, name: str) -> dict[str, int]:
