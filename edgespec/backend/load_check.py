@@ -17,7 +17,7 @@ from edgespec.errors import EvaluationError, MalformedModel, ModelError, Unsuppo
 from edgespec.gguf.reader import malformed
 from edgespec.gguf.validate import Header, read_header
 from edgespec.system import child
-from edgespec.system.files import read_json, remember
+from edgespec.system.files import read_json, try_write_json
 
 _MOST_REMEMBERED = 256
 _TRIAL = child.program("edgespec.backend.load_check")
@@ -25,7 +25,7 @@ _REFUSALS: dict[int, type[ModelError]] = {3: MalformedModel, 4: UnsupportedModel
 """Exit statuses of a child whose last line is the whole message."""
 
 
-def vet(path: Path, *, cache_dir: Path, load: Sequence[str] | None = None) -> Header:
+def check_loads(path: Path, *, cache_dir: Path, load: Sequence[str] | None = None) -> Header:
     """The header of `path`, once it is known that loading the file does not end the process.
 
     `load` is the command that tries it, the path comes last; by default this module, as a program. It runs only for
@@ -39,7 +39,7 @@ def vet(path: Path, *, cache_dir: Path, load: Sequence[str] | None = None) -> He
     if key not in vetted:
         _try(path, tuple(load or _TRIAL))
         vetted[key] = path.name
-        remember(store, dict(list(vetted.items())[-_MOST_REMEMBERED:]))
+        try_write_json(store, dict(list(vetted.items())[-_MOST_REMEMBERED:]))
     return header
 
 

@@ -115,7 +115,7 @@ class Contestants:
 
     def _session(self, name: str, prompt: Sequence[int], count: int, sampling: SamplingParams) -> Session:
         engine = self._engines[name]
-        engine.policy = AdaptivePolicy([one.anew() for one in engine.drafters], self._latencies[name])
+        engine.policy = AdaptivePolicy([one.fresh() for one in engine.drafters], self._latencies[name])
         return engine.session(prompt, sampling=sampling, max_tokens=count)
 
     def _guesses(self, name: str) -> dict[str, int]:

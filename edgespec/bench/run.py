@@ -23,7 +23,7 @@ from edgespec.bench.versions import versions
 from edgespec.decode.sampling import SamplingParams
 from edgespec.doctor import measure
 from edgespec.drafters import names_of
-from edgespec.engine.exact import sample
+from edgespec.engine.exact import probe_tokens
 from edgespec.errors import EvaluationError, InvalidRequest
 from edgespec.system.child import program
 from edgespec.system.prompts import subtask
@@ -228,7 +228,7 @@ def _curve(field: Contestants) -> dict[str, Any]:
     """T(n) in milliseconds, measured on purpose, and whether the machine was busy."""
     context = field.plain.context
     depth = min(measure.DEPTH, context.n_ctx // 2)
-    times, busy = measure.timed(context, sample(field.first.model.vocabulary.size), depth=depth)
+    times, busy = measure.timed(context, probe_tokens(field.first.model.vocabulary.size), depth=depth)
     return {"context": depth, "busy": busy, "ms": {str(n): 1e3 * seconds for n, seconds in times.items()}}
 
 

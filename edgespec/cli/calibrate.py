@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from edgespec.backend import LlamaModel
-from edgespec.backend.load_check import vet
+from edgespec.backend.load_check import check_loads
 from edgespec.cli.terminal import redraw
 from edgespec.errors import OutputError
 from edgespec.hub.resolve import resolve
@@ -29,7 +29,7 @@ def run(options: dict[str, Any]) -> None:
         raise click.UsageError("give one of --prompts, --answers and --text")
     cache = machine.cache_directory()
     path = resolve(options["model"], cache_dir=cache)
-    header = vet(path, cache_dir=cache)
+    header = check_loads(path, cache_dir=cache)
     check_writable(options["out"])
     model = LlamaModel(path, gpu_layers=options["gpu_layers"])
     try:

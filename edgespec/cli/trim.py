@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edgespec.backend.load_check import vet
+from edgespec.backend.load_check import check_loads
 from edgespec.hub.resolve import kept_list, resolve
 from edgespec.system import cpu as machine
 from edgespec.system.files import check_writable
@@ -26,7 +26,7 @@ def run(options: dict[str, Any]) -> None:
         raise click.UsageError("give --counts COUNTS.json (edgespec calibrate makes them), or --kept KEPT.json")
     cache = machine.cache_directory()
     path = resolve(options["full"], cache_dir=cache)
-    vet(path, cache_dir=cache)
+    check_loads(path, cache_dir=cache)
     check_writable(options["out"])
     counts = [load_counts(one) for one in options["counts"]]
     listed = load_kept(kept_list(options["kept"])) if options["kept"] else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from edgespec.system.files import read_json, remember, sha256_of
+from edgespec.system.files import read_json, sha256_of, try_write_json
 
 _log = logging.getLogger("edgespec.hub")
 
@@ -25,7 +25,7 @@ def known_sha256(path: Path, cache_dir: Path) -> str:
     if status.st_size >= _LONG:
         _log.warning("checking %s (%.1f GB), once", path, status.st_size / 1e9)
     found = sha256_of(path)
-    remember(memory, {**remembered, str(path): [*stamp, found]})
+    try_write_json(memory, {**remembered, str(path): [*stamp, found]})
     return found
 
 
@@ -33,7 +33,7 @@ def note(path: Path, sha256: str, cache_dir: Path) -> None:
     """Remember a checksum that was taken just now."""
     status = path.stat()
     memory = cache_dir / "checked.json"
-    remember(memory, {**_read(memory), str(path): [status.st_size, status.st_mtime_ns, sha256]})
+    try_write_json(memory, {**_read(memory), str(path): [status.st_size, status.st_mtime_ns, sha256]})
 
 
 def _read(memory: Path) -> dict[str, object]:
