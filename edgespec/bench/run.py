@@ -172,11 +172,11 @@ def _measured(
         return {"reason": f"{len(tokens)} tokens: too long for a context of {settings.n_ctx}"}
     sampling = SamplingParams(temperature=settings.temperature, seed=settings.seed)
 
-    def answered(count: int, taking_part: Sequence[str], turn: int, *, anew: bool = False) -> dict[str, Answer]:
+    def answered(count: int, taking_part: Sequence[str], turn: int, *, prefill_all: bool = False) -> dict[str, Answer]:
         backwards = turn % 2 == 1
         ours = {} if backwards else field.answer(tokens, count, sampling)
         others = {
-            name: peers.answer(name, tokens, count, settings.temperature, settings.seed, anew=anew)
+            name: peers.answer(name, tokens, count, settings.temperature, settings.seed, prefill_all=prefill_all)
             for name in (reversed(taking_part) if backwards else taking_part)
         }
         there = {name: answer for name, answer in others.items() if answer}
@@ -187,7 +187,7 @@ def _measured(
     field.forget()
     peers.begin()
     names = [*field.names, *peers.left]
-    first = answered(WARM_UP, peers.left, number, anew=True)
+    first = answered(WARM_UP, peers.left, number, prefill_all=True)
     while plainly < settings.rounds * settings.count and len(rounds) < _MOST_ROUNDS * settings.rounds:
         taking_part = peers.left if len(rounds) < settings.peer_rounds else []
         rounds.append(answered(settings.count, taking_part, number + len(rounds)))
