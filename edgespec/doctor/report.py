@@ -14,7 +14,7 @@ from edgespec.doctor.measure import DEPTH, DrafterCost, advice, outlook, speed_u
 from edgespec.engine.engine import Engine
 from edgespec.engine.exact import probe_tokens
 from edgespec.errors import UnsupportedModel
-from edgespec.system import cpu as machine
+from edgespec.system import cpu
 
 ReportProgress = Callable[[str], Callable[[int, int], None]]
 """What is measured now, to whom the evaluations done and all of them are told."""
@@ -65,9 +65,9 @@ def report(engine: Engine, progress: ReportProgress) -> dict[str, Any]:
         exact = {"rows": 1, "hindrance": str(error)}
     return {
         "edgespec": __version__,
-        "cpu": machine.cpu_name(),
+        "cpu": cpu.cpu_name(),
         "gpus": list(gpus()),
-        "cores": machine.cores(),
+        "cores": cpu.cores(),
         "threads": engine.context.threads,
         "build": build_name(),
         "model": engine.model.path.name,

@@ -47,7 +47,7 @@ def open_drafter(path: Path, target: LlamaModel, resources: Resources, *, window
                 raise _vocabulary_error(path, target, part, target_part)
             model = load_trimmed(path, part, trimming, gpu_layers=resources.gpu_layers)
             cleanup.callback(model.close)
-            row_to_target = np.where(trimming.kept < target.vocabulary.size, trimming.kept, -1).astype(np.int32)
+            row_to_target = np.where(trimming.kept_ids < target.vocabulary.size, trimming.kept_ids, -1).astype(np.int32)
             token_map: TokenMap = SameVocabulary(row_to_target, None if same_tokens else trimming.full_vocab)
         else:
             model = LlamaModel(path, part=part, gpu_layers=resources.gpu_layers)

@@ -17,7 +17,7 @@ from edgespec.cli.chat.line_input import Line, Piped, Typed, kept_history
 from edgespec.cli.chat.screen import Screen
 from edgespec.engine.saved_chats import ChatMemory, SavedChat
 from edgespec.errors import EdgespecError
-from edgespec.system import cpu as machine
+from edgespec.system import cpu
 
 
 def run(ctx: click.Context, options: dict[str, Any]) -> None:
@@ -27,7 +27,7 @@ def run(ctx: click.Context, options: dict[str, Any]) -> None:
             if options[name] and _given(ctx, name):
                 raise click.UsageError(f"--private keeps nothing: leave out --{name}")
             options[name] = None  # the configuration file's, for other chats
-    data = machine.data_directory()
+    data = cpu.data_directory()
     interactive = sys.stdin.isatty()
     screen = Screen(footer=interactive)
     kept: AbstractContextManager[SavedChat | None] = nullcontext()
