@@ -17,7 +17,7 @@ import click
 
 from benchmarks.common import save, summary
 from edgespec import Chat, Engine, load
-from edgespec.engine.saved_chats import Kept
+from edgespec.engine.saved_chats import SavedChat
 
 WHAT = "the first token of a reopened chat"
 _NAME = "chat"
@@ -30,7 +30,7 @@ def said(chat: Chat, text: str, count: int) -> None:
         pass
 
 
-def reopened(engine: Engine, kept: Kept, question: str) -> tuple[float, int, int]:
+def reopened(engine: Engine, kept: SavedChat, question: str) -> tuple[float, int, int]:
     """Seconds to the first token of the next answer, its prompt's tokens, and how many of those were cached."""
     engine.context.forget()
     begun = time.perf_counter()
@@ -51,7 +51,7 @@ def reopened(engine: Engine, kept: Kept, question: str) -> tuple[float, int, int
 def main(model: str | None, turns: int, rounds: int, out: Path | None) -> None:
     """One line: both times and their ratio."""
     with load(model, n_ctx=4096) as engine, tempfile.TemporaryDirectory() as folder:
-        kept = Kept(Path(folder), _NAME)
+        kept = SavedChat(Path(folder), _NAME)
         chat = engine.chat("You are a helpful assistant.")
         for turn in range(turns):
             said(chat, f"Tell me something about the number {turn + 2}.", _ANSWER)

@@ -39,9 +39,9 @@ from edgespec.gguf.reader import walk
 from edgespec.system.cpu import cache_directory, default_threads
 from edgespec.vocabtrim.counts import load_counts, merged
 from edgespec.vocabtrim.pipeline import forced_tokens
-from edgespec.vocabtrim.selection import Ids, coverage, keep_by_size, ranked
+from edgespec.vocabtrim.selection import TokenIds, coverage, ranked, select_ids
 from edgespec.vocabtrim.sizes import Sizes, mbsu, per_token, per_token_trimmed
-from edgespec.vocabtrim.writer import trimmable
+from edgespec.vocabtrim.writer import read_trimmable
 
 WHAT = "drafters against recorded answers"
 WHAT_TRIMS = "trimmed drafters against recorded answers"
@@ -126,16 +126,16 @@ def trims(
 ) -> None:
     """What trimming by each of the counts to each size would bring, from one pass of the full drafter."""
     answers = [json.loads(line) for line in recorded.read_text(encoding="utf-8").splitlines()]
-    part, target_part = trimmable(drafter), walk(Path(model))
+    part, target_part = read_trimmable(drafter), walk(Path(model))
     settings: dict[str, Any] = {"record": digest(recorded), "counts": {}}
     full = LlamaModel(drafter)
     forced, n_vocab = forced_tokens(part), full.vocabulary.size
-    keeps: dict[str, Ids] = {"full": np.arange(n_vocab, dtype=np.int32)}
+    keeps: dict[str, TokenIds] = {"full": np.arange(n_vocab, dtype=np.int32)}
     for name, _, files in (one.partition("=") for one in counts):
         settings["counts"][name] = [digest(Path(file)) for file in files.split(",")]
         said, read, _ = merged([load_counts(Path(file)) for file in files.split(",")])
         ranking = ranked(n_vocab, said, read)
-        keeps |= {f"{name} {size}": keep_by_size(ranking, forced, int(size)) for size in sizes.split(",")}
+        keeps |= {f"{name} {size}": select_ids(ranking, forced, int(size)) for size in sizes.split(",")}
 
     models = [Path(model), drafter]
     hits: dict[str, dict[str, str]] = begun(out, WHAT_TRIMS, models, settings, holds="hits").get("hits", {})
@@ -161,7 +161,7 @@ def trims(
     save(out, WHAT_TRIMS, models, told)
 
 
-def hits_of(context: LlamaContext, recorded: dict[str, Any], keeps: dict[str, Ids]) -> dict[str, str]:
+def hits_of(context: LlamaContext, recorded: dict[str, Any], keeps: dict[str, TokenIds]) -> dict[str, str]:
     """For each place of the answer but the first, whether the best of the kept tokens is the recorded one."""
     tokens, answer = list(recorded["prompt"]), recorded["answer"]
     marks: dict[str, list[str]] = {name: [] for name in keeps}

@@ -14,10 +14,10 @@ import numpy as np
 
 from edgespec.gguf.metadata import strings
 from edgespec.vocabtrim.counts import load_counts, merged, tokenizer_hash
-from edgespec.vocabtrim.keep_list import KeptList
+from edgespec.vocabtrim.keep_list import KeepList
 from edgespec.vocabtrim.pipeline import forced_tokens
 from edgespec.vocabtrim.selection import ranked
-from edgespec.vocabtrim.writer import trimmable
+from edgespec.vocabtrim.writer import read_trimmable
 
 
 @click.command()
@@ -29,7 +29,7 @@ def main(full: Path, counts: tuple[Path, ...], out: Path) -> None:
 
     What was not counted is ranked by id, with a list as without one.
     """
-    part = trimmable(full)
+    part = read_trimmable(full)
     read = [load_counts(one) for one in counts]
     if any(one.tokenizer != tokenizer_hash(part) for one in read):
         raise click.ClickException(f"counts of another vocabulary than {full.name}'s")
@@ -38,7 +38,7 @@ def main(full: Path, counts: tuple[Path, ...], out: Path) -> None:
     ranking = ranked(len(strings(part, "tokenizer.ggml.tokens")), said, text)
     counted = ranking[: len(said.keys() | text.keys())]
     ids = np.concatenate([forced, counted[~np.isin(counted, forced)]])
-    KeptList(tokenizer_hash(part), ids, {"counts": [one.told for one in read]}).save(out)
+    KeepList(tokenizer_hash(part), ids, {"counts": [counts_read.provenance for counts_read in read]}).save(out)
     click.echo(f"{out}: {len(ids)} tokens, {len(forced)} of them forced, {out.stat().st_size} bytes")
 
 

@@ -1,4 +1,4 @@
-"""llama.cpp, through the low-level API of llama-cpp-python. The only package here that imports `llama_cpp`."""
+"""llama.cpp by the low-level API of llama-cpp-python. No other package but `integrations` imports `llama_cpp`."""
 
 from edgespec.backend.context import EXACT_KV, LlamaContext
 from edgespec.backend.devices import gpus

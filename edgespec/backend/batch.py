@@ -1,4 +1,4 @@
-"""What one evaluation is given: tokens, or vectors in their place, with their positions in one sequence."""
+"""The batch of one forward pass: tokens or their embeddings, with positions in one sequence."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import numpy as np
 
 from edgespec.backend.embedding import EmbeddingTable
 
-SEQUENCE = 0
+SEQUENCE_ID = 0
+"""The only sequence id in use."""
 
 
 class Batch:
-    """One llama_batch for the life of a context; numpy writes straight into its arrays.
+    """One llama_batch for the lifetime of a context; numpy writes straight into its arrays.
 
-    Where `inputs` are given, tokens go in as their embeddings.
+    `capacity` is in tokens. With `inputs`, tokens are passed as their embeddings.
     """
 
     def __init__(self, capacity: int, inputs: EmbeddingTable | None) -> None:
@@ -31,12 +32,12 @@ class Batch:
         self._positions = np.ctypeslib.as_array(self._struct.pos, (capacity,))
         self._outputs = np.ctypeslib.as_array(self._struct.logits, (capacity,))
         np.ctypeslib.as_array(self._struct.n_seq_id, (capacity,))[:] = 1
-        for entry in range(capacity):
-            self._struct.seq_id[entry][0] = SEQUENCE
+        for index in range(capacity):
+            self._struct.seq_id[index][0] = SEQUENCE_ID
         self._count_up = np.arange(capacity, dtype=np.int32)
 
     def fill(self, tokens: Sequence[int], position: int, rows: int) -> Any:
-        """The batch of `tokens` from `position` on, the last `rows` of them with logits."""
+        """The batch of `tokens` from `position` on, with logits for the last `rows` of them."""
         count = len(tokens)
         self._struct.n_tokens = count
         if count == rows == 1 and self._inputs is None:  # every step of plain decoding: slices take five times as long

@@ -1,8 +1,8 @@
-"""A KV cache and the evaluations that fill it: a prefix cache of one token list.
+"""A KV cache and the forward passes that fill it: a prefix cache of one token list.
 
-Every call names the whole token list. What the cache shares with it is kept, what differs is taken back, the rest is
-evaluated. How much of the cache is true is never remembered across calls but read from llama.cpp each time
-(`llama_memory_seq_pos_max`), so an exception or an interrupt at any moment needs no clean-up.
+Every call takes the whole token list. The shared prefix stays in the cache, what differs is removed, the rest is
+evaluated. The length of the cache is read from llama.cpp at each call (`llama_memory_seq_pos_max`), so that an
+exception or an interrupt at any moment needs no clean-up.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ import llama_cpp
 import numpy as np
 
 from edgespec.backend import native
-from edgespec.backend.batch import SEQUENCE, Batch
+from edgespec.backend.batch import SEQUENCE_ID, Batch
 from edgespec.backend.model import LlamaModel
 from edgespec.core import MAX_ROWS, NO_MARK, Draft, Evaluation, Row, common_prefix, mark_of, unchanged
 from edgespec.errors import ContextOverflow, InvalidRequest, UnsupportedModel
 
-CHUNK = 128
-"""Tokens of a prefill evaluated at once: the wait for a cancellation. Borders lie at multiples of it, so that a prompt
-is split alike whatever drafts it."""
+PREFILL_CHUNK = 128
+"""Tokens of one forward pass of a prefill, which also bounds the wait for a cancellation. Chunks end at multiples of
+it, so that a prompt is split alike whichever drafter is used."""
 
 EXACT_KV = "f16+bf16"
-"""With keys and values of different types llama.cpp's attention takes one path for one row and for several."""
+"""KV cache type of exact mode: with keys and values of different types, llama.cpp's attention takes the same path for
+one row and for several."""
 
 _BF16 = 30
-"""ggml.h's number of that type, which llama-cpp-python does not name."""
+"""ggml.h's number of bfloat16, which llama-cpp-python does not name."""
 
 _TYPES = {
     "f32": llama_cpp.GGML_TYPE_F32,
@@ -40,19 +41,20 @@ _TYPES = {
     "q4_0": llama_cpp.GGML_TYPE_Q4_0,
 }
 KV_TYPES = {name: (kind, kind) for name, kind in _TYPES.items()} | {EXACT_KV: (llama_cpp.GGML_TYPE_F16, _BF16)}
-"""Types of keys and of values."""
+"""KV cache types by name: ggml's types of keys and of values."""
 
 FLASH_ATTENTION = {
     "auto": llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO,
     "on": llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     "off": llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
+"""llama.cpp's flash attention types by name."""
 
 
 class LlamaContext:
     """The KV cache of a model, n_ctx tokens long, for one sequence. Implements `core.Context`.
 
-    Not for two threads at once; `proceed` of `prefill` is how another thread stops it.
+    Not thread-safe; another thread stops a prefill by its `proceed`.
     """
 
     def __init__(
@@ -64,15 +66,15 @@ class LlamaContext:
         kv_type: str = "f16",
         flash_attention: str = "auto",
     ) -> None:
-        for value, known, what in (
+        for value, choices, kind_name in (
             (kv_type, KV_TYPES, "KV cache type"),
             (flash_attention, FLASH_ATTENTION, "flash attention"),
         ):
-            if value not in known:
-                raise InvalidRequest(f"{what} {value!r} is unknown: choose one of {', '.join(known)}")
+            if value not in choices:
+                raise InvalidRequest(f"{kind_name} {value!r} is unknown: choose one of {', '.join(choices)}")
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = max(n_ctx, CHUNK)  # llama.cpp cuts n_batch down to it
-        params.n_batch = params.n_ubatch = max(CHUNK, MAX_ROWS)
+        params.n_ctx = max(n_ctx, PREFILL_CHUNK)  # llama.cpp limits n_batch to it
+        params.n_batch = params.n_ubatch = max(PREFILL_CHUNK, MAX_ROWS)
         params.n_outputs_max = MAX_ROWS
         params.n_seq_max = 1
         params.n_threads = params.n_threads_batch = threads
@@ -91,31 +93,33 @@ class LlamaContext:
         # The model is held too, since llama.cpp reads it while it frees a context.
         self._release = weakref.finalize(self, lambda pointer, _model: llama_cpp.llama_free(pointer), pointer, model)
         self._memory = llama_cpp.llama_get_memory(pointer)
-        self._tokens: list[int] = []  # the cache holds these or, after an interrupt, fewer of them
-        self._mark = NO_MARK  # of the sequence that they begin with
-        self._unturned: int | None = None  # keys from here on are shifted, and will be rotated by the next evaluation
+        self._tokens: list[int] = []  # the cached tokens; after an interrupt the cache holds fewer
+        self._mark = NO_MARK  # of the sequence that the cached tokens are a prefix of
+        self._unrotated_from: int | None = (
+            None  # first position whose keys were shifted; the next forward pass rotates them
+        )
         self._logits_address = 0
         self._logits: Row = np.empty((0, 0), np.float32)
         self.max_rows = MAX_ROWS
-        """The largest number of rows that one evaluation returns; may be set to fewer."""
+        """The most rows that one forward pass returns; may be lowered."""
         self.n_ctx = int(llama_cpp.llama_n_ctx(pointer))
         self.threads = threads
         self.settings = f"{native.build_name()}; keys and values {kv_type}, flash attention {flash_attention}"
-        """What a state depends on besides the model."""
+        """The build and settings that a saved state depends on, besides the model."""
 
     @property
     def input_size(self) -> int:
-        """The number of ids, from 0 on, that it evaluates: a trimmed model reads more of them than it says."""
+        """The number of token ids that it evaluates, from 0 on; a trimmed model has fewer logits than that."""
         inputs = self._model.inputs
         return self._model.vocabulary.size if inputs is None else inputs.rows
 
     def close(self) -> None:
-        """Free the cache. Whoever uses it afterwards gets an InvalidRequest."""
+        """Free the cache. Any later use raises InvalidRequest."""
         self._release()
         self._batch.close()
 
     def cached(self, tokens: Sequence[int]) -> int:
-        """How many leading entries of `tokens` need no evaluation: none where the cache is closed."""
+        """The number of leading tokens that are in the cache; 0 where it is closed."""
         return self._shared(tokens) if self._release.alive else 0
 
     def prefill(
@@ -123,8 +127,8 @@ class LlamaContext:
     ) -> Row | None:
         """Bring the cache to `tokens` (not empty) in chunks; the logits after the last, shape (n_vocab,).
 
-        `proceed(done, total)` is asked before every chunk; on no, the result is None and the cache holds what is done.
-        Raises ContextOverflow when they do not fit, EvaluationError when llama.cpp fails.
+        `proceed(done, total)` is called before every chunk; on False, the result is None and the cache holds the first
+        `done` tokens. Raises ContextOverflow when they do not fit, EvaluationError when llama.cpp fails.
         """
         if not tokens:
             raise InvalidRequest("there is nothing to evaluate: the prompt has no tokens")
@@ -133,7 +137,7 @@ class LlamaContext:
         while done < total:
             if not proceed(done, total):
                 return None
-            end = min(total, (done // CHUNK + 1) * CHUNK)
+            end = min(total, (done // PREFILL_CHUNK + 1) * PREFILL_CHUNK)
             self._decode(tokens[done:end], done, rows=int(end == total))
             done = end
         self._mark = mark_of(tokens)
@@ -143,27 +147,27 @@ class LlamaContext:
     def evaluate(self, tokens: Sequence[int], draft: Draft) -> Evaluation:
         """One forward pass: logits after the last of `tokens` and after every node of `draft` (a chain).
 
-        Normally one token besides the draft is new; where more are, those before the last are prefilled. Errors as for
-        `prefill`.
+        Where more than the last token is missing in the cache, the others are prefilled first. Raises InvalidRequest
+        for a draft that is too long or no chain; other errors as for `prefill`.
         """
         if not draft.is_chain:
             raise InvalidRequest(f"{draft.drafter} drafted a tree with branches: this context evaluates chains")
         if len(draft) >= self.max_rows:
             raise InvalidRequest(f"a draft of {len(draft)} tokens: one evaluation checks at most {self.max_rows - 1}")
-        certain = len(tokens) - 1
-        done = self._rewind(tokens, certain)
-        if done < certain:
-            self.prefill(tokens[:certain])
-        self._decode([tokens[certain], *draft.tokens], certain, rows=1 + len(draft))
+        last = len(tokens) - 1
+        done = self._rewind(tokens, last)
+        if done < last:
+            self.prefill(tokens[:last])
+        self._decode([tokens[last], *draft.tokens], last, rows=1 + len(draft))
         self._mark = mark_of(tokens)
         return Evaluation(tokens, len(tokens), draft, self._rows(1 + len(draft)))
 
     def shift(self, keep: int, drop: int) -> None:
-        """Forget `drop` tokens after the first `keep` and move the rest up, without evaluating them again.
+        """Drop `drop` tokens after the first `keep` and move the rest up, without a forward pass.
 
-        What stays was computed with the dropped tokens in view. Raises UnsupportedModel where llama.cpp cannot.
+        The rest was computed with the dropped tokens in view. Raises UnsupportedModel where llama.cpp cannot shift.
         """
-        held = len(self._true_tokens())
+        held = len(self._cached_tokens())
         if keep < 0 or drop < 1 or keep + drop > held:
             raise InvalidRequest(f"cannot drop {drop} tokens after {keep}: the cache holds {held}")
         if not llama_cpp.llama_memory_can_shift(self._memory):
@@ -172,99 +176,99 @@ class LlamaContext:
             )
         tail = self._tokens[keep + drop :]
         self._mark = self._mark._replace(length=min(self._mark.length, keep))
-        del self._tokens[keep:]  # an interrupt from here on loses the tail, never the truth
-        self._unturned = keep if self._unturned is None else min(keep, self._unturned)
-        llama_cpp.llama_memory_seq_rm(self._memory, SEQUENCE, keep, keep + drop)
-        llama_cpp.llama_memory_seq_add(self._memory, SEQUENCE, keep + drop, -1, -drop)
+        del self._tokens[keep:]  # an interrupt from here on only loses the tail
+        self._unrotated_from = keep if self._unrotated_from is None else min(keep, self._unrotated_from)
+        llama_cpp.llama_memory_seq_rm(self._memory, SEQUENCE_ID, keep, keep + drop)
+        llama_cpp.llama_memory_seq_add(self._memory, SEQUENCE_ID, keep + drop, -1, -drop)
         self._tokens += tail
 
     def rewind(self, length: int) -> None:
-        """Keep `length` tokens at most."""
-        if len(self._true_tokens()) > length:
-            self._keep(length)
+        """Cut the cache to at most `length` tokens."""
+        if len(self._cached_tokens()) > length:
+            self._truncate(length)
 
     def forget(self) -> None:
-        """Empty the cache: what comes next is evaluated from its first token on."""
-        self._need_open()
+        """Empty the cache."""
+        self._check_open()
         self._tokens.clear()
         self._mark = NO_MARK
-        self._unturned = None
+        self._unrotated_from = None
         llama_cpp.llama_memory_clear(self._memory, False)
 
     def state(self) -> tuple[list[int], bytes]:
-        """The tokens that the cache holds, and their keys and values as llama.cpp writes them.
+        """The cached tokens, and their keys and values as llama.cpp writes them.
 
-        Those that a shift moved since the last evaluation are given up: llama.cpp would write their old keys.
+        Tokens that a shift moved since the last forward pass are dropped: llama.cpp would write their old keys.
         """
-        if self._unturned is not None:
-            self.rewind(self._unturned)
-        tokens = list(self._true_tokens())
-        size = int(llama_cpp.llama_state_seq_get_size(self._pointer, SEQUENCE))
+        if self._unrotated_from is not None:
+            self.rewind(self._unrotated_from)
+        tokens = list(self._cached_tokens())
+        size = int(llama_cpp.llama_state_seq_get_size(self._pointer, SEQUENCE_ID))
         buffer = (ctypes.c_uint8 * size)()
-        written = int(llama_cpp.llama_state_seq_get_data(self._pointer, buffer, size, SEQUENCE))
+        written = int(llama_cpp.llama_state_seq_get_data(self._pointer, buffer, size, SEQUENCE_ID))
         return tokens, bytes(memoryview(buffer)[:written])
 
     def set_state(self, tokens: Sequence[int], data: bytes) -> bool:
-        """Take over what `state` gave, of the same model and settings; whether llama.cpp took it. Else nothing is held.
+        """Restore a `state` of the same model and settings; False, and an empty cache, where llama.cpp refuses it.
 
-        The data has to be whole: llama.cpp ends the process over some that is not.
+        The data has to be complete: llama.cpp ends the process over data that is not.
         """
         self.forget()
         if len(tokens) > self.n_ctx:
             return False
         buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
-        taken = int(llama_cpp.llama_state_seq_set_data(self._pointer, buffer, len(data), SEQUENCE))
-        held = int(llama_cpp.llama_memory_seq_pos_max(self._memory, SEQUENCE)) + 1
+        taken = int(llama_cpp.llama_state_seq_set_data(self._pointer, buffer, len(data), SEQUENCE_ID))
+        held = int(llama_cpp.llama_memory_seq_pos_max(self._memory, SEQUENCE_ID)) + 1
         if not taken or held != len(tokens):
             self.forget()
             return False
         self._tokens[:] = tokens
         return True
 
-    def _need_open(self) -> None:
-        """llama.cpp would read freed memory."""
+    def _check_open(self) -> None:
+        """Raises InvalidRequest where the context is closed: llama.cpp would read freed memory."""
         if not self._release.alive:
             raise InvalidRequest("the engine is closed: an answer has to be finished before that")
 
-    def _true_tokens(self) -> list[int]:
-        """The tokens the cache really holds."""
-        self._need_open()
-        held = self._held()
+    def _cached_tokens(self) -> list[int]:
+        """The tokens in the cache, by llama.cpp's own count."""
+        self._check_open()
+        held = self._n_cells()
         if held < len(self._tokens):
             del self._tokens[held:]
         return self._tokens
 
-    def _held(self) -> int:
-        """How many cells llama.cpp holds; more than `_tokens` after an interrupt."""
-        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, SEQUENCE)) + 1
+    def _n_cells(self) -> int:
+        """The number of tokens that llama.cpp holds."""
+        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, SEQUENCE_ID)) + 1
 
     def _shared(self, tokens: Sequence[int]) -> int:
-        """How many leading tokens the cache shares with `tokens`: by the mark as far as that tells, then compared."""
-        held = self._true_tokens()
+        """The number of leading tokens that the cache shares with `tokens`: first by the mark, then by comparison."""
+        held = self._cached_tokens()
         known = min(unchanged(tokens, self._mark), len(held))
         return known + common_prefix(held[known:], tokens[known:])
 
-    def _rewind(self, tokens: Sequence[int], most: int) -> int:
-        """Take back all that differs from tokens[:most]; the number of tokens that stay."""
-        self._need_open()
+    def _rewind(self, tokens: Sequence[int], limit: int) -> int:
+        """Remove all that differs from tokens[:limit]; returns the number of tokens that stay."""
+        self._check_open()
         if len(tokens) > self.n_ctx:
             raise ContextOverflow(f"{len(tokens)} tokens do not fit into a context of {self.n_ctx}: enlarge --ctx")
-        stay = min(self._shared(tokens), most)
-        self._mark = mark_of(tokens)._replace(length=stay)
-        return self._keep(stay)
+        length = min(self._shared(tokens), limit)
+        self._mark = mark_of(tokens)._replace(length=length)
+        return self._truncate(length)
 
-    def _keep(self, stay: int) -> int:
-        """Take back all but the first `stay` tokens; the number of tokens that stay."""
-        self._mark = self._mark._replace(length=min(self._mark.length, stay))
-        del self._tokens[stay:]
-        if self._held() <= stay:
-            return stay  # llama.cpp would look through all cells for nothing
-        if not llama_cpp.llama_memory_seq_rm(self._memory, SEQUENCE, stay, -1):
-            self._tokens.clear()  # a recurrent state cannot go back: begin again
+    def _truncate(self, length: int) -> int:
+        """Remove all but the first `length` tokens; returns the number of tokens that stay."""
+        self._mark = self._mark._replace(length=min(self._mark.length, length))
+        del self._tokens[length:]
+        if self._n_cells() <= length:
+            return length  # nothing to remove: llama.cpp would search all cells
+        if not llama_cpp.llama_memory_seq_rm(self._memory, SEQUENCE_ID, length, -1):
+            self._tokens.clear()  # a recurrent state cannot be cut: start over
             self._mark = NO_MARK
             llama_cpp.llama_memory_clear(self._memory, False)
             return 0
-        return stay
+        return length
 
     def _decode(self, tokens: Sequence[int], position: int, rows: int) -> None:
         if position + len(tokens) > self.n_ctx:
@@ -273,10 +277,10 @@ class LlamaContext:
             )
         self._tokens += tokens
         native.decode(self._pointer, self._batch.fill(tokens, position, rows))
-        self._unturned = None
+        self._unrotated_from = None
 
     def _rows(self, count: int) -> Row:
-        """The logits of the last evaluation, without a copy. Waits for a GPU that is still at work."""
+        """The logits of the last forward pass, without a copy, shape (count, n_vocab). Waits for a GPU."""
         pointer = llama_cpp.llama_get_logits(self._pointer)
         address = ctypes.addressof(pointer.contents)
         if address != self._logits_address:

@@ -1,4 +1,4 @@
-"""What llama.cpp computes on, besides the CPU."""
+"""The devices that llama.cpp computes on, besides the CPU."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from llama_cpp._ggml import libggml
 from edgespec.backend import native
 
 _GPU, _IGPU = 1, 2
-"""ggml_backend_dev_type of ggml-backend.h: with memory of its own, and with the CPU's. BLAS and the like are none."""
+"""ggml_backend_dev_type of ggml-backend.h: with memory of its own, and with the CPU's. BLAS is neither."""
 
 
 @lru_cache(maxsize=1)
 def gpus() -> tuple[str, ...]:
     """The GPUs that this build of llama.cpp finds, as they call themselves: `NVIDIA H100 (CUDA0)`."""
     native.initialise()
-    return tuple(_described(_GPU, _IGPU))
+    return tuple(_device_texts(_GPU, _IGPU))
 
 
-def _described(*kinds: int) -> Iterator[str]:
-    """ggml's devices of these kinds. A library that exports no list of them has none to tell of."""
+def _device_texts(*kinds: int) -> Iterator[str]:
+    """The names of ggml's devices of these kinds; none where the library exports no list of devices."""
     if not hasattr(libggml, "ggml_backend_dev_count"):
         return
     count, get, kind_of = libggml.ggml_backend_dev_count, libggml.ggml_backend_dev_get, libggml.ggml_backend_dev_type
@@ -32,8 +32,8 @@ def _described(*kinds: int) -> Iterator[str]:
     kind_of.argtypes, kind_of.restype = (ctypes.c_void_p,), ctypes.c_int
     for text_of in texts:
         text_of.argtypes, text_of.restype = (ctypes.c_void_p,), ctypes.c_char_p
-    for place in range(count()):
-        device = get(place)
+    for index in range(count()):
+        device = get(index)
         if kind_of(device) in kinds:
             description, name = (text_of(device).decode(errors="replace") for text_of in texts)
             yield f"{description} ({name})"

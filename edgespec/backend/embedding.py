@@ -1,7 +1,7 @@
-"""Input embeddings fed to llama.cpp as vectors: how a trimmed drafter reads tokens that it has no row for.
+"""Input embeddings that are passed to llama.cpp as vectors: a trimmed drafter reads tokens that it has no row for.
 
-The rows are dequantized by ggml's own routine, the one that its `get_rows` uses on a CPU, so that they are the same to
-the bit as if the tokens had been looked up by llama.cpp.
+The rows are dequantized by the routine that ggml's `get_rows` uses on a CPU, so that they are bit-identical to those
+that llama.cpp would look up.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from llama_cpp._ggml import libggml
 from edgespec.errors import UnsupportedModel
 
 _F32 = 0
-_REMEMBERED = 4096
-"""Rows kept as numbers: what a conversation uses, over and over. 4096 rows of 896 take 15 MB."""
+_MAX_CACHED_ROWS = 4096
+"""Dequantized rows that are cached; 4096 rows of 896 numbers take 15 MB."""
 
 _SCALED = ("gemma3",)
 """Architectures in which llama.cpp scales the embeddings of tokens by sqrt(n_embd), and vectors not at all."""
@@ -64,20 +64,20 @@ class EmbeddingTable:
         self._raw = raw.reshape(rows, row_bytes)
         self._convert = None if kind == _F32 else _to_float(kind)
         self._scale = np.sqrt(np.float32(columns)) if architecture in _SCALED else None
-        self._known: dict[int, npt.NDArray[np.float32]] = {}
+        self._cached_vectors: dict[int, npt.NDArray[np.float32]] = {}
         self.rows = rows
         self.columns = columns
 
     def fill(self, tokens: Sequence[int], vectors: npt.NDArray[np.float32]) -> None:
         """Write the vectors of `tokens` into `vectors`, shape (len(tokens), columns)."""
-        known = self._known
-        for place, token in enumerate(tokens):
-            vector = known.get(token)
+        cached = self._cached_vectors
+        for index, token in enumerate(tokens):
+            vector = cached.get(token)
             if vector is None:
-                if len(known) >= _REMEMBERED:
-                    known.clear()
-                vector = known[token] = self._vector(token)
-            vectors[place] = vector
+                if len(cached) >= _MAX_CACHED_ROWS:
+                    cached.clear()
+                vector = cached[token] = self._vector(token)
+            vectors[index] = vector
 
     def _vector(self, token: int) -> npt.NDArray[np.float32]:
         row = self._raw[token]

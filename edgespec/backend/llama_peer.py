@@ -2,9 +2,10 @@
 
     python -m edgespec.backend.llama_peer MODEL N_CTX THREADS GPU_LAYERS LOOKUP
 
-It reads one JSON object a line, {"prompt": ids, "count", "temperature", "seed", "anew"}, and writes one: the fields of
-`edgespec.bench.measurements.Answer`. LOOKUP is how many tokens LlamaPromptLookupDecoding drafts; 0: nothing is drafted.
-Flash attention is on, as llama.cpp's `auto` has it in edgespec and in the server; `Llama` leaves it off unless asked.
+It reads one JSON object a line, {"prompt": ids, "count", "temperature", "seed", "prefill_all"}, and writes one: the
+fields of `edgespec.bench.measurements.Answer`. LOOKUP is the number of tokens that LlamaPromptLookupDecoding drafts;
+0 means no drafts. Flash attention is on, as llama.cpp's `auto` has it in edgespec and in the server; the default of
+`Llama` is off.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 from edgespec.system.child import serve
 
 
-class _Counted:
-    """A model whose evaluations are counted, and what its drafter gave."""
+class _CountingLlama:
+    """A `Llama` that counts its forward passes and its draft tokens."""
 
     def __init__(self, path: str, n_ctx: int, threads: int, gpu_layers: int, lookup: int) -> None:
         self._drafter = LlamaPromptLookupDecoding(num_pred_tokens=lookup) if lookup else None
@@ -29,12 +30,12 @@ class _Counted:
             verbose=False, draft_model=self._draft if lookup else None,
             logits_all=bool(lookup),  # without, drafting fails beyond n_batch tokens
         )  # fmt: skip
-        self.evaluations = self.drafted = 0
+        self.forward_passes = self.drafted = 0
         self._evaluate = self.llama.eval
-        self.llama.eval = self._counting
+        self.llama.eval = self._counted_eval
 
-    def _counting(self, tokens: Any) -> None:
-        self.evaluations += 1
+    def _counted_eval(self, tokens: Any) -> None:
+        self.forward_passes += 1
         self._evaluate(tokens)
 
     def _draft(self, ids: Any, /, **options: Any) -> Any:
@@ -43,9 +44,9 @@ class _Counted:
         self.drafted += len(drafted)
         return drafted
 
-    def answer(self, prompt: list[int], count: int, temperature: float, seed: int, anew: bool) -> dict[str, Any]:
-        self.evaluations = self.drafted = 0
-        if anew:
+    def answer(self, prompt: list[int], count: int, temperature: float, seed: int, prefill_all: bool) -> dict[str, Any]:
+        self.forward_passes = self.drafted = 0
+        if prefill_all:
             self.llama.reset()
         self.llama.set_seed(seed)
         tokens: list[int] = []
@@ -54,26 +55,26 @@ class _Counted:
             last = time.perf_counter()
             if not tokens:
                 first = last
-                self.evaluations = 0
+                self.forward_passes = 0
             tokens.append(int(token))
-            if len(tokens) == count or self.llama._model.token_eos() == token or self._ends(token):
+            if len(tokens) == count or self.llama._model.token_eos() == token or self._is_end(token):
                 break
         return {
             "tokens": tokens,
             "seconds": last - first,
             "first_token_seconds": first - begun,
-            "blocks": self.evaluations,
+            "blocks": self.forward_passes,
             "drafted": self.drafted,
-            "accepted": max(0, len(tokens) - 1 - self.evaluations) if self._drafter else 0,
+            "accepted": max(0, len(tokens) - 1 - self.forward_passes) if self._drafter else 0,
         }
 
-    def _ends(self, token: int) -> bool:
+    def _is_end(self, token: int) -> bool:
         return bool(llama_cpp.llama_vocab_is_eog(self.llama._model.vocab, token))
 
 
 def main(path: str, *numbers: str) -> None:
     """Answer until standard input ends."""
-    serve(_Counted(path, *map(int, numbers)).answer)
+    serve(_CountingLlama(path, *map(int, numbers)).answer)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Loads a model once, in a process that may die of it."""
+"""Loads a model once, in a process that this may end."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from edgespec.gguf.reader import malformed
 
 _ERROR = 4  # GGML_LOG_LEVEL_ERROR
 _N_CTX = 64
+"""Context length in tokens."""
 
 
 def load_once(path: str) -> None:
@@ -41,7 +42,7 @@ def load_once(path: str) -> None:
 
 
 def _failed_call(path: str) -> str:
-    """The name of the call that failed, or nothing."""
+    """The name of the call that failed; empty where none did."""
     params = llama_cpp.llama_model_default_params()
     params.n_gpu_layers = 0
     params.use_extra_bufts = False  # weights repacked for speed would take twice the memory and the time

@@ -20,10 +20,11 @@ Message = Mapping[str, str]
 """One turn of a conversation: `role` (system, user, assistant) and `content`."""
 
 _VALUE_BYTES = 1 << 16
+"""The longest metadata text that is read, in bytes."""
 
 
 class LlamaVocabulary:
-    """Token ids, their bytes, and text to ids."""
+    """The vocabulary of a model: token ids to bytes, and text to ids."""
 
     def __init__(self, model: LlamaModel) -> None:
         self._model = model  # the vocabulary lives in the model's memory
@@ -39,11 +40,11 @@ class LlamaVocabulary:
         return self._pointer
 
     def tokenize(self, text: str, *, start: bool = False) -> list[int]:
-        """The ids of `text`, special tokens recognised by their text. `start` adds what the model wants first (BOS).
+        """The ids of `text`, special tokens recognised by their text. `start` adds the BOS token in front.
 
-        Raises InvalidRequest for a text that is none, like half of a pair of surrogates.
+        Raises InvalidRequest for invalid text, such as half a surrogate pair.
         """
-        self._need_texts()
+        self._check_texts()
         try:
             data = text.encode()
         except UnicodeEncodeError as error:
@@ -57,16 +58,16 @@ class LlamaVocabulary:
             size = -count
 
     def tokenize_prompt(self, text: str) -> list[int]:
-        """The ids of a whole prompt, begun as the model wants it."""
+        """The ids of a whole prompt, with the BOS token where the model wants one and the text has none."""
         bos = self.special_text("bos")
         return self.tokenize(text, start=self.adds_start and not (bos and text.startswith(bos)))
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token as they appear in text; empty for control tokens."""
-        known = self._pieces.get(token)
-        if known is None:
-            known = self._pieces[token] = self._read_piece(token, special=False)
-        return known
+        cached = self._pieces.get(token)
+        if cached is None:
+            cached = self._pieces[token] = self._read_piece(token, special=False)
+        return cached
 
     def special_piece(self, token: int) -> str:
         """The text of a token, a control token's own text included: `<|im_end|>`, say."""
@@ -78,10 +79,10 @@ class LlamaVocabulary:
 
     def is_end(self, token: int) -> bool:
         """Whether this token ends an answer."""
-        known = self._ends.get(token)
-        if known is None:
-            known = self._ends[token] = bool(llama_cpp.llama_vocab_is_eog(self._pointer, token))
-        return known
+        cached = self._ends.get(token)
+        if cached is None:
+            cached = self._ends[token] = bool(llama_cpp.llama_vocab_is_eog(self._pointer, token))
+        return cached
 
     def special_text(self, kind: str) -> str:
         """The text of the `bos` or `eos` token; empty where the model has none."""
@@ -93,15 +94,15 @@ class LlamaVocabulary:
         """Whether the model wants its BOS token before a text."""
         return bool(llama_cpp.llama_vocab_get_add_bos(self._pointer))
 
-    def _need_texts(self) -> None:
-        """llama.cpp ends the process when it is asked for text without having any."""
+    def _check_texts(self) -> None:
+        """Raises UnsupportedModel where tokens have no texts: llama.cpp would end the process."""
         if self._is_empty:
             raise UnsupportedModel(
                 f"{self._model.path.name} has tokens without texts (a trimmed drafter, perhaps): name the full model"
             )
 
     def _read_piece(self, token: int, *, special: bool) -> bytes:
-        self._need_texts()
+        self._check_texts()
         if not 0 <= token < self.size:
             raise InvalidRequest(f"token {token} is not in the vocabulary of {self.size}")
         size = 64
@@ -116,9 +117,9 @@ class LlamaVocabulary:
 class LlamaModel:
     """The weights of a GGUF file.
 
-    `gpu_layers`: how many layers go to the GPU (all when negative; none without a GPU build). `inputs`: where tokens
-    are looked up when the model itself cannot (a trimmed one). `repack`: let llama.cpp rearrange weights for speed.
-    `part`: the file, if it was walked already. It is mapped into memory, not read. Raises MalformedModel when llama.cpp
+    `gpu_layers`: how many layers go to the GPU (all when negative; none without a GPU build). `inputs`: the
+    embedding table of a trimmed model. `repack`: let llama.cpp rearrange weights for speed. `part`: the file, if it was
+    walked already. The file is mapped into memory, not read. Raises MalformedModel when llama.cpp
     refuses the file, UnsupportedModel when it cannot generate.
     """
 
@@ -158,23 +159,23 @@ class LlamaModel:
     @property
     def pointer(self) -> Any:
         """llama.cpp's model. Raises InvalidRequest when it is closed."""
-        self._need_open()
+        self._check_open()
         return self._pointer
 
     @property
     def vocabulary(self) -> LlamaVocabulary:
         """Ids and texts. Raises InvalidRequest when the model is closed."""
-        self._need_open()
+        self._check_open()
         return self._vocabulary
 
-    def _need_open(self) -> None:
-        """llama.cpp would read freed memory."""
+    def _check_open(self) -> None:
+        """Raises InvalidRequest where the model is closed: llama.cpp would read freed memory."""
         if not self._release.alive:
             raise InvalidRequest(f"{self.path.name} is closed: load it again")
 
     @property
     def part(self) -> Part:
-        """The walked file: what was given, else it is walked now, once."""
+        """The walked file; it is walked once, unless it was given."""
         if self._part is None:
             self._part = walk(self.path)
         return self._part
@@ -196,7 +197,7 @@ class LlamaModel:
 
     @property
     def can_rewind(self) -> bool:
-        """Whether tokens can be taken back: not where the memory is a recurrent state."""
+        """Whether tokens can be removed from the KV cache; a recurrent state cannot."""
         return not (
             llama_cpp.llama_model_is_recurrent(self.pointer)
             or llama_cpp.llama_model_is_hybrid(self.pointer)
@@ -204,19 +205,19 @@ class LlamaModel:
         )
 
     def metadata(self, key: str) -> str | None:
-        """A value of the file's metadata as text."""
+        """A value of the file's metadata as text; None where it has none."""
         buffer = ctypes.create_string_buffer(_VALUE_BYTES)
         count = llama_cpp.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
         return buffer.value.decode(errors="replace") if count >= 0 else None
 
     @property
     def name(self) -> str:
-        """What the file calls itself, else the file's name."""
+        """The name in the metadata, else the file's name."""
         return self.metadata("general.name") or self.path.stem
 
     @property
     def chat_template(self) -> str | None:
-        """The model's own Jinja template."""
+        """The model's own chat template in Jinja, or None."""
         template = llama_cpp.llama_model_chat_template(self.pointer, None)
         return template.decode(errors="replace") if template else None
 

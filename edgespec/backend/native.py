@@ -1,4 +1,4 @@
-"""llama.cpp as a library in this process: its log, its build."""
+"""Calls into llama.cpp with its log, its errors and signals handled."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def initialise() -> None:
 
 
 def forget_errors() -> None:
-    """Start a call whose failure `last_error` shall explain."""
+    """Clear `last_error` before a call."""
     _collector.last_error = ""
 
 
 def last_error() -> str:
-    """What llama.cpp logged as its last error since `forget_errors`, or nothing."""
+    """The last error that llama.cpp logged since `forget_errors`; empty where there is none."""
     return _collector.last_error
 
 
@@ -76,7 +76,7 @@ def load_model(path: Path, params: Any) -> Any:
     """`llama_model_load_from_file`: a model, or nothing. Raises KeyboardInterrupt, and what signals raise."""
     model = None
     try:
-        with _signals_later() as interrupted:
+        with _delayed_signals() as interrupted:
             memory = NewMemory()  # at first it is asked with all memory allocated, and nothing read
             proceed = llama_cpp.llama_progress_callback(
                 lambda share, _data: (share > 0.0 or memory.advise() >= 0) and not interrupted()
@@ -95,7 +95,7 @@ def new_context(model: Any, params: Any) -> Any:
     forget_errors()
     context = None
     try:
-        with _signals_later():
+        with _delayed_signals():
             context = llama_cpp.llama_init_from_model(model, params)
     except BaseException:
         if context:
@@ -105,29 +105,29 @@ def new_context(model: Any, params: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _signals_later() -> Iterator[Callable[[], bool]]:
-    """Handle what comes meanwhile at the end; tells whether Ctrl-C was pressed.
+def _delayed_signals() -> Iterator[Callable[[], bool]]:
+    """Delay signals until the end of the block; yields a function that says whether Ctrl-C was pressed.
 
-    Python would run a handler within a callback of llama.cpp's, and what it raises there is lost.
+    Python would run a handler inside a callback of llama.cpp, where its exception is lost.
     """
     names = ("SIGINT", "SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     handlers: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
     handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
-    came: list[int] = []
+    received: list[int] = []
     for number in handlers:
-        signal.signal(number, lambda number, _frame: came.append(number))
+        signal.signal(number, lambda number, _frame: received.append(number))
     try:
-        yield lambda: any(handlers[number] is signal.default_int_handler for number in came)
+        yield lambda: any(handlers[number] is signal.default_int_handler for number in received)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        for number in came:
+        for number in received:
             handlers[number](number, None)
 
 
 def decode(context: Any, batch: Any) -> None:
-    """Evaluate a llama_batch. Raises EvaluationError with llama.cpp's reason."""
+    """One forward pass of a llama_batch. Raises EvaluationError with llama.cpp's reason."""
     forget_errors()
     status = llama_cpp.llama_decode(context, batch)
     if status:
@@ -138,7 +138,7 @@ def decode(context: Any, batch: Any) -> None:
 
 
 def logits(pointer: Any, rows: int, n_vocab: int) -> Row:
-    """What `llama_get_logits` points to, shape (rows, n_vocab), without a copy."""
+    """The logits that `llama_get_logits` points to, shape (rows, n_vocab), without a copy."""
     view: Row = np.ctypeslib.as_array(pointer, (rows, n_vocab))
     return view
 

@@ -15,14 +15,14 @@ QUANTIZATIONS = {
     "q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0,
     "q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
 }
-"""Types whose rows llama.cpp rearranges for the fast kernels of x86 and ARM, and that take seconds to make."""
+"""Quantizations by name: those that take seconds, and that llama.cpp has repacked kernels for on x86 and ARM."""
 
 
 def quantize(source: Path, out: Path, kind: str, *, threads: int) -> None:
-    """Write `source` with all its matrices in one of QUANTIZATIONS, its output layer included, to `out`.
+    """Write `source` to `out` with all matrices, its output layer included, in `kind`, one of QUANTIZATIONS.
 
-    Odd files may end the process, and Ctrl-C does not stop it: `edgespec.vocabtrim.quantized` runs this in a process
-    of its own. Raises UnsupportedModel with llama.cpp's reason; then there may be a part of a file.
+    A malformed file may end the process, and Ctrl-C does not stop it: `edgespec.vocabtrim.quantized` runs this in a
+    child process. Raises UnsupportedModel with llama.cpp's reason; then `out` may be incomplete.
     """
     native.initialise()
     native.forget_errors()

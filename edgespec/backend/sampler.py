@@ -1,4 +1,4 @@
-"""The target's choice at a row of logits: llama.cpp's samplers, then the keyed draw of `edgespec.decode.sampling`."""
+"""Chooses the target's token at a row of logits: llama.cpp's samplers, then the draw of `edgespec.decode.sampling`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from edgespec.decode.sampling import NO_NUMBERS, SamplingParams, draw, draw_any,
 from edgespec.errors import EvaluationError, GrammarError, InvalidRequest
 
 _DRY_BREAKERS = (b"\n", b":", b'"', b"*")
-_FAR_BACK = 1 << 20
-"""More tokens than any context holds; llama.cpp reserves memory for this many in the dry sampler."""
+_MAX_LAST_N = 1 << 20
+"""The most tokens that penalties look back at; llama.cpp's dry sampler reserves memory for as many."""
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
@@ -37,7 +37,7 @@ def schema_to_grammar(schema: str) -> str:
 
 
 class _Candidates:
-    """Token ids and logits in one array that llama.cpp's samplers and numpy both see."""
+    """Token ids and logits in one array that llama.cpp's samplers and numpy share."""
 
     def __init__(self, size: int) -> None:
         self._data = np.zeros(size, _TOKEN_DATA)
@@ -47,11 +47,11 @@ class _Candidates:
         )
 
     def fill(self, row: Row) -> None:
-        """Every token with its logit."""
+        """Set the candidates to all tokens with their logits."""
         self.fill_some(self._ids, row)
 
     def fill_some(self, ids: Any, logits: Any) -> None:
-        """These tokens with these logits."""
+        """Set the candidates to `ids` with `logits`."""
         size = len(ids)
         self._data["id"][:size] = ids
         self._data["logit"][:size] = logits
@@ -61,22 +61,22 @@ class _Candidates:
         llama_cpp.llama_sampler_apply(sampler, ctypes.byref(self._array))
 
     @property
-    def left(self) -> npt.NDArray[Any]:
+    def remaining(self) -> npt.NDArray[Any]:
         """The candidates that no filter has removed."""
         return self._data[: self._array.size]
 
     @property
     def possible(self) -> npt.NDArray[Any]:
-        """The candidates that are left and not ruled out."""
-        left = self.left
-        return left[left["logit"] > -np.inf]
+        """The candidates that remain and have a logit above minus infinity."""
+        remaining = self.remaining
+        return remaining[remaining["logit"] > -np.inf]
 
 
 class LlamaSampler:
     """Implements `core.Sampler` for one answer. The token depends on the row, the parameters, and the tokens before.
 
-    `history` are the prompt's tokens, which penalties look back at; `position` is the absolute position of the first
-    token to choose, which keys the noise. Raises GrammarError for a grammar that does not parse.
+    `history` are the prompt's tokens, which penalties look back at; `position` is that of the first token to choose,
+    which keys the noise. Raises GrammarError for a grammar that does not parse.
     """
 
     def __init__(
@@ -93,14 +93,14 @@ class LlamaSampler:
         self._vocabulary = vocabulary
         self._params = params
         self._position = position
-        self._reweigh = self._chain(_reweighing(vocabulary, params))
-        self._filter = self._chain(_filters(params))
+        self._penalties = self._chain(_penalty_samplers(vocabulary, params))
+        self._filter = self._chain(_filter_samplers(params))
         self._grammar = self._make_grammar()
         self._candidates = _Candidates(vocabulary.size) if params.reweighs or params.filters or self._grammar else None
-        self._touched: set[int] = set(params.logit_bias)
+        self._penalized: set[int] = set(params.logit_bias)
         self.logprobs: list[TokenLogprob] = []
         for token in history if params.reweighs else ():
-            self._remember(token)
+            self._accept(token)
 
     @property
     def noise(self) -> SharedNoise:
@@ -109,37 +109,37 @@ class LlamaSampler:
 
     def choose(self, row: Row) -> int:
         """The token at the next position, given its logits of shape (n_vocab,)."""
-        weighed = self._reweighed(row)
-        token = self._pick(weighed)
+        penalized_row = self._penalized_row(row)
+        token = self._pick(penalized_row)
         if self._grammar is not None:
             if not self._grammar_allows(token):
-                token = self._pick_by_grammar(weighed)
+                token = self._pick_by_grammar(penalized_row)
             llama_cpp.llama_sampler_accept(self._grammar, token)
         if self._params.reweighs:
-            self._remember(token)
+            self._accept(token)
         if self._params.logprobs is not None:
             self.logprobs.append(_logprob(row, token, self._params.logprobs))
         self._position += 1
         return token
 
-    def _remember(self, token: int) -> None:
-        self._touched.add(token)
-        llama_cpp.llama_sampler_accept(self._reweigh, token)
+    def _accept(self, token: int) -> None:
+        self._penalized.add(token)
+        llama_cpp.llama_sampler_accept(self._penalties, token)
 
-    def _reweighed(self, row: Row) -> Row:
-        """The row after bias and penalties.
+    def _penalized_row(self, row: Row) -> Row:
+        """The row after bias and penalties, as a copy.
 
-        These change only tokens that occurred before, or have a bias: llama.cpp's samplers see those alone, because on
-        a whole vocabulary they cost a hash look-up for every entry.
+        These change only tokens that occurred before or have a bias. llama.cpp's samplers get those alone: on a whole
+        vocabulary they cost a hash look-up for every entry.
         """
         if self._candidates is None or not self._params.reweighs:
             return row
-        ids = np.fromiter(self._touched, np.int32, len(self._touched))
+        ids = np.fromiter(self._penalized, np.int32, len(self._penalized))
         self._candidates.fill_some(ids, row[ids])
-        self._candidates.apply(self._reweigh)
-        weighed: Row = row.copy()
-        weighed[self._candidates.left["id"]] = self._candidates.left["logit"]
-        return weighed
+        self._candidates.apply(self._penalties)
+        penalized_row: Row = row.copy()
+        penalized_row[self._candidates.remaining["id"]] = self._candidates.remaining["logit"]
+        return penalized_row
 
     def _pick(self, row: Row) -> int:
         params = self._params
@@ -147,14 +147,14 @@ class LlamaSampler:
             self._candidates.fill(row)
             return self._draw(self._candidates)
         if params.temperature == 0.0:
-            best = int(row.argmax())  # the first that is no number, if there is one
+            best = int(row.argmax())  # the first NaN, if there is one
             if math.isnan(row[best]):
                 raise EvaluationError(NO_NUMBERS)
             return best
         return draw_any(row, params.temperature, params.seed, self._position)
 
     def _pick_by_grammar(self, row: Row) -> int:
-        """The choice among the tokens that the grammar allows: slow, since it asks about the whole vocabulary."""
+        """The token chosen among those that the grammar allows; slow, since it checks the whole vocabulary."""
         assert self._candidates is not None
         self._candidates.fill(row)
         self._candidates.apply(self._grammar)
@@ -201,8 +201,8 @@ class LlamaSampler:
         return grammar
 
 
-def _reweighing(vocabulary: LlamaVocabulary, params: SamplingParams) -> list[Any]:
-    """llama.cpp's samplers that change logits, in its own order, only those asked for."""
+def _penalty_samplers(vocabulary: LlamaVocabulary, params: SamplingParams) -> list[Any]:
+    """llama.cpp's samplers for bias and penalties, in its own order; only those that `params` ask for."""
     samplers = []
     if params.logit_bias:
         biases = (llama_cpp.llama_logit_bias * len(params.logit_bias))(*params.logit_bias.items())
@@ -211,7 +211,7 @@ def _reweighing(vocabulary: LlamaVocabulary, params: SamplingParams) -> list[Any
         samplers.append(
             llama_cpp.llama_sampler_init_penalties(
                 vocabulary.size,
-                _everything_if_negative(params.penalty_last_n),
+                _last_n(params.penalty_last_n),
                 params.repeat_penalty,
                 params.frequency_penalty,
                 params.presence_penalty,
@@ -225,7 +225,7 @@ def _reweighing(vocabulary: LlamaVocabulary, params: SamplingParams) -> list[Any
                 params.dry_multiplier,
                 params.dry_base,
                 params.dry_allowed_length,
-                _everything_if_negative(params.dry_penalty_last_n),
+                _last_n(params.dry_penalty_last_n),
                 breakers,
                 len(breakers),
             )
@@ -233,8 +233,8 @@ def _reweighing(vocabulary: LlamaVocabulary, params: SamplingParams) -> list[Any
     return samplers
 
 
-def _filters(params: SamplingParams) -> list[Any]:
-    """llama.cpp's samplers that remove candidates, in its own order, then temperature; none that selects by itself."""
+def _filter_samplers(params: SamplingParams) -> list[Any]:
+    """llama.cpp's samplers that remove candidates, in its own order, then temperature; none of them selects a token."""
     samplers = []
     if params.top_k > 0:
         samplers.append(llama_cpp.llama_sampler_init_top_k(params.top_k))
@@ -249,8 +249,8 @@ def _filters(params: SamplingParams) -> list[Any]:
     return samplers
 
 
-def _everything_if_negative(last_n: int) -> int:
-    return _FAR_BACK if last_n < 0 else min(last_n, _FAR_BACK)
+def _last_n(last_n: int) -> int:
+    return _MAX_LAST_N if last_n < 0 else min(last_n, _MAX_LAST_N)
 
 
 def _logprob(row: Row, token: int, count: int) -> TokenLogprob:

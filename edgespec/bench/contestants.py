@@ -21,7 +21,7 @@ from edgespec.drafters import names_of
 from edgespec.engine import Engine, load
 from edgespec.engine.drafter_set import close_all, is_model, open_drafters
 from edgespec.engine.options import Resources
-from edgespec.hub import resolve as catalogue
+from edgespec.hub.resolve import resolve
 from edgespec.latency.model import LatencyModel
 from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.system.cpu import cache_directory
@@ -37,9 +37,7 @@ def name_of(drafters: str) -> str:
 def files_of(drafters: str) -> dict[str, Path]:
     """The drafter models among `drafters` (as -d takes them), by what they are called there, and their whole paths."""
     return {
-        name: catalogue.resolve(name, cache_dir=cache_directory()).absolute()
-        for name in names_of(drafters)
-        if is_model(name)
+        name: resolve(name, cache_dir=cache_directory()).absolute() for name in names_of(drafters) if is_model(name)
     }
 
 
@@ -114,7 +112,7 @@ class Contestants:
 
     def _session(self, name: str, prompt: Sequence[int], count: int, sampling: SamplingParams) -> Session:
         engine = self._engines[name]
-        engine.policy = AdaptivePolicy([one.anew() for one in engine.drafters], engine.latency)
+        engine.policy = AdaptivePolicy([one.fresh() for one in engine.drafters], engine.latency)
         return engine.session(prompt, sampling=sampling, max_tokens=count)
 
     def _guesses(self, name: str) -> dict[str, int]:

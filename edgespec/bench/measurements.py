@@ -33,8 +33,10 @@ class Answer:
 class Peer(Protocol):
     """Another program that answers with the same model."""
 
-    def answer(self, prompt: Sequence[int], count: int, temperature: float, seed: int, *, anew: bool = False) -> Answer:
-        """Up to `count` tokens after `prompt`. `anew`: read all of it, whatever is cached. Raises EvaluationError."""
+    def answer(
+        self, prompt: Sequence[int], count: int, temperature: float, seed: int, *, prefill_all: bool = False
+    ) -> Answer:
+        """Up to `count` tokens after `prompt`. `prefill_all`: use no cached token. Raises EvaluationError."""
         ...
 
     def close(self) -> int | None:

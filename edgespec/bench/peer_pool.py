@@ -38,12 +38,14 @@ class PeerPool:
         """Who has not failed on this prompt."""
         return [name for name in self._specs if name not in self.failed]
 
-    def answer(self, name: str, prompt: Sequence[int], count: int, *sampling: Any, anew: bool = False) -> Answer | None:
+    def answer(
+        self, name: str, prompt: Sequence[int], count: int, *sampling: Any, prefill_all: bool = False
+    ) -> Answer | None:
         """As `Peer.answer`; None where it failed."""
         try:
             if name not in self._peers:
                 self._peers[name] = self._start(self._specs[name])
-            return self._peers[name].answer(prompt, count, *sampling, anew=anew)
+            return self._peers[name].answer(prompt, count, *sampling, prefill_all=prefill_all)
         except EvaluationError as error:
             self.failed[name] = str(error)
             if peer := self._peers.pop(name, None):

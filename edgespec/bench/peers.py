@@ -161,21 +161,25 @@ class LlamaServer:
             time.sleep(0.2)
         raise EvaluationError(f"llama-server is not ready after {_PATIENCE:.0f} s: {shlex.join(command)}")
 
-    def answer(self, prompt: Sequence[int], count: int, temperature: float, seed: int, *, anew: bool = False) -> Answer:
+    def answer(
+        self, prompt: Sequence[int], count: int, temperature: float, seed: int, *, prefill_all: bool = False
+    ) -> Answer:
         if self._remembers and self._answered:
             self.close()
             self._start()
-            self._complete(prompt[:1], 1, 0.0, 0, anew=True)  # the first answer touches all of its memory
-            anew = True  # with one token in its cache, it would split the prompt otherwise than everybody else
+            self._complete(prompt[:1], 1, 0.0, 0, prefill_all=True)  # the first answer touches all of its memory
+            prefill_all = True  # with one token in its cache, it would split the prompt otherwise than everybody else
         self._answered = True
-        return self._complete(prompt, count, temperature, seed, anew=anew)
+        return self._complete(prompt, count, temperature, seed, prefill_all=prefill_all)
 
-    def _complete(self, prompt: Sequence[int], count: int, temperature: float, seed: int, *, anew: bool) -> Answer:
+    def _complete(
+        self, prompt: Sequence[int], count: int, temperature: float, seed: int, *, prefill_all: bool
+    ) -> Answer:
         # At temperature 0 its sampler of that name still makes a distribution of the whole vocabulary, for every token.
         sampler = {"samplers": ["temperature"]} if temperature else {"samplers": ["top_k"], "top_k": 1}
         body = {
             "prompt": list(prompt), "n_predict": count, "temperature": temperature, "seed": seed,
-            "cache_prompt": not anew, "return_tokens": True, **sampler,
+            "cache_prompt": not prefill_all, "return_tokens": True, **sampler,
         }  # fmt: skip
         request = urllib.request.Request(
             f"{self._address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -231,11 +235,16 @@ class ProgramPeer:
             raise EvaluationError(f"the peer {self._name} ended with status {status}: {_last_line(self._log)}")
         return json.loads(line)
 
-    def answer(self, prompt: Sequence[int], count: int, temperature: float, seed: int, *, anew: bool = False) -> Answer:
-        asked = {"prompt": list(prompt), "count": count, "temperature": temperature, "seed": seed, "anew": anew}
+    def answer(
+        self, prompt: Sequence[int], count: int, temperature: float, seed: int, *, prefill_all: bool = False
+    ) -> Answer:
+        request = {
+            "prompt": list(prompt), "count": count, "temperature": temperature, "seed": seed,
+            "prefill_all": prefill_all,
+        }  # fmt: skip
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):  # if it is gone, reading tells why
-            self._process.stdin.write(json.dumps(asked) + "\n")
+            self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
         told = self._read()
         return Answer(**{**told, "tokens": tuple(told["tokens"])})

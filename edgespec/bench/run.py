@@ -23,7 +23,7 @@ from edgespec.bench.versions import versions
 from edgespec.decode.sampling import SamplingParams
 from edgespec.doctor import measure
 from edgespec.drafters import names_of
-from edgespec.engine.exact import sample
+from edgespec.engine.exact import probe_tokens
 from edgespec.errors import EvaluationError, InvalidRequest
 from edgespec.system.child import program
 from edgespec.system.prompts import subtask
@@ -172,11 +172,11 @@ def _measured(
         return {"reason": f"{len(tokens)} tokens: too long for a context of {settings.n_ctx}"}
     sampling = SamplingParams(temperature=settings.temperature, seed=settings.seed)
 
-    def answered(count: int, taking_part: Sequence[str], turn: int, *, anew: bool = False) -> dict[str, Answer]:
+    def answered(count: int, taking_part: Sequence[str], turn: int, *, prefill_all: bool = False) -> dict[str, Answer]:
         backwards = turn % 2 == 1
         ours = {} if backwards else field.answer(tokens, count, sampling)
         others = {
-            name: peers.answer(name, tokens, count, settings.temperature, settings.seed, anew=anew)
+            name: peers.answer(name, tokens, count, settings.temperature, settings.seed, prefill_all=prefill_all)
             for name in (reversed(taking_part) if backwards else taking_part)
         }
         there = {name: answer for name, answer in others.items() if answer}
@@ -187,7 +187,7 @@ def _measured(
     field.forget()
     peers.begin()
     names = [*field.names, *peers.left]
-    first = answered(WARM_UP, peers.left, number, anew=True)
+    first = answered(WARM_UP, peers.left, number, prefill_all=True)
     while plainly < settings.rounds * settings.count and len(rounds) < _MOST_ROUNDS * settings.rounds:
         taking_part = peers.left if len(rounds) < settings.peer_rounds else []
         rounds.append(answered(settings.count, taking_part, number + len(rounds)))
@@ -228,7 +228,7 @@ def _curve(field: Contestants) -> dict[str, Any]:
     """T(n) in milliseconds, measured on purpose, and whether the machine was busy."""
     context = field.plain.context
     depth = min(measure.DEPTH, context.n_ctx // 2)
-    times, busy = measure.timed(context, sample(field.first.model.vocabulary.size), depth=depth)
+    times, busy = measure.timed(context, probe_tokens(field.first.model.vocabulary.size), depth=depth)
     return {"context": depth, "busy": busy, "ms": {str(n): 1e3 * seconds for n, seconds in times.items()}}
 
 

@@ -39,8 +39,8 @@ class _Assisted:
         self._target = _loaded(path, dtype)
         self._assistant = _loaded(assistant, dtype) if assistant else None
 
-    def answer(self, prompt: list[int], count: int, temperature: float, seed: int, anew: bool) -> dict[str, Any]:
-        del anew  # it has no cache between answers
+    def answer(self, prompt: list[int], count: int, temperature: float, seed: int, prefill_all: bool) -> dict[str, Any]:
+        del prefill_all  # it has no cache between answers
         set_seed(seed)
         chosen = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
         ids = torch.tensor([prompt])

@@ -19,7 +19,7 @@ from edgespec import __version__
 from edgespec.cli.commands import COMMANDS
 from edgespec.cli.config import defaults_for
 from edgespec.errors import EdgespecError
-from edgespec.system import cpu as machine
+from edgespec.system import cpu
 
 
 class _OneLine(click.ClickException):
@@ -106,7 +106,7 @@ def _read_config(ctx: click.Context, path: Path | None) -> None:
     if name is None or command is None:
         return
     if path is None:
-        path = machine.config_directory() / "config.toml"
+        path = cpu.config_directory() / "config.toml"
         if not path.exists():
             return
     ctx.default_map = {name: defaults_for(path, name, command, main.commands)}

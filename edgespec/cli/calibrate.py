@@ -1,4 +1,4 @@
-"""`edgespec calibrate`: which tokens a target uses."""
+"""`edgespec calibrate`: counts the tokens that a target uses."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import click
 
 from edgespec.backend import LlamaModel
-from edgespec.backend.load_check import vet
+from edgespec.backend.load_check import check_loads
 from edgespec.cli.terminal import redraw
 from edgespec.errors import OutputError
 from edgespec.hub.resolve import resolve
-from edgespec.system import cpu as machine
+from edgespec.system import cpu
 from edgespec.system.files import check_writable
 from edgespec.system.jsonl import read_objects, read_text
 from edgespec.system.prompts import read_prompts
@@ -23,13 +23,13 @@ from edgespec.vocabtrim.counts import Counts
 
 
 def run(options: dict[str, Any]) -> None:
-    """Count, and write the counts."""
+    """Count tokens, and write the counts."""
     given = [name for name in ("prompts", "answers", "text") if options[name] is not None]
     if len(given) != 1:
         raise click.UsageError("give one of --prompts, --answers and --text")
-    cache = machine.cache_directory()
+    cache = cpu.cache_directory()
     path = resolve(options["model"], cache_dir=cache)
-    header = vet(path, cache_dir=cache)
+    header = check_loads(path, cache_dir=cache)
     check_writable(options["out"])
     model = LlamaModel(path, gpu_layers=options["gpu_layers"])
     try:
@@ -43,15 +43,15 @@ def run(options: dict[str, Any]) -> None:
         raise OutputError(f"{out}: cannot be written: {error.strerror}") from error
     if options["prompts"] is not None:
         journal_of(out).unlink(missing_ok=True)
-    told = counts.told
-    if left_out := counts.origin.get("prompts_too_long"):
-        click.echo(f"{left_out} prompts were left out: they do not fit into {options['ctx']} tokens (--ctx)", err=True)
-    click.echo(f"{out}: {told['tokens']} tokens counted, {told['distinct']} different, in {told['texts']} texts; "
-               f"{told['held_out_tokens']} more held out")  # fmt: skip
+    total = counts.provenance
+    if n_skipped := counts.origin.get("prompts_too_long"):
+        click.echo(f"{n_skipped} prompts were left out: they do not fit into {options['ctx']} tokens (--ctx)", err=True)
+    click.echo(f"{out}: {total['tokens']} tokens counted, {total['distinct']} different, in {total['texts']} texts; "
+               f"{total['held_out_tokens']} more held out")  # fmt: skip
 
 
 def journal_of(out: Path) -> Path:
-    """Where the answers are while the counts are not finished."""
+    """The path of the journal, which holds the answers until all are counted."""
     return out.with_name(f"{out.name}.journal")
 
 
@@ -62,7 +62,7 @@ def _count(model: LlamaModel, fingerprint: str, options: dict[str, Any]) -> Coun
         return count_recorded(model, options["answers"], read_objects(options["answers"]))
     prompts = [prompt["turns"][0] for prompt in read_prompts(options["prompts"])]
     settings = AnswerSettings(options["max_tokens"], options["temp"], options["seed"], options["ctx"], options["raw"])
-    progress = _Progress()
+    progress = _AnswerProgress()
     counts = count_answers_of(
         model,
         prompts,
@@ -70,15 +70,15 @@ def _count(model: LlamaModel, fingerprint: str, options: dict[str, Any]) -> Coun
         settings=settings,
         journal=journal_of(options["out"]),
         slots=options["parallel"],
-        threads=options["threads"] or machine.default_threads(),
+        threads=options["threads"] or cpu.default_threads(),
         progress=progress,
     )
     progress.finish()
     return counts
 
 
-class _Progress:
-    """Answers, tokens, speed and time left; a line drawn over and over on a terminal, else one for every tenth."""
+class _AnswerProgress:
+    """Answers, tokens, speed and time left: one line that is redrawn on a terminal, else a line for every tenth."""
 
     def __init__(self) -> None:
         self._begun = time.monotonic()
@@ -87,10 +87,10 @@ class _Progress:
     def __call__(self, done: int, total: int, tokens: int) -> None:
         if self._at_start is None:
             self._at_start = done, tokens
-        fresh, seconds = done - self._at_start[0], time.monotonic() - self._begun
+        new_answers, seconds = done - self._at_start[0], time.monotonic() - self._begun
         line = f"{done} of {total} answers, {tokens} tokens"
-        if fresh:
-            left = seconds / fresh * (total - done)
+        if new_answers:
+            left = seconds / new_answers * (total - done)
             line += f", {(tokens - self._at_start[1]) / seconds:.0f} tokens/s, {left / 60:.0f} min left"
         if sys.stderr.isatty():
             redraw(line)

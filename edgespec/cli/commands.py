@@ -24,14 +24,14 @@ from edgespec.cli.options import (
     stats_option,
     threads_option,
 )
-from edgespec.system import cpu as machine
+from edgespec.system import cpu
 
 _FILE = click.Path(path_type=Path)
 
 
 def _complete_session(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem[str]]:
     """Conversations that are kept."""
-    kept = sorted(path.stem for path in (machine.data_directory() / "sessions").glob("*.json"))
+    kept = sorted(path.stem for path in (cpu.data_directory() / "sessions").glob("*.json"))
     return [CompletionItem(name) for name in kept if name.startswith(begun)]
 
 

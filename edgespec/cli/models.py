@@ -11,41 +11,41 @@ import click
 
 from edgespec.cli.terminal import redraw
 from edgespec.errors import MalformedModel, ModelError, ModelNotFound
-from edgespec.hub import store as shelf
+from edgespec.hub import store
 from edgespec.hub.catalogue import Entry, entries
-from edgespec.hub.checksums import note
+from edgespec.hub.checksums import save_sha256
 from edgespec.hub.external_caches import LocalFile
-from edgespec.hub.resolve import DEFAULT, entry_of, resolve
-from edgespec.system import cpu as machine
+from edgespec.hub.resolve import DEFAULT_ALIAS, entry_of, resolve
+from edgespec.system import cpu
 from edgespec.system.files import sha256_of
 
-_SPOILT, _UNREAD = "sha256 is", "cannot be read"
+_WRONG, _UNREAD = "sha256 is", "cannot be read"
 
 
 def show(as_object: bool) -> None:
-    """Print the catalogue, and what of it is here."""
-    told = [_told(entry) for entry in (*entries().values(), *shelf.unlisted())]
+    """Print the catalogue, and which of its models are here."""
+    listed = [_as_json(entry) for entry in (*entries().values(), *store.entries_outside_catalogue())]
     if as_object:
-        click.echo(json.dumps(told))
+        click.echo(json.dumps(listed))
         return
-    wide = max(len(one["alias"]) for one in told)
-    for one in told:
-        size = f"{one['size'] / 1e6:.0f} MB" if one["size"] else "?"
-        remarks = [_where(one), one["licence"]]
-        remarks += [] if one["tried"] else ["not tried by us"]
-        remarks += [f"drafter: {one['drafter']}"] if one["drafter"] else []
-        click.echo(f"{one['alias']:<{wide}}  {size:>8}  {', '.join(remarks)}")
+    alias_width = max(len(model["alias"]) for model in listed)
+    for model in listed:
+        size = f"{model['size'] / 1e6:.0f} MB" if model["size"] else "?"
+        remarks = [_location(model), model["licence"]]
+        remarks += [] if model["tried"] else ["not tried by us"]
+        remarks += [f"drafter: {model['drafter']}"] if model["drafter"] else []
+        click.echo(f"{model['alias']:<{alias_width}}  {size:>8}  {', '.join(remarks)}")
 
 
 def pull(aliases: tuple[str, ...], local: Path | None) -> None:
     """Download models into the store, or copy one into it."""
     if local is not None and len(aliases) > 1:
         raise click.UsageError("--from FILE goes with one ALIAS")
-    cache = machine.cache_directory()
-    for entry in [entry_of(alias) for alias in aliases]:  # a wrong name is found out before anything is downloaded
-        here = shelf.trusted(entry, cache)
-        if here is not None:
-            click.echo(f"{entry.alias} is here already: {here.path} ({here.owner})")
+    cache = cpu.cache_directory()
+    for entry in [entry_of(alias) for alias in aliases]:  # a wrong name is an error before any download
+        file = store.find_checked(entry, cache)
+        if file is not None:
+            click.echo(f"{entry.alias} is here already: {file.path} ({file.owner})")
         else:
             _pull(entry, local, cache)
         if entry.drafter is not None:
@@ -53,52 +53,52 @@ def pull(aliases: tuple[str, ...], local: Path | None) -> None:
 
 
 def locate(alias: str) -> None:
-    """Print where the model's file is."""
+    """Print the path of the model's file."""
     entry_of(alias)
-    click.echo(resolve(alias, cache_dir=machine.cache_directory()))
+    click.echo(resolve(alias, cache_dir=cpu.cache_directory()))
 
 
 def verify(aliases: tuple[str, ...]) -> None:
-    """Compare the sha256 of models with what it should be."""
+    """Check the sha256 of models."""
     named = [entry_of(alias) for alias in aliases]
-    spoilt = unread = 0
-    for entry in named or (*entries().values(), *shelf.unlisted()):
-        there = list(shelf.candidates(entry))
-        if not there and named:
-            raise shelf.missing(entry)
-        for found in there:
-            said = _verified(found)
-            spoilt += said.startswith(_SPOILT)
-            unread += said.startswith(_UNREAD)
-            click.echo(f"{entry.alias}: {found.path} ({found.owner}): {said}")
-    if spoilt:
+    n_wrong = n_unread = 0
+    for entry in named or (*entries().values(), *store.entries_outside_catalogue()):
+        files = list(store.candidates(entry))
+        if not files and named:
+            raise store.not_found(entry)
+        for file in files:
+            outcome = _verified(file)
+            n_wrong += outcome.startswith(_WRONG)
+            n_unread += outcome.startswith(_UNREAD)
+            click.echo(f"{entry.alias}: {file.path} ({file.owner}): {outcome}")
+    if n_wrong:
         raise MalformedModel(
-            f"{spoilt} of the files above {'is' if spoilt == 1 else 'are'} not what they should be: remove them "
+            f"{n_wrong} of the files above {'is' if n_wrong == 1 else 'are'} not what they should be: remove them "
             "(edgespec models rm, where they are edgespec's), and pull again"
         )
-    if unread:
-        raise ModelError(f"{unread} of the files above cannot be read: check their permissions, or remove them")
+    if n_unread:
+        raise ModelError(f"{n_unread} of the files above cannot be read: check their permissions, or remove them")
 
 
 def remove(aliases: tuple[str, ...]) -> None:
     """Remove models from edgespec's own store."""
     for entry in [entry_of(alias) for alias in aliases]:
-        removed = shelf.remove(entry)
-        for one in removed:
-            click.echo(f"removed {one}")
+        removed = store.remove(entry)
+        for path in removed:
+            click.echo(f"removed {path}")
         if not removed:
-            other = next(shelf.candidates(entry), None)
+            other = next(store.candidates(entry), None)
             where = f"; {other.path} belongs to another ({other.owner}): remove it there" if other else ""
-            raise ModelNotFound(f"{entry.alias} is not in the store ({shelf.directory()}){where}")
+            raise ModelNotFound(f"{entry.alias} is not in the store ({store.directory()}){where}")
 
 
 def _pull(entry: Entry, local: Path | None, cache: Path) -> None:
-    progress = _Progress(entry.alias)
+    progress = _DownloadProgress(entry.alias)
     try:
         if local is not None:
-            found = shelf.adopt(entry, local, cache, progress=progress)
+            file = store.adopt(entry, local, cache, progress=progress)
         else:
-            found = shelf.pull(entry, cache, progress=progress)
+            file = store.pull(entry, cache, progress=progress)
     except KeyboardInterrupt:
         left = "the same command continues this download" if local is None else "nothing was copied"
         click.echo(f"\nstopped; {left}", err=True)
@@ -106,62 +106,62 @@ def _pull(entry: Entry, local: Path | None, cache: Path) -> None:
     finally:
         progress.finish()
     if entry.sha256 is None:
-        teller = "the file's own" if local is not None else "the server's"
-        click.echo(f"{entry.alias}: sha256 {found.sha256} is {teller}, and is saved; nobody tried this file yet")
-    click.echo(f"{entry.alias}: {found.path}")
+        whose = "the file's own" if local is not None else "the server's"
+        click.echo(f"{entry.alias}: sha256 {file.sha256} is {whose}, and is saved; nobody tried this file yet")
+    click.echo(f"{entry.alias}: {file.path}")
 
 
 def _use_both(entry: Entry) -> str:
-    """How to draft for a target."""
+    """The commands that use the model with its drafter."""
     assert entry.drafter is not None
     drafter = entry_of(entry.drafter)
-    here = next(shelf.candidates(drafter), None) is not None
-    first = "" if here else f"edgespec models pull {drafter.alias}, then "
+    is_here = next(store.candidates(drafter), None) is not None
+    first = "" if is_here else f"edgespec models pull {drafter.alias}, then "
     return f"with a drafter: {first}edgespec generate -m {entry.alias} -d suffix+{drafter.alias} -p ..."
 
 
-def _verified(found: LocalFile) -> str:
+def _verified(file: LocalFile) -> str:
     try:
-        sha256 = sha256_of(found.path)
-    except OSError as error:  # of another person, perhaps: the other files are to be checked all the same
+        sha256 = sha256_of(file.path)
+    except OSError as error:  # another user's, perhaps: the other files are still checked
         return f"{_UNREAD}: {error.strerror}"
-    if found.sha256 is None:
+    if file.sha256 is None:
         return f"its sha256 is {sha256}, and there is none to compare it with"
-    if sha256 != found.sha256:
-        return f"{_SPOILT} {sha256}, not {found.sha256}"
-    note(found.path, sha256, machine.cache_directory())
+    if sha256 != file.sha256:
+        return f"{_WRONG} {sha256}, not {file.sha256}"
+    save_sha256(file.path, sha256, cpu.cache_directory())
     return "ok"
 
 
-def _told(entry: Entry) -> dict[str, Any]:
-    """A model as `list --json` prints it."""
-    found = next(shelf.candidates(entry), None)
+def _as_json(entry: Entry) -> dict[str, Any]:
+    """The entry as `list --json` prints it."""
+    file = next(store.candidates(entry), None)
     return {
         "alias": entry.alias,
-        "default": entry.alias == DEFAULT,
+        "default": entry.alias == DEFAULT_ALIAS,
         "file": entry.file,
         "source": entry.source,
         "licence": entry.licence,
-        "sha256": entry.sha256 or (found.sha256 if found else None),
-        "size": entry.size or (found.path.stat().st_size if found else None),
+        "sha256": entry.sha256 or (file.sha256 if file else None),
+        "size": entry.size or (file.path.stat().st_size if file else None),
         "context": entry.context,
         "drafter": entry.drafter,
         "kept": entry.kept,
         "tried": entry.tried,
-        "path": str(found.path) if found else None,
-        "owner": found.owner if found else None,
-        "downloaded": shelf.started(entry),
+        "path": str(file.path) if file else None,
+        "owner": file.owner if file else None,
+        "downloaded": store.partial_bytes(entry),
     }
 
 
-def _where(one: dict[str, Any]) -> str:
-    if one["path"] is not None:
-        return "here" if one["owner"] == shelf.OWN else f"here ({one['owner']})"
-    return f"{one['downloaded'] / 1e6:.0f} MB of it here" if one["downloaded"] else "not here"
+def _location(model: dict[str, Any]) -> str:
+    if model["path"] is not None:
+        return "here" if model["owner"] == store.STORE_OWNER else f"here ({model['owner']})"
+    return f"{model['downloaded'] / 1e6:.0f} MB of it here" if model["downloaded"] else "not here"
 
 
-class _Progress:
-    """Megabytes of megabytes: a line drawn over and over on a terminal, else one for every tenth."""
+class _DownloadProgress:
+    """Megabytes done and in all: one line that is redrawn on a terminal, else a line for every tenth."""
 
     def __init__(self, alias: str) -> None:
         self._alias = alias
@@ -180,6 +180,6 @@ class _Progress:
             click.echo(line, err=True)
 
     def finish(self) -> None:
-        """Wipe the line."""
+        """Clear the line on a terminal."""
         if self._shown is not None and sys.stderr.isatty():
             redraw()

@@ -67,10 +67,10 @@ def _drafter_figures(engine: Engine, session: Session, name: str, tally: Drafter
     if drafter is not None and drafter.share is not None:
         # Of all blocks and all guesses, those that were cut off or lost to another draft too.
         blocks = max(1, session.tally.blocks)
-        guessed = session.tally.guessed[name]
+        draft_tokens = session.tally.draft_tokens[name]
         length = session.tally.mean_block_length
-        figures["mbsu_by_parameters"] = mbsu(length, drafter.share.parameters, guessed / blocks)
-        figures["mbsu_by_bytes"] = mbsu(length, drafter.share.bytes, guessed / blocks)
+        figures["mbsu_by_parameters"] = mbsu(length, drafter.share.parameters, draft_tokens / blocks)
+        figures["mbsu_by_bytes"] = mbsu(length, drafter.share.bytes, draft_tokens / blocks)
         if drafter.latency is not None and drafter.latency.known:
             figures["ms_per_token"] = 1e3 * drafter.latency.t1
     return figures

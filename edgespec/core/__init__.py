@@ -1,7 +1,7 @@
-"""The nouns that every other package speaks of, and the protocols between the packages.
+"""The types that all other packages share, and the protocols between the packages.
 
-A *drafter* drafts what the *target* may say next. One *forward pass* of the target checks it. The tokens that come out
-of that are a *block*: the accepted part of the draft, then one token of the target's own (the bonus token).
+A *drafter* drafts the next tokens of a *target*. One *forward pass* of the target verifies the draft. It emits a
+*block*: the accepted draft tokens, then one token of the target's own (the bonus token).
 """
 
 from edgespec.core.draft import MAX_ROWS, NOTHING, ROOT, Draft, Evaluation, Plan, Row, Verdict, verified

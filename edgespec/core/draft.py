@@ -1,4 +1,4 @@
-"""What is drafted, evaluated and verified in one decode step."""
+"""The values of one decode step: draft, evaluation, verdict, plan."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Row = npt.NDArray[np.float32]
 """Logits after one token, shape (n_vocab,), or after several, one row each. The next forward pass overwrites them."""
 
 ROOT = -1
-"""The parent of a draft's first nodes: the last token that is certain."""
+"""The parent of a draft's first nodes: the last token of the sequence."""
 
 MAX_ROWS = 64
 """The most rows that one forward pass returns, and so the longest draft plus one."""
@@ -24,11 +24,11 @@ MAX_ROWS = 64
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A guess at the next tokens: a tree in which every parent stands before its children. A chain is the usual case.
+    """Draft tokens as a tree in which every parent stands before its children. A chain is the usual case.
 
     `parents[i]` is the node before node i, or `ROOT`. `probabilities[i]` is the drafter's own estimate that the target
-    says node i, given that it said the parent of i. `buckets[i]` is the feature bucket of node i (the length of an
-    n-gram match, say): acceptance is learned for each. `drafter` is the name of whoever drafted.
+    accepts node i, given that it accepts the parent of i. `buckets[i]` is the feature bucket of node i (the length of
+    an n-gram match, say): an acceptance rate is learned for each. `drafter` is the drafter's name.
     """
 
     tokens: tuple[int, ...] = ()
@@ -41,7 +41,7 @@ class Draft:
     def chain(
         cls, tokens: Sequence[int], probabilities: Sequence[float], buckets: Sequence[Hashable], drafter: str
     ) -> Draft:
-        """A draft without branches; the three sequences have one entry a token."""
+        """A draft without branches; the three sequences have one entry for each token."""
         parents = range(ROOT, len(tokens) - 1)
         return cls(tuple(tokens), tuple(parents), tuple(probabilities), tuple(buckets), drafter)
 
@@ -72,9 +72,9 @@ NOTHING = Draft()
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What one forward pass of the target computed for one sequence.
+    """The results of one forward pass of the target for one sequence.
 
-    `length` is the number of tokens that were certain, the last of which is row 0's. `rows` has the logits after it
+    `length` is the length of the sequence at that pass; its last token is row 0's. `rows` has the logits after it
     and after every node of `draft`, shape (1 + len(draft), n_vocab); the next forward pass overwrites them. `hidden`
     has the hidden states of the same rows, where a drafter asked for them.
     """
@@ -88,10 +88,10 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the target said to a draft.
+    """The result of verifying a draft.
 
-    `accepted` are the nodes that the target said too, from the root down. `emitted` are the tokens of the block: those
-    of `accepted` and, unless the answer ended inside the draft, the bonus token of the target's own.
+    `accepted` are the accepted nodes, from the root down. `emitted` are the tokens of the block: those of `accepted`
+    and, unless the answer ended inside the draft, the bonus token.
     """
 
     accepted: tuple[int, ...]
@@ -100,12 +100,12 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a policy decided for one decode step, and what it wants back when that is settled.
+    """A policy's decision for one decode step, which `settle` takes back.
 
-    `proposals` are all drafts that were looked at, `draft` the one to verify. `spent` is the drafting time of each
-    costed drafter that was asked, in units of T(1), without its `prefill` of the text. `reasons` tells why, one
-    sentence each, where that was asked for. `risk` is the probability that the draft makes its answer slower than
-    plain decoding by more than goes unnoticed.
+    `draft` is the one to verify, `proposals` are all drafts that were considered. `spent` is the drafting time of each
+    costed drafter that drafted, in units of T(1), without its `prefill` of the text. `reasons` explain the decision,
+    one sentence each, where asked for. `risk` is the probability that the draft makes its answer slower than plain decoding
+    by more than goes unnoticed.
     """
 
     draft: Draft = NOTHING
@@ -117,7 +117,7 @@ class Plan:
 
     @property
     def drafted(self) -> dict[str, int]:
-        """The number of tokens that each costed drafter drafted, those that were cut off included."""
+        """The number of draft tokens of each costed drafter, those that were cut off included."""
         drafted = dict.fromkeys(self.spent, 0)
         for proposal in self.proposals:
             if proposal.drafter in drafted:
@@ -126,19 +126,19 @@ class Plan:
 
 
 def verified(draft: Draft, emitted: Sequence[int]) -> Iterator[tuple[int, bool]]:
-    """The nodes of `draft` that the emitted tokens decide on, each with whether it was right."""
+    """The verified nodes of `draft`, given the emitted tokens, each with whether it was accepted."""
     if draft.is_chain:
-        right = common_prefix(draft.tokens, tuple(emitted))
-        yield from zip(range(right), repeat(True))
-        if right < min(len(draft), len(emitted)):
-            yield right, False
+        n_accepted = common_prefix(draft.tokens, tuple(emitted))
+        yield from zip(range(n_accepted), repeat(True))
+        if n_accepted < min(len(draft), len(emitted)):
+            yield n_accepted, False
         return
     emitted_at: dict[int, int] = {ROOT: 0}  # node on the emitted path -> tokens emitted up to and including it
     for node, parent in enumerate(draft.parents):
         depth = emitted_at.get(parent)
         if depth is None or depth >= len(emitted):
             continue
-        right_here = emitted[depth] == draft.tokens[node]
-        if right_here:
+        is_accepted = emitted[depth] == draft.tokens[node]
+        if is_accepted:
             emitted_at[node] = depth + 1
-        yield node, right_here
+        yield node, is_accepted

@@ -14,7 +14,7 @@ class Context(Protocol):
 
     @property
     def n_ctx(self) -> int:
-        """The number of tokens that fit."""
+        """The number of tokens that the KV cache holds."""
         ...
 
     @property
@@ -23,7 +23,7 @@ class Context(Protocol):
         ...
 
     def cached(self, tokens: Sequence[int]) -> int:
-        """How many leading tokens are in the KV cache."""
+        """The number of leading tokens that are in the KV cache."""
         ...
 
     def prefill(
@@ -31,8 +31,8 @@ class Context(Protocol):
     ) -> Row | None:
         """Bring the KV cache to `tokens` in chunks and return the logits after the last one.
 
-        `proceed(done, total)` is asked before every chunk; when it says no, the result is None and the cache holds
-        the tokens done so far.
+        `proceed(done, total)` is called before every chunk; when it returns False, the result is None and the cache
+        holds the tokens done so far.
         """
         ...
 
@@ -41,17 +41,17 @@ class Context(Protocol):
         ...
 
     def rewind(self, length: int) -> None:
-        """Keep `length` tokens at most."""
+        """Cut the KV cache to at most `length` tokens."""
         ...
 
     def shift(self, keep: int, drop: int) -> None:
-        """Drop `drop` tokens after the first `keep` and move the rest up, without evaluating them again."""
+        """Drop `drop` tokens after the first `keep` and move the rest up, without a forward pass."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token's log-probability in nats, of the model itself: before temperature, filters and grammar.
+    """A token's log-probability in nats by the model's logits, before temperature, filters and grammar.
 
     `top` are the likeliest tokens as (id, log-probability), as many as were asked for.
     """
@@ -63,9 +63,9 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class SharedNoise:
-    """The noise of the target's next draw, so that a drafter can draw alike; temperature 0 is greedy.
+    """The noise of the target's next draw, which a drafter shares to draw the same tokens; temperature 0 is greedy.
 
-    `position` is that of the next token, which keys the noise together with `seed`.
+    `seed` and `position`, that of the next token, key the noise.
     """
 
     temperature: float = 0.0
@@ -91,7 +91,7 @@ class Sampler(Protocol):
 
     @property
     def logprobs(self) -> Sequence[TokenLogprob]:
-        """One entry for every token chosen, where they were asked for."""
+        """One entry for every token chosen, where log-probabilities were asked for."""
         ...
 
 
@@ -109,7 +109,7 @@ class Vocabulary(Protocol):
 
 @runtime_checkable
 class Drafter(Protocol):
-    """Drafts what the target may say next. Implement these three members to bring your own."""
+    """Drafts the target's next tokens. Implement these three members for a drafter of your own."""
 
     @property
     def name(self) -> str:
@@ -124,16 +124,16 @@ class Drafter(Protocol):
         ...
 
     def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
-        """Learn from a forward pass, whoever drafted for it. `verdict.emitted` comes after `evaluation.sequence`."""
+        """Learn from a forward pass, whichever drafter drafted. `verdict.emitted` follows `evaluation.sequence`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class DraftCost:
-    """What drafting costs, in seconds.
+    """The time of drafting, in seconds.
 
     `first` is for the first draft token, drafter prefill included, `next` for each further one. `remeasure` is set
-    where these are in doubt; it measures them by a forward pass or two.
+    where these are outdated; it measures them by a forward pass or two.
     """
 
     first: float
@@ -143,10 +143,10 @@ class DraftCost:
 
 @runtime_checkable
 class CostedDrafter(Drafter, Protocol):
-    """A drafter whose draft tokens take time worth deciding about: a model."""
+    """A drafter whose draft tokens take time that the policy has to weigh: a model."""
 
     def draft_cost(self, tokens: Sequence[int], target_seconds: float) -> DraftCost:
-        """What drafting after `tokens` would cost; `target_seconds` is T(1) of the target."""
+        """The cost of drafting after `tokens`; `target_seconds` is the target's T(1) in seconds."""
         ...
 
     def draft(
@@ -157,14 +157,14 @@ class CostedDrafter(Drafter, Protocol):
 
 
 class AnswerPolicy(Protocol):
-    """Decides what is drafted for one answer, step by step."""
+    """Plans the drafts of one answer, step by step."""
 
     def prefilled(self, evaluation: Evaluation, verdict: Verdict, *, cached: int, seconds: float) -> None:
-        """Learn that the prompt was evaluated, but for `cached` leading tokens, in `seconds`, and what came first."""
+        """Learn from the prefill, which took `seconds` without the `cached` leading tokens, and its first token."""
         ...
 
     def plan(self, tokens: Sequence[int], room: int, noise: SharedNoise = NO_NOISE, *, explain: bool = False) -> Plan:
-        """What to draft after `tokens`: at most `room` nodes. `explain` asks for reasons."""
+        """The plan after `tokens`, with a draft of at most `room` nodes. `explain` asks for reasons."""
         ...
 
     def settle(self, plan: Plan, evaluation: Evaluation, verdict: Verdict, seconds: float) -> None:
@@ -173,7 +173,7 @@ class AnswerPolicy(Protocol):
 
 
 class Policy(Protocol):
-    """Decides what is drafted. What it learns is shared by all answers."""
+    """Plans drafts. What it learns is shared by all answers."""
 
     def begin(self) -> AnswerPolicy:
         """The policy of one more answer."""

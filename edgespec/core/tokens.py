@@ -1,4 +1,4 @@
-"""A token list with an identity, so that nobody has to compare long lists to find out what is new in them."""
+"""A token list with an identity, so that its new tokens are found without comparing long lists."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _next_id = itertools.count(1).__next__
 
 
 class Mark(NamedTuple):
-    """A token sequence as somebody last saw it: `TokenSequence.unchanged` says what of that still holds."""
+    """The state of a token sequence at some time: `TokenSequence.unchanged` says how much of it still holds."""
 
     id: int
     version: int
@@ -18,13 +18,13 @@ class Mark(NamedTuple):
 
 
 NO_MARK = Mark(0, 0, 0)
-"""The mark of somebody who has seen no sequence."""
+"""The mark of no sequence."""
 
 
 class TokenSequence(Sequence[int]):
     """An append-only list of token ids with an `id`, and a `version` that grows when it is cut.
 
-    Whoever remembers a `mark()` learns from `unchanged(mark)`, in O(1), how many leading tokens are still the same.
+    `unchanged(mark)` returns, for an earlier `mark()`, how many leading tokens are still the same, in O(1).
     """
 
     __slots__ = ("__weakref__", "_cuts", "id", "ids")
@@ -32,12 +32,12 @@ class TokenSequence(Sequence[int]):
     def __init__(self, ids: Iterable[int] = ()) -> None:
         self.id = _next_id()
         self.ids: list[int] = list(ids)
-        """The tokens. Append to this list as you like; everything else goes through `cut`."""
+        """The tokens. Appending to this list is safe; every other change has to go through `cut`."""
         self._cuts: list[int] = []  # the length that each cut left unchanged
 
     @property
     def version(self) -> int:
-        """How often tokens were taken out."""
+        """The number of cuts so far."""
         return len(self._cuts)
 
     def append(self, token: int) -> None:
@@ -49,16 +49,16 @@ class TokenSequence(Sequence[int]):
         self.ids.extend(tokens)
 
     def cut(self, begin: int, end: int | None = None) -> None:
-        """Take out the tokens from `begin` to before `end`; without `end`, all from `begin` on."""
-        self._cuts.append(begin)  # first: after an interrupt, too little is taken for unchanged, never too much
+        """Remove the tokens from `begin` to before `end`; without `end`, all from `begin` on."""
+        self._cuts.append(begin)  # first: after an interrupt, too few tokens count as unchanged, never too many
         del self.ids[begin:end]
 
     def mark(self) -> Mark:
-        """This sequence as it is now."""
+        """The present state of this sequence."""
         return Mark(self.id, len(self._cuts), len(self.ids))
 
     def unchanged(self, mark: Mark) -> int:
-        """How many leading tokens are those that `mark` saw: none where it saw another sequence."""
+        """The number of leading tokens that are the same as at `mark`; 0 for a mark of another sequence."""
         if mark.id != self.id:
             return 0
         if mark.version == len(self._cuts):
@@ -83,12 +83,12 @@ class TokenSequence(Sequence[int]):
 
 
 def unchanged(tokens: Sequence[int], mark: Mark) -> int:
-    """`TokenSequence.unchanged`, and 0 for a plain list, which has no identity."""
+    """`tokens.unchanged(mark)`; 0 for a plain list, which has no identity."""
     return tokens.unchanged(mark) if isinstance(tokens, TokenSequence) else 0
 
 
 def mark_of(tokens: Sequence[int]) -> Mark:
-    """`TokenSequence.mark`, and `NO_MARK` for a plain list."""
+    """`tokens.mark()`; `NO_MARK` for a plain list."""
     return tokens.mark() if isinstance(tokens, TokenSequence) else NO_MARK
 
 

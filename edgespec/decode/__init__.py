@@ -1,4 +1,4 @@
-"""One answer: the decode loop, choosing tokens, verification, text, statistics."""
+"""One answer: the decode loop, sampling, verification, text, statistics."""
 
 from edgespec.decode.sampling import SamplingParams
 from edgespec.decode.session import Block, Session

@@ -1,4 +1,4 @@
-"""From tokens to the text a person sees, and from a conversation's text back to the tokens already known.
+"""From tokens to the text of an answer, and from a conversation's text back to the tokens already known.
 
 A token is some bytes: a character may be spread over several tokens, and a stop string over several more. The classes
 here release text as early as it is certain, and never take any of it back.
@@ -14,7 +14,7 @@ from edgespec.errors import InvalidRequest
 
 
 class Detokenizer:
-    """Turns tokens into text, one at a time; bytes that are no UTF-8 become U+FFFD."""
+    """Decodes tokens to text, one at a time; invalid UTF-8 becomes U+FFFD."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
@@ -22,7 +22,7 @@ class Detokenizer:
 
     @property
     def at_border(self) -> bool:
-        """Whether no character is held back half finished."""
+        """Whether no partial character is held back."""
         return not self._decoder.getstate()[0]
 
     def push(self, token: int) -> str:
@@ -30,12 +30,12 @@ class Detokenizer:
         return self._decoder.decode(self._vocabulary.piece(token))
 
     def flush(self) -> str:
-        """What was held back: U+FFFD for a character that never became whole, else nothing."""
+        """The text that was held back: U+FFFD for a partial character, else nothing."""
         return self._decoder.decode(b"", final=True)
 
 
 class StopStrings:
-    """Lets text pass up to the first stop string that it completes.
+    """Passes text on, up to the first stop string that it completes.
 
     "First" is where a reader of one character after the other would stop, so the result does not depend on how the
     text was cut into pushes: the stop string completed first counts, and of several completed by the same character
@@ -68,7 +68,7 @@ class StopStrings:
         return text[:shown], False
 
     def flush(self) -> str:
-        """What was held back, now that no more text comes."""
+        """The text that was held back, at the end of the answer."""
         held, self._held = self._held, ""
         return held
 
@@ -80,7 +80,7 @@ def _overlap(text: str, stop: str) -> int:
 
 
 class AnswerText:
-    """The text of one answer as its tokens arrive. A token that ends the answer contributes none."""
+    """The text of one answer as its tokens arrive. End tokens have no text."""
 
     def __init__(self, vocabulary: Vocabulary, stops: Sequence[str] = ()) -> None:
         self._vocabulary = vocabulary
@@ -92,7 +92,7 @@ class AnswerText:
 
     @property
     def text(self) -> str:
-        """Everything released so far."""
+        """The text released so far."""
         return "".join(self._released)
 
     def push(self, token: int) -> tuple[str, bool]:
@@ -105,19 +105,19 @@ class AnswerText:
         return self._release(decoded)
 
     def finish(self) -> str:
-        """What was held back; call it once, after the last token."""
+        """The text that was held back; to be called once, after the last token."""
         shown, _ = self._release(self._detokenizer.flush())
         rest = self._stops.flush()
         self._released.append(rest)
         return shown + rest
 
-    def whole_tokens(self, most: int) -> tuple[int, str]:
-        """How many tokens, from the first and up to `most`, are released in full, and their text.
+    def whole_tokens(self, limit: int) -> tuple[int, str]:
+        """The number of leading tokens, at most `limit`, that are released in full, and their text.
 
-        All of the answer, unless it was cut at a stop string that began inside a token, or within a character.
+        That is all of them, unless the answer was cut inside a token by a stop string, or inside a character.
         """
         text = self.text
-        for count in range(min(most, len(self._ends)), 0, -1):
+        for count in range(min(limit, len(self._ends)), 0, -1):
             end = self._ends[count - 1]
             if end is not None and end <= len(text):
                 return count, text[:end]
@@ -130,7 +130,7 @@ class AnswerText:
 
 
 def continuation(known: str, rendered: str) -> str | None:
-    """What is left to tokenize of a conversation, or None when its template rewrote what came before.
+    """The text of `rendered` after `known`, which is left to tokenize; None where the template changed `known`.
 
     `known` is the exact text of ids at hand: the prompt as it was rendered for the last answer, then the text of the
     answer's `AnswerText.whole_tokens()`. `rendered` is the conversation as the template renders it now. The ids of

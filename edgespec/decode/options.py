@@ -1,4 +1,4 @@
-"""How an answer is made."""
+"""The options of one answer."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from edgespec.decode.sampling import SamplingParams
 from edgespec.errors import InvalidRequest
 
 Overflow = Literal["stop", "shift"]
-"""What happens when the context is full: the answer ends (`length`), or the oldest tokens are dropped."""
+"""What happens when the context is full: `stop` ends the answer (`length`), `shift` drops the oldest tokens."""
 
 GREEDY = SamplingParams()
+"""Greedy decoding, without filters."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationOptions:
-    """What an answer is like, and when it ends.
+    """How the tokens of an answer are chosen, and when it ends.
 
-    `sampling`: how tokens are chosen. `max_tokens`: the most tokens to emit. `stop`: strings that end the answer and
-    are not shown; one string is one. `overflow`: `stop` ends the answer when the context is full, `shift` drops its
-    oldest tokens but the system prompt. `explain`: each block has the reasons for its draft.
+    `sampling`: the sampling parameters. `max_tokens`: the most tokens to emit. `stop`: stop strings, which end the
+    answer and are not shown; a single one may be given as it is. `overflow`: `stop` ends the answer when the context is
+    full, `shift` drops the oldest tokens after the system prompt. `explain`: blocks carry the reasons for their drafts.
 
     Raises InvalidRequest.
     """
@@ -38,5 +39,5 @@ class GenerationOptions:
             raise InvalidRequest(f"{self.max_tokens} tokens to generate: it must be at least 1")
 
     def but(self, **changes: Any) -> GenerationOptions:
-        """These options with some changed."""
+        """These options with `changes`."""
         return replace(self, **changes)

@@ -1,6 +1,6 @@
-"""What to sample, and the draw itself: a pure function of logits, parameters, seed and position.
+"""Sampling parameters, and the draw: a pure function of logits, parameters, seed and position.
 
-A running random stream would make the text depend on how many tokens each evaluation settled. Here the noise of a token
+A running random stream would make the text depend on how many tokens each forward pass emits. Here the noise of a token
 is a hash of (seed, position, token id), and the draw is Gumbel-max: the token at a position is the argmax of
 log p(token) + g(seed, position, token), which is distributed as p (Gumbel 1954; Maddison et al., "A* Sampling", 2014).
 So a seed gives one text, whatever was drafted; and a drafter that adds the same noise to its own logits is coupled to
@@ -23,14 +23,14 @@ from edgespec.errors import EvaluationError, InvalidRequest
 Ids = npt.NDArray[np.integer]
 Floats = npt.NDArray[np.floating]
 
-REACH = -math.log(-math.log1p(-(2.0**-33)))
-"""No noise is above this (22.9): a hash has 32 bits, and the largest uniform number drawn from one is 1 - 2**-33."""
+MAX_NOISE = -math.log(-math.log1p(-(2.0**-33)))
+"""The largest noise, in nats (22.9): a hash has 32 bits, so the largest uniform number is 1 - 2**-33."""
 
 _NO_BIAS: Mapping[int, float] = MappingProxyType({})
 
 
 def random_seed() -> int:
-    """A seed nobody chose: 32 bits, short enough to be read aloud."""
+    """A random seed of 32 bits, short enough to be read aloud."""
     return secrets.randbits(32)
 
 
@@ -95,7 +95,7 @@ class SamplingParams:
 
 
 _COLDEST = 1e-9
-"""Far below it, a logit over the temperature is no number any more."""
+"""The lowest temperature above 0: far below it, a logit over the temperature overflows."""
 
 _BOUNDS: tuple[tuple[str, float, float, str], ...] = (
     ("temperature", 0.0, 100.0, "0 takes the most likely token"),
@@ -118,8 +118,8 @@ assert {name for name, *_ in _BOUNDS} <= {parameter.name for parameter in fields
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = 2**64 - 1
-_NEAR = 8.0
-"""Candidates within this many nats of the winner get their noise outright; the others must first show a high hash."""
+_NOISE_MARGIN = 8.0
+"""Nats: candidates this close to the winner get their noise at once, others only where their hash is high."""
 
 
 def _mixed(value: int) -> int:
@@ -168,28 +168,28 @@ NO_NUMBERS = "the model's logits are no numbers: its file is damaged, or its wei
 
 
 def draw_any(row: npt.NDArray[np.float32], temperature: float, seed: int, position: int) -> int:
-    """What `draw` gives for a whole vocabulary, row of shape (n_vocab,), computing only the noise that can matter.
+    """The token that `draw` gives for a whole vocabulary, row of shape (n_vocab,), computing only noise that can win.
 
-    Whoever wins scores at least what some candidate surely scores. A token `gap` nats below that needs noise above
-    `gap`, which none gets beyond `REACH`, and few beyond `_NEAR`: those few are told by their hash alone.
+    The winner scores at least as much as any candidate whose noise is known. A token `gap` nats below that needs noise
+    above `gap`: none has more than `MAX_NOISE`, few have more than `_NOISE_MARGIN`, and their hashes show which.
     """
     peak = float(row.max())
     if math.isnan(peak):
         raise EvaluationError(NO_NUMBERS)
     leaders = np.flatnonzero(row >= peak - 4.0 * temperature)  # the peak itself, whatever rounding does
-    sure = float((row[leaders] / temperature + gumbel(seed, position, leaders)).max())
-    within = np.flatnonzero(row > (sure - REACH) * temperature - _SLACK)
-    hashes = _hashes(seed, position, within)
-    threshold = np.uint32(math.floor(math.exp(-math.exp(-_NEAR)) * 2.0**32) - 1)
-    near = row[within] > (sure - _NEAR) * temperature - _SLACK
+    certain_score = float((row[leaders] / temperature + gumbel(seed, position, leaders)).max())
+    candidates = np.flatnonzero(row > (certain_score - MAX_NOISE) * temperature - _SLACK)
+    hashes = _hashes(seed, position, candidates)
+    threshold = np.uint32(math.floor(math.exp(-math.exp(-_NOISE_MARGIN)) * 2.0**32) - 1)
+    near = row[candidates] > (certain_score - _NOISE_MARGIN) * temperature - _SLACK
     possible = np.flatnonzero(near | (hashes >= threshold))
-    ids = within[possible]
+    ids = candidates[possible]
     scores = row[ids] / temperature + _gumbel_of(hashes[possible])
     return int(ids[np.flatnonzero(scores == scores.max())].min())
 
 
 _SLACK = 1e-3
-"""Float32 rounding of a logit, generously: the candidates may be a few too many, never one too few."""
+"""An upper bound of a logit's float32 rounding: it adds a few candidates, and never leaves one out."""
 
 
 def log_probabilities(row: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

@@ -1,7 +1,7 @@
-"""One answer: the loop over blocks.
+"""One answer: the loop of decode steps.
 
-plan -> evaluate -> verify -> settle -> text. Everything that decides what is said is in the sampler; everything that
-decides how fast is in the policy; neither knows the other.
+plan -> evaluate -> verify -> settle -> text. The sampler alone decides the text, the policy alone decides the speed;
+neither knows the other.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from edgespec.decode.verification import verify
 from edgespec.errors import ContextOverflow, InvalidRequest
 
 FinishReason = Literal["stop", "length", "cancelled"]
-"""`stop`: the model ended or a stop string came; `length`: the budget or the context is used up; `cancelled`."""
+"""`stop`: an end token or a stop string; `length`: max_tokens or the context is used up; `cancelled`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What one evaluation added to an answer.
+    """The tokens that one decode step adds to an answer.
 
-    The first `accepted` of `tokens` were drafted by `drafter`, which guessed `drafted` of them. `text` is what can be
-    shown by now: a partial UTF-8 character or the beginning of a stop string waits for the next block. Its first
-    `drafted_characters` are of drafted tokens. `reasons` tells why so many were drafted, where that was asked for.
+    The draft of `drafter` had `drafted` tokens, of which the first `accepted` of `tokens` were accepted. `text` is what
+    can be shown by now: a partial UTF-8 character or the start of a stop string waits for the next block. Its first
+    `drafted_characters` come from draft tokens. `reasons` explain the size of the draft, where they were asked for.
     """
 
     tokens: tuple[int, ...]
@@ -56,11 +56,11 @@ class Block:
 
 
 class Session:
-    """One answer of a target, made block by block: iterate over `stream()`, or call `step()` until `finished`.
+    """One answer of a target, decoded block by block: iterate over `stream()`, or call `step()` until `finished`.
 
     `tokens` (the prompt, not empty) grows in place with the emitted tokens: the caller's sequence is the conversation.
-    `keep` is how many leading tokens a shift of the context spares. `lock` is held during each step, so sessions that
-    share a context take turns. Not for two threads, but for `cancel`.
+    A context shift keeps the first `keep` tokens. `lock` is held during each step, so that sessions that share a
+    context take turns. Not thread-safe, except for `cancel`.
     """
 
     def __init__(
@@ -102,12 +102,12 @@ class Session:
 
     @property
     def text(self) -> str:
-        """The answer so far."""
+        """The text of the answer so far."""
         return self._text.text
 
     @property
     def logprobs(self) -> Sequence[TokenLogprob]:
-        """One entry for every token of `emitted`, where the sampling asked for them."""
+        """One entry for each token of `emitted`, where the sampling parameters ask for them."""
         return self._sampler.logprobs[: len(self.emitted)]  # a stop string may have cut the last block
 
     @property
@@ -115,20 +115,20 @@ class Session:
         return self.finish_reason is not None
 
     def whole_tokens(self) -> tuple[int, str]:
-        """How many of `emitted`, from the first, are in `text` in full, and their text: an end token is not."""
+        """The number of leading tokens of `emitted` that `text` holds in full, and their text. End tokens have none."""
         return self._text.whole_tokens(len(self.emitted))
 
     @property
     def dropped_tokens(self) -> int:
-        """How many tokens shifts of the context took out of the sequence."""
+        """The number of tokens that context shifts removed from the sequence."""
         return self.tally.prompt_tokens + len(self.emitted) - len(self._tokens)
 
     def cancel(self) -> None:
-        """End the answer after the evaluation in progress. May be called from any thread."""
+        """End the answer after the forward pass in progress. May be called from any thread."""
         self._cancelled.set()
 
     def stream(self) -> Iterator[Block]:
-        """The blocks of the answer. An exception, KeyboardInterrupt too, leaves a true context and the text so far."""
+        """The blocks of the answer. After an exception, even KeyboardInterrupt, context and text are consistent."""
         while not self.finished:
             try:
                 block = self.step()
@@ -139,7 +139,7 @@ class Session:
                 yield block
 
     def step(self) -> Block:
-        """The next block: the first comes from the prompt's evaluation, each further one from one evaluation more."""
+        """The next block: the first comes from the prefill, each further one from one decode step."""
         if self.finished:
             raise InvalidRequest("the answer is finished")
         with self._lock:
@@ -147,13 +147,14 @@ class Session:
                 return self._finish("cancelled")
             if self._started and not self._make_room():
                 return self._finish("length")
-            block = self._first() if self._policy is None else self._next(self._policy)
+            block = self._prefill_prompt() if self._policy is None else self._decode_step(self._policy)
             last = len(self._tokens) - 1
             if self.finished and self._target.cached(self._tokens) >= last:
-                self._target.rewind(last)  # plain decoding never evaluates it: what follows is to be split alike
+                self._target.rewind(last)  # plain decoding never evaluates it: the next prefill must be split alike
             return block
 
-    def _first(self) -> Block:
+    def _prefill_prompt(self) -> Block:
+        """The first block: the prefill of the prompt, and the token that follows it."""
         self._started = time.perf_counter()
         self.tally.cached_tokens = min(self._target.cached(self._tokens), len(self._tokens) - 1)
         row = self._target.prefill(self._tokens, self._proceed)
@@ -169,15 +170,16 @@ class Session:
         self.tally.first_token_seconds = time.perf_counter() - self._started
         return block
 
-    def _is_read(self) -> bool:
-        """Read what another session pushed out of the cache, since evaluations are timed; False where cancelled."""
+    def _prefill_missing(self) -> bool:
+        """Prefill what another session removed from the KV cache, outside the timed pass; False where cancelled."""
         earlier = len(self._tokens) - 1
         if self._target.cached(self._tokens) >= earlier:
             return True
         return self._target.prefill(self._tokens[:earlier], self._proceed) is not None
 
-    def _next(self, policy: AnswerPolicy) -> Block:
-        if not self._is_read():
+    def _decode_step(self, policy: AnswerPolicy) -> Block:
+        """The next block: plan, one forward pass, verify, settle."""
+        if not self._prefill_missing():
             return self._finish("cancelled")
         begun = time.perf_counter()
         budget = self._options.max_tokens - len(self.emitted)
@@ -202,30 +204,30 @@ class Session:
         return block
 
     def _emit(self, plan: Plan, verdict: Verdict) -> Block:
-        """Append what was emitted, up to an end token or the end of a stop string."""
-        shown = ""
-        kept = drafted = 0
+        """Append the emitted tokens, up to an end token or the end of a stop string, and return their block."""
+        text = ""
+        n_emitted = drafted_characters = 0
         for token in verdict.emitted:
             piece, stopped = self._text.push(token)
-            shown += piece
-            kept += 1
-            if kept <= len(verdict.accepted):
-                drafted = len(shown)
+            text += piece
+            n_emitted += 1
+            if n_emitted <= len(verdict.accepted):
+                drafted_characters = len(text)
             if stopped or self._vocabulary.is_end(token):
                 self.finish_reason = "stop"
                 break
-        emitted = verdict.emitted[:kept]
+        emitted = verdict.emitted[:n_emitted]
         ids = self._tokens.ids
-        everything, ours = slice(len(ids), None), slice(len(self.emitted), None)
-        ids[everything], self.emitted[ours] = emitted, emitted  # both, or none: Ctrl-C may come at any time
+        sequence_end, emitted_end = slice(len(ids), None), slice(len(self.emitted), None)
+        ids[sequence_end], self.emitted[emitted_end] = emitted, emitted  # both or neither: Ctrl-C may come at any time
         if self.finish_reason is None and len(self.emitted) >= self._options.max_tokens:
             self.finish_reason = "length"
         if self.finish_reason is not None:
-            shown += self._text.finish()
-        accepted = min(kept, len(verdict.accepted))
+            text += self._text.finish()
+        accepted = min(n_emitted, len(verdict.accepted))
         draft = plan.draft
         return Block(
-            emitted, shown, len(draft), accepted, draft.drafter, self.finish_reason, drafted, plan.reasons
+            emitted, text, len(draft), accepted, draft.drafter, self.finish_reason, drafted_characters, plan.reasons
         )  # fmt: skip
 
     def _finish(self, reason: FinishReason) -> Block:
@@ -238,13 +240,13 @@ class Session:
         return not self._cancelled.is_set()
 
     def _make_room(self) -> bool:
-        """Whether the last token fits into the context, after a shift if that was asked for."""
+        """Whether the last token fits into the context, after a shift where the options allow one."""
         if len(self._tokens) <= self._target.n_ctx:
             return True
         drop = (self._target.n_ctx - self._keep) // 2
         if self._options.overflow != "shift" or drop < 1:
             return False
-        if self._target.cached(self._tokens) >= self._keep + drop:  # else another session's tokens are there
+        if self._target.cached(self._tokens) >= self._keep + drop:  # else the cache holds another session's tokens
             self._target.shift(self._keep, drop)
         self._tokens.cut(self._keep, self._keep + drop)
         self.tally.dropped_tokens = self.dropped_tokens

@@ -1,4 +1,4 @@
-"""Counts of what happened. Counts are stored; every rate is a property of counts."""
+"""The counts of one answer. Counts are stored; every rate is a property computed from them."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ from edgespec.core import ROOT, Draft, Plan, Verdict
 
 @dataclass(slots=True)
 class DrafterTally:
-    """What became of one drafter's drafts. All counts are of tokens, but for `drafts`."""
+    """The counts of one drafter. All are numbers of draft tokens, but for `drafts`."""
 
     drafts: int = 0
     drafted: int = 0
     accepted: int = 0
     judged_at: Counter[int] = field(default_factory=Counter)
-    """Drafted tokens by depth in the draft, from 0, as far as the target came to judge them."""
+    """Verified draft tokens by depth in the draft, from 0: those whose parents were accepted."""
     accepted_at: Counter[int] = field(default_factory=Counter)
+    """Accepted draft tokens by depth in the draft, from 0."""
 
     @property
     def acceptance(self) -> float:
-        """Accepted share of the drafted tokens."""
+        """The acceptance rate: the accepted share of the draft tokens."""
         return self.accepted / self.drafted if self.drafted else 0.0
 
     @property
     def acceptance_by_depth(self) -> list[float]:
-        """The chance that a token at depth i is accepted, given that those before it were."""
+        """The acceptance rate at each depth, given that the parent was accepted."""
         return [self.accepted_at[depth] / count for depth, count in sorted(self.judged_at.items())]
 
 
 @dataclass(slots=True)
 class Tally:
-    """What happened while one answer was made."""
+    """The counts and times of one answer."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    """How many of the prompt's tokens were in the KV cache already."""
+    """Prompt tokens that were in the KV cache already."""
     prompt_seconds: float = 0.0
     """From the start to the logits of the prompt's last token."""
     first_token_seconds: float = 0.0
@@ -44,27 +45,27 @@ class Tally:
     decode_seconds: float = 0.0
     """From the first token to the last."""
     blocks: int = 0
-    """Evaluations of the target after the prompt's."""
+    """Forward passes of the target after the prefill."""
     tokens: int = 0
-    """Emitted tokens, the first one (which the prompt's evaluation gives) included."""
+    """Emitted tokens, the first one included, which the prefill gives."""
     planning_seconds: float = 0.0
-    """Outside evaluations and sampling: drafting, deciding, verifying, text."""
+    """Seconds outside forward passes and sampling: drafting, planning, verification, text."""
     sampling_seconds: float = 0.0
-    """Choosing tokens at rows of logits."""
+    """Seconds of choosing tokens at rows of logits."""
     dropped_tokens: int = 0
-    """Taken out of a full context by shifts."""
+    """Tokens that context shifts removed."""
     drafters: dict[str, DrafterTally] = field(default_factory=dict)
-    guessed: Counter[str] = field(default_factory=Counter)
-    """By drafter whose guesses cost time: how many it made, drafted or not."""
+    draft_tokens: Counter[str] = field(default_factory=Counter)
+    """By costed drafter: the number of its draft tokens, verified or not."""
 
     @property
     def tokens_per_second(self) -> float:
-        """Decoding speed, the prompt and the token that its evaluation gives left out."""
+        """Decoding speed, without the prefill and the token that it gives."""
         return (self.tokens - 1) / self.decode_seconds if self.tokens > 1 and self.decode_seconds > 0 else 0.0
 
     @property
     def mean_block_length(self) -> float:
-        """Tokens per evaluation after the prompt's: 1.0 is plain decoding."""
+        """Mean acceptance length: tokens per forward pass after the prefill. 1.0 is plain decoding."""
         return (self.tokens - 1) / self.blocks if self.blocks else 1.0
 
     @property
@@ -76,9 +77,9 @@ class Tally:
         return sum(drafter.accepted for drafter in self.drafters.values())
 
     def count(self, plan: Plan, verdict: Verdict, emitted: int) -> None:
-        """Count one forward pass after the prompt's; a stop string may have cut its block to `emitted` tokens."""
+        """Count one decode step; a stop string may have cut its block to `emitted` tokens."""
         draft = plan.draft
-        self.guessed.update(plan.drafted)
+        self.draft_tokens.update(plan.drafted)
         self.blocks += 1
         self.tokens += emitted
         if not draft.tokens:
@@ -92,12 +93,12 @@ class Tally:
         drafter.accepted_at.update(range(accepted))
 
     def of(self, name: str) -> DrafterTally:
-        """The tally of the drafter called `name`."""
+        """The counts of the drafter called `name`."""
         return self.drafters.setdefault(name, DrafterTally())
 
 
 def _judged_depths(draft: Draft, verdict: Verdict, emitted: int) -> int:
-    """Down to which depth the target had the choice to say what was drafted; an answer may end inside its draft."""
+    """The depth down to which draft tokens were verified; an answer may end inside its draft."""
     accepted = verdict.accepted[:emitted]
     if len(accepted) == emitted:
         return emitted

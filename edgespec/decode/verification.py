@@ -1,4 +1,4 @@
-"""Verification: which part of a draft the target really says. Pure given `choose`, no model in sight."""
+"""Verification: which draft tokens the target accepts. Pure, given `choose`; no model is needed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from edgespec.core import ROOT, Draft, Verdict
 
 
 def verify(draft: Draft, choose: Callable[[int], int], is_end: Callable[[int], bool], budget: int) -> Verdict:
-    """Walk `draft` from its root for as long as the target says what was drafted.
+    """Walk `draft` from its root for as long as the target chooses the draft tokens.
 
-    `choose(row)` is the target's token at a row of the evaluation: row 0 follows the last certain token, row i + 1
-    follows node i. It is asked once for every emitted token and in order, so a sampler behind it only moves forward.
-    The walk ends at the first token that was not drafted, at an end token (`is_end`), or after `budget` >= 1 tokens.
+    `choose(row)` is the target's token at a row of the forward pass: row 0 follows the last certain token, row i + 1
+    follows node i. It is called once for each emitted token and in order, so a sampler behind it only moves forward.
+    The walk ends at the first token outside the draft, at an end token (`is_end`), or after `budget` >= 1 tokens.
 
     The law: the emitted tokens are exactly those that plain decoding with the same `choose` would emit. Nothing is
-    rejected at random and nothing recovered: a draft can only save evaluations.
+    rejected at random and nothing recovered: a draft can only save forward passes.
     """
     children: dict[tuple[int, int], int] = {}
     for child, (parent, token) in enumerate(zip(draft.parents, draft.tokens, strict=True)):

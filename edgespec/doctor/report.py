@@ -12,9 +12,9 @@ from edgespec.backend import EXACT_KV, LlamaContext, build_name, gpus
 from edgespec.core import NOTHING
 from edgespec.doctor.measure import DEPTH, DrafterCost, advice, outlook, speed_up, timed
 from edgespec.engine.engine import Engine
-from edgespec.engine.exact import sample
+from edgespec.engine.exact import probe_tokens
 from edgespec.errors import UnsupportedModel
-from edgespec.system import cpu as machine
+from edgespec.system import cpu
 
 ReportProgress = Callable[[str], Callable[[int, int], None]]
 """What is measured now, to whom the evaluations done and all of them are told."""
@@ -36,7 +36,7 @@ def report(engine: Engine, progress: ReportProgress) -> dict[str, Any]:
             f"{engine.model.path}: speculation cannot pay: this model cannot take tokens back (recurrent memory), so "
             "edgespec decodes it plainly"
         )
-    tokens = sample(engine.model.vocabulary.size)
+    tokens = probe_tokens(engine.model.vocabulary.size)
     depth = min(DEPTH, engine.context.n_ctx // 2)
     times, busy = timed(engine.context, tokens, depth=depth, progress=progress("target"))
     ratios = {n: seconds / times[1] for n, seconds in times.items()}
@@ -48,7 +48,7 @@ def report(engine: Engine, progress: ReportProgress) -> dict[str, Any]:
             continue
         own, also_busy = timed(
             drafter.context,
-            sample(drafter.n_inputs),
+            probe_tokens(drafter.n_inputs),
             depth=min(depth, drafter.context.n_ctx // 2),
             reading=True,
             progress=progress(drafter.name),
@@ -65,9 +65,9 @@ def report(engine: Engine, progress: ReportProgress) -> dict[str, Any]:
         exact = {"rows": 1, "hindrance": str(error)}
     return {
         "edgespec": __version__,
-        "cpu": machine.cpu_name(),
+        "cpu": cpu.cpu_name(),
         "gpus": list(gpus()),
-        "cores": machine.cores(),
+        "cores": cpu.cores(),
         "threads": engine.context.threads,
         "build": build_name(),
         "model": engine.model.path.name,

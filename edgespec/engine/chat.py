@@ -1,4 +1,4 @@
-"""A conversation: its messages, and the token ids already known, so that each turn evaluates only what is new."""
+"""A conversation: its messages and its token ids, so that each turn prefills only its new tokens."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from edgespec.errors import ContextOverflow, InvalidRequest
 _log = logging.getLogger("edgespec.engine.chat")
 
 
-class Answerer(Protocol):
-    """What a chat needs of an engine."""
+class ChatEngine(Protocol):
+    """The part of an engine that a chat uses."""
 
     @property
     def model(self) -> LlamaModel: ...
@@ -44,12 +44,12 @@ class Answerer(Protocol):
         skipped: int,
         on_prefill: Callable[[int, int], None] | None,
     ) -> Session:
-        """An answer to prompt ids."""
+        """The session that answers the prompt ids `tokens`; `skipped` tokens were dropped before them."""
         ...
 
 
-class _Before(NamedTuple):
-    """A conversation before a turn."""
+class _TurnStart(NamedTuple):
+    """The numbers of messages and tokens before a turn, and the text of these tokens."""
 
     messages: int
     text: str
@@ -57,7 +57,7 @@ class _Before(NamedTuple):
 
 
 class _State(NamedTuple):
-    """A conversation: `tokens` stand for `text`, less the ids that shifts of the context dropped."""
+    """A conversation. `tokens` are the ids of `text`, without the `dropped` ones that context shifts removed."""
 
     messages: list[Message]
     text: str
@@ -65,112 +65,115 @@ class _State(NamedTuple):
     dropped: int
 
 
-def _moved(turns: list[_Before], keep: int, drop: int) -> list[_Before]:
-    """Where turns begin when `drop` tokens are gone from after the first `keep`; those that are gone are left out."""
-    return [one._replace(tokens=one.tokens - drop) for one in turns if one.tokens >= keep + drop] if drop else turns
+def _shifted_turns(turns: list[_TurnStart], keep: int, drop: int) -> list[_TurnStart]:
+    """The turns that start after a shift that dropped `drop` tokens behind the first `keep`, at their new positions."""
+    if not drop:
+        return turns
+    return [turn._replace(tokens=turn.tokens - drop) for turn in turns if turn.tokens >= keep + drop]
 
 
 class Chat:
-    """Turns of a user and the assistant. An answer joins the conversation as far as it was made, cancelled ones too.
+    """Turns of a user and the assistant. Each answer is added as far as it was decoded, a cancelled one too.
 
-    Generated ids are kept, never tokenized again; only text that the template adds, and the user's, is tokenized. Where
-    that cannot be, since the template rewrites history (it may drop an earlier answer's reasoning) or the tokenizer
-    spells the added text in another way by itself, the whole text is tokenized, and the KV cache keeps what the ids
-    still share: `rewritten` counts these turns.
+    Generated ids are never tokenized again; only the template's and the user's new text is. Two cases need the whole
+    text tokenized: a template that rewrites history (it may drop an earlier answer's reasoning), and a tokenizer that
+    gives the new text other ids when it stands alone. The KV cache then keeps the prefix that the ids still share;
+    `rewritten` counts these turns.
     """
 
-    def __init__(self, engine: Answerer, system: str | None = None) -> None:
+    def __init__(self, engine: ChatEngine, system: str | None = None) -> None:
         self._engine = engine
         self._messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
-        self._text = ""  # what the ids in _tokens stand for
+        self._text = ""  # the text of the ids in _tokens
         self._tokens = TokenSequence()
         self._dropped = 0
         self._answer: Session | None = None
-        self._turns: list[_Before] = []
-        self._keep = 0  # leading tokens that a shift of the last answer spared
+        self._turns: list[_TurnStart] = []
+        self._keep = 0  # leading tokens that no shift of the last answer drops
         self.rewritten = 0
 
     @property
     def messages(self) -> list[Message]:
-        """The conversation so far, the answer in progress included; another thread waits for its evaluation."""
+        """The messages so far, the answer in progress included. From another thread, this waits for a forward pass."""
         with self._engine.lock:
             return self._state().messages
 
     @property
     def system(self) -> str | None:
-        """The system prompt. Another one counts from the next turn on, for all of the conversation."""
+        """The system prompt, or None. A new one takes effect with the next turn, for the whole conversation."""
         return next((message["content"] for message in self._messages if message["role"] == "system"), None)
 
     @system.setter
     def system(self, text: str | None) -> None:
         self._take_answer()
         turns = [message for message in self._messages if message["role"] != "system"]
-        self._begin(turns if text is None else [{"role": "system", "content": text}, *turns])
+        self._restart_with(turns if text is None else [{"role": "system", "content": text}, *turns])
 
     def clear(self) -> None:
-        """Forget what was said, but not the system prompt."""
+        """Remove all messages but the system prompt."""
         self._take_answer()
-        self._begin([message for message in self._messages if message["role"] == "system"])
+        self._restart_with([message for message in self._messages if message["role"] == "system"])
 
     def undo(self) -> str | None:
-        """Take the last turn back, and return what the user said; None where there is none.
+        """Remove the last turn and return the user's message; None where there is no turn.
 
-        The ids of what was said before stay, so that nothing of it is evaluated again.
+        The ids of earlier turns stay, so that they need no prefill.
         """
         self._take_answer()
-        asked = next(
-            (place for place in reversed(range(len(self._messages))) if self._messages[place]["role"] == "user"), None
-        )
-        if asked is None:
+        indices = reversed(range(len(self._messages)))
+        user_index = next((index for index in indices if self._messages[index]["role"] == "user"), None)
+        if user_index is None:
             return None
-        text, messages = self._messages[asked]["content"], self._messages[:asked]
-        if self._turns and self._turns[-1].messages == asked:
+        text, messages = self._messages[user_index]["content"], self._messages[:user_index]
+        if self._turns and self._turns[-1].messages == user_index:
             *turns, before = self._turns
-            self._be(_State(messages, before.text, TokenSequence(self._tokens[: before.tokens]), self._dropped), turns)
-        else:  # what the ids were is not known any more
-            self._begin(messages)
+            self._set_state(
+                _State(messages, before.text, TokenSequence(self._tokens[: before.tokens]), self._dropped), turns
+            )
+        else:  # the ids before that turn are no longer known
+            self._restart_with(messages)
         return text
 
     def as_json(self) -> dict[str, Any]:
-        """All that `restore` needs, its ids included."""
+        """The conversation with its token ids, as `restore` takes it."""
         with self._engine.lock:
             state = self._state()
             return {**state._asdict(), "tokens": list(state.tokens)}
 
-    def restore(self, kept: Mapping[str, Any], *, same_model: bool) -> None:
-        """Go on with a conversation that `as_json` told; of another model, with its texts and not its ids.
+    def restore(self, saved: Mapping[str, Any], *, same_model: bool) -> None:
+        """Continue a conversation that `as_json` returned; one of another model without its token ids.
 
-        Raises KeyError, TypeError or ValueError on nonsense; then nothing has changed.
+        Raises KeyError, TypeError or ValueError where `saved` is malformed; then nothing has changed.
         """
         messages: list[Message] = [
-            {"role": str(message["role"]), "content": str(message["content"])} for message in kept["messages"]
+            {"role": str(message["role"]), "content": str(message["content"])} for message in saved["messages"]
         ]
-        tokens, text, dropped = [int(token) for token in kept["tokens"]], str(kept["text"]), int(kept["dropped"])
+        tokens, text, dropped = [int(token) for token in saved["tokens"]], str(saved["text"]), int(saved["dropped"])
         size = self._engine.model.vocabulary.size
         if same_model and not all(0 <= token < size for token in tokens):
             raise ValueError("ids that the vocabulary does not have")
         self._take_answer()
         if same_model:
-            self._be(_State(messages, text, TokenSequence(tokens), dropped), [])
+            self._set_state(_State(messages, text, TokenSequence(tokens), dropped), [])
         else:
-            self._begin(messages)
+            self._restart_with(messages)
 
-    def _begin(self, messages: list[Message]) -> None:
-        """With these messages, which will be tokenized as a whole."""
-        self._be(_State(messages, "", TokenSequence(), 0), [])
+    def _restart_with(self, messages: list[Message]) -> None:
+        """Start over with `messages`, which the next turn tokenizes as a whole."""
+        self._set_state(_State(messages, "", TokenSequence(), 0), [])
 
     def stream(self, text: str, *, on_prefill: Callable[[int, int], None] | None = None, **options: Any) -> Session:
-        """Say `text` and get the answer to iterate; arguments as for `Engine.stream`.
+        """The session that answers the user's message `text`; arguments as for `Engine.stream`.
 
-        Raises ContextOverflow when the conversation is full (`overflow="shift"` drops its oldest part but the system
-        prompt), and then the turn has not happened.
+        Raises ContextOverflow when the conversation does not fit; then the turn is not added. With `overflow="shift"`
+        the oldest tokens after the system prompt are dropped instead.
         """
         generation = GenerationOptions(**{"sampling": SamplingParams(), **options})
         self._take_answer()
         with self._engine.lock:
             messages: list[Message] = [*self._messages, {"role": "user", "content": text}]
             rendered = self._engine.model.render(messages)
-            turns = [*self._turns, _Before(len(self._messages), self._text, len(self._tokens))]
+            turns = [*self._turns, _TurnStart(len(self._messages), self._text, len(self._tokens))]
             known, dropped = self._continued(rendered), self._dropped
             continued = known is not None
             if known is None:
@@ -185,43 +188,45 @@ class Chat:
             if self._tokens and not continued:
                 self.rewritten += 1
                 _log.info("what was added could not be tokenized by itself: the whole conversation was, again")
-            self._be(_State(messages, rendered, tokens, dropped + drop), _moved(turns, keep, drop), session, keep)
+            self._set_state(
+                _State(messages, rendered, tokens, dropped + drop), _shifted_turns(turns, keep, drop), session, keep
+            )
             return session
 
     def _state(self) -> _State:
-        """The conversation with the last answer as far as it was made, which goes on undisturbed. Under the lock."""
+        """The conversation with the last answer as far as it was decoded. It needs the lock; the answer goes on."""
         answer = self._answer
         if answer is None:
             return _State(list(self._messages), self._text, TokenSequence(self._tokens), self._dropped)
-        count, text = answer.whole_tokens()
+        count, text = answer.whole_tokens()  # later tokens have no complete text
         return _State(
             [*self._messages, {"role": "assistant", "content": answer.text}],
             self._text + text,
-            TokenSequence(self._tokens[: len(self._tokens) - len(answer.emitted) + count]),  # the rest has no text
+            TokenSequence(self._tokens[: len(self._tokens) - len(answer.emitted) + count]),
             self._dropped + answer.dropped_tokens,
         )
 
     def _take_answer(self) -> None:
-        """Make the last answer part of the conversation. One in progress ends there: its list of ids is left to it."""
+        """Add the last answer to the conversation. One in progress is cancelled, and keeps its own list of ids."""
         answer = self._answer
         if answer is None:
             return
         if not answer.finished:
             answer.cancel()
-        with self._engine.lock:  # where another thread makes it, after the evaluation in progress
-            self._be(self._state(), _moved(self._turns, self._keep, answer.dropped_tokens))
+        with self._engine.lock:  # another thread may be decoding it: wait for its forward pass
+            self._set_state(self._state(), _shifted_turns(self._turns, self._keep, answer.dropped_tokens))
 
-    def _be(self, state: _State, turns: list[_Before], answer: Session | None = None, keep: int = 0) -> None:
-        """Become this conversation. In one statement, so that Ctrl-C finds either the one or the other."""
+    def _set_state(self, state: _State, turns: list[_TurnStart], answer: Session | None = None, keep: int = 0) -> None:
+        """Replace the conversation, in one statement: Ctrl-C finds either the old or the new one."""
         messages, text, tokens, dropped = state
         self._messages, self._text, self._tokens, self._dropped, self._turns, self._answer, self._keep = (
             messages, text, tokens, dropped, turns, answer, keep,
         )  # fmt: skip
 
     def _continued(self, rendered: str) -> list[int] | None:
-        """The ids of a conversation that goes on from the ids at hand; None where it does not.
+        """The known ids followed by those of the text that `rendered` adds; None where it does not continue them.
 
-        Nor where the tokenizer puts a space before a text of its own, as SentencePiece does: no id may stand for it.
+        Also None where the tokenizer puts a space before the added text, as SentencePiece does.
         """
         added = continuation(self._text, rendered) if self._tokens else None
         if added is None:
@@ -232,9 +237,9 @@ class Chat:
         return None if spelled == b" " + added.encode() else [*self._tokens, *ids]
 
     def _drop_oldest(self, tokens: TokenSequence, keep: int, max_tokens: int, *, continued: bool) -> int:
-        """Make room for the prompt and an answer by forgetting tokens after the system prompt; how many went.
+        """Drop tokens after the first `keep`, so that prompt and answer fit; returns how many were dropped.
 
-        `continued`: the ids of earlier turns stand before those of this one.
+        `continued`: `tokens` begin with the known ids of earlier turns.
         """
         context = self._engine.context
         room = min(max_tokens, context.n_ctx // 4)
@@ -248,14 +253,14 @@ class Chat:
                 f"the conversation has {len(tokens)} tokens and the context holds {context.n_ctx}; what is new does "
                 "not fit even without the earlier turns: begin a new chat or enlarge the context (--ctx)"
             )
-        drop = min(most, max(excess, (context.n_ctx - keep) // 2))  # more than is needed: not every turn
+        drop = min(most, max(excess, (context.n_ctx - keep) // 2))  # more than needed, so that not every turn shifts
         if drop and keep + drop <= context.cached(tokens):
             context.shift(keep, drop)
-        tokens.cut(keep, keep + drop)  # of a cache that does not hold them, what comes after is evaluated anew
+        tokens.cut(keep, keep + drop)  # a cache without them needs a prefill of what follows
         return drop
 
     def _earlier(self, tokens: Sequence[int]) -> int:
-        """How many of a whole conversation's tokens stand for earlier turns."""
+        """The number of leading tokens of a whole conversation that belong to earlier turns."""
         try:
             return common_prefix(self._engine.tokenize(self._engine.model.render(self._messages, reply=False)), tokens)
         except InvalidRequest:  # a template that wants a user's turn

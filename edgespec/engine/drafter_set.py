@@ -18,35 +18,36 @@ from edgespec.engine.open_drafter import open_drafter
 from edgespec.engine.options import Resources
 from edgespec.engine.profile_store import ProfileStore
 from edgespec.errors import UnknownDrafter
-from edgespec.hub import resolve as catalogue
+from edgespec.hub.resolve import is_alias, resolve
 from edgespec.latency.model import LatencyModel
 
 _log = logging.getLogger("edgespec")
 
 
 def _nothing() -> None:
-    """What there is to do for a drafter that is no model."""
+    """The default of `save` and `close`: only models have something to save or free."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedDrafter:
-    """A drafter, and what those need who do not draft with it. Of a drafter of the user's own, nothing is known.
+    """A drafter with its resources; a user's own drafter has only `drafter` and `fresh`.
 
-    `anew` gives one that has read nothing, and `teach` lets it read a text of earlier conversations. The other members
-    are a model's: `share`, what it reads for a token as a share of what the target reads; `latency`, the model of its
-    forward passes, `passes` their number so far; `context`, and `prefill_seconds`, the time of its prefill by the
-    target's T(1); `fingerprint` of its file; `save` stores what was learned of its time, `close` frees it.
+    `fresh` returns a drafter that has seen no text; `teach` lets it learn from the tokens of earlier conversations. The
+    other members are a model's: `share`, the bytes and parameters that it reads for a token, over the target's;
+    `latency`, the latency model of its forward passes; `passes`, their number so far; `context`; `prefill_seconds`, the
+    seconds of its prefill, given the target's T(1) in seconds; `fingerprint` of its file; `save` stores `latency`,
+    `close` frees the model.
     """
 
     drafter: Drafter
-    anew: Callable[[], Drafter]
+    fresh: Callable[[], Drafter]
     teach: Callable[[Sequence[int]], object] = lambda tokens: None
     share: Share | None = None
     latency: LatencyModel | None = None
     passes: Callable[[], int] = lambda: 0
     context: Context | None = None
     n_inputs: int = 0
-    """The number of ids that the context evaluates."""
+    """The number of token ids that the context can evaluate, from 0 on."""
     prefill_seconds: Callable[[float], float] = lambda target_seconds: 0.0
     fingerprint: str = ""
     save: Callable[[], None] = _nothing
@@ -59,16 +60,16 @@ class OpenedDrafter:
 
 
 class NamedDrafters(NamedTuple):
-    """What drafts for a target, under which name."""
+    """The drafters of a target, and their joint name as -d takes it."""
 
     drafters: tuple[OpenedDrafter, ...]
     name: str
 
 
 class DrafterSet:
-    """Finds drafters for a target that is loaded, once or again.
+    """Opens drafters for a loaded target.
 
-    `exact`: only as many rows are evaluated at once as give the very bits of single-token decoding.
+    `exact`: a forward pass has only as many rows as are bit-identical to single-token decoding.
     """
 
     def __init__(
@@ -78,27 +79,27 @@ class DrafterSet:
         self._exact = exact
         self._exact_rows = 0
 
-    def open(self, drafter: str | Path | Drafter, before: Iterable[OpenedDrafter] = ()) -> NamedDrafters:
-        """The drafters that `load` names so; none where nothing can draft, and a warning.
+    def open(self, drafter: str | Path | Drafter, previous: Iterable[OpenedDrafter] = ()) -> NamedDrafters:
+        """The drafters that `drafter` names, as `load` takes it; none, with a warning, where no draft can be verified.
 
-        The models among those `before` store what they learned first: one that is opened again begins with it.
+        The models among `previous` save their latency models first, so that one that is opened again starts with it.
 
         Raises UnknownDrafter and ModelError.
         """
-        drafter = checked(drafter)
-        for one in before:
-            one.save()
+        drafter = validated_drafter(drafter)
+        for opened in previous:
+            opened.save()
         name = drafter if isinstance(drafter, str) else drafter.name
-        if name != "none" and (hindrance := self._hindrance()):
-            _log.warning("%s: %s: decoding without drafts", self._target.name, hindrance)
+        if name != "none" and (reason := self._why_not()):
+            _log.warning("%s: %s: decoding without drafts", self._target.name, reason)
             name = drafter = "none"
         if isinstance(drafter, str):
             return NamedDrafters(tuple(open_drafters(names_of(drafter), self._target, self._resources)), name)
-        mine = drafter
-        return NamedDrafters((OpenedDrafter(mine, lambda: mine),), name)
+        users_own = drafter
+        return NamedDrafters((OpenedDrafter(users_own, lambda: users_own),), name)
 
-    def _hindrance(self) -> str:
-        """Why no draft could be verified, or nothing."""
+    def _why_not(self) -> str:
+        """Why no draft can be verified; empty where drafts can."""
         if not self._target.can_rewind:
             return "it cannot take tokens back (recurrent memory)"
         if self._exact:
@@ -110,8 +111,8 @@ class DrafterSet:
         return ""
 
 
-def checked(drafter: object) -> str | Drafter:
-    """A drafter as `load` takes it; a path as a name. Raises UnknownDrafter where nothing of that name drafts."""
+def validated_drafter(drafter: object) -> str | Drafter:
+    """The argument `drafter` of `load`, a path as its name. Raises UnknownDrafter where it names no drafter."""
     if isinstance(drafter, os.PathLike):
         drafter = os.fspath(drafter)
     if isinstance(drafter, str):
@@ -127,37 +128,38 @@ def checked(drafter: object) -> str | Drafter:
 
 
 def open_drafters(names: Sequence[str], target: LlamaModel, resources: Resources) -> list[OpenedDrafter]:
-    """The drafters for `target` by `names`, as -d takes them one by one. Raises UnknownDrafter and ModelError."""
+    """One drafter for `target` by each of `names`, the parts of -d. Raises UnknownDrafter and ModelError."""
     opened: list[OpenedDrafter] = []
-    files = {name: catalogue.resolve(name, cache_dir=resources.cache_dir) for name in names if is_model(name)}
+    files = {name: resolve(name, cache_dir=resources.cache_dir) for name in names if is_model(name)}
     stems = [files[name].stem if name in files else name for name in names]
-    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
-        raise UnknownDrafter(f"two drafters are called {twice}: what is learned of one would count for the other")
-    with contextlib.ExitStack() as undo:
-        undo.callback(close_all, opened)
+    if repeated := next((stem for stem in stems if stems.count(stem) > 1), None):
+        raise UnknownDrafter(f"two drafters are called {repeated}: what is learned of one would count for the other")
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(close_all, opened)
         for name in names:
-            opened.append(
-                of_model(open_drafter(files[name], target, resources)) if name in files else of_text(make_drafter(name))
-            )
-        undo.pop_all()
+            if name in files:
+                opened.append(opened_model_drafter(open_drafter(files[name], target, resources)))
+            else:
+                opened.append(opened_text_drafter(make_drafter(name)))
+        cleanup.pop_all()
     return opened
 
 
-def of_text(drafter: Drafter) -> OpenedDrafter:
-    """One of our own drafters that learn from text."""
+def opened_text_drafter(drafter: Drafter) -> OpenedDrafter:
+    """One of edgespec's n-gram drafters, which learn from text."""
     return OpenedDrafter(drafter, type(drafter), teach=lambda tokens: drafter.propose(tokens, 0))
 
 
-def of_model(drafter: ModelDrafter) -> OpenedDrafter:
-    """A drafter model."""
+def opened_model_drafter(drafter: ModelDrafter) -> OpenedDrafter:
+    """A drafter model, whose KV cache `fresh` empties."""
 
-    def anew() -> Drafter:
+    def fresh() -> Drafter:
         drafter.context.rewind(0)
         return drafter
 
     return OpenedDrafter(
         drafter,
-        anew,
+        fresh,
         share=drafter.share,
         latency=drafter.latency,
         passes=lambda: drafter.evaluations,
@@ -171,11 +173,11 @@ def of_model(drafter: ModelDrafter) -> OpenedDrafter:
 
 
 def close_all(drafters: Iterable[OpenedDrafter]) -> None:
-    """Free the models among them."""
+    """Close all of `drafters`, which frees the models among them."""
     for drafter in drafters:
         drafter.close()
 
 
 def is_model(name: str) -> bool:
-    """Whether the name of a drafter is that of a model."""
-    return name not in KNOWN and (name.endswith(".gguf") or catalogue.is_alias(name) or Path(name).is_file())
+    """Whether `name` is a drafter model: a .gguf file or an alias of the catalogue."""
+    return name not in KNOWN and (name.endswith(".gguf") or is_alias(name) or Path(name).is_file())

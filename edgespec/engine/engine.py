@@ -1,4 +1,4 @@
-"""An engine: a loaded target with its KV cache and drafters, on which answers and chats are made."""
+"""The engine: a loaded target with its KV cache and drafters, which decodes answers and chats."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from edgespec.errors import InvalidRequest
 from edgespec.latency.model import LatencyModel
 from edgespec.policy.adaptive import AdaptivePolicy
 
-_MARK = "\ue000"
-"""A user's message that no template writes by itself."""
+_MARKER = "\ue000"
+"""A user's message that shows where a template puts it: a private-use character that no template contains."""
 
 
 class Engine:
     """A loaded target with its KV cache and drafters. Use it as a context manager, or call `close()`.
 
-    Sessions and chats on one engine take turns on its KV cache: each is right whatever the others do, and the one that
-    speaks twice in a row finds its tokens still cached.
+    Sessions and chats on one engine take turns on its KV cache. Each stays correct whatever the others do; a session
+    that steps twice in a row needs no prefill in between.
     """
 
     def __init__(
@@ -46,32 +46,32 @@ class Engine:
         self.model = model
         self.context = context
         self.latency = latency
-        """What is known of T(n)."""
+        """The latency model T(n) of the target."""
         self.profiles = profiles
-        """What is remembered of the model; None where nothing is."""
+        """The stored profiles of the model; None where none are kept."""
         self.fingerprint = fingerprint
-        """Tells the model's file from others; empty where nobody said."""
+        """Identifies the model's file; empty where it is not known."""
         self.lock = threading.RLock()
-        """Held during each evaluation, and while what follows from the cache or the vocabulary is found out."""
+        """Held during each forward pass, and while the KV cache or the vocabulary is read."""
         self._drafter_set = drafter_set
         self._save: Callable[[], object] = lambda: None
         self._draft_with(drafters, drafter_name)
 
     def _draft_with(self, drafters: Sequence[OpenedDrafter], name: str) -> None:
-        """Go on with what earlier runs learned of these drafters, and see to it that the next ones can."""
+        """Set the drafters, load their acceptance rates, and have these saved when the engine ends."""
         self.drafters, self.drafter_name = tuple(drafters), name
-        policy = AdaptivePolicy([one.drafter for one in drafters], self.latency)
+        policy = AdaptivePolicy([opened.drafter for opened in drafters], self.latency)
         self.policy: Policy = policy
         self._adaptive = policy
         if self.profiles is not None:
-            models = {one.name: one.fingerprint for one in drafters if one.fingerprint}
+            models = {opened.name: opened.fingerprint for opened in drafters if opened.fingerprint}
             for drafter, fingerprint in models.items():
                 self.profiles.load_acceptance(policy.acceptance, drafter, fingerprint)
             self._save = weakref.finalize(self, _save, self.profiles, policy, models)
 
     @property
     def drafting(self) -> bool:
-        """Whether drafts may come; set it to False to decode plainly, from the next answer on."""
+        """Whether the engine drafts. False means plain decoding, from the next answer on."""
         return bool(self.drafters) and self.policy is self._adaptive
 
     @drafting.setter
@@ -81,19 +81,20 @@ class Engine:
     def change_drafter(self, drafter: str | Path | Drafter) -> None:
         """Draft with another drafter, as `load` takes it, from the next answer on.
 
-        The target stays, and its KV cache (unless what is exact has yet to be found out). No answer may be in progress.
-        Raises UnknownDrafter and ModelError; then the drafter is the one it was.
+        The target stays loaded, and its KV cache stays too, unless the self-test of `exact` has yet to run. No answer
+        may be in progress. Raises UnknownDrafter and ModelError; then the drafter has not changed.
         """
         with self.lock:
             if self._drafter_set is None or self.profiles is None:
                 raise InvalidRequest("this engine was put together without load, and cannot find other drafters")
             before, save = self.drafters, self._save
             drafters, name = self._drafter_set.open(drafter, before)
-            save()  # first: a model that stays goes on with what was learned of it
+            save()  # first: a model that stays starts with its stored acceptance rates
             if self.latency.rows != self.context.max_rows:
                 self.latency = self.profiles.latency(self.context.max_rows)
             self._draft_with(drafters, name)
-            close_all(one for one in before if all(one.drafter is not still.drafter for still in drafters))
+            still_used = {id(opened.drafter) for opened in drafters}
+            close_all(opened for opened in before if id(opened.drafter) not in still_used)
 
     def stream(
         self,
@@ -104,11 +105,12 @@ class Engine:
         on_prefill: Callable[[int, int], None] | None = None,
         **options: Any,
     ) -> Session:
-        """An answer to be iterated: `for block in engine.stream("...").stream(): print(block.text)`.
+        """The session of an answer: `for block in engine.stream("...").stream(): print(block.text)`.
 
         `prompt`: a user's message, or a conversation of {"role", "content"}; rendered by the model's chat template.
-        `raw`: feed the text as it is. `system`: put before. `on_prefill(done, total)`: called before every chunk of the
-        prompt. `options` are those of `GenerationOptions`: sampling, max_tokens, stop, overflow, explain.
+        `raw`: use the text without the chat template. `system`: the system prompt. `on_prefill(done, total)`: called
+        before every chunk of the prefill, with numbers of tokens. `options` are those of `GenerationOptions`: sampling,
+        max_tokens, stop, overflow, explain.
         Raises InvalidRequest, ContextOverflow.
         """
         if raw and (not isinstance(prompt, str) or system is not None):
@@ -131,25 +133,25 @@ class Engine:
         return session
 
     def chat(self, system: str | None = None) -> Chat:
-        """A conversation that keeps its tokens, so that each turn evaluates only what is new."""
+        """A conversation that keeps its token ids, so that each turn prefills only its new tokens."""
         return Chat(self, system)
 
     def tokenize(self, text: str) -> list[int]:
-        """The ids of a whole prompt, begun as the model wants it."""
+        """The ids of a whole prompt, with the BOS token where the model wants one."""
         return self.model.vocabulary.tokenize_prompt(text)
 
     def system_length(self, tokens: Sequence[int], system: str | None) -> int:
-        """How many leading tokens a shift of the context spares: those of the system prompt."""
+        """The number of leading tokens that belong to the system prompt: a context shift keeps them."""
         try:
             head = self.model.render(conversation([], system), reply=False)
         except InvalidRequest:
             head = None
         if head is None or (system or "").strip() not in head:  # it wants a user's turn, to write the prompt into
-            head = self.model.render(conversation(_MARK, system), reply=False).partition(_MARK)[0]
+            head = self.model.render(conversation(_MARKER, system), reply=False).partition(_MARKER)[0]
         return common_prefix(self.tokenize(head), list(tokens))
 
     def session(self, tokens: Sequence[int], **options: Any) -> Session:
-        """An answer to prompt ids; `options` are those of `GenerationOptions`."""
+        """The session that answers prompt ids; `options` are those of `GenerationOptions`."""
         return self.answer(tokens, GenerationOptions(**options))
 
     def answer(
@@ -161,9 +163,10 @@ class Engine:
         skipped: int = 0,
         on_prefill: Callable[[int, int], None] | None = None,
     ) -> Session:
-        """An answer to prompt ids. A `TokenSequence` grows with the emitted ones; a list is copied.
+        """The session that answers prompt ids. A `TokenSequence` grows with the emitted tokens; a list is copied.
 
-        `skipped` tokens were dropped before them; a shift of the context spares the first `keep`.
+        `skipped` tokens were dropped before them, which counts for the noise of the draws. A context shift keeps the
+        first `keep` tokens.
         """
         tokens = tokens if isinstance(tokens, TokenSequence) else TokenSequence(tokens)
         vocabulary = self.model.vocabulary
@@ -174,9 +177,9 @@ class Engine:
         )  # fmt: skip
 
     def close(self) -> None:
-        """Remember what was measured, and free the memory, after the evaluation in progress.
+        """Save what was learned, and free the memory, after the forward pass in progress.
 
-        Raises InvalidRequest within that evaluation, in `on_prefill` or a signal handler: it needs the memory.
+        Raises InvalidRequest when called during that pass, from `on_prefill` or a signal handler.
         """
         if self.lock._is_owned():  # type: ignore[attr-defined] # as threading.Condition asks
             raise InvalidRequest("an answer is being made: end it (session.cancel()), and close the engine then")
@@ -196,13 +199,13 @@ class Engine:
 
 
 def conversation(prompt: str | Sequence[Message], system: str | None) -> list[Message]:
-    """Messages for the chat template."""
+    """The messages for the chat template: `prompt`, after the system prompt where there is one."""
     messages: list[Message] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     return messages if system is None else [{"role": "system", "content": system}, *messages]
 
 
 def _save(profiles: ProfileStore, policy: AdaptivePolicy, models: Mapping[str, str]) -> None:
-    """Remember what was learned of the target's time, and of drafter models, by name and fingerprint."""
+    """Save the target's latency model, and the acceptance rates of drafter `models` (name to fingerprint)."""
     profiles.save(policy.latency)
     for name, fingerprint in models.items():
         profiles.save_acceptance(policy.acceptance, name, fingerprint)

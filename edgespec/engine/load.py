@@ -1,4 +1,4 @@
-"""The composition root: from options to an engine."""
+"""Loads an engine by its options: the one place where all parts are put together."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import contextlib
 from pathlib import Path
 
 from edgespec.backend import EXACT_KV, LlamaContext, LlamaModel
-from edgespec.backend.load_check import vet
+from edgespec.backend.load_check import check_loads
 from edgespec.core import Drafter
-from edgespec.engine.drafter_set import DrafterSet, checked, close_all
+from edgespec.engine.drafter_set import DrafterSet, close_all, validated_drafter
 from edgespec.engine.engine import Engine
 from edgespec.engine.options import EngineOptions, Resources
 from edgespec.engine.profile_store import ProfileStore
@@ -28,20 +28,20 @@ def load(
     exact: bool = False,
     cache_dir: Path | None = None,
 ) -> Engine:
-    """Load a target and be ready to answer.
+    """Load a target with its drafters.
 
     `model`: a path to a .gguf or an alias; None is the small default model. `drafter`: `auto`, `none`, `anpd`,
     `suffix`, a drafter model (a .gguf, plain or trimmed, or an alias), several joined by `+`, or a drafter of your own
     (an object that implements `Drafter`). `n_ctx`: tokens of prompt and answer together (default: the smaller of the
     model's own and 8192). `threads`: default, the physical fast cores. `gpu_layers`: default, all of them where there
     is a GPU. `kv_type` (f16, q8_0, ...) and `flash_attention` (auto, on, off) are llama.cpp's. `exact`: draft only as
-    many tokens at once as can be checked with the very bits of single-token decoding (`engine.context.max_rows`, found
-    out once for a model on a machine), so that text is not only the same but cannot differ, as long as answers are made
-    one after the other; keys and values are then kept as f16 and bf16. `cache_dir`: where measured costs are kept
-    (default: the user's cache directory).
+    many tokens as a forward pass checks with logits bit-identical to single-token decoding (`engine.context.max_rows`,
+    which a self-test finds once for a model on a machine). Text then cannot differ, as long as answers are decoded one
+    after the other; keys and values are stored as f16 and bf16. `cache_dir`: where profiles are stored (default: the
+    user's cache directory).
 
-    Raises ModelError (no such file, malformed, unsupported) and InvalidRequest. A file never seen before is first
-    loaded in a child process, which doubles that one start.
+    Raises ModelError (no such file, malformed, unsupported) and InvalidRequest. The first load of a file runs in a
+    child process too, which doubles the time of that one start.
     """
     return open_engine(
         EngineOptions(model, drafter, n_ctx, threads, gpu_layers, kv_type, flash_attention, exact, cache_dir)
@@ -49,14 +49,14 @@ def load(
 
 
 def open_engine(options: EngineOptions) -> Engine:
-    """`load`, with its arguments as one value."""
-    drafter = checked(options.drafter)  # an unknown name is found out before the model is loaded
+    """The engine that `load` returns, by its arguments as one value."""
+    drafter = validated_drafter(options.drafter)  # an unknown name is an error before the model is loaded
     cache = options.cache_dir or cpu.cache_directory()
     path = resolve(options.model, cache_dir=cache)
-    header = vet(path, cache_dir=cache)
-    with contextlib.ExitStack() as undo:  # what is loaded before an error is freed at once, and not some time later
+    header = check_loads(path, cache_dir=cache)
+    with contextlib.ExitStack() as cleanup:  # on an error, what is loaded already is freed at once
         target = LlamaModel(path, gpu_layers=options.gpu_layers, part=header.part)
-        undo.callback(target.close)
+        cleanup.callback(target.close)
         resources = Resources.of(options, target.n_ctx_train)
         kv_type = EXACT_KV if options.exact and options.kv_type == "f16" else options.kv_type
         profiles = ProfileStore(
@@ -67,13 +67,13 @@ def open_engine(options: EngineOptions) -> Engine:
             target, n_ctx=resources.n_ctx, threads=resources.threads,
             kv_type=kv_type, flash_attention=options.flash_attention,
         )  # fmt: skip
-        undo.callback(context.close)
+        cleanup.callback(context.close)
         drafter_set = DrafterSet(target, context, profiles, resources, exact=options.exact)
         drafters, name = drafter_set.open(drafter)
-        undo.callback(close_all, drafters)
+        cleanup.callback(close_all, drafters)
         engine = Engine(
             target, context, latency=profiles.latency(context.max_rows), drafters=drafters, drafter_name=name,
             profiles=profiles, drafter_set=drafter_set, fingerprint=header.fingerprint,
         )  # fmt: skip
-        undo.pop_all()
+        cleanup.pop_all()
         return engine

@@ -1,7 +1,7 @@
-"""A drafter model for a target: loaded, and matched with it token by token.
+"""Opens a drafter model for a target, with a vocabulary map from the one to the other.
 
 Two models of one family often have one vocabulary, padded to different sizes. Others share most token texts. What
-counts is the text of each token, not the number of tokens.
+counts is the text of each token, not the size of the vocabulary.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from edgespec.backend import LlamaContext, LlamaModel
-from edgespec.backend.load_check import vet
+from edgespec.backend.load_check import check_loads
 from edgespec.drafters.model import ModelDrafter, Share
 from edgespec.drafters.vocab_map import LEAST_OVERLAP, Match, MatchedVocabulary, SameVocabulary, TokenMap, match_texts
 from edgespec.engine.options import Resources
@@ -33,30 +33,30 @@ _TOKENS = "tokenizer.ggml.tokens"
 def open_drafter(path: Path, target: LlamaModel, resources: Resources, *, window: int | None = None) -> ModelDrafter:
     """The model at `path`, plain or trimmed, as a drafter for `target`.
 
-    It begins reading `window` tokens back; without one, as far as that is cheap.
+    Its prefill starts `window` tokens before the end of the text; None lets the drafter choose by the cost.
 
-    Raises ModelError, and UnsupportedModel saying what differs where the vocabularies do not go together.
+    Raises ModelError, and UnsupportedModel where the vocabularies do not match, saying what differs.
     """
-    header = vet(path, cache_dir=resources.cache_dir)
+    header = check_loads(path, cache_dir=resources.cache_dir)
     part, target_part = header.part, target.part
     trimming = trimming_of(part)
-    same = entry(part, _TOKENS) == entry(target_part, _TOKENS) if _TOKENS in part.spans else False
-    with contextlib.ExitStack() as undo:
+    same_tokens = entry(part, _TOKENS) == entry(target_part, _TOKENS) if _TOKENS in part.spans else False
+    with contextlib.ExitStack() as cleanup:
         if trimming is not None:
-            if not same and tokenizer_hash(part) != tokenizer_hash(target_part):
-                raise _different(path, target, part, target_part)
+            if not same_tokens and tokenizer_hash(part) != tokenizer_hash(target_part):
+                raise _vocabulary_error(path, target, part, target_part)
             model = load_trimmed(path, part, trimming, gpu_layers=resources.gpu_layers)
-            undo.callback(model.close)
-            row_to_target = np.where(trimming.kept < target.vocabulary.size, trimming.kept, -1).astype(np.int32)
-            token_map: TokenMap = SameVocabulary(row_to_target, None if same else trimming.full_vocab)
+            cleanup.callback(model.close)
+            row_to_target = np.where(trimming.kept_ids < target.vocabulary.size, trimming.kept_ids, -1).astype(np.int32)
+            token_map: TokenMap = SameVocabulary(row_to_target, None if same_tokens else trimming.full_vocab)
         else:
             model = LlamaModel(path, part=part, gpu_layers=resources.gpu_layers)
-            undo.callback(model.close)
-            token_map = SameVocabulary() if same else _matched(model, target, part, target_part)
+            cleanup.callback(model.close)
+            token_map = SameVocabulary() if same_tokens else _matched(model, target, part, target_part)
         if not model.can_rewind:
             raise UnsupportedModel(f"{path}: cannot take tokens back (recurrent memory), and a drafter must")
         context = LlamaContext(model, n_ctx=min(resources.n_ctx, model.n_ctx_train), threads=resources.threads)
-        undo.pop_all()
+        cleanup.pop_all()
 
     profiles = ProfileStore(
         resources.cache_dir,
@@ -73,35 +73,40 @@ def open_drafter(path: Path, target: LlamaModel, resources: Resources, *, window
         context.close()
         model.close()
 
-    own, theirs = _sizes(model, part), _sizes(target, target_part)
-    share = Share(own.parameters / theirs.parameters, own.bytes / theirs.bytes)
+    drafter_sizes, target_sizes = _sizes_per_token(model, part), _sizes_per_token(target, target_part)
+    share = Share(drafter_sizes.parameters / target_sizes.parameters, drafter_sizes.bytes / target_sizes.bytes)
     return ModelDrafter(
         path.stem, context, token_map, share=share, latency=latency, window=window, fingerprint=header.fingerprint,
         n_inputs=context.input_size, save=save, close=close,
     )  # fmt: skip
 
 
-def _sizes(model: LlamaModel, part: Part) -> Sizes:
-    """What it reads for a token; of a file in several parts, of which `part` is the first, all that there is."""
+def _sizes_per_token(model: LlamaModel, part: Part) -> Sizes:
+    """The parameters and bytes that the model reads for a token; for a split file, all of them."""
     return Sizes(model.parameters, model.size_bytes) if part.values.get("split.count") else per_token(part)
 
 
 def _matched(model: LlamaModel, target: LlamaModel, part: Part, target_part: Part) -> TokenMap:
+    """The vocabulary map by the tokens' texts. Raises UnsupportedModel where too few are shared."""
     match = match_texts(strings(target_part, _TOKENS), strings(part, _TOKENS))
     if match.overlap < LEAST_OVERLAP:
-        raise _different(part.path, target, part, target_part, match)
+        raise _vocabulary_error(part.path, target, part, target_part, match)
     return MatchedVocabulary(match, target.vocabulary, model.vocabulary)
 
 
-def _different(
+def _vocabulary_error(
     path: Path, target: LlamaModel, part: Part, target_part: Part, match: Match | None = None
 ) -> UnsupportedModel:
-    """What differs, in one line."""
-    theirs, ours = strings(target_part, _TOKENS), strings(part, _TOKENS)
-    first = next((i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours)))
-    shown = [texts[first].decode(errors="replace") if first < len(texts) else "nothing" for texts in (theirs, ours)]
+    """The error that names the first token that differs, and the share of texts in both."""
+    target_texts, drafter_texts = strings(target_part, _TOKENS), strings(part, _TOKENS)
+    pairs = enumerate(zip(target_texts, drafter_texts, strict=False))
+    first = next((i for i, (a, b) in pairs if a != b), min(len(target_texts), len(drafter_texts)))
+    first_texts = [
+        texts[first].decode(errors="replace") if first < len(texts) else "nothing"
+        for texts in (target_texts, drafter_texts)
+    ]
     share = f", and {match.overlap:.0%} of the texts are in both ({LEAST_OVERLAP:.0%} are needed)" if match else ""
     return UnsupportedModel(
-        f"{path}: its vocabulary is another one than {target.path.name}'s: token {first} is {shown[1]!r} and not "
-        f"{shown[0]!r}{share}; choose a drafter of the target's family"
+        f"{path}: its vocabulary is another one than {target.path.name}'s: token {first} is {first_texts[1]!r} and not "
+        f"{first_texts[0]!r}{share}; choose a drafter of the target's family"
     )

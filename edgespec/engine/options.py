@@ -1,4 +1,4 @@
-"""What an engine is loaded with."""
+"""The options of an engine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgespec.errors import InvalidRequest
 from edgespec.system import cpu
 
 DEFAULT_CONTEXT = 8192
-"""Tokens; a model that was trained for fewer gets fewer."""
+"""The default context length in tokens; a model that was trained for fewer gets fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What of the machine a model gets, once that is settled: a target's drafters get the same."""
+    """Context length, threads and GPU layers as settled for a target; its drafters get the same."""
 
     n_ctx: int
     threads: int
@@ -45,7 +45,7 @@ class Resources:
 
     @classmethod
     def of(cls, options: EngineOptions, n_ctx_train: int) -> Resources:
-        """Those that the options ask for, for a model that was trained for contexts of `n_ctx_train` tokens."""
+        """The resources by `options`, for a model that was trained for contexts of `n_ctx_train` tokens."""
         return cls(
             min(n_ctx_train, DEFAULT_CONTEXT) if options.n_ctx is None else options.n_ctx,
             cpu.default_threads() if options.threads is None else options.threads,

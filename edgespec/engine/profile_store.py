@@ -1,4 +1,4 @@
-"""What was learned of a model, kept from one run to the next: T(n), which widths are exact, whose guesses are right."""
+"""What is learned of a model, stored from one run to the next: T(n), exact rows, acceptance rates."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from edgespec.backend import EXACT_KV, LlamaContext, build_name, gpus
-from edgespec.engine.exact import depths, exact_rows, sample
+from edgespec.engine.exact import depths, exact_rows, probe_tokens
 from edgespec.latency.model import LatencyModel
 from edgespec.policy.acceptance import Acceptance
-from edgespec.system import cpu as machine
-from edgespec.system import files as store
+from edgespec.system.cpu import cpu_name
+from edgespec.system.files import read_json, try_write_json
 
 _log = logging.getLogger("edgespec")
 
-_FORMAT = 3
+_EXACT_FORMAT = 3
+"""Version of the files of exact rows; others are measured again."""
 
-_PATIENCE = 10.0
-"""Seconds of a wait after which it is said how far it is."""
+_LOG_INTERVAL = 10.0
+"""Seconds between two log lines of a self-test's progress."""
 
-_NONSENSE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
-"""What reading a file raises that is none of ours."""
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+"""Exceptions that restoring from a malformed file raises."""
 
 
 class ProfileStore:
-    """The files of one model, by its `fingerprint`, the machine, and whatever else its times depend on."""
+    """The profiles of one model, stored by its `fingerprint`, the machine and the settings that its times depend on."""
 
     def __init__(
         self,
@@ -41,79 +42,80 @@ class ProfileStore:
         flash_attention: str = "auto",
         drafts: bool = False,
     ) -> None:
-        """`drafts`: as a drafter, which evaluates several tokens for the logits of the last one."""
+        """`drafts`: the model is a drafter, whose forward passes give logits of their last token only."""
         settings = (threads, gpu_layers, kv_type, flash_attention, *(["drafter"] if drafts else []))
-        name = _file_name(machine.cpu_name(), build_name(), fingerprint, *settings, *gpus())
-        self._place = cache_dir, threads, gpu_layers
-        self._found: dict[Path, Any] = {}
-        """What files held when they were last read or written: who learned nothing must not write over who did."""
-        self._costs = cache_dir / "costs" / name
-        self._exact = cache_dir / "exact" / name
-        self._acceptance = cache_dir / "acceptance"
+        name = _file_name(cpu_name(), build_name(), fingerprint, *settings, *gpus())
+        self._base = cache_dir, threads, gpu_layers
+        self._stored: dict[Path, Any] = {}
+        """Contents of files when last read or written. What has not changed is not written again."""
+        self._latency_path = cache_dir / "costs" / name
+        self._exact_path = cache_dir / "exact" / name
+        self._acceptance_folder = cache_dir / "acceptance"
         self._fingerprint = fingerprint
 
     def with_exact_keys(self) -> ProfileStore:
-        """The same model's where keys and values are as `load(exact=True)` has them."""
-        cache_dir, threads, gpu_layers = self._place
+        """The store of this model with the KV cache types of `load(exact=True)`."""
+        cache_dir, threads, gpu_layers = self._base
         return ProfileStore(cache_dir, self._fingerprint, threads=threads, gpu_layers=gpu_layers, kv_type=EXACT_KV)
 
     def latency(self, rows: int) -> LatencyModel:
-        """T(n) as the last run left it, else a fresh curve."""
-        cost = LatencyModel(rows)
-        stored = store.read_json(self._costs)
+        """The stored latency model for up to `rows` rows; a new one where there is none."""
+        latency_model = LatencyModel(rows)
+        stored = read_json(self._latency_path)
         if stored is not None:
             try:
-                cost.restore(stored)
-            except _NONSENSE as error:
-                _log.warning("%s is left aside: %s", self._costs, error)
-                cost = LatencyModel(rows)
+                latency_model.restore(stored)
+            except _MALFORMED as error:
+                _log.warning("%s is left aside: %s", self._latency_path, error)
+                latency_model = LatencyModel(rows)
             else:
-                self._found[self._costs] = cost.as_json()
-        return cost
+                self._stored[self._latency_path] = latency_model.as_json()
+        return latency_model
 
     def save(self, latency: LatencyModel) -> None:
-        """Keep T(n), as far as it is known."""
+        """Store the latency model, where it has been measured."""
         learned = latency.as_json()
         if latency.known or learned["deeper"]:
-            self._keep(self._costs, learned)
+            self._write(self._latency_path, learned)
 
-    def _keep(self, path: Path, learned: Any) -> None:
-        if learned != self._found.get(path):
-            store.remember(path, learned)
-            self._found[path] = learned
+    def _write(self, path: Path, learned: Any) -> None:
+        """Write `learned`, unless `path` held just that when it was last read or written."""
+        if learned != self._stored.get(path):
+            try_write_json(path, learned)
+            self._stored[path] = learned
 
     def load_acceptance(self, acceptance: Acceptance, drafter: str, fingerprint: str) -> None:
-        """Let `acceptance` begin with what was learned of a drafter model, by its `fingerprint`, for this target."""
-        path = self._pair(fingerprint)
-        stored = store.read_json(path)
+        """Restore the acceptance rates of a drafter model, by its `fingerprint`, for this target."""
+        path = self._acceptance_path(fingerprint)
+        stored = read_json(path)
         if stored is not None:
             try:
                 acceptance.restore(drafter, stored)
-            except _NONSENSE as error:
+            except _MALFORMED as error:
                 _log.warning("%s is left aside: %s", path, error)
             else:
-                self._found[path] = acceptance.as_json(drafter)
+                self._stored[path] = acceptance.as_json(drafter)
 
     def save_acceptance(self, acceptance: Acceptance, drafter: str, fingerprint: str) -> None:
-        """Keep what is known by now."""
+        """Store the acceptance rates of a drafter model, by its `fingerprint`, for this target."""
         learned = acceptance.as_json(drafter)
         if learned["kinds"]:
-            self._keep(self._pair(fingerprint), learned)
+            self._write(self._acceptance_path(fingerprint), learned)
 
-    def _pair(self, fingerprint: str) -> Path:
-        """Whose guesses are right does not depend on the machine, nor on threads and the like."""
-        return self._acceptance / _file_name(self._fingerprint, fingerprint)
+    def _acceptance_path(self, fingerprint: str) -> Path:
+        """The file of acceptance rates for this target and a drafter: they depend on neither machine nor settings."""
+        return self._acceptance_folder / _file_name(self._fingerprint, fingerprint)
 
     def exact_rows(
         self, context: LlamaContext, n_vocab: int, progress: Callable[[int, int], None] | None = None
     ) -> int:
-        """What `edgespec.engine.exact` finds for this context: now, or in an earlier run.
+        """The exact rows for this context, from an earlier run or by a self-test now (see `edgespec.engine.exact`).
 
-        `progress(done, total)` counts evaluations; without it the log tells.
+        `progress(done, total)` counts forward passes; without it, progress is logged.
         """
         deepest = max(depths(context.n_ctx), default=0)
-        stored = store.read_json(self._exact)
-        if isinstance(stored, dict) and stored.get("format") == _FORMAT:
+        stored = read_json(self._exact_path)
+        if isinstance(stored, dict) and stored.get("format") == _EXACT_FORMAT:
             rows, tested = stored.get("rows"), stored.get("deepest")
             if isinstance(rows, int) and rows > 0 and isinstance(tested, int) and tested >= deepest:
                 return min(rows, context.max_rows)
@@ -123,21 +125,21 @@ class ProfileStore:
                 "finding out which evaluations are exact to the bit here: once for a model, up to some minutes "
                 "(edgespec doctor does it beforehand)"
             )
-        rows = exact_rows(context, sample(n_vocab), progress or _Told())
+        rows = exact_rows(context, probe_tokens(n_vocab), progress or _LoggedProgress())
         context.forget()
         _log.info("up to %d tokens at once are exact to the bit: found in %.1f s", rows, time.monotonic() - begun)
-        store.remember(self._exact, {"format": _FORMAT, "rows": rows, "deepest": deepest})
+        try_write_json(self._exact_path, {"format": _EXACT_FORMAT, "rows": rows, "deepest": deepest})
         return rows
 
 
-class _Told:
-    """Says now and then in the log how far a test for exact evaluations is."""
+class _LoggedProgress:
+    """Logs the progress of a self-test, once in _LOG_INTERVAL."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
-        if time.monotonic() - self._last > _PATIENCE:
+        if time.monotonic() - self._last > _LOG_INTERVAL:
             self._last = time.monotonic()
             _log.warning("%d of at most %d evaluations are compared", done, total)
 

@@ -1,1 +1,1 @@
-"""Which file a model's name means, and how to get it."""
+"""Finds the file of a model by name, and downloads it."""

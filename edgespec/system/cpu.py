@@ -120,7 +120,7 @@ def data_directory() -> Path:
     return Path(platformdirs.user_data_dir("edgespec", appauthor=False))
 
 
-def made(folder: Path) -> Path:
+def made_folder(folder: Path) -> Path:
     """`folder`, made where it is missing. A new data directory is for nobody else's eyes. Raises OSError."""
     data = data_directory()
     if folder.is_relative_to(data):

@@ -108,8 +108,8 @@ def private_folder(path: Path) -> None:
         path.chmod(0o700)
 
 
-def remember(path: Path, value: Any) -> None:
-    """`write_json` for what can be found out again: where the disk refuses, a log line is enough."""
+def try_write_json(path: Path, value: Any) -> None:
+    """`write_json` for values that can be measured again: a failed write is logged, not raised."""
     try:
         write_json(path, value)
     except OSError as error:

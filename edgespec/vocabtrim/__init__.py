@@ -1,5 +1,5 @@
-"""VocabTrim (arXiv 2506.22694): a drafter that keeps only the vocabulary rows its target really uses.
+"""VocabTrim (arXiv 2506.22694): a drafter that keeps only the vocabulary rows that its target uses.
 
-`counts` says which tokens occur, `choose` picks those to keep, `rewrite` writes the smaller GGUF, `prove` holds its
-logits against the full model's, `trimmed` reads what a trimmed file says of itself.
+`collect` counts tokens, `selection` ranks them, `writer` writes the smaller GGUF, `equivalence` compares its logits
+with the full model's, `format` reads how a file was trimmed, `pipeline` does all of it.
 """

@@ -1,7 +1,7 @@
-"""Counting tokens: in answers that the target gives now, in recorded answers, in plain text.
+"""Counts tokens in answers of the target, in recorded answers or in plain text.
 
-What the target says is the best calibration for what it will say (VocabTrim, arXiv 2506.22694, section 4). Answers go
-into a journal as they are finished, so a long run can be stopped and gone on with.
+The target's own answers are the best calibration (VocabTrim, arXiv 2506.22694, section 4). Answers are written to a
+journal as they finish, so that a long run can be stopped and resumed.
 """
 
 from __future__ import annotations
@@ -18,74 +18,75 @@ from edgespec.backend import LlamaModel, ParallelContext
 from edgespec.core import Row
 from edgespec.decode.sampling import draw_any
 from edgespec.errors import InvalidRequest, OutputError
-from edgespec.vocabtrim.counts import Counts, Source, tokenizer_hash
+from edgespec.vocabtrim.counts import Counts, CountSource, tokenizer_hash
 
-_LINES = 64
-"""Lines of plain text that are counted, or held out, together."""
+_LINES_PER_TEXT = 64
+"""Lines of plain text that count as one text: they are counted or held out together."""
 
 CollectProgress = Callable[[int, int, int], None]
-"""Called with answers done, answers in all, and tokens so far."""
+"""Called with finished answers, all answers, and tokens so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerSettings:
-    """How the target answers. With equal settings a journal can be gone on with."""
+    """How the target answers. A journal can be resumed with equal settings."""
 
     max_tokens: int = 512
     temperature: float = 0.0
     seed: int = 0
     n_ctx: int = 2048
-    """Tokens of one prompt and its answer; longer prompts are left out."""
+    """Tokens of one prompt and its answer; longer prompts are skipped."""
     raw: bool = False
-    """Go on with the prompts as they are, without the chat template."""
+    """Use the prompts as they are, without the chat template."""
 
     def choose(self, row: Row, position: int) -> int:
+        """The token at `position`, given its logits, shape (n_vocab,)."""
         if self.temperature == 0.0:
             return int(row.argmax())
         return draw_any(row, self.temperature, self.seed, position)
 
 
-class Journal:
-    """Finished answers, a JSON line each, after a line that says what they answer."""
+class AnswerJournal:
+    """A file of finished answers, one JSON line each, after a header line with model, prompts and settings."""
 
-    def __init__(self, path: Path, about: dict[str, Any]) -> None:
+    def __init__(self, path: Path, header: dict[str, Any]) -> None:
         self.path = path
         self.answers: dict[int, list[int]] = {}
-        with self._writing():
+        with self._output_errors():
             if path.exists():
-                self._read(about)
+                self._load(header)
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(about) + "\n", encoding="utf-8")
+                path.write_text(json.dumps(header) + "\n", encoding="utf-8")
 
     def add(self, index: int, tokens: list[int]) -> None:
-        """Record one answer at once."""
+        """Append one answer to the file."""
         self.answers[index] = tokens
-        with self._writing(), self.path.open("a", encoding="utf-8") as file:
+        with self._output_errors(), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"index": index, "tokens": tokens}, separators=(",", ":")) + "\n")
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _output_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written: {error.strerror}") from error
 
-    def _read(self, about: dict[str, Any]) -> None:
+    def _load(self, header: dict[str, Any]) -> None:
         data = self.path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]  # a crash may have left half a line
+        complete = data[: data.rfind(b"\n") + 1]  # a crash may have left half a line
         try:
-            first, *rest = [json.loads(line) for line in whole.splitlines()] or [None]
+            first, *rest = [json.loads(line) for line in complete.splitlines()] or [None]
             self.answers = {int(line["index"]): list(line["tokens"]) for line in rest}
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidRequest(f"{self.path}: no journal of answers ({error}); remove it to begin anew") from error
-        if first != about:
+        if first != header:
             raise InvalidRequest(
                 f"{self.path}: answers of another model, other prompts or settings; remove it to begin anew"
             )
-        if len(whole) < len(data):
+        if len(complete) < len(data):
             with self.path.open("r+b") as file:
-                file.truncate(len(whole))
+                file.truncate(len(complete))
 
 
 def count_answers_of(
@@ -99,9 +100,9 @@ def count_answers_of(
     threads: int,
     progress: CollectProgress = lambda done, total, tokens: None,
 ) -> Counts:
-    """Have the target answer each prompt, as a user's message, `slots` at once, and count what it says.
+    """Let the target answer each prompt as a user's message, `slots` at once, and count the tokens of the answers.
 
-    `fingerprint` names the model's file. Raises InvalidRequest, UnsupportedModel, EvaluationError.
+    `fingerprint` identifies the model's file. Raises InvalidRequest, UnsupportedModel, EvaluationError.
     """
     origin = {
         "model": model.path.name,
@@ -111,15 +112,15 @@ def count_answers_of(
     }
     if not prompts:
         raise InvalidRequest("there are no prompts to answer")
-    book = Journal(journal, origin)
+    answer_journal = AnswerJournal(journal, origin)
     context = ParallelContext(model, slots=min(slots, len(prompts)), n_ctx=settings.n_ctx, threads=threads)
-    said = sum(map(len, book.answers.values()))
+    n_tokens = sum(map(len, answer_journal.answers.values()))
     skipped = 0
 
-    def waiting() -> Iterator[tuple[int, list[int]]]:
+    def open_prompts() -> Iterator[tuple[int, list[int]]]:
         nonlocal skipped
         for index, text in enumerate(prompts):
-            if index in book.answers:
+            if index in answer_journal.answers:
                 continue
             prompt = text if settings.raw else model.render([{"role": "user", "content": text}])
             tokens = model.vocabulary.tokenize_prompt(prompt)
@@ -129,21 +130,21 @@ def count_answers_of(
                 skipped += 1
 
     try:
-        progress(len(book.answers), len(prompts), said)
-        for index, tokens in context.answers(waiting(), settings.max_tokens, settings.choose):
-            book.add(index, tokens)
-            said += len(tokens)
-            progress(len(book.answers), len(prompts), said)
+        progress(len(answer_journal.answers), len(prompts), n_tokens)
+        for index, tokens in context.answers(open_prompts(), settings.max_tokens, settings.choose):
+            answer_journal.add(index, tokens)
+            n_tokens += len(tokens)
+            progress(len(answer_journal.answers), len(prompts), n_tokens)
     finally:
         context.close()
-    if not book.answers:
+    if not answer_journal.answers:
         raise InvalidRequest(f"none of the {len(prompts)} prompts fits into {settings.n_ctx} tokens")
-    answers = [tokens for _, tokens in sorted(book.answers.items())]
-    return _counted("target", model, answers, {**origin, "prompts": len(prompts), "prompts_too_long": skipped})
+    answers = [tokens for _, tokens in sorted(answer_journal.answers.items())]
+    return _counts_of("target", model, answers, {**origin, "prompts": len(prompts), "prompts_too_long": skipped})
 
 
 def count_recorded(model: LlamaModel, path: Path, lines: Sequence[tuple[int, dict[str, Any]]]) -> Counts:
-    """Count recorded answers: objects with `tokens` (ids), or else `text`; each with the number of its line."""
+    """Count recorded answers: (line number, object) pairs, whose objects have `tokens` (ids) or `text`."""
     size = model.vocabulary.size
     answers = []
     for number, line in lines:
@@ -154,17 +155,19 @@ def count_recorded(model: LlamaModel, path: Path, lines: Sequence[tuple[int, dic
             answers.append(model.vocabulary.tokenize(text))
         else:
             raise InvalidRequest(f'{path}, line {number}: it must have "tokens", ids below {size}, or "text"')
-    return _counted("answers", model, answers, {"file": path.name})
+    return _counts_of("answers", model, answers, {"file": path.name})
 
 
 def count_text(model: LlamaModel, path: Path, text: str) -> Counts:
-    """Count the tokens of a plain text, which is held out by the paragraph of 64 lines."""
+    """Count the tokens of a plain text, in texts of _LINES_PER_TEXT lines."""
     lines = text.splitlines(keepends=True)
-    parts = ["".join(lines[start : start + _LINES]) for start in range(0, len(lines), _LINES)]
-    return _counted("text", model, [model.vocabulary.tokenize(part) for part in parts], {"file": path.name})
+    parts = ["".join(lines[start : start + _LINES_PER_TEXT]) for start in range(0, len(lines), _LINES_PER_TEXT)]
+    return _counts_of("text", model, [model.vocabulary.tokenize(part) for part in parts], {"file": path.name})
 
 
-def _counted(source: Source, model: LlamaModel, texts: Sequence[Sequence[int]], origin: dict[str, Any]) -> Counts:
+def _counts_of(
+    source: CountSource, model: LlamaModel, texts: Sequence[Sequence[int]], origin: dict[str, Any]
+) -> Counts:
     counts = Counts(source, tokenizer_hash(model.part), origin={"model": model.path.name, **origin})
     for tokens in texts:
         counts.add(tokens)

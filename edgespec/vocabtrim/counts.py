@@ -1,4 +1,4 @@
-"""How often each token occurs, where that was counted, and what was set aside to judge the choice by."""
+"""Token counts with their provenance, and held-out counts for measuring coverage."""
 
 from __future__ import annotations
 
@@ -14,35 +14,37 @@ from edgespec.gguf.metadata import strings, unpadded
 from edgespec.gguf.reader import Part
 from edgespec.system.files import read_json, write_json
 
-FORMAT = 1
-Source = Literal["target", "answers", "text"]
+COUNTS_FORMAT = 1
+"""Version of the counts files."""
+
+CountSource = Literal["target", "answers", "text"]
 """`target`: the target answered prompts; `answers`: recorded answers; `text`: plain text."""
 
-HELD_OUT_EVERY = 10
-"""One text of so many is not counted but kept to measure coverage on."""
+HELD_OUT_INTERVAL = 10
+"""Texts for each one that is held out for measuring coverage."""
 
 
 @dataclass(slots=True)
 class Counts:
-    """Token counts by id. `held_out` are those of texts that `tokens` does not include."""
+    """Token counts by id. `held_out` has the counts of the texts that `tokens` does not include."""
 
-    source: Source
+    source: CountSource
     tokenizer: str
-    """Hash of the vocabulary that the ids belong to."""
+    """Hash of the vocabulary of the ids."""
     tokens: Counter[int] = field(default_factory=Counter)
     held_out: Counter[int] = field(default_factory=Counter)
     texts: int = 0
     origin: dict[str, Any] = field(default_factory=dict)
-    """Which model and which prompts, by name and hash."""
+    """The model and the prompts, by name and hash."""
 
     def add(self, tokens: Iterable[int]) -> None:
-        """Count one text; every tenth is held out."""
+        """Count one text; every HELD_OUT_INTERVAL-th is held out."""
         self.texts += 1
-        (self.held_out if self.texts % HELD_OUT_EVERY == 0 else self.tokens).update(tokens)
+        (self.held_out if self.texts % HELD_OUT_INTERVAL == 0 else self.tokens).update(tokens)
 
     @property
-    def told(self) -> dict[str, Any]:
-        """Where the counts come from, without the counts: what a trimmed file carries."""
+    def provenance(self) -> dict[str, Any]:
+        """The origin of the counts and their totals, as a trimmed file stores them."""
         return {
             "source": self.source,
             "texts": self.texts,
@@ -53,13 +55,13 @@ class Counts:
         }
 
     def save(self, path: Path) -> None:
-        """Write them, whole or not at all. Raises OSError."""
+        """Write the counts to `path`, whole or not at all. Raises OSError."""
         write_json(
             path,
             {
-                "format": FORMAT,
+                "format": COUNTS_FORMAT,
                 "tokenizer": self.tokenizer,
-                **self.told,
+                **self.provenance,
                 "counts": _by_frequency(self.tokens),
                 "held_out": _by_frequency(self.held_out),
             },
@@ -67,14 +69,14 @@ class Counts:
 
 
 def load_counts(path: Path) -> Counts:
-    """Counts from a file. Raises InvalidRequest where there is none or it is something else."""
+    """Read counts from a file. Raises InvalidRequest where it is missing or malformed."""
     if not path.is_file():
         raise InvalidRequest(f"{path}: no such file; make one with edgespec calibrate")
     data = read_json(path)
     try:
-        if data["format"] != FORMAT or data["source"] not in ("target", "answers", "text"):
+        if data["format"] != COUNTS_FORMAT or data["source"] not in ("target", "answers", "text"):
             raise ValueError("another format")
-        known = {
+        field_names = {
             "format",
             "tokenizer",
             "counts",
@@ -91,27 +93,27 @@ def load_counts(path: Path) -> Counts:
             tokens=_counter(data["counts"]),
             held_out=_counter(data["held_out"]),
             texts=int(data["texts"]),
-            origin={key: value for key, value in data.items() if key not in known},
+            origin={key: value for key, value in data.items() if key not in field_names},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidRequest(f"{path}: no counts of edgespec calibrate ({error}); make them again") from error
 
 
 def tokenizer_hash(part: Part) -> str:
-    """What tells one vocabulary from another: the texts of all its tokens, in order, without padding at the end."""
+    """A hash of a vocabulary: of the texts of all its tokens, in order, without padding at the end."""
     return hashlib.sha256(b"\0".join(unpadded(strings(part, "tokenizer.ggml.tokens")))).hexdigest()[:32]
 
 
 def merged(counts: Sequence[Counts]) -> tuple[Counter[int], Counter[int], Counter[int]]:
-    """What models said, what plain text holds, and what was held out of the former (of the latter, if that is all)."""
-    said: Counter[int] = Counter()
-    read: Counter[int] = Counter()
-    held: dict[bool, Counter[int]] = {True: Counter(), False: Counter()}
-    for one in counts:
-        plain = one.source == "text"
-        (read if plain else said).update(one.tokens)
-        held[plain].update(one.held_out)
-    return said, read, held[False] or held[True]
+    """Counts of models' answers, of plain text, and of what was held out: of answers, else of plain text."""
+    answer_counts: Counter[int] = Counter()
+    text_counts: Counter[int] = Counter()
+    held_out_by_plain: dict[bool, Counter[int]] = {True: Counter(), False: Counter()}
+    for part in counts:
+        plain = part.source == "text"
+        (text_counts if plain else answer_counts).update(part.tokens)
+        held_out_by_plain[plain].update(part.held_out)
+    return answer_counts, text_counts, held_out_by_plain[False] or held_out_by_plain[True]
 
 
 def _by_frequency(counts: Counter[int]) -> dict[str, int]:

@@ -1,9 +1,8 @@
-"""What a trimmed file says of itself.
+"""The format of a trimmed GGUF: its metadata, and the full embedding table.
 
-A trimmed GGUF is a sound model for stock llama.cpp: its vocabulary tensors hold the kept rows alone and its tokenizer
-is `no_vocab`. Everything else about it stands in `edgespec.trim.*`; the texts of all tokens stay where they were. The
-whole table of input embeddings lies after the last tensor, where llama.cpp does not look: a drafter must be able to
-read tokens that it cannot say.
+Stock llama.cpp can load it: the vocabulary tensors hold the kept rows alone, and the tokenizer is `no_vocab`. The keys
+`edgespec.trim.*` say how it was trimmed; the texts of all tokens stay. The full table of input embeddings follows the
+last tensor, where llama.cpp ignores it: a drafter must read tokens that it cannot draft.
 """
 
 from __future__ import annotations
@@ -19,15 +18,16 @@ import numpy.typing as npt
 from edgespec.gguf.metadata import encoded, encoded_u64, numbers
 from edgespec.gguf.reader import BLOCKS, Part, malformed
 
-FORMAT = 1
-PREFIX = "edgespec.trim."
+TRIM_FORMAT = 1
+"""Version of the trimmed format, in `edgespec.trim.format`."""
+KEY_PREFIX = "edgespec.trim."
 EMBEDDINGS = "token_embd.weight"
 OUTPUT = "output.weight"
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """The full input embeddings in the file: `rows` of `columns` numbers in a ggml type, from byte `offset` on."""
+class EmbeddingTableSpec:
+    """Where the full input embeddings are: `rows` x `columns` numbers of a ggml type, from byte `offset` on."""
 
     offset: int
     type: int
@@ -44,76 +44,77 @@ class Table:
 class Trimming:
     """How a drafter was trimmed.
 
-    Row i of its logits is token `kept[i]` of the full vocabulary (ascending). `counts` tells where the ranking came
-    from, `source_sha256` which file was trimmed.
+    Row i of its logits is token `kept_ids[i]` of the full vocabulary (ascending). `provenance` says where the
+    keep list comes from, `source_sha256` which file was trimmed.
     """
 
-    kept: npt.NDArray[np.int32]
+    kept_ids: npt.NDArray[np.int32]
     full_vocab: int
     source_name: str
     source_sha256: str
-    counts: dict[str, Any]
-    table: Table
+    provenance: dict[str, Any]
+    table: EmbeddingTableSpec
 
-    def entries(self, tokenizer: str, table_offset: int) -> list[bytes]:
-        """The metadata that says all this; always of the same size."""
+    def metadata_entries(self, tokenizer: str, table_offset: int) -> list[bytes]:
+        """The metadata entries, whose size does not depend on `table_offset`."""
         return [
-            encoded(f"{PREFIX}format", FORMAT),
-            encoded(f"{PREFIX}kept_ids", self.kept),
-            encoded(f"{PREFIX}full_vocab", self.full_vocab),
-            encoded(f"{PREFIX}tokenizer", tokenizer),
-            encoded(f"{PREFIX}source_name", self.source_name),
-            encoded(f"{PREFIX}source_sha256", self.source_sha256),
-            encoded(f"{PREFIX}counts", json.dumps(self.counts, sort_keys=True)),
-            encoded(f"{PREFIX}embedding_type", self.table.type),
-            encoded_u64(f"{PREFIX}embedding_offset", table_offset),
+            encoded(f"{KEY_PREFIX}format", TRIM_FORMAT),
+            encoded(f"{KEY_PREFIX}kept_ids", self.kept_ids),
+            encoded(f"{KEY_PREFIX}full_vocab", self.full_vocab),
+            encoded(f"{KEY_PREFIX}tokenizer", tokenizer),
+            encoded(f"{KEY_PREFIX}source_name", self.source_name),
+            encoded(f"{KEY_PREFIX}source_sha256", self.source_sha256),
+            encoded(f"{KEY_PREFIX}counts", json.dumps(self.provenance, sort_keys=True)),
+            encoded(f"{KEY_PREFIX}embedding_type", self.table.type),
+            encoded_u64(f"{KEY_PREFIX}embedding_offset", table_offset),
         ]
 
 
 def trimming_of(part: Part) -> Trimming | None:
-    """How this file was trimmed, or None where it is a full model. Raises MalformedModel for nonsense."""
-    version = part.values.get(f"{PREFIX}format")
+    """How this file was trimmed; None for a full model. Raises MalformedModel where its keys are malformed."""
+    version = part.values.get(f"{KEY_PREFIX}format")
     if version is None:
         return None
-    if version != FORMAT:
-        raise malformed(part.path, f"trimmed in format {version}, and {FORMAT} can be read", "trim it again")
-    kept = numbers(part, f"{PREFIX}kept_ids").astype(np.int32)
-    full, kind, offset = (
-        _whole(part, f"{PREFIX}{key}") for key in ("full_vocab", "embedding_type", "embedding_offset")
+    if version != TRIM_FORMAT:
+        raise malformed(part.path, f"trimmed in format {version}, and {TRIM_FORMAT} can be read", "trim it again")
+    kept_ids = numbers(part, f"{KEY_PREFIX}kept_ids").astype(np.int32)
+    full_vocab, kind, offset = (
+        _read_number(part, f"{KEY_PREFIX}{key}") for key in ("full_vocab", "embedding_type", "embedding_offset")
     )
     shape = next((tensor.shape for tensor in part.tensors if tensor.name == EMBEDDINGS), ())
-    if len(shape) != 2 or shape[1] != len(kept):
-        raise malformed(part.path, f"keeps {len(kept)} tokens, and its embeddings have the shape {shape}")
-    if not len(kept) or kept[0] < 0 or kept[-1] >= full or (np.diff(kept) <= 0).any():
-        raise malformed(part.path, f"its kept tokens are not ascending ids below {full}")
+    if len(shape) != 2 or shape[1] != len(kept_ids):
+        raise malformed(part.path, f"keeps {len(kept_ids)} tokens, and its embeddings have the shape {shape}")
+    if not len(kept_ids) or kept_ids[0] < 0 or kept_ids[-1] >= full_vocab or (np.diff(kept_ids) <= 0).any():
+        raise malformed(part.path, f"its kept tokens are not ascending ids below {full_vocab}")
     elements, _ = BLOCKS.get(kind, (0, 0))
     if not elements or shape[0] % elements:
         raise malformed(part.path, f"has embeddings of the type {kind}, which is unknown here")
-    table = Table(offset, kind, full, shape[0])
-    if not part.header_size <= offset <= part.size - prod((full, table.row_bytes)):
+    table = EmbeddingTableSpec(offset, kind, full_vocab, shape[0])
+    if not part.header_size <= offset <= part.size - prod((full_vocab, table.row_bytes)):
         raise malformed(part.path, "its table of embeddings is not complete")
     return Trimming(
-        kept, full, _text(part, "source_name"), _text(part, "source_sha256"), _provenance(part), table
+        kept_ids, full_vocab, _read_text(part, "source_name"), _read_text(part, "source_sha256"),
+        _read_provenance(part), table,
     )  # fmt: skip
 
 
-def _whole(part: Part, key: str) -> int:
+def _read_number(part: Part, key: str) -> int:
     value = part.values.get(key)
     if type(value) is not int or not 0 <= value < 1 << 62:
         raise malformed(part.path, f"{key} is {value!r}, not a number")
     return value
 
 
-def _text(part: Part, key: str) -> str:
-    value = part.values.get(f"{PREFIX}{key}")
+def _read_text(part: Part, key: str) -> str:
+    value = part.values.get(f"{KEY_PREFIX}{key}")
     return value if isinstance(value, str) else ""
 
 
-def _provenance(part: Part) -> dict[str, Any]:
+def _read_provenance(part: Part) -> dict[str, Any]:
     try:
-        counts = json.loads(_text(part, "counts") or "{}")
+        provenance = json.loads(_read_text(part, "counts") or "{}")
     except ValueError:
-        counts = None
-    if not isinstance(counts, dict):
-        raise malformed(part.path, f"{PREFIX}counts is no JSON object")
-    return counts
+        provenance = None
+    if not isinstance(provenance, dict):
+        raise malformed(part.path, f"{KEY_PREFIX}counts is no JSON object")
+    return provenance

@@ -1,4 +1,4 @@
-"""From a full drafter and counts to a trimmed file that is proved, or to no file."""
+"""Trims a drafter: from the full model and counts to a trimmed file that passed the equivalence check."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from edgespec.gguf.metadata import numbers, strings
 from edgespec.gguf.reader import Part, walk
 from edgespec.system.files import replacing, sha256_of
 from edgespec.vocabtrim.counts import Counts, merged, tokenizer_hash
-from edgespec.vocabtrim.equivalence import Proof, prove
-from edgespec.vocabtrim.keep_list import KeptList
+from edgespec.vocabtrim.equivalence import Proof, check_equivalence
+from edgespec.vocabtrim.keep_list import KeepList
 from edgespec.vocabtrim.quantized import quantized
-from edgespec.vocabtrim.selection import Ids, coverage, keep_by_size, listed_first, ranked, size_for_coverage
+from edgespec.vocabtrim.selection import TokenIds, coverage, ranked, ranked_by_list, select_ids, size_for_coverage
 from edgespec.vocabtrim.sizes import Sizes, per_token
-from edgespec.vocabtrim.writer import trimmable, write_trimmed
+from edgespec.vocabtrim.writer import read_trimmable, write_trimmed
 
-_CONTROL = 3
-"""llama.cpp's type of tokens that structure a conversation."""
+_CONTROL_TYPE = 3
+"""llama.cpp's token type of control tokens."""
 
-_RESERVED = re.compile(rb"unused|reserved|dummy|^\[PAD", re.IGNORECASE)
-"""Control tokens that no model was taught."""
+_UNUSED_TOKEN = re.compile(rb"unused|reserved|dummy|^\[PAD", re.IGNORECASE)
+"""Texts of control tokens that models are not trained on."""
 
-Stage = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+TrimProgress = Callable[[str, int, int], None]
+"""Called with the name of the stage, and what is done of it and in all."""
 
-_STEP = 64
-"""A size that follows from a coverage is a multiple of this: llama.cpp's fast kernels work on rows by the 4 to 32."""
+_SIZE_STEP = 64
+"""Sizes by coverage are rounded up to multiples of this: llama.cpp's fast kernels work on 4 to 32 rows together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trimmed:
-    """What was made: sizes in tokens and bytes, and the share of held-out tokens that the kept ones make up."""
+    """The trimmed file, its sizes in tokens, and the share of held-out tokens that it covers."""
 
     path: Path
     kept: int
@@ -47,7 +47,7 @@ class Trimmed:
     coverage: float
     held_out_tokens: int
     size: Sizes
-    """What a token reads of the trimmed model."""
+    """What the trimmed model reads for a token."""
     full_size: Sizes
     proof: Proof
 
@@ -57,15 +57,15 @@ def trim(
     out: Path,
     counts: Sequence[Counts],
     *,
-    listed: KeptList | None = None,
+    keep_list: KeepList | None = None,
     size: int | None = None,
     wanted_coverage: float | None = None,
     quantization: str | None = None,
-    progress: Stage = lambda _what, _done, _total: None,
+    progress: TrimProgress = lambda _what, _done, _total: None,
 ) -> Trimmed:
-    """Trim `full` to `size` tokens, or to as many as cover that share of the counted ones, and write it to `out`.
+    """Trim `full` to `size` tokens, or to as many as reach `wanted_coverage` of the counts, and write it to `out`.
 
-    `listed` are tokens in the order of their worth; else that order comes from the counts. `quantization`: bring all
+    `keep_list` gives the order in which tokens are kept; else the counts do. `quantization`: quantize all
     weights to that one of `QUANTIZATIONS` first; the proof is then against the full model so quantized.
     Raises InvalidRequest (counts of another tokenizer, sizes out of range), ModelError, ProofFailed, OutputError; then
     there is no new file.
@@ -74,27 +74,29 @@ def trim(
         raise InvalidRequest("give either a size or a coverage")
     if quantization is not None and quantization not in QUANTIZATIONS:
         raise InvalidRequest(f"quantization {quantization!r} is unknown: choose one of {', '.join(QUANTIZATIONS)}")
-    part = trimmable(full)
-    own = tokenizer_hash(part)
-    counted = {one.tokenizer for one in counts} | ({listed.tokenizer} if listed else set())
-    if counted - {own}:
+    part = read_trimmable(full)
+    tokenizer = tokenizer_hash(part)
+    counted_tokenizers = {part_counts.tokenizer for part_counts in counts} | (
+        {keep_list.tokenizer} if keep_list else set()
+    )
+    if counted_tokenizers - {tokenizer}:
         raise InvalidRequest(
             f"the tokens counted are of another tokenizer than {full.name}'s: count with a target that shares it"
         )
-    if not counts and listed is None:
+    if not counts and keep_list is None:
         raise InvalidRequest("there is nothing to choose by: give counts, or a list of tokens to keep")
-    said, read, held_out = merged(counts)
+    answer_counts, text_counts, held_out = merged(counts)
     forced = forced_tokens(part)
     n_vocab = int(part.values["tokenizer.ggml.tokens"].length)  # type: ignore[union-attr]
-    ranking = listed_first(n_vocab, listed.ids) if listed else ranked(n_vocab, said, read)
+    ranking = ranked_by_list(n_vocab, keep_list.ids) if keep_list else ranked(n_vocab, answer_counts, text_counts)
     if size is None:
         assert wanted_coverage is not None
-        exact = size_for_coverage(ranking, forced, said or read, wanted_coverage)
-        size = min(-(-exact // _STEP) * _STEP, len(ranking))
-    kept = keep_by_size(ranking, forced, size)
-    told: dict[str, object] = {
-        "listed": listed.told if listed else None,
-        "counts": [one.told for one in counts],
+        exact_size = size_for_coverage(ranking, forced, answer_counts or text_counts, wanted_coverage)
+        size = min(-(-exact_size // _SIZE_STEP) * _SIZE_STEP, len(ranking))
+    kept = select_ids(ranking, forced, size)
+    provenance: dict[str, object] = {
+        "listed": keep_list.provenance if keep_list else None,
+        "counts": [part_counts.provenance for part_counts in counts],
         "coverage": round(coverage(kept, held_out), 6),
     }
     try:
@@ -105,21 +107,21 @@ def trim(
             replacing(out) as temporary,
         ):
             if source != full:
-                told["quantized"] = {"to": quantization, "from_sha256": sha256_of(full)}
+                provenance["quantized"] = {"to": quantization, "from_sha256": sha256_of(full)}
             with temporary.open("xb") as file:
-                write_trimmed(trimmable(source), kept, file, told, partial(progress, "writing"))
-            proof = prove(source, temporary)
-            size_now = per_token(walk(temporary))
+                write_trimmed(read_trimmable(source), kept, file, provenance, partial(progress, "writing"))
+            proof = check_equivalence(source, temporary)
+            trimmed_size = per_token(walk(temporary))
     except OSError as error:
         raise OutputError(f"{out}: cannot be written: {error.strerror}") from error
     return Trimmed(
-        out, len(kept), len(ranking), len(forced), coverage(kept, held_out), held_out.total(), size_now,
+        out, len(kept), len(ranking), len(forced), coverage(kept, held_out), held_out.total(), trimmed_size,
         per_token(part), proof,
     )  # fmt: skip
 
 
-def forced_tokens(part: Part) -> Ids:
-    """Tokens that are kept however rare: those that end an answer, and control tokens that a model was taught."""
+def forced_tokens(part: Part) -> TokenIds:
+    """Tokens that are always kept: end tokens, and control tokens that a model is trained on."""
     texts = strings(part, "tokenizer.ggml.tokens")
     typed = "tokenizer.ggml.token_type" in part.values
     kinds = numbers(part, "tokenizer.ggml.token_type") if typed else np.zeros(len(texts), np.int32)
@@ -129,7 +131,7 @@ def forced_tokens(part: Part) -> Ids:
         ids = [
             token
             for token, (kind, text) in enumerate(zip(kinds, texts, strict=False))
-            if is_end(token) or (kind == _CONTROL and not _RESERVED.search(text))
+            if is_end(token) or (kind == _CONTROL_TYPE and not _UNUSED_TOKEN.search(text))
         ]
     finally:
         model.close()

@@ -1,4 +1,4 @@
-"""What a model reads of its weights for one token, in parameters and in bytes.
+"""The weights that a model reads for one token, in parameters and in bytes.
 
 A token reads every weight once, but of the input embeddings only its own row, unless they are the output layer too.
 """
@@ -20,21 +20,21 @@ class Sizes(NamedTuple):
 
 
 def per_token(part: Part) -> Sizes:
-    """What one token reads; for tensors of an unknown type, as if they took 4 bytes a parameter."""
+    """What the model reads for one token; tensors of an unknown type count 4 bytes a parameter."""
     untied = any(tensor.name == OUTPUT for tensor in part.tensors)
-    read = [tensor for tensor in part.tensors if not (untied and tensor.name == EMBEDDINGS)]
-    parameters = sum(prod(tensor.shape) for tensor in read)
-    return Sizes(parameters, sum(tensor.size or 4 * prod(tensor.shape) for tensor in read))
+    tensors_read = [tensor for tensor in part.tensors if not (untied and tensor.name == EMBEDDINGS)]
+    parameters = sum(prod(tensor.shape) for tensor in tensors_read)
+    return Sizes(parameters, sum(tensor.size or 4 * prod(tensor.shape) for tensor in tensors_read))
 
 
 def per_token_trimmed(part: Part, kept: int) -> Sizes:
-    """The same for a model that keeps so many tokens of this one."""
-    whole = per_token(part)
+    """What the model reads for one token once it is trimmed to `kept` tokens."""
+    full = per_token(part)
     tensors = {tensor.name: tensor for tensor in part.tensors}
     layer = tensors.get(OUTPUT, tensors[EMBEDDINGS])
     columns, rows = layer.shape
     size = layer.size or 4 * rows * columns
-    return Sizes(whole.parameters - (rows - kept) * columns, whole.bytes - (rows - kept) * (size // rows))
+    return Sizes(full.parameters - (rows - kept) * columns, full.bytes - (rows - kept) * (size // rows))
 
 
 def mbsu(block_length: float, share: float, draft_length: float) -> float:

@@ -1,6 +1,6 @@
-"""Writes the trimmed GGUF: raw rows and raw metadata, streamed, nothing requantized.
+"""Writes a trimmed GGUF, streamed and without requantizing.
 
-Every entry of the metadata and every tensor that is not over the vocabulary is copied byte for byte.
+Metadata entries and tensors that do not depend on the vocabulary are copied byte for byte.
 """
 
 from __future__ import annotations
@@ -19,26 +19,28 @@ from edgespec.gguf.metadata import encoded, entry
 from edgespec.gguf.reader import Array, Part, Tensor
 from edgespec.gguf.validate import read_header
 from edgespec.system.files import sha256_of
-from edgespec.vocabtrim.format import EMBEDDINGS, OUTPUT, PREFIX, Table, Trimming
+from edgespec.vocabtrim.format import EMBEDDINGS, KEY_PREFIX, OUTPUT, EmbeddingTableSpec, Trimming
 
-ARCHITECTURES = ("gemma", "gemma2", "gemma3", "llama", "qwen2", "qwen3")
-"""Where nothing but the input embeddings and the output layer knows the size of the vocabulary."""
+TRIMMABLE_ARCHITECTURES = ("gemma", "gemma2", "gemma3", "llama", "qwen2", "qwen3")
+"""Architectures in which only input embeddings and output layer depend on the size of the vocabulary."""
 
-_PIECE = 1 << 22
-_ROWS = 1 << 10
+_COPY_BYTES = 1 << 22
+"""Bytes that are copied at once."""
+_ROWS_PER_PIECE = 1 << 10
+"""Rows that are copied at once."""
 
 WriteProgress = Callable[[int, int], None]
-"""Called with bytes done and bytes in all."""
+"""Called with bytes written and bytes in all."""
 
 
-def trimmable(source: Path) -> Part:
-    """The walked header of a model that can be trimmed. Raises UnsupportedModel saying why not, and ModelError."""
+def read_trimmable(source: Path) -> Part:
+    """Walk a model that can be trimmed. Raises UnsupportedModel with the reason where it cannot, and ModelError."""
     header = read_header(source)
     part = header.part
-    if f"{PREFIX}format" in part.values:
+    if f"{KEY_PREFIX}format" in part.values:
         raise UnsupportedModel(f"{source}: trimmed already; trim the full model")
-    if header.architecture not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
+    if header.architecture not in TRIMMABLE_ARCHITECTURES:
+        known = ", ".join(TRIMMABLE_ARCHITECTURES)
         raise UnsupportedModel(f"{source}: {header.architecture} models cannot be trimmed so far; {known} can")
     if int(part.values.get("split.count") or 1) > 1:  # type: ignore[arg-type]
         raise UnsupportedModel(f"{source}: a split model; merge its shards first (llama-gguf-split --merge)")
@@ -56,67 +58,67 @@ def trimmable(source: Path) -> Part:
 
 def write_trimmed(
     part: Part,
-    kept: npt.NDArray[np.int32],
+    kept_ids: npt.NDArray[np.int32],
     file: BinaryIO,
-    counts: dict[str, Any],
+    provenance: dict[str, Any],
     progress: WriteProgress | None = None,
 ) -> None:
-    """Write the model of `part` with the rows `kept` (ascending ids) of its vocabulary to `file`.
+    """Write the model of `part` with the rows `kept_ids` (ascending ids) of its vocabulary to `file`.
 
-    `counts` is told in the metadata as where the choice came from. Raises OSError where the disk refuses.
+    `provenance` is told in the metadata as where the choice came from. Raises OSError where the disk refuses.
     """
     embeddings = next(tensor for tensor in part.tensors if tensor.name == EMBEDDINGS)
-    if not len(kept) or kept[-1] >= embeddings.shape[1]:
+    if not len(kept_ids) or kept_ids[-1] >= embeddings.shape[1]:
         raise InvalidRequest(f"tokens to keep that the vocabulary of {embeddings.shape[1]} does not have")
-    table = Table(0, embeddings.type, embeddings.shape[1], embeddings.shape[0])
-    trimming = Trimming(kept, table.rows, part.path.name, sha256_of(part.path), counts, table)
+    table = EmbeddingTableSpec(0, embeddings.type, embeddings.shape[1], embeddings.shape[0])
+    trimming = Trimming(kept_ids, table.rows, part.path.name, sha256_of(part.path), provenance, table)
     alignment = int(part.values.get("general.alignment", 32))  # type: ignore[arg-type]
-    tensors = _laid_out(part.tensors, len(kept), alignment)
+    tensors = _placed_tensors(part.tensors, len(kept_ids), alignment)
     data_size = sum(_aligned(tensor.size or 0, alignment) for tensor in tensors)
-    head_size = _aligned(len(_head(part, trimming, tensors, 0)), alignment)
+    head_size = _aligned(len(_header(part, trimming, tensors, 0)), alignment)
     table_offset = head_size + data_size
     total = table_offset + table.rows * table.row_bytes
-    file.write(_padded(_head(part, trimming, tensors, table_offset), alignment))
+    file.write(_padded(_header(part, trimming, tensors, table_offset), alignment))
     done = head_size
     with part.path.open("rb") as source, mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as data:
         begin = _aligned(part.header_size, alignment)
-        for old, new in zip(part.tensors, tensors, strict=True):
-            rows = kept if old.shape != new.shape else None
-            for piece in _pieces(data, begin + old.offset, old, rows):
+        for source_tensor, tensor_out in zip(part.tensors, tensors, strict=True):
+            rows = kept_ids if source_tensor.shape != tensor_out.shape else None
+            for piece in _tensor_pieces(data, begin + source_tensor.offset, source_tensor, rows):
                 done += file.write(piece)
                 if progress:
                     progress(done, total)
             done += file.write(bytes(-done % alignment))
-        for piece in _pieces(data, begin + embeddings.offset, embeddings, None):
+        for piece in _tensor_pieces(data, begin + embeddings.offset, embeddings, None):
             done += file.write(piece)
             if progress:
                 progress(done, total)
 
 
-def _laid_out(tensors: list[Tensor], size: int, alignment: int) -> list[Tensor]:
-    """The tensors with `size` rows in those over the vocabulary, one after the other."""
+def _placed_tensors(tensors: list[Tensor], size: int, alignment: int) -> list[Tensor]:
+    """The tensors with `size` rows in those of the vocabulary, with their new offsets."""
     placed: list[Tensor] = []
     offset = 0
     for tensor in tensors:
         shape = (tensor.shape[0], size) if tensor.name in (EMBEDDINGS, OUTPUT) else tensor.shape
-        new = tensor._replace(shape=shape, offset=offset)
-        if new.size is None:
+        tensor_out = tensor._replace(shape=shape, offset=offset)
+        if tensor_out.size is None:
             raise UnsupportedModel(f"the tensor {tensor.name!r} has the type {tensor.type}, whose size is unknown here")
-        placed.append(new)
-        offset += _aligned(new.size, alignment)
+        placed.append(tensor_out)
+        offset += _aligned(tensor_out.size, alignment)
     return placed
 
 
-def _head(part: Part, trimming: Trimming, tensors: list[Tensor], table_offset: int) -> bytes:
-    """Everything before the tensor data."""
+def _header(part: Part, trimming: Trimming, tensors: list[Tensor], table_offset: int) -> bytes:
+    """The header of the GGUF: all bytes before the tensor data."""
     architecture = str(part.values["general.architecture"])
     tokenizer = str(part.values["tokenizer.ggml.model"])
     replaced = {
         "tokenizer.ggml.model": encoded("tokenizer.ggml.model", "no_vocab"),
-        f"{architecture}.vocab_size": encoded(f"{architecture}.vocab_size", len(trimming.kept)),
+        f"{architecture}.vocab_size": encoded(f"{architecture}.vocab_size", len(trimming.kept_ids)),
     }
     entries = [replaced.pop(key) if key in replaced else entry(part, key) for key in part.spans]
-    entries += [*replaced.values(), *trimming.entries(tokenizer, table_offset)]
+    entries += [*replaced.values(), *trimming.metadata_entries(tokenizer, table_offset)]
     described = [
         struct.pack("<Q", len(name)) + name + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
         for name, shape, kind, offset in ((t.name.encode(), t.shape, t.type, t.offset) for t in tensors)
@@ -125,19 +127,19 @@ def _head(part: Part, trimming: Trimming, tensors: list[Tensor], table_offset: i
     return b"".join([preamble, *entries, *described])
 
 
-def _pieces(data: mmap.mmap, start: int, tensor: Tensor, rows: npt.NDArray[np.int32] | None) -> Iterator[bytes]:
+def _tensor_pieces(data: mmap.mmap, start: int, tensor: Tensor, rows: npt.NDArray[np.int32] | None) -> Iterator[bytes]:
     """The bytes of a tensor, or of some of its rows, a few MB at a time."""
     size = tensor.size
     assert size is not None
     if rows is None:
-        for place in range(0, size, _PIECE):
-            yield data[start + place : start + min(place + _PIECE, size)]
+        for start_in_tensor in range(0, size, _COPY_BYTES):
+            yield data[start + start_in_tensor : start + min(start_in_tensor + _COPY_BYTES, size)]
         return
     row_bytes = size // tensor.shape[1]
-    for place in range(0, len(rows), _ROWS):
+    for start_in_tensor in range(0, len(rows), _ROWS_PER_PIECE):
         yield b"".join(
             data[start + row * row_bytes : start + (row + 1) * row_bytes]
-            for row in rows[place : place + _ROWS].tolist()
+            for row in rows[start_in_tensor : start_in_tensor + _ROWS_PER_PIECE].tolist()
         )
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from edgespec.backend import load_check as vetting
-from edgespec.backend.load_check import vet
+from edgespec.backend import load_check
+from edgespec.backend.load_check import check_loads
 from edgespec.errors import MalformedModel, ModelError, ModelNotFound, UnsupportedModel
 from edgespec.gguf.validate import read_header
 from tests.gguf_files import tiny_model
@@ -50,12 +50,12 @@ def _tried(directory: Path) -> Sequence[str]:
 
 def test_a_good_file_is_tried_once(tmp_path: Path, model: Path, cache: Path) -> None:
     load = _loader(tmp_path)
-    assert vet(model, cache_dir=cache, load=load) == read_header(model)
-    assert vet(model, cache_dir=cache, load=load) == read_header(model)
+    assert check_loads(model, cache_dir=cache, load=load) == read_header(model)
+    assert check_loads(model, cache_dir=cache, load=load) == read_header(model)
     assert _tried(tmp_path) == [str(model)]
 
     os.utime(model, ns=(0, 0))
-    vet(model, cache_dir=cache, load=load)
+    check_loads(model, cache_dir=cache, load=load)
     assert len(_tried(tmp_path)) == 2
 
 
@@ -64,14 +64,14 @@ def test_another_llama_cpp_tries_again(
 ) -> None:
     load = _loader(tmp_path)
     for build in ("0.3.36", "0.3.37", "0.3.36"):
-        monkeypatch.setattr(vetting, "version", lambda _name, build=build: build)
-        vet(model, cache_dir=cache, load=load)
+        monkeypatch.setattr(load_check, "version", lambda _name, build=build: build)
+        check_loads(model, cache_dir=cache, load=load)
     assert len(_tried(tmp_path)) == 2
 
 
 def test_a_relative_path(tmp_path: Path, model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    vet(Path(model.name), cache_dir=cache, load=_loader(tmp_path))
+    check_loads(Path(model.name), cache_dir=cache, load=_loader(tmp_path))
     assert _tried(tmp_path) == [str(model)]
 
 
@@ -103,7 +103,7 @@ def test_a_bad_file_is_refused_and_not_remembered(
     load = _loader(tmp_path, body)
     for attempt in (1, 2):
         with pytest.raises(ModelError) as caught:
-            vet(model, cache_dir=cache, load=load)
+            check_loads(model, cache_dir=cache, load=load)
         assert type(caught.value) is error
         assert reason in str(caught.value)
         assert str(caught.value).isprintable()
@@ -115,15 +115,15 @@ def test_a_bad_file_is_refused_and_not_remembered(
 def test_the_header_comes_first(tmp_path: Path, model: Path, cache: Path) -> None:
     model.write_bytes(model.read_bytes()[:-1])
     with pytest.raises(MalformedModel, match="incomplete"):
-        vet(model, cache_dir=cache, load=_loader(tmp_path))
+        check_loads(model, cache_dir=cache, load=_loader(tmp_path))
     with pytest.raises(ModelNotFound):
-        vet(tmp_path / "missing", cache_dir=cache, load=_loader(tmp_path))
+        check_loads(tmp_path / "missing", cache_dir=cache, load=_loader(tmp_path))
     assert not _tried(tmp_path)
 
 
 def test_no_process_can_be_started(tmp_path: Path, model: Path, cache: Path) -> None:
     with pytest.raises(ModelError, match="no process can be started"):
-        vet(model, cache_dir=cache, load=(str(tmp_path / "missing"),))
+        check_loads(model, cache_dir=cache, load=(str(tmp_path / "missing"),))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"null"])
@@ -131,8 +131,8 @@ def test_a_corrupt_store_is_an_empty_one(tmp_path: Path, model: Path, cache: Pat
     cache.mkdir()
     (cache / "vetted.json").write_bytes(content)
     load = _loader(tmp_path)
-    vet(model, cache_dir=cache, load=load)
-    vet(model, cache_dir=cache, load=load)
+    check_loads(model, cache_dir=cache, load=load)
+    check_loads(model, cache_dir=cache, load=load)
     assert len(_tried(tmp_path)) == 1
 
 
@@ -140,7 +140,7 @@ def test_the_store_keeps_the_newest(tmp_path: Path, model: Path, cache: Path) ->
     cache.mkdir()
     store = cache / "vetted.json"
     store.write_text(json.dumps({f"old {number}": "old.gguf" for number in range(300)}))
-    vet(model, cache_dir=cache, load=_loader(tmp_path))
+    check_loads(model, cache_dir=cache, load=_loader(tmp_path))
     kept = json.loads(store.read_text())
     assert len(kept) == 256
     assert next(iter(kept)) == "old 45"
@@ -152,7 +152,7 @@ def test_a_store_that_cannot_be_written_is_no_error(tmp_path: Path, model: Path)
     (tmp_path / "occupied").write_text("a file where the directory would be")
     load = _loader(tmp_path)
     for _ in range(2):
-        assert vet(model, cache_dir=tmp_path / "occupied", load=load).n_vocab == 12
+        assert check_loads(model, cache_dir=tmp_path / "occupied", load=load).n_vocab == 12
     assert len(_tried(tmp_path)) == 2
 
 
@@ -166,11 +166,12 @@ def test_an_interrupt_kills_the_child(tmp_path: Path, model: Path, cache: Path) 
         time.sleep(60)
         """,
     )
-    call = f"from edgespec.backend.load_check import vet; from pathlib import Path; vet(Path({str(model)!r}), "
+    call = "from edgespec.backend.load_check import check_loads; from pathlib import Path; "
+    call += f"check_loads(Path({str(model)!r}), "
     call += f"cache_dir=Path({str(cache)!r}), load={load!r})"
     with heeding_signals():
         parent = subprocess.Popen(
-            [sys.executable, "-c", call], stderr=subprocess.PIPE, cwd=Path(vetting.__file__).parents[1]
+            [sys.executable, "-c", call], stderr=subprocess.PIPE, cwd=Path(load_check.__file__).parents[1]
         )
     try:
         deadline = time.monotonic() + 30
@@ -187,7 +188,7 @@ def test_an_interrupt_kills_the_child(tmp_path: Path, model: Path, cache: Path) 
 
 
 def test_llama_cpp_loads_the_tiny_model(tmp_path: Path, cache: Path) -> None:
-    assert vet(tiny_model(tmp_path / "tiny.gguf"), cache_dir=cache).n_vocab == 320
+    assert check_loads(tiny_model(tmp_path / "tiny.gguf"), cache_dir=cache).n_vocab == 320
     assert list(json.loads((cache / "vetted.json").read_text()).values()) == ["tiny.gguf"]
 
 
@@ -195,23 +196,23 @@ def test_llama_cpp_dies_of_a_token_that_appears_twice(tmp_path: Path, cache: Pat
     tokens: dict[str, Any] = {"tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", "twice", "twice"]}
     model = tiny_model(tmp_path / "twice.gguf", n_vocab=5, **tokens)
     with pytest.raises(MalformedModel, match=r"\(signal 6, .*: llama-vocab\.cpp:\d+: GGML_ASSERT"):
-        vet(model, cache_dir=cache)
+        check_loads(model, cache_dir=cache)
 
 
 def test_llama_cpp_dies_of_a_text_with_a_byte_that_has_no_token(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(MalformedModel, match=r"\(signal 6, .*unordered_map::at"):
-        vet(tiny_model(tmp_path / "bytes.gguf", n_vocab=258), cache_dir=cache)
+        check_loads(tiny_model(tmp_path / "bytes.gguf", n_vocab=258), cache_dir=cache)
 
 
 def test_llama_cpp_loads_a_model_without_tokens(tmp_path: Path, cache: Path) -> None:
     values: dict[str, Any] = {"tokenizer.ggml.model": "no_vocab", "tokenizer.ggml.tokens": None, "llama.vocab_size": 5}
-    assert vet(tiny_model(tmp_path / "trimmed.gguf", n_vocab=5, **values), cache_dir=cache).n_vocab == 5
+    assert check_loads(tiny_model(tmp_path / "trimmed.gguf", n_vocab=5, **values), cache_dir=cache).n_vocab == 5
 
 
 def test_llama_cpp_refuses_a_missing_tensor(tmp_path: Path, cache: Path) -> None:
     model = tiny_model(tmp_path / "wide.gguf", **{"llama.feed_forward_length": 96})
     with pytest.raises(MalformedModel, match=r"wide\.gguf: llama\.cpp refuses it: .*wrong shape"):
-        vet(model, cache_dir=cache)
+        check_loads(model, cache_dir=cache)
 
 
 def test_llama_cpp_does_not_know_the_architecture(tmp_path: Path, cache: Path) -> None:
@@ -223,4 +224,4 @@ def test_llama_cpp_does_not_know_the_architecture(tmp_path: Path, cache: Path) -
     }
     model = tiny_model(tmp_path / "new.gguf", **values)
     with pytest.raises(UnsupportedModel, match="a newer llama-cpp-python may know it"):
-        vet(model, cache_dir=cache)
+        check_loads(model, cache_dir=cache)

@@ -575,8 +575,8 @@ def test_the_order_alternates(here, monkeypatch):
         turns.append(("field", count, backwards))
         return answered(self, prompt, count, sampling, backwards=backwards)
 
-    def theirs(self, prompt, count, temperature, seed, *, anew=False):
-        assert anew == (count == run.WARM_UP) or count == run._MEMORY_TOKENS
+    def theirs(self, prompt, count, temperature, seed, *, prefill_all=False):
+        assert prefill_all == (count == run.WARM_UP) or count == run._MEMORY_TOKENS
         turns.append((self._name, count, None))
         return Answer(tokens=(1, 2), seconds=1.0, first_token_seconds=1.0, blocks=1)
 
@@ -655,10 +655,10 @@ def test_a_server_ends_when_its_memory_is_no_longer_measured(here, monkeypatch):
     answered, ended = LlamaServer.answer, []
     close = LlamaServer.close
 
-    def interrupted(self, prompt, count, temperature, seed, *, anew=False):
+    def interrupted(self, prompt, count, temperature, seed, *, prefill_all=False):
         if count == run._MEMORY_TOKENS:
             raise KeyboardInterrupt
-        return answered(self, prompt, count, temperature, seed, anew=anew)
+        return answered(self, prompt, count, temperature, seed, prefill_all=prefill_all)
 
     monkeypatch.setattr(LlamaServer, "answer", interrupted)
     monkeypatch.setattr(LlamaServer, "close", lambda self: (close(self), ended.append(self._process.poll())))
@@ -685,9 +685,9 @@ def test_a_server_that_remembers_is_started_anew_for_each_answer(here, monkeypat
     asked = []
     complete = LlamaServer._complete
 
-    def completed(self, prompt, count, *others, anew):
-        asked.append((self._remembers, len(prompt), anew))
-        return complete(self, prompt, count, *others, anew=anew)
+    def completed(self, prompt, count, *others, prefill_all):
+        asked.append((self._remembers, len(prompt), prefill_all))
+        return complete(self, prompt, count, *others, prefill_all=prefill_all)
 
     monkeypatch.setattr(LlamaServer, "_complete", completed)
     peers = ("--peer", "ngram-simple", "--peer", "mine=--spec-type=ngram-cache", "--server", "server")

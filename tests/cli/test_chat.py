@@ -29,7 +29,7 @@ from edgespec.cli.chat.line_input import Line, Typed, _Commands, _whole, kept_hi
 from edgespec.cli.chat.screen import Screen, footer
 from edgespec.cli.commands import chat as command
 from edgespec.engine.kv_file import read_kv
-from edgespec.engine.saved_chats import Kept, Memory, is_chat, read_chat, write_chat
+from edgespec.engine.saved_chats import ChatMemory, SavedChat, is_chat, read_chat, write_chat
 from edgespec.errors import ContextOverflow, InvalidRequest, UnknownDrafter
 from edgespec.gguf.validate import read_header
 from tests.gguf_files import tiny_model
@@ -241,7 +241,7 @@ class TestTurns:
 
 class TestKept:
     def test_a_session_goes_on_without_reading_again(self, engine, tmp_path):
-        chat, kept = engine.chat(), Kept(tmp_path, "a")
+        chat, kept = engine.chat(), SavedChat(tmp_path, "a")
         assert list(kept.restore(chat, engine)) == ["session a is new"]
         said(chat, "w300 w301 ")
         seen = said(chat, "w302 ")
@@ -254,7 +254,7 @@ class TestKept:
         assert session.emitted == said(chat, "w303").emitted
 
     def test_what_was_taken_back_is_not_kept(self, engine, tmp_path):
-        chat, kept, cache = engine.chat(), Kept(tmp_path, "a"), tmp_path / "a.kv"
+        chat, kept, cache = engine.chat(), SavedChat(tmp_path, "a"), tmp_path / "a.kv"
         about = {"model": engine.fingerprint, "settings": engine.context.settings}
         said(chat, "w300 w301 ")
         first = chat.as_json()["tokens"]
@@ -280,7 +280,7 @@ class TestKept:
         ]
 
     def test_a_damaged_cache_is_set_aside_and_the_text_read(self, engine, tmp_path):
-        chat, kept = engine.chat(), Kept(tmp_path, "a")
+        chat, kept = engine.chat(), SavedChat(tmp_path, "a")
         said(chat, "w300 w301 ")
         kept.save(chat, engine, cache=True)
         (tmp_path / "a.kv").write_bytes((tmp_path / "a.kv").read_bytes()[:-1])
@@ -291,7 +291,7 @@ class TestKept:
         assert said(again, "w303").tally.cached_tokens == 0
 
     def test_another_models_cache_is_left_alone(self, engine, tmp_path):
-        chat, kept = engine.chat(), Kept(tmp_path, "a")
+        chat, kept = engine.chat(), SavedChat(tmp_path, "a")
         said(chat, "w300 w301 ")
         kept.save(chat, engine, cache=True)
         other = tiny_model(tmp_path / "other.gguf", seed=5, **{"tokenizer.chat_template": TEMPLATE})
@@ -304,7 +304,7 @@ class TestKept:
         assert not (tmp_path / "a.kv").exists(), "nothing of that conversation is left"
 
     def test_a_cache_that_was_left_alone_stays_where_nothing_was_said(self, engine, tmp_path):
-        chat, kept = engine.chat(), Kept(tmp_path, "a")
+        chat, kept = engine.chat(), SavedChat(tmp_path, "a")
         said(chat, "w300 " * 50, max_tokens=60)
         kept.save(chat, engine, cache=True)
         before = (tmp_path / "a.kv").read_bytes()
@@ -319,7 +319,7 @@ class TestKept:
         assert not (tmp_path / "a.kv").exists(), "what was taken back is not kept"
 
     def test_a_smaller_context(self, engine, tmp_path):
-        chat, kept = engine.chat(), Kept(tmp_path, "a")
+        chat, kept = engine.chat(), SavedChat(tmp_path, "a")
         said(chat, "w300 " * 50, max_tokens=60)
         kept.save(chat, engine, cache=True)
         with edgespec.load(engine.model.path, n_ctx=256, threads=1, cache_dir=tmp_path / "cache") as small:
@@ -329,7 +329,7 @@ class TestKept:
     @pytest.mark.parametrize("name", ["", "../a", "a/b", ".hidden", "a\\b"])
     def test_names_that_lead_elsewhere(self, tmp_path, name):
         with pytest.raises(InvalidRequest):
-            Kept(tmp_path, name)
+            SavedChat(tmp_path, name)
 
     @pytest.mark.parametrize(
         ("text", "reason"),
@@ -347,7 +347,7 @@ class TestKept:
             read_chat(tmp_path / "c.json", engine.chat(), engine)
         assert "(" not in str(told.value)  # no repr of an exception
         with pytest.raises(InvalidRequest, match=f"{reason}.*; move it away to start a new one"):
-            list(Kept(tmp_path, "c").restore(engine.chat(), engine))
+            list(SavedChat(tmp_path, "c").restore(engine.chat(), engine))
         with pytest.raises(InvalidRequest, match="there is no such"):
             read_chat(tmp_path / "d.json", engine.chat(), engine)
 
@@ -364,9 +364,9 @@ class TestKept:
             folder.chmod(0o755)  # as `models pull` made the first, and an earlier version the second
         chat = engine.chat()
         said(chat, "w300 ")
-        with Kept(data / "sessions", "a") as kept:
+        with SavedChat(data / "sessions", "a") as kept:
             kept.save(chat, engine, cache=True)
-        Memory(data / "memory").add("a", chat, engine)
+        ChatMemory(data / "memory").add("a", chat, engine)
         write_chat(tmp_path / "saved.json", chat, engine)
         paths = [*(data / "sessions").iterdir(), *(data / "memory").iterdir(), tmp_path / "saved.json"]
         assert {path.suffix for path in paths} == {".json", ".kv", ".lock"} and len(paths) == 5
@@ -374,14 +374,14 @@ class TestKept:
         assert not any(modes.values()), modes
 
     def test_a_session_is_open_once(self, tmp_path, monkeypatch):
-        with Kept(tmp_path, "a"), Kept(tmp_path, "b"):
-            with pytest.raises(InvalidRequest, match="session a is open in another terminal"), Kept(tmp_path, "a"):
+        with SavedChat(tmp_path, "a"), SavedChat(tmp_path, "b"):
+            with pytest.raises(InvalidRequest, match="session a is open in another terminal"), SavedChat(tmp_path, "a"):
                 raise AssertionError("it was opened twice")
             monkeypatch.setattr("edgespec.system.files.fcntl", None)
-            with Kept(tmp_path, "a"):
+            with SavedChat(tmp_path, "a"):
                 pass
         monkeypatch.undo()
-        with Kept(tmp_path, "a"):
+        with SavedChat(tmp_path, "a"):
             pass
 
     def test_the_models_file_is_not_read_again(self, tmp_path):
@@ -404,8 +404,8 @@ class TestKept:
 
 class TestMemory:
     def test_what_was_said_is_found_again_and_bounded(self, engine, tmp_path, monkeypatch):
-        monkeypatch.setattr("edgespec.engine.saved_chats._MOST_REMEMBERED", 100)
-        memory = Memory(tmp_path / "memory")
+        monkeypatch.setattr("edgespec.engine.saved_chats._MAX_TOKENS", 100)
+        memory = ChatMemory(tmp_path / "memory")
         for number in range(6):
             chat = engine.chat()
             said(chat, f"w30{number} " * 20)
@@ -414,7 +414,7 @@ class TestMemory:
         assert 0 < sum(map(len, kept)) <= 100
         path, names = engine.model.path, "suffix+anpd"
         with edgespec.load(path, drafter=names, n_ctx=512, threads=1, cache_dir=tmp_path / "cache") as fresh:
-            Memory(tmp_path / "memory").teach(fresh)
+            ChatMemory(tmp_path / "memory").teach(fresh)
             place = len(kept[-1]) // 2
             assert [drafter.name for drafter in fresh.drafters] == ["suffix", "anpd"]
             assert all(one.drafter.propose(kept[-1][place - 8 : place], 3).tokens for one in fresh.drafters)
@@ -422,10 +422,10 @@ class TestMemory:
     def test_a_memory_of_another_model_or_none_is_empty(self, engine, tmp_path):
         for text in ("", "{}", "[]", '{"model": "x", "format": 2, "chats": {"a": [1]}}'):
             (tmp_path / f"{engine.fingerprint}.json").write_text(text)
-            assert Memory(tmp_path)._chats(engine) == {}
+            assert ChatMemory(tmp_path)._chats(engine) == {}
 
     def test_each_model_has_its_own(self, engine, tmp_path):
-        memory, chat = Memory(tmp_path / "memory"), engine.chat()
+        memory, chat = ChatMemory(tmp_path / "memory"), engine.chat()
         said(chat, "w300")
         memory.add("a", chat, engine)
         path = tiny_model(tmp_path / "other.gguf", seed=5, **{"tokenizer.chat_template": TEMPLATE})
@@ -438,7 +438,7 @@ class TestMemory:
         assert memory._chats(engine) == {"a": chat.as_json()["tokens"]}
 
     def test_a_chat_is_remembered_once_as_it_is_now(self, engine, tmp_path):
-        memory, chat, other = Memory(tmp_path / "memory"), engine.chat(), engine.chat()
+        memory, chat, other = ChatMemory(tmp_path / "memory"), engine.chat(), engine.chat()
         said(other, "w305")
         memory.add("b", other, engine)
         for text in ("w300", "w301", "w302"):
@@ -451,7 +451,7 @@ class TestMemory:
         assert list(memory._chats(engine)) == ["b", "a"]  # what was said last stays longest
 
     def test_what_was_cleared_is_forgotten(self, engine, tmp_path):
-        memory, chat, other = Memory(tmp_path / "memory"), engine.chat(), engine.chat()
+        memory, chat, other = ChatMemory(tmp_path / "memory"), engine.chat(), engine.chat()
         for name, one in (("a", chat), ("b", other)):
             said(one, "w300")
             memory.add(name, one, engine)
@@ -463,7 +463,7 @@ class TestMemory:
         assert list(memory._chats(engine)) == ["b"]
 
     def test_nothing_said_leaves_nothing(self, engine, tmp_path):
-        Memory(tmp_path / "memory").add("a", engine.chat(), engine)
+        ChatMemory(tmp_path / "memory").add("a", engine.chat(), engine)
         assert list(tmp_path.iterdir()) == []
 
     def test_the_models_used_last_are_remembered(self, engine, tmp_path):
@@ -473,7 +473,7 @@ class TestMemory:
             os.utime(path, (number, number))
         chat = engine.chat()
         said(chat, "w300")
-        Memory(tmp_path).add("a", chat, engine)
+        ChatMemory(tmp_path).add("a", chat, engine)
         left = {path.stem for path in tmp_path.iterdir()}
         assert left == {*map(str, range(3, 10)), engine.fingerprint}
 
@@ -884,7 +884,7 @@ class TestPiped:
         assert system() == "w311 "
 
     def test_a_session_is_open_in_another_terminal(self, piped, home):
-        with Kept(home / "data" / "edgespec" / "sessions", "s"):
+        with SavedChat(home / "data" / "edgespec" / "sessions", "s"):
             result = piped("w300\n", "--session", "s")
         assert result.exit_code == 1 and result.stderr.startswith("edgespec: session s is open in another terminal")
 

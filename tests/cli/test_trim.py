@@ -20,7 +20,7 @@ from edgespec.system import child
 from edgespec.system.files import sha256_of
 from edgespec.vocabtrim.counts import load_counts, tokenizer_hash
 from edgespec.vocabtrim.format import trimming_of
-from edgespec.vocabtrim.keep_list import KeptList, load_kept
+from edgespec.vocabtrim.keep_list import KeepList, load_keep_list
 from edgespec.vocabtrim.pipeline import trim
 from edgespec.vocabtrim.quantized import quantized
 from tests.gguf_files import tiny_model
@@ -53,7 +53,7 @@ def test_from_prompts_to_a_trimmed_drafter(here):
     result = run("trim", "tiny.gguf", "-o", "small.gguf", "--counts", "c.json", "--size", "128")
     assert result.exit_code == 0, result.output
     assert "128 of 320 tokens" in result.stdout and "identical" in result.stdout and "covered" in result.stdout
-    kept = trimming_of(walk(here / "small.gguf")).kept
+    kept = trimming_of(walk(here / "small.gguf")).kept_ids
     assert set(map(int, counts["counts"])) <= set(kept.tolist())
     assert sorted(path.name for path in here.iterdir()) == ["c.json", "p.jsonl", "small.gguf", "tiny.gguf"]
 
@@ -65,7 +65,7 @@ def test_counts_of_text_and_of_recorded_answers(here):
     assert calibrate("--answers", "a.jsonl", "-o", "a.json").exit_code == 0
     result = run("trim", "tiny.gguf", "-o", "s.gguf", "--counts", "a.json", "--counts", "t.json", "--coverage", "0.95")
     assert result.exit_code == 0, result.output
-    assert {5, 6} <= set(trimming_of(walk(here / "s.gguf")).kept.tolist())
+    assert {5, 6} <= set(trimming_of(walk(here / "s.gguf")).kept_ids.tolist())
 
 
 @pytest.mark.parametrize(
@@ -101,11 +101,11 @@ def test_bad_input_gets_one_line(here, arguments, status, message):
 def test_a_drafter_from_a_list_of_kept_tokens(here):
     ids = [300, 5, 301]
     hashed = tokenizer_hash(walk(here / "tiny.gguf"))
-    KeptList(hashed, np.array(ids, np.int32), {"by": "hand"}).save(here / "k.json")
-    assert load_kept(here / "k.json").ids.tolist() == ids
+    KeepList(hashed, np.array(ids, np.int32), {"by": "hand"}).save(here / "k.json")
+    assert load_keep_list(here / "k.json").ids.tolist() == ids
     result = run("trim", "tiny.gguf", "-o", "s.gguf", "--kept", "k.json", "--size", "6")
     assert result.exit_code == 0, result.output
-    assert {300, 5} <= set(trimming_of(walk(here / "s.gguf")).kept.tolist())
+    assert {300, 5} <= set(trimming_of(walk(here / "s.gguf")).kept_ids.tolist())
 
 
 def test_a_quantized_drafter_is_proved_against_the_model_so_quantized(here):
@@ -116,7 +116,7 @@ def test_a_quantized_drafter_is_proved_against_the_model_so_quantized(here):
     assert {tensor.type for tensor in part.tensors if len(tensor.shape) == 2} == {gguf.GGMLQuantizationType.Q4_0}
     trimming = trimming_of(part)
     assert trimming.source_name == "tiny.gguf"
-    assert trimming.counts["quantized"] == {"to": "q4_0", "from_sha256": sha256_of(here / "tiny.gguf")}
+    assert trimming.provenance["quantized"] == {"to": "q4_0", "from_sha256": sha256_of(here / "tiny.gguf")}
     assert (here / "s.gguf").stat().st_size < (here / "tiny.gguf").stat().st_size / 2
     assert sorted(path.name for path in here.iterdir()) == ["c.json", "p.jsonl", "s.gguf", "tiny.gguf"]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgespec.decode.sampling import REACH, SamplingParams, draw, draw_any, gumbel, log_probabilities
+from edgespec.decode.sampling import MAX_NOISE, SamplingParams, draw, draw_any, gumbel, log_probabilities
 from edgespec.errors import InvalidRequest
 
 
@@ -17,7 +17,7 @@ from edgespec.errors import InvalidRequest
 def test_noise_depends_on_its_key_alone(seed, position, ids):
     together = gumbel(seed, position, np.array(ids))
     assert all(together[i] == gumbel(seed, position, np.array([token]))[0] for i, token in enumerate(ids))
-    assert together.max() <= REACH
+    assert together.max() <= MAX_NOISE
 
 
 @given(

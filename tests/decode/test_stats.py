@@ -55,4 +55,4 @@ def test_draft_tokens_that_were_cut_off_are_counted_for_who_made_them():
     proposal = Draft.chain([1, 2, 3], [0.5] * 3, [0] * 3, "model")
     tally = Tally()
     tally.count(Plan(NOTHING, (proposal,), {"model": 0.3, "other": 0.1}), Verdict((), (4,)), emitted=1)
-    assert tally.guessed["model"] == 3 and not tally.drafted and tally.blocks == 1
+    assert tally.draft_tokens["model"] == 3 and not tally.drafted and tally.blocks == 1

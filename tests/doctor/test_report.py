@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from edgespec import load
 from edgespec.cli import main
 from edgespec.doctor.measure import PAYS, SIZES, DrafterCost, advice, outlook, speed_up, timed
-from edgespec.engine.exact import sample
+from edgespec.engine.exact import probe_tokens
 from edgespec.errors import UnsupportedModel
 from edgespec.gguf.metadata import strings
 from edgespec.gguf.reader import walk
@@ -65,7 +65,7 @@ def test_the_advice_says_when_nothing_can_pay():
 def test_every_size_is_timed_after_the_same_context():
     model = TableModel()
     counted = []
-    times, _ = timed(model, sample(32), depth=100, progress=lambda done, total: counted.append((done, total)))
+    times, _ = timed(model, probe_tokens(32), depth=100, progress=lambda done, total: counted.append((done, total)))
     assert tuple(times) == SIZES and all(seconds > 0 for seconds in times.values())
     assert model.widths[:2] == [101, 1] and tuple(model.widths[1 : 1 + len(SIZES)]) == SIZES
     assert counted[-1][0] == counted[-1][1] == len(counted)
@@ -106,12 +106,12 @@ def test_a_busy_machine_is_noticed(monkeypatch):
         monkeypatch.setattr(
             "edgespec.doctor.measure.time", SimpleNamespace(perf_counter=lambda seconds=seconds: next(seconds))
         )
-        assert timed(TableModel(n_ctx=130), sample(32), depth=100).busy == busy
+        assert timed(TableModel(n_ctx=130), probe_tokens(32), depth=100).busy == busy
     assert "busy" in next(advice({1: 1.0, 2: 1.1}, {}, busy=True))
 
 
 def test_sizes_beyond_the_context_are_left_out():
-    assert tuple(timed(TableModel(n_ctx=110), sample(32), depth=100).of) == (1, 2, 3, 4, 5, 6, 8)
+    assert tuple(timed(TableModel(n_ctx=110), probe_tokens(32), depth=100).of) == (1, 2, 3, 4, 5, 6, 8)
 
 
 def test_the_command_measures_and_remembers(tmp_path, home, monkeypatch):

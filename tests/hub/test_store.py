@@ -21,14 +21,13 @@ from hypothesis import strategies as st
 
 from edgespec.cli import main
 from edgespec.errors import DownloadError, MalformedModel, ModelNotFound, OutputError
-from edgespec.hub import checksums as checked
-from edgespec.hub import download
-from edgespec.hub import store as shelf
+from edgespec.hub import checksums, download
+from edgespec.hub import store as model_store
 from edgespec.hub.catalogue import Entry, entries
 from edgespec.hub.download import Provenance, fetch
 from edgespec.hub.resolve import resolve
 from edgespec.hub.web import Endpoint
-from edgespec.system import cpu as machine
+from edgespec.system import cpu
 from edgespec.system.files import sha256_of
 from tests.gguf_files import encode
 from tests.model_server import Hub, serving
@@ -68,7 +67,7 @@ def store(home, monkeypatch):
 
 
 def pull(entry=KNOWN, tmp=None, pauses=(), **options):
-    return shelf.pull(entry, tmp or shelf.directory().parent, pauses=pauses, **options)
+    return model_store.pull(entry, tmp or model_store.directory().parent, pauses=pauses, **options)
 
 
 def names(folder):
@@ -296,7 +295,7 @@ def test_the_token_goes_to_the_endpoint_alone(hub, store, monkeypatch):
         assert "Authorization" not in storage.requests[0][1]
         assert storage.requests[0][1]["User-Agent"] == "edgespec"
     assert hub.requests[0][1]["Authorization"] == "Bearer hf_secret"
-    shelf.remove(KNOWN)
+    model_store.remove(KNOWN)
     hub.redirect = "/moved"
     pull()
     assert hub.requests[-1][0] == "/moved" and hub.requests[-1][1]["Authorization"] == "Bearer hf_secret"
@@ -318,7 +317,7 @@ def test_who_is_logged_in_with_hugging_faces_tools_has_a_token(hub, store, tmp_p
         ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1", "hf_set"),
         ("HF_TOKEN", "", None),
     ):
-        shelf.remove(KNOWN)
+        model_store.remove(KNOWN)
         if name:
             monkeypatch.setenv(name, value)
         pull()
@@ -401,9 +400,9 @@ def test_nobody_else_looks_into_the_folder_that_holds_the_store(hub, tmp_path, h
     if how == "pull":
         pull(tmp=tmp_path)
     else:
-        shelf.adopt(KNOWN, tmp_path / "stick.gguf", tmp_path)
-    data = machine.data_directory()
-    assert shelf.directory() == data / "models" and names(data / "models") == [FILE]
+        model_store.adopt(KNOWN, tmp_path / "stick.gguf", tmp_path)
+    data = cpu.data_directory()
+    assert model_store.directory() == data / "models" and names(data / "models") == [FILE]
     assert stat.S_IMODE(data.stat().st_mode) == 0o700
 
 
@@ -451,7 +450,7 @@ def test_what_other_tools_have_is_used_where_it_lies(home, store, monkeypatch, t
     path = home / where.format(file=FILE, sha256=TRUE)
     path.parent.mkdir(parents=True)
     path.write_bytes(Hub().content)
-    assert [(found.path, found.owner) for found in shelf.candidates(KNOWN)] == [(path, owner)]
+    assert [(found.path, found.owner) for found in model_store.candidates(KNOWN)] == [(path, owner)]
     assert resolve("tiny", cache_dir=tmp_path) == path
     result = run("pull", "tiny")
     assert result.exit_code == 0 and f"is here already: {path} ({owner})" in result.stdout
@@ -462,7 +461,7 @@ def test_what_other_tools_have_is_used_where_it_lies(home, store, monkeypatch, t
         resolve("tiny", cache_dir=tmp_path)
     assert "left aside" in caplog.text
     path.write_bytes(b"half")
-    assert list(shelf.candidates(KNOWN)) == []
+    assert list(model_store.candidates(KNOWN)) == []
 
 
 def test_the_hugging_face_cache_names_its_files_by_their_sha256(home, tmp_path):
@@ -471,13 +470,13 @@ def test_the_hugging_face_cache_names_its_files_by_their_sha256(home, tmp_path):
     (cache / "snapshots" / "abc").mkdir(parents=True)
     (cache / "blobs" / TRUE).write_bytes(Hub().content)
     (cache / "snapshots" / "abc" / "untried.gguf").symlink_to(cache / "blobs" / TRUE)
-    assert [found.sha256 for found in shelf.candidates(UNTRIED)] == [TRUE]
+    assert [found.sha256 for found in model_store.candidates(UNTRIED)] == [TRUE]
     assert resolve("untried", cache_dir=tmp_path).name == "untried.gguf"
     (cache / "blobs" / TRUE).write_bytes(b"spoilt")
     with pytest.raises(ModelNotFound):
         resolve("untried", cache_dir=tmp_path)
     (cache / "blobs" / TRUE).unlink()
-    assert list(shelf.candidates(UNTRIED)) == [], "a link to nothing"
+    assert list(model_store.candidates(UNTRIED)) == [], "a link to nothing"
 
 
 def test_a_folder_of_another_person_is_passed_by(home, tmp_path, monkeypatch):
@@ -493,17 +492,17 @@ def test_a_folder_of_another_person_is_passed_by(home, tmp_path, monkeypatch):
         return is_file(path)
 
     monkeypatch.setattr(Path, "is_file", refused)
-    assert list(shelf.candidates(KNOWN)) == []
+    assert list(model_store.candidates(KNOWN)) == []
 
 
 def test_checking_for_long_is_told_once(home, tmp_path, monkeypatch, caplog):
     path = home / "cache/llama.cpp" / f"org_tiny-GGUF_{FILE}"
     path.parent.mkdir(parents=True)
     path.write_bytes(Hub().content)
-    monkeypatch.setattr(checked, "_LONG", SIZE + 1)
+    monkeypatch.setattr(checksums, "_SLOW_BYTES", SIZE + 1)
     resolve("tiny", cache_dir=tmp_path / "one")
     assert not caplog.messages, "what is quick is not told"
-    monkeypatch.setattr(checked, "_LONG", SIZE)
+    monkeypatch.setattr(checksums, "_SLOW_BYTES", SIZE)
     resolve("tiny", cache_dir=tmp_path / "two")
     assert caplog.messages == [f"checking {path} (0.0 GB), once"]
     resolve("tiny", cache_dir=tmp_path / "two")
@@ -588,7 +587,7 @@ def test_the_commands_from_pull_to_rm(hub, store):
 
 def test_a_part_is_told_and_removed(hub, store, monkeypatch):
     monkeypatch.setattr(download.time, "sleep", lambda _: None)
-    monkeypatch.setattr(shelf, "PAUSES", ())
+    monkeypatch.setattr(model_store, "RETRY_PAUSES", ())
     hub.cut, hub.content = 10, hub.content
     result = run("pull", "tiny")
     assert result.exit_code == 1 and result.stderr.splitlines()[-1].startswith("edgespec: ")
@@ -646,14 +645,14 @@ def test_ctrl_c_promises_no_more_than_is_so(hub, store, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     (tmp_path / "stick.gguf").write_bytes(hub.content)
-    monkeypatch.setattr(shelf.shutil, "copyfile", interrupted)
+    monkeypatch.setattr(model_store.shutil, "copyfile", interrupted)
     result = run("pull", "tiny", "--from", str(tmp_path / "stick.gguf"))
     assert result.exit_code == 130 and "stopped; nothing was copied" in result.stderr and names(store) == []
 
     def interrupt(self, stage, done, total):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("edgespec.cli.models._Progress.__call__", interrupt)
+    monkeypatch.setattr("edgespec.cli.models._DownloadProgress.__call__", interrupt)
     result = run("pull", "tiny")
     assert result.exit_code == 130 and "the same command continues" in result.stderr
     assert names(store) == [f"{FILE}.part", f"{FILE}.part.json"]

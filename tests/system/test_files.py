@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from edgespec.system.files import private_folder, read_json, remember, write_json
+from edgespec.system.files import private_folder, read_json, try_write_json, write_json
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -35,7 +35,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_remembering_is_no_duty(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    remember(tmp_path / "file" / "x.json", 1)  # a folder that cannot be made: a log line, no error
+    try_write_json(tmp_path / "file" / "x.json", 1)  # a folder that cannot be made: a log line, no error
     assert (tmp_path / "file").read_text() == "in the way"
 
 

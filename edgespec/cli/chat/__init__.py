@@ -15,9 +15,9 @@ from edgespec.cli.chat.commands import Leave, run_command
 from edgespec.cli.chat.controller import Controller
 from edgespec.cli.chat.line_input import Line, Piped, Typed, kept_history
 from edgespec.cli.chat.screen import Screen
-from edgespec.engine.saved_chats import Kept, Memory
+from edgespec.engine.saved_chats import ChatMemory, SavedChat
 from edgespec.errors import EdgespecError
-from edgespec.system import cpu as machine
+from edgespec.system import cpu
 
 
 def run(ctx: click.Context, options: dict[str, Any]) -> None:
@@ -27,13 +27,13 @@ def run(ctx: click.Context, options: dict[str, Any]) -> None:
             if options[name] and _given(ctx, name):
                 raise click.UsageError(f"--private keeps nothing: leave out --{name}")
             options[name] = None  # the configuration file's, for other chats
-    data = machine.data_directory()
+    data = cpu.data_directory()
     interactive = sys.stdin.isatty()
     screen = Screen(footer=interactive)
-    kept: AbstractContextManager[Kept | None] = nullcontext()
+    kept: AbstractContextManager[SavedChat | None] = nullcontext()
     if options["session"]:
-        kept = Kept(data / "sessions", options["session"])
-    memory = Memory(data / "memory") if options["memory"] else None
+        kept = SavedChat(data / "sessions", options["session"])
+    memory = ChatMemory(data / "memory") if options["memory"] else None
     with kept as session, Controller(options, screen, kept=session, memory=memory) as talk:
         if _given(ctx, "system") and talk.chat.system != options["system"]:
             talk.chat.system = options["system"]

@@ -11,7 +11,7 @@ from edgespec.cli.build import open_engine, sampling_of
 from edgespec.cli.chat.screen import Screen
 from edgespec.cli.interrupt import cancelled_by_ctrl_c
 from edgespec.cli.report import Decisions, PromptProgress, print_stats
-from edgespec.engine.saved_chats import Kept, Memory
+from edgespec.engine.saved_chats import ChatMemory, SavedChat
 from edgespec.errors import ContextOverflow, UnsupportedModel
 
 
@@ -28,7 +28,9 @@ class Controller:
     `options` are the command's; what is set later goes there too.
     """
 
-    def __init__(self, options: dict[str, Any], screen: Screen, *, kept: Kept | None, memory: Memory | None) -> None:
+    def __init__(
+        self, options: dict[str, Any], screen: Screen, *, kept: SavedChat | None, memory: ChatMemory | None
+    ) -> None:
         self.options = options
         self.screen = screen
         self.editor: Callable[[str], str | None] | None = None
