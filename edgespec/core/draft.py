@@ -104,8 +104,8 @@ class Plan:
 
     `draft` is the one to verify, `proposals` are all drafts that were considered. `spent` is the drafting time of each
     costed drafter that drafted, in units of T(1), without its `prefill` of the text. `reasons` explain the decision,
-    one sentence each, where asked for. `risk` is the probability that the draft makes its answer slower than plain decoding
-    by more than goes unnoticed.
+    one sentence each, where asked for. `risk` is the probability that the draft makes its answer slower than plain
+    decoding by more than goes unnoticed.
     """
 
     draft: Draft = NOTHING
