@@ -325,7 +325,7 @@ def test_more_logprobs_than_tokens_are_all_of_them(tmp_path):
 
 @pytest.mark.parametrize("template", ["{% nonsense %}", "{{ messages | nonsense }}", "{% for"])
 def test_a_chat_template_that_is_none_gets_one_line(tmp_path, template):
-    model = LlamaModel(tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": template}))
+    model = LlamaModel(tiny_model(tmp_path / "tiny.gguf", metadata={"tokenizer.chat_template": template}))
     with pytest.raises(UnsupportedModel, match=r"the chat template of tiny.gguf cannot be used .*--raw"):
         model.render([{"role": "user", "content": "a"}])
     model.close()

@@ -456,7 +456,7 @@ def here(tmp_path, monkeypatch):
         doctor, "timed", lambda *arguments, **options: timed(*arguments, **options)._replace(busy=False)
     )
     monkeypatch.chdir(tmp_path)
-    tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": TEMPLATE})
+    tiny_model(tmp_path / "tiny.gguf", metadata={"tokenizer.chat_template": TEMPLATE})
     told = [{"question_id": n, "category": CATEGORIES[n % 4], "turns": [f"{'w300 ' * n}prompt"]} for n in range(4)]
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, told)))
     (tmp_path / "server").write_text(f"#!{sys.executable}\n{textwrap.dedent(SERVER)}")

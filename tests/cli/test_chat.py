@@ -52,7 +52,7 @@ def said(chat, text, **options):
 def engine(tmp_path_factory):
     """A tiny model that can be talked to."""
     folder = tmp_path_factory.mktemp("chat")
-    path = tiny_model(folder / "tiny.gguf", **{"tokenizer.chat_template": TEMPLATE})
+    path = tiny_model(folder / "tiny.gguf", metadata={"tokenizer.chat_template": TEMPLATE})
     with edgespec.load(path, n_ctx=512, threads=1, cache_dir=folder) as engine:
         yield engine
 
@@ -139,7 +139,7 @@ class TestTurns:
     def test_a_text_that_gets_a_space_is_tokenized_with_what_is_before_it(self, tmp_path):
         """SentencePiece puts one before a text of its own; after an answer there is none."""
         plain = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-        path = tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": plain})
+        path = tiny_model(tmp_path / "tiny.gguf", metadata={"tokenizer.chat_template": plain})
         with edgespec.load(path, n_ctx=128, threads=1, cache_dir=tmp_path) as engine:
             chat = engine.chat()
             said(chat, "w300", max_tokens=4)
@@ -154,7 +154,7 @@ class TestTurns:
             "{% for message in messages %}{{ '</s>' if message['role'] == 'user' }}"
             "{{ message['content'] if loop.last or message['role'] == 'user' else message['content'][:6] }}{% endfor %}"
         )
-        path = tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": shortening})
+        path = tiny_model(tmp_path / "tiny.gguf", metadata={"tokenizer.chat_template": shortening})
         with edgespec.load(path, n_ctx=128, threads=1, cache_dir=tmp_path) as engine:
             chat = engine.chat()
             first = said(chat, "w300 w301 w302 ")
@@ -170,7 +170,7 @@ class TestTurns:
             "{% set rest = messages[1:] if folded else messages %}"
             "{% for message in rest %}</s>{{ head if loop.first }}{{ message['content'] }}{% endfor %}"
         )
-        path = tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": folding})
+        path = tiny_model(tmp_path / "tiny.gguf", metadata={"tokenizer.chat_template": folding})
         with edgespec.load(path, n_ctx=128, threads=1, cache_dir=tmp_path) as engine:
             chat = engine.chat("w310 w311 ")
             for number in range(6):
@@ -294,7 +294,7 @@ class TestKept:
         chat, kept = engine.chat(), SavedChat(tmp_path, "a")
         said(chat, "w300 w301 ")
         kept.save(chat, engine, cache=True)
-        other = tiny_model(tmp_path / "other.gguf", seed=5, **{"tokenizer.chat_template": TEMPLATE})
+        other = tiny_model(tmp_path / "other.gguf", seed=5, metadata={"tokenizer.chat_template": TEMPLATE})
         with edgespec.load(other, n_ctx=512, threads=1, cache_dir=tmp_path / "cache") as second:
             again = second.chat()
             words = list(kept.restore(again, second))
@@ -385,7 +385,7 @@ class TestKept:
             pass
 
     def test_the_models_file_is_not_read_again(self, tmp_path):
-        path = tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": TEMPLATE})
+        path = tiny_model(tmp_path / "tiny.gguf", metadata={"tokenizer.chat_template": TEMPLATE})
         with edgespec.load(path, n_ctx=256, threads=1, cache_dir=tmp_path / "cache") as engine:
             assert engine.fingerprint == read_header(path).fingerprint
             path.unlink()
@@ -428,7 +428,7 @@ class TestMemory:
         memory, chat = ChatMemory(tmp_path / "memory"), engine.chat()
         said(chat, "w300")
         memory.add("a", chat, engine)
-        path = tiny_model(tmp_path / "other.gguf", seed=5, **{"tokenizer.chat_template": TEMPLATE})
+        path = tiny_model(tmp_path / "other.gguf", seed=5, metadata={"tokenizer.chat_template": TEMPLATE})
         with edgespec.load(path, n_ctx=512, threads=1, cache_dir=tmp_path / "cache") as other:
             assert memory._chats(other) == {}
             another = other.chat()
@@ -666,7 +666,7 @@ class TestTurnsOfEvents:
 def tiny(tmp_path_factory):
     """A tiny model in a file, and where it was checked once."""
     folder = tmp_path_factory.mktemp("tiny")
-    return tiny_model(folder / "tiny.gguf", **{"tokenizer.chat_template": TEMPLATE}), str(folder / "cache")
+    return tiny_model(folder / "tiny.gguf", metadata={"tokenizer.chat_template": TEMPLATE}), str(folder / "cache")
 
 
 ENDLESS = ("--logit-bias", "2=-100")  # never the token that ends an answer

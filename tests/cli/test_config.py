@@ -24,7 +24,7 @@ ANSWER = ["generate", "-p", "w300", "--threads", "1", "--json"]
 def here(tmp_path, monkeypatch):
     """A folder with a tiny model, in which the program runs."""
     monkeypatch.chdir(tmp_path)
-    tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": TEMPLATE})
+    tiny_model(tmp_path / "tiny.gguf", metadata={"tokenizer.chat_template": TEMPLATE})
     return tmp_path
 
 

@@ -31,7 +31,7 @@ from tests.vocabtrim.test_pipeline import TEMPLATE
 def here(tmp_path, monkeypatch):
     """A folder with a tiny model that can be talked to, and prompts for it."""
     monkeypatch.chdir(tmp_path)
-    tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": TEMPLATE})
+    tiny_model(tmp_path / "tiny.gguf", metadata={"tokenizer.chat_template": TEMPLATE})
     (tmp_path / "p.jsonl").write_text("\n".join(json.dumps({"turns": [f"prompt {n}"]}) for n in range(11)))
     return tmp_path
 

@@ -142,7 +142,7 @@ def test_a_drafter_is_timed_on_ids_that_it_has(tmp_path, monkeypatch):
     counts.add(range(20, 60))
     trim(fewer, tmp_path / "trimmed.gguf", [counts], size=64)
     texts = [*map(bytes.decode, strings(walk(fewer), "tokenizer.ggml.tokens")), *(f"[PAD{n}]" for n in range(300, 336))]
-    tiny_model(tmp_path / "tiny.gguf", n_vocab=336, **{"tokenizer.ggml.tokens": texts})
+    tiny_model(tmp_path / "tiny.gguf", n_vocab=336, metadata={"tokenizer.ggml.tokens": texts})
     found = examined("-d", "fewer.gguf+trimmed.gguf")
     assert [drafter["name"] for drafter in found["drafters"]] == ["fewer", "trimmed"]
     assert all(drafter["reading_ms"] >= drafter["ms"] > 0 for drafter in found["drafters"])

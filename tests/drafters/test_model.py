@@ -406,7 +406,7 @@ def test_padding_does_not_make_another_vocabulary(tmp_path):
     counts.add(range(20, 60))
     small = trim(full, tmp_path / "small.gguf", [counts], size=64).path
     texts = [*map(bytes.decode, strings(walk(full), "tokenizer.ggml.tokens")), *(f"[PAD{n}]" for n in range(320, 336))]
-    padded = tiny_model(tmp_path / "padded.gguf", n_vocab=336, **{"tokenizer.ggml.tokens": texts})
+    padded = tiny_model(tmp_path / "padded.gguf", n_vocab=336, metadata={"tokenizer.ggml.tokens": texts})
     for drafter in (small, full):
         with load(padded, n_ctx=256, drafter=str(drafter)) as engine:
             engine.policy = FixedPolicy(engine.drafters[0].drafter, 3)

@@ -255,7 +255,7 @@ TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 @pytest.fixture(scope="module")
 def talker(tmp_path_factory):
     """A tiny model with a chat template."""
-    path = tiny_model(tmp_path_factory.mktemp("talker") / "talker.gguf", **{"tokenizer.chat_template": TEMPLATE})
+    path = tiny_model(tmp_path_factory.mktemp("talker") / "talker.gguf", metadata={"tokenizer.chat_template": TEMPLATE})
     model = LlamaModel(path)
     yield model
     model.close()
