@@ -163,11 +163,11 @@ def test_results_name_the_gpus_where_there_are_some(monkeypatch):
 
 
 def test_ggml_tells_its_devices():
-    (cpu,) = devices._described(0)
+    (cpu,) = devices._device_texts(0)
     assert cpu.endswith(" (CPU)") and len(cpu) > len(" (CPU)")
     assert cpu not in gpus()
 
 
 def test_a_library_without_a_list_of_devices_has_no_gpus(monkeypatch):
     monkeypatch.setattr(devices, "libggml", object())
-    assert list(devices._described(0, 1, 2)) == []
+    assert list(devices._device_texts(0, 1, 2)) == []
