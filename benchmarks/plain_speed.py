@@ -78,7 +78,7 @@ def one_start(
         "auto": lambda prompt: ours(engine, "auto", prompt, count),
         "server": lambda prompt: theirs(server, prompt, count),
     }
-    rows = []
+    rows: list[dict[str, Any]] = []
     for prompt in prompts:
         ids = engine.tokenize(engine.model.render([{"role": "user", "content": prompt["turns"][0]}]))
         if not rows:
