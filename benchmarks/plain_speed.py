@@ -56,7 +56,7 @@ def ours(engine: Engine, drafter: str, prompt: Sequence[int], count: int) -> tup
 
 def theirs(server: LlamaServer, prompt: Sequence[int], count: int) -> tuple[Timed, tuple[int, ...]]:
     """The same of llama-server."""
-    answer = server.answer(prompt, count, 0.0, _SEED, anew=True)
+    answer = server.answer(prompt, count, 0.0, _SEED, prefill_all=True)
     tokens = len(answer.tokens)
     return {"ms": 1e3 * answer.seconds / max(1, tokens - 1), "tokens": tokens}, answer.tokens
 
@@ -78,7 +78,7 @@ def one_start(
         "auto": lambda prompt: ours(engine, "auto", prompt, count),
         "server": lambda prompt: theirs(server, prompt, count),
     }
-    rows = []
+    rows: list[dict[str, Any]] = []
     for prompt in prompts:
         ids = engine.tokenize(engine.model.render([{"role": "user", "content": prompt["turns"][0]}]))
         if not rows:

@@ -201,7 +201,7 @@ def curves() -> dict[str, list[float]]:
         name: {int(n): ms for n, ms in json.loads((RESULTS / f"{file}.json").read_text())["curve"]["ms"].items()}
         for name, file in MEASURED.items()
     }
-    return {name: interpolated(points) for name, points in {**measured, **AVX2}.items()}  # type: ignore[arg-type]
+    return {name: interpolated(points) for name, points in {**measured, **AVX2}.items()}
 
 
 class RecordedModel:

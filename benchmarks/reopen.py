@@ -64,20 +64,22 @@ def main(model: str | None, turns: int, rounds: int, out: Path | None) -> None:
             cache.rename(aside)
             cold.append(reopened(engine, kept, question))
             aside.rename(cache)
-        ratios = [one[0] / other[0] for one, other in zip(warm[1:], cold[1:], strict=True)]  # the first ones warm up
+        # the first ones warm up
+        warm_seconds, cold_seconds = ([seconds for seconds, *_ in times[1:]] for times in (warm, cold))
+        ratio = summary([one / other for one, other in zip(warm_seconds, cold_seconds, strict=True)])
         result = {
             "turns": turns,
             "prompt_tokens": warm[0][1],
             "cached_tokens": warm[0][2],
             "kv_megabytes": cache.stat().st_size / 1e6,
-            "warm_seconds": [seconds for seconds, *_ in warm[1:]],
-            "cold_seconds": [seconds for seconds, *_ in cold[1:]],
-            "ratio": summary(ratios),
+            "warm_seconds": warm_seconds,
+            "cold_seconds": cold_seconds,
+            "ratio": ratio,
         }
         path = engine.model.path
     print(
-        f"{result['prompt_tokens']} tokens: first token after {min(result['warm_seconds']):.2f} s instead of "
-        f"{min(result['cold_seconds']):.2f} s; ratio {result['ratio']['median']:.3f}"
+        f"{result['prompt_tokens']} tokens: first token after {min(warm_seconds):.2f} s instead of "
+        f"{min(cold_seconds):.2f} s; ratio {ratio['median']:.3f}"
     )
     save(out, WHAT, [path], result)
 

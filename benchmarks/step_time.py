@@ -136,7 +136,7 @@ def main(out: Path | None) -> None:
     once = (prose * (1 + N_CTX // len(prose)))[: max(CONTEXTS)]
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        path = tiny_model(Path(folder) / "tiny.gguf", n_vocab=VOCABULARY, **{"llama.context_length": 65536})
+        path = tiny_model(Path(folder) / "tiny.gguf", n_vocab=VOCABULARY, metadata={"llama.context_length": 65536})
         model = LlamaModel(path)
         for context in CONTEXTS:
             new = range(VOCABULARY - STEPS, VOCABULARY)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+
 from edgespec.core import Draft
 from edgespec.latency.model import LatencyModel
 
 
-def chain(tokens, probability=0.8, drafter="scripted"):
+def chain(tokens: Sequence[int], probability: float = 0.8, drafter: str = "scripted") -> Draft:
     return Draft.chain(tokens, [probability] * len(tokens), ["kind"] * len(tokens), drafter)
 
 
-def curve(ratio, sizes=range(2, 33)) -> LatencyModel:
+def curve(ratio: Callable[[int], float], sizes: Iterable[int] = range(2, 33)) -> LatencyModel:
     cost = LatencyModel(64)
     for _ in range(5):
         cost.observe(1, 0.01)
@@ -19,9 +21,9 @@ def curve(ratio, sizes=range(2, 33)) -> LatencyModel:
     return cost
 
 
-def flat(n):
+def flat(n: int) -> float:
     return 1.0 + 0.02 * (n - 1)
 
 
-def steep(n):
+def steep(n: int) -> float:
     return 1.0 + 0.9 * (n - 1)

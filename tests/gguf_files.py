@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,9 +12,13 @@ import numpy as np
 
 N_EMBD, N_HEAD, N_HEAD_KV, N_FF, N_BLOCKS = 32, 4, 2, 64, 2
 _HEAD = N_EMBD // N_HEAD
-_NORMS = {"attn_q_norm.weight": (_HEAD,), "attn_k_norm.weight": (_HEAD,)}
-_POST_NORMS = {"post_attention_norm.weight": (N_EMBD,), "post_ffw_norm.weight": (N_EMBD,)}
-_BIASES = {"attn_q.bias": (N_EMBD,), "attn_k.bias": (N_HEAD_KV * _HEAD,), "attn_v.bias": (N_HEAD_KV * _HEAD,)}
+_NORMS: dict[str, tuple[int, ...]] = {"attn_q_norm.weight": (_HEAD,), "attn_k_norm.weight": (_HEAD,)}
+_POST_NORMS: dict[str, tuple[int, ...]] = {"post_attention_norm.weight": (N_EMBD,), "post_ffw_norm.weight": (N_EMBD,)}
+_BIASES: dict[str, tuple[int, ...]] = {
+    "attn_q.bias": (N_EMBD,),
+    "attn_k.bias": (N_HEAD_KV * _HEAD,),
+    "attn_v.bias": (N_HEAD_KV * _HEAD,),
+}
 _MORE: dict[str, dict[str, tuple[int, ...]]] = {
     "llama": {},
     "qwen2": _BIASES,
@@ -28,7 +32,13 @@ _CONTROL, _BYTE, _NORMAL, _UNKNOWN = 3, 6, 1, 2
 
 
 def tiny_model(
-    path: Path, *, architecture: str = "llama", n_vocab: int = 320, seed: int = 0, tied: bool = False, **overrides: Any
+    path: Path,
+    *,
+    architecture: str = "llama",
+    n_vocab: int = 320,
+    seed: int = 0,
+    tied: bool = False,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a model of two blocks with random weights to `path`, some 160 KB, and return `path`.
 
@@ -37,8 +47,8 @@ def tiny_model(
     `tied`: without an output layer of its own, so that the embeddings serve as one.
 
     Its SentencePiece vocabulary is <unk>, <s>, </s>, the 256 bytes, then the words w259, w260 and so on, cut at
-    `n_vocab`: with fewer than 259 tokens, llama.cpp dies of texts whose bytes are missing. `overrides` are GGUF keys
-    (`**{"llama.block_count": 3}`): they replace what the file would say, None leaves the key out.
+    `n_vocab`: with fewer than 259 tokens, llama.cpp dies of texts whose bytes are missing. `metadata` are GGUF keys
+    (`{"llama.block_count": 3}`): they replace what the file would say, None leaves the key out.
     """
     shaped = {
         "block_count": N_BLOCKS,
@@ -50,7 +60,7 @@ def tiny_model(
         "attention.layer_norm_rms_epsilon": 1e-5,
         "rope.dimension_count": _HEAD,
     }
-    metadata: dict[str, Any] = {
+    keys: dict[str, Any] = {
         "general.architecture": architecture,
         "general.name": "tiny",
         **{f"{architecture}.{key}": value for key, value in shaped.items()},
@@ -61,9 +71,10 @@ def tiny_model(
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
         "tokenizer.ggml.add_bos_token": False,
-    } | overrides
-    writer = gguf.GGUFWriter(path, str(metadata.pop("general.architecture")))
-    for key, value in metadata.items():
+        **(metadata or {}),
+    }
+    writer = gguf.GGUFWriter(path, str(keys.pop("general.architecture")))
+    for key, value in keys.items():
         if value is not None:
             _add(writer, key, value)
     random = np.random.default_rng(seed)

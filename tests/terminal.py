@@ -12,10 +12,11 @@ import signal
 import struct
 import termios
 import time
+from collections.abc import Iterator, Mapping, Sequence
 
 
 @contextlib.contextmanager
-def heeding_signals():
+def heeding_signals() -> Iterator[None]:
     """Programs that are started meanwhile heed Ctrl-C and a closed window.
 
     In a job that a shell put into the background, or below nohup, these are ignored, and programs inherit that.
@@ -32,19 +33,19 @@ def heeding_signals():
 class Terminal:
     """A program in a pseudo-terminal."""
 
-    def __init__(self, command, env):
+    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
         with heeding_signals():
             self.pid, self.fd = pty.fork()
             if self.pid == 0:
-                os.execvpe(command[0], command, env)
+                os.execvpe(command[0], list(command), env)
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         self.screen = ""
         self.read_up_to = 0
 
-    def type(self, text):
+    def type(self, text: str) -> None:
         os.write(self.fd, text.encode())
 
-    def wait_for(self, text, seconds=40):
+    def wait_for(self, text: str, seconds: float = 40) -> None:
         """Read until `text`, a regular expression, comes after what was waited for before."""
         end = time.monotonic() + seconds
         while not (found := re.compile(text, re.DOTALL).search(self.screen, self.read_up_to)):
@@ -53,7 +54,7 @@ class Terminal:
                 self.screen += os.read(self.fd, 65536).decode(errors="replace")
         self.read_up_to = found.end()
 
-    def status(self, seconds=60):
+    def status(self, seconds: float = 60) -> int:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if select.select([self.fd], [], [], 0.1)[0]:
@@ -64,7 +65,7 @@ class Terminal:
                 return os.waitstatus_to_exitcode(status)
         raise AssertionError(f"still running: {self.screen!r}")
 
-    def hang_up(self, seconds=60):
+    def hang_up(self, seconds: float = 60) -> int:
         """Close the window; the program's exit status."""
         os.close(self.fd)
         end = time.monotonic() + seconds

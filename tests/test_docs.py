@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -20,26 +21,25 @@ EXAMPLES = [
 
 @pytest.mark.model
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_an_example_runs(example, smollm2, tmp_path, monkeypatch):
+def test_an_example_runs(example: str, smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.gguf").symlink_to(smollm2)
     exec(compile(example, "example", "exec"), {"__name__": "example"})
 
 
-def test_the_page_of_the_command_line_is_the_programs_own(monkeypatch):
+def test_the_page_of_the_command_line_is_the_programs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "tools")
-    from cli_docs import PAGE, page  # noqa: PLC0415
+    cli_docs = importlib.import_module("cli_docs")
+    assert cli_docs.PAGE.read_text(encoding="utf-8") == cli_docs.page(), "run: python tools/cli_docs.py"
 
-    assert PAGE.read_text(encoding="utf-8") == page(), "run: python tools/cli_docs.py"
 
-
-def test_the_tables_of_the_measurements_are_those_of_the_result_files(monkeypatch):
+def test_the_tables_of_the_measurements_are_those_of_the_result_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "draw", lambda *where: {})
     page = re.sub(r"!\[[^]]*\]\(plots/.*\)\n\n", "", tables.PAGE.read_text(encoding="utf-8"))
     assert page == tables.filled(page), "run: python -m benchmarks.tables"
 
 
-def test_links_between_the_pages_lead_somewhere():
+def test_links_between_the_pages_lead_somewhere() -> None:
     for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")):
         for target in re.findall(r"\]\((?!https?://)([^)#\s]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -41,8 +41,8 @@ def imported(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(("path", "module"), SOURCES.items(), ids=SOURCES.values())
-def test_imports_go_to_earlier_packages(path, module):
-    own = module.split(".")[0]
+def test_imports_go_to_earlier_packages(path: Path, module: str) -> None:
+    own = module.split(".", maxsplit=1)[0]
     for name in imported(path):
         package = name.split(".")[0]
         assert name != "llama_cpp" or own in ("backend", "integrations"), "only backend imports llama_cpp"
@@ -50,7 +50,7 @@ def test_imports_go_to_earlier_packages(path, module):
             assert ORDER.index(package) < ORDER.index(own), f"{module} imports {name}, which comes later"
 
 
-def test_no_package_has_a_circle():
+def test_no_package_has_a_circle() -> None:
     graph = {
         module: {name for name in imported(path) if name in SOURCES.values() and not module.startswith("__")}
         for path, module in SOURCES.items()
@@ -59,13 +59,13 @@ def test_no_package_has_a_circle():
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=SOURCES.values())
-def test_modules_have_one_subject_and_say_which(path):
+def test_modules_have_one_subject_and_say_which(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= MOST_LINES
     assert ast.get_docstring(ast.parse(text)), "a module begins with what it is for"
 
 
-def test_public_names_are_all_and_there():
+def test_public_names_are_all_and_there() -> None:
     assert {*edgespec._HOMES, "EdgespecError", "__version__"} == set(edgespec.__all__)
     assert all(hasattr(edgespec, name) for name in edgespec.__all__)
     assert sorted(edgespec.__all__) == edgespec.__all__

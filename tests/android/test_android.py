@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -10,11 +11,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
 from tests.gguf_files import tiny_model
+from tests.present import present
 from tests.terminal import heeding_signals
 
 ROOT = Path(__file__).parents[2]
@@ -178,16 +183,16 @@ class Termux:
 
 
 @pytest.fixture
-def termux(tmp_path):
+def termux(tmp_path: Path) -> Termux:
     return Termux(tmp_path)
 
 
-def place(calls, *words):
+def place(calls: Sequence[str], *words: str) -> int:
     """Where the first call with all these words is."""
     return next(number for number, call in enumerate(calls) if all(word in call for word in words))
 
 
-def test_it_installs_everything_in_order(termux):
+def test_it_installs_everything_in_order(termux: Termux) -> None:
     done = termux.install()
     assert done.returncode == 0, done.stderr
     assert "Done." in done.stdout
@@ -210,7 +215,7 @@ def test_it_installs_everything_in_order(termux):
     assert places == sorted(places)
 
 
-def test_llama_cpp_is_compiled_with_what_works_there(termux):
+def test_llama_cpp_is_compiled_with_what_works_there(termux: Termux) -> None:
     termux.install(CMAKE_ARGS="-DGGML_VULKAN=ON")
     calls = termux.calls()
     build = place(calls, "--no-build-isolation", "--config-settings")
@@ -228,20 +233,20 @@ def test_llama_cpp_is_compiled_with_what_works_there(termux):
     assert 'startswith(("linux", "android"))' in (termux.folder / "loader").read_text()
 
 
-def test_the_line_that_is_changed_is_in_the_llama_cpp_that_is_pinned():
-    folder = importlib.util.find_spec("llama_cpp").submodule_search_locations[0]
+def test_the_line_that_is_changed_is_in_the_llama_cpp_that_is_pinned() -> None:
+    folder = present(present(importlib.util.find_spec("llama_cpp")).submodule_search_locations)[0]
     loader = (Path(folder) / "_ctypes_extensions.py").read_text()
     assert loader.count('sys.platform.startswith("linux")') == 1
     assert "android" not in loader  # else nothing has to be changed any more
 
 
-def test_an_old_or_unknown_cpu_gets_the_plain_instruction_set(termux):
+def test_an_old_or_unknown_cpu_gets_the_plain_instruction_set(termux: Termux) -> None:
     (termux.proc / "cpuinfo").write_text("Features\t: fp asimd aes asimdhp\n")
     termux.install()
     assert not any("ARM_ARCH" in call for call in termux.calls())
 
 
-def test_an_x86_is_asked_what_it_can_do(termux):
+def test_an_x86_is_asked_what_it_can_do(termux: Termux) -> None:
     """A Chromebook's: without that, ggml is compiled for AVX2, which many do not have."""
     termux.script("uname", "echo x86_64")
     (termux.proc / "cpuinfo").write_text("flags\t\t: fpu sse4_2\n")
@@ -250,13 +255,13 @@ def test_an_x86_is_asked_what_it_can_do(termux):
     assert any("-DGGML_NATIVE=ON " in call for call in calls) and not any("ARM_ARCH" in call for call in calls)
 
 
-def test_settings_of_the_person_do_not_fail_the_installation(termux):
+def test_settings_of_the_person_do_not_fail_the_installation(termux: Termux) -> None:
     done = termux.install(EDGESPEC_MODEL="gone.gguf", EDGESPEC_THREADS="3")
     assert done.returncode == 0, done.stderr
     assert (termux.folder / "settings").read_text() == "EDGESPEC_CONFIG=/dev/null"
 
 
-def test_a_second_run_installs_nothing(termux):
+def test_a_second_run_installs_nothing(termux: Termux) -> None:
     termux.install()
     termux.calls()
     (termux.project / ".venv" / "build").mkdir()  # as left by a run that ended while it removed it
@@ -267,7 +272,7 @@ def test_a_second_run_installs_nothing(termux):
     assert not (termux.project / ".venv" / "build").exists()
 
 
-def test_a_build_that_android_ended_goes_on_where_it_was(termux):
+def test_a_build_that_android_ended_goes_on_where_it_was(termux: Termux) -> None:
     (termux.folder / "killed").touch()
     failed = termux.install()
     assert failed.returncode == 1
@@ -282,7 +287,7 @@ def test_a_build_that_android_ended_goes_on_where_it_was(termux):
     assert not (termux.project / ".venv" / "build").exists()
 
 
-def test_a_dry_run_does_nothing_and_says_what_it_would(termux):
+def test_a_dry_run_does_nothing_and_says_what_it_would(termux: Termux) -> None:
     done = termux.install("--dry-run")
     assert done.returncode == 0, done.stderr
     assert termux.calls() == []
@@ -292,8 +297,8 @@ def test_a_dry_run_does_nothing_and_says_what_it_would(termux):
         assert words in done.stdout
 
 
-def test_what_is_wrong_is_said_in_one_line_with_what_to_do(termux):
-    def fails(words, **environment):
+def test_what_is_wrong_is_said_in_one_line_with_what_to_do(termux: Termux) -> None:
+    def fails(words: str, **environment: str) -> None:
         failed = termux.install(**environment)
         assert failed.returncode == 1
         errors = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
@@ -312,18 +317,18 @@ def test_what_is_wrong_is_said_in_one_line_with_what_to_do(termux):
     fails("armv8l is not supported")
 
 
-def test_little_memory_is_hinted_at(termux):
+def test_little_memory_is_hinted_at(termux: Termux) -> None:
     (termux.proc / "meminfo").write_text("MemTotal:        2900000 kB\nMemAvailable:    600000 kB\n")
     done = termux.install()
     assert "This phone has 2900 MB of memory" in done.stdout
     assert "    CMAKE_BUILD_PARALLEL_LEVEL=1" in termux.calls()
 
 
-def test_wrong_usage_is_refused(termux):
+def test_wrong_usage_is_refused(termux: Termux) -> None:
     assert "usage:" in termux.install("--fast").stderr
 
 
-def test_the_shortcut_starts_a_chat(termux):
+def test_the_shortcut_starts_a_chat(termux: Termux) -> None:
     termux.install()
     termux.calls()
     shortcut = termux.home / ".shortcuts" / "edgespec"
@@ -335,7 +340,7 @@ def test_the_shortcut_starts_a_chat(termux):
 
 
 @pytest.mark.parametrize("status", [0, 1, 2])
-def test_the_launcher_passes_options_and_status_on(termux, status):
+def test_the_launcher_passes_options_and_status_on(termux: Termux, status: int) -> None:
     termux.install()
     termux.calls()
     launcher = termux.prefix / "bin" / "edgespec-chat"
@@ -344,7 +349,7 @@ def test_the_launcher_passes_options_and_status_on(termux, status):
     assert termux.calls() == ["termux-wake-lock", f"edgespec chat -m a b.gguf {status}", "termux-wake-unlock"]
 
 
-def test_the_launcher_lets_go_of_the_wake_lock_on_ctrl_c(termux):
+def test_the_launcher_lets_go_of_the_wake_lock_on_ctrl_c(termux: Termux) -> None:
     termux.install()
     termux.calls()
     launcher = termux.prefix / "bin" / "edgespec-chat"
@@ -359,7 +364,7 @@ def test_the_launcher_lets_go_of_the_wake_lock_on_ctrl_c(termux):
     assert termux.calls()[-1] == "termux-wake-unlock"
 
 
-def test_the_launcher_says_how_to_install(termux):
+def test_the_launcher_says_how_to_install(termux: Termux) -> None:
     failed = subprocess.run(
         ["sh", termux.project / "android_demo" / "edgespec-chat"],
         env=termux.environment, capture_output=True, text=True, check=False, timeout=30,
@@ -370,14 +375,12 @@ def test_the_launcher_says_how_to_install(termux):
 
 
 @pytest.fixture
-def sustained(monkeypatch):
+def sustained(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(ROOT / "android_demo")
-    import sustained  # noqa: PLC0415
-
-    return sustained
+    return importlib.import_module("sustained")
 
 
-def run_sustained(folder, *arguments, **environment):
+def run_sustained(folder: Path, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     model = tiny_model(folder / "tiny.gguf")
     return subprocess.run(
         [
@@ -389,7 +392,7 @@ def run_sustained(folder, *arguments, **environment):
     )  # fmt: skip
 
 
-def test_the_sustained_speed_is_measured_and_written(tmp_path):
+def test_the_sustained_speed_is_measured_and_written(tmp_path: Path) -> None:
     done = run_sustained(tmp_path, "--minutes", "0.03", "--every", "0.5")
     assert done.returncode == 0, done.stderr
     told = json.loads((tmp_path / "out.json").read_text())
@@ -409,7 +412,7 @@ def test_the_sustained_speed_is_measured_and_written(tmp_path):
     assert str(tmp_path) not in json.dumps(told["models"]) + told["command"]
 
 
-def test_the_sustained_speed_comes_with_heat_where_termux_tells(tmp_path):
+def test_the_sustained_speed_comes_with_heat_where_termux_tells(tmp_path: Path) -> None:
     status = tmp_path / "bin" / "termux-battery-status"
     status.parent.mkdir()
     told = {"health": "GOOD", "percentage": 83, "plugged": "UNPLUGGED", "status": "DISCHARGING", "temperature": 31.4}
@@ -424,7 +427,7 @@ def test_the_sustained_speed_comes_with_heat_where_termux_tells(tmp_path):
     assert "31.4" in done.stdout
 
 
-def test_the_sustained_speed_of_no_drafter_is_refused_and_so_is_no_model(tmp_path):
+def test_the_sustained_speed_of_no_drafter_is_refused_and_so_is_no_model(tmp_path: Path) -> None:
     assert "name one" in run_sustained(tmp_path, "-d", "none").stderr
     failed = run_sustained(tmp_path, "-m", "nothing.gguf")
     assert failed.returncode == 1
@@ -434,7 +437,9 @@ def test_the_sustained_speed_of_no_drafter_is_refused_and_so_is_no_model(tmp_pat
 @pytest.mark.parametrize(
     "body", ["echo no json", "echo '[]'", "echo '{}'", "exit 1", "echo '{\"temperature\": null}'", "exec sleep 20"]
 )
-def test_a_battery_that_does_not_answer_is_asked_once(body, sustained, tmp_path, monkeypatch):
+def test_a_battery_that_does_not_answer_is_asked_once(
+    body: str, sustained: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sustained, "_PATIENCE", 0.5)
     command = tmp_path / "termux-battery-status"
     command.write_text(f'#!/bin/sh\necho asked >>"{tmp_path}/asked"\n{body}\n')
@@ -446,8 +451,8 @@ def test_a_battery_that_does_not_answer_is_asked_once(body, sustained, tmp_path,
     assert (tmp_path / "asked").read_text() == "asked\n"
 
 
-def test_the_end_is_compared_with_the_beginning(sustained):
-    def answered(prompt, seconds):
+def test_the_end_is_compared_with_the_beginning(sustained: ModuleType) -> None:
+    def answered(prompt: int, seconds: float) -> Any:
         return sustained.Made(0.0, prompt, {"plain": 100}, {"plain": seconds})
 
     # the third is answered once, and fast: that says nothing of how the phone is at the end
@@ -466,7 +471,9 @@ def test_the_end_is_compared_with_the_beginning(sustained):
         assert sustained.slowdown(few, ["plain"]) == {"prompts_compared": 0, "plain": none}
 
 
-def test_clocks_are_read_where_they_may_be(sustained, tmp_path, monkeypatch):
+def test_clocks_are_read_where_they_may_be(
+    sustained: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sustained, "_CPUS", tmp_path)
     assert sustained.clock_mhz([4, 5]) is None
     (tmp_path / "cpu5" / "cpufreq").mkdir(parents=True)
@@ -480,6 +487,6 @@ SCRIPTS = [ROOT / "android_demo" / "edgespec-chat", *sorted(ROOT.glob("*/*.sh"))
 
 @pytest.mark.skipif(SHELLCHECK is None, reason="there is no shellcheck for this system in the package index")
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_shellcheck_finds_nothing(script):
-    found = subprocess.run([SHELLCHECK, "-x", script], cwd=ROOT, capture_output=True, text=True, check=False)
+def test_shellcheck_finds_nothing(script: Path) -> None:
+    found = subprocess.run([present(SHELLCHECK), "-x", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout

@@ -9,14 +9,19 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgespec.backend import LlamaContext, LlamaModel, LlamaSampler, schema_to_grammar
-from edgespec.core import NOTHING, ROOT, Draft, TokenSequence
+from edgespec.core import NOTHING, ROOT, Draft, Row, TokenSequence
 from edgespec.decode.sampling import SamplingParams, draw, log_probabilities
 from edgespec.errors import (
     ContextOverflow,
@@ -27,30 +32,31 @@ from edgespec.errors import (
     UnsupportedModel,
 )
 from tests.gguf_files import tiny_model
+from tests.present import present
 from tests.rounding import chain, rounding
 
 pytestmark = pytest.mark.model
 
 
 @pytest.fixture(scope="module")
-def model(smollm2):
+def model(smollm2: Path) -> Iterator[LlamaModel]:
     model = LlamaModel(smollm2)
     yield model
     model.close()
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaModel]:
     model = LlamaModel(tiny_model(tmp_path_factory.mktemp("tiny") / "tiny.gguf"))
     yield model
     model.close()
 
 
 @pytest.fixture
-def make_context(model):
+def make_context(model: LlamaModel) -> Iterator[Callable[..., LlamaContext]]:
     made = []
 
-    def make(n_ctx=1024, threads=2):
+    def make(n_ctx: int = 1024, threads: int = 2) -> LlamaContext:
         made.append(LlamaContext(model, n_ctx=n_ctx, threads=threads))
         return made[-1]
 
@@ -60,14 +66,14 @@ def make_context(model):
 
 
 @pytest.fixture(scope="module")
-def text(model):
+def text(model: LlamaModel) -> list[int]:
     """Some 700 tokens."""
     words = "The river rises in the hills, and runs past the mill, the bridge and the old town to the sea. "
     return model.vocabulary.tokenize("".join(f"{n}. {words}" for n in range(25)))
 
 
 @pytest.fixture(scope="module")
-def noise(model, text):
+def noise(model: LlamaModel, text: list[int]) -> float:
     """More than rounding moves a logit on this machine; a stale token moves some logit by far more, as is tested."""
     context = LlamaContext(model, n_ctx=1024, threads=2)
     mixed = random.Random(7).choices(text, k=150)
@@ -76,11 +82,13 @@ def noise(model, text):
     return max(0.1, 3.0 * measured)
 
 
-def difference(left, right):
+def difference(left: Row, right: Row) -> float:
     return float(np.abs(left - right).max())
 
 
-def test_rows_of_a_draft_are_those_of_single_tokens(make_context, text, noise):
+def test_rows_of_a_draft_are_those_of_single_tokens(
+    make_context: Callable[..., LlamaContext], text: list[int], noise: float
+) -> None:
     context, alone = make_context(), make_context()
     context.prefill(text[:99])
     rows = context.evaluate(text[:100], chain(text[100:107])).rows.copy()
@@ -90,13 +98,15 @@ def test_rows_of_a_draft_are_those_of_single_tokens(make_context, text, noise):
         assert difference(rows[row], single) < noise
 
 
-def test_one_wrong_token_shows(make_context, text, noise):
+def test_one_wrong_token_shows(make_context: Callable[..., LlamaContext], text: list[int], noise: float) -> None:
     context = make_context()
-    right = context.prefill(text[:150]).copy()
-    assert difference(right, context.prefill([*text[:145], 7, *text[146:150]])) > 1.5 * noise
+    right = present(context.prefill(text[:150])).copy()
+    assert difference(right, present(context.prefill([*text[:145], 7, *text[146:150]]))) > 1.5 * noise
 
 
-def test_any_walk_over_prefixes_leaves_a_true_cache(make_context, text, noise):
+def test_any_walk_over_prefixes_leaves_a_true_cache(
+    make_context: Callable[..., LlamaContext], text: list[int], noise: float
+) -> None:
     """Feeds of random lists that share random prefixes, with drafts that are then left behind."""
     context, fresh = make_context(), make_context()
     rng = random.Random(3)
@@ -106,17 +116,17 @@ def test_any_walk_over_prefixes_leaves_a_true_cache(make_context, text, noise):
         tokens = tokens[:keep] + [rng.choice(text) for _ in range(rng.randrange(1, 150))]
         tokens = tokens[-700:]
         if rng.random() < 0.5:
-            row = context.prefill(tokens).copy()
+            row = present(context.prefill(tokens)).copy()
         else:
             row = context.evaluate(tokens, chain([rng.choice(text) for _ in range(rng.randrange(8))])).rows[0].copy()
         assert context.cached(tokens) == len(tokens)
         fresh.forget()
-        assert difference(row, fresh.prefill(tokens)) < noise
+        assert difference(row, present(fresh.prefill(tokens))) < noise
 
 
 @given(data=st.data())
 @settings(max_examples=40)
-def test_a_sequence_that_is_cut_and_goes_on_leaves_a_true_cache(tiny, data):
+def test_a_sequence_that_is_cut_and_goes_on_leaves_a_true_cache(tiny: LlamaModel, data: st.DataObject) -> None:
     """What a token sequence says of itself is believed, so it has to agree with a comparison of all tokens."""
     context, fresh = (LlamaContext(tiny, n_ctx=128, threads=1) for _ in range(2))
     sequences = [TokenSequence([300, 301])]
@@ -146,25 +156,33 @@ def test_a_sequence_that_is_cut_and_goes_on_leaves_a_true_cache(tiny, data):
         alone = fresh.evaluate(list(sequence), draft).rows
         assert difference(rows, alone) < 0.05
         assert context.cached([*sequence, *draft.tokens]) == len(sequence) + len(draft)
-    context.close(), fresh.close()
+    context.close()
+    fresh.close()
 
 
-def test_cached_tokens_are_not_evaluated_again(make_context, text):
+def test_cached_tokens_are_not_evaluated_again(make_context: Callable[..., LlamaContext], text: list[int]) -> None:
     context = make_context()
     asked = []
-    context.prefill(text[:300], lambda done, total: bool(asked.append(done)) or True)
+
+    def proceed(done: int, total: int) -> bool:
+        asked.append(done)
+        return True
+
+    context.prefill(text[:300], proceed)
     assert asked == [0, 128, 256]
     asked.clear()
-    context.prefill(text[:290], lambda done, total: bool(asked.append(done)) or True)
+    context.prefill(text[:290], proceed)
     assert asked == [289]
 
 
-def test_interrupts_at_random_moments_leave_a_true_cache(make_context, text, noise):
+def test_interrupts_at_random_moments_leave_a_true_cache(
+    make_context: Callable[..., LlamaContext], text: list[int], noise: float
+) -> None:
     context, fresh = make_context(), make_context()
     rng = random.Random(5)
     rounds = interrupted = 0
 
-    def work(length):
+    def work(length: int) -> None:
         context.prefill(text[:length])
         for more in range(12):
             context.evaluate(text[: length + more], chain(text[length : length + rng.randrange(8)]))
@@ -173,7 +191,7 @@ def test_interrupts_at_random_moments_leave_a_true_cache(make_context, text, noi
     work(150)
     lasting = (time.monotonic() - begun) / 2
 
-    def interrupt(_signal, _frame):
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, interrupt)
@@ -190,26 +208,28 @@ def test_interrupts_at_random_moments_leave_a_true_cache(make_context, text, noi
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
             probe = text[: rng.randrange(length, 320)]
-            row = context.prefill(probe).copy()
+            row = present(context.prefill(probe)).copy()
             fresh.forget()
-            assert difference(row, fresh.prefill(probe)) < noise
+            assert difference(row, present(fresh.prefill(probe))) < noise
     finally:
         signal.signal(signal.SIGALRM, before)
 
 
-def test_a_prefill_stops_between_chunks_when_told_to(make_context, text, noise):
+def test_a_prefill_stops_between_chunks_when_told_to(
+    make_context: Callable[..., LlamaContext], text: list[int], noise: float
+) -> None:
     context, fresh = make_context(), make_context()
     busy, begun, stop = threading.Event(), threading.Event(), threading.Event()
 
-    def spin():  # another Python thread that wants the interpreter all the time
+    def spin() -> None:  # another Python thread that wants the interpreter all the time
         while not busy.is_set():
             sum(range(1000))
 
-    def tell_to_stop():
+    def tell_to_stop() -> None:
         begun.wait(60)
         stop.set()
 
-    def proceed(done, total):
+    def proceed(done: int, total: int) -> bool:
         if done:
             begun.set()
             stop.wait(60)
@@ -226,22 +246,24 @@ def test_a_prefill_stops_between_chunks_when_told_to(make_context, text, noise):
         for thread in threads:
             thread.join()
     assert context.cached(text) == 128
-    assert difference(context.prefill(text[:700]).copy(), fresh.prefill(text[:700])) < noise
+    assert difference(present(context.prefill(text[:700])).copy(), present(fresh.prefill(text[:700]))) < noise
 
 
-def test_a_shift_drops_the_middle(make_context, text):
+def test_a_shift_drops_the_middle(make_context: Callable[..., LlamaContext], text: list[int]) -> None:
     context = make_context(n_ctx=256)
     context.prefill(text[:200])
     context.shift(10, 80)
     shifted = text[:10] + text[90:200]
     assert context.cached(shifted) == 120
-    row = context.prefill([*shifted, text[200]])
+    row = present(context.prefill([*shifted, text[200]]))
     assert np.isfinite(row).all()
     with pytest.raises(InvalidRequest, match="cannot drop"):
         context.shift(100, 100)
 
 
-def test_a_state_has_no_keys_that_a_shift_has_yet_to_turn(make_context, text, noise):
+def test_a_state_has_no_keys_that_a_shift_has_yet_to_turn(
+    make_context: Callable[..., LlamaContext], text: list[int], noise: float
+) -> None:
     context, other = make_context(n_ctx=256), make_context(n_ctx=256)
     context.prefill(text[:200])
     context.shift(10, 80)
@@ -249,10 +271,13 @@ def test_a_state_has_no_keys_that_a_shift_has_yet_to_turn(make_context, text, no
     shifted = [*text[:10], *text[90:150]]
     context.prefill(shifted)
     assert other.set_state(*context.state())
-    assert difference(other.prefill([*shifted, text[0]]), context.prefill([*shifted, text[0]])) < noise
+    turned, kept = (present(each.prefill([*shifted, text[0]])) for each in (other, context))
+    assert difference(turned, kept) < noise
 
 
-def test_what_does_not_fit_is_refused_and_breaks_nothing(make_context, text):
+def test_what_does_not_fit_is_refused_and_breaks_nothing(
+    make_context: Callable[..., LlamaContext], text: list[int]
+) -> None:
     context = make_context(n_ctx=256)
     with pytest.raises(ContextOverflow, match="256"):
         context.prefill(text[:257])
@@ -267,14 +292,14 @@ def test_what_does_not_fit_is_refused_and_breaks_nothing(make_context, text):
         context.prefill([])
 
 
-def test_a_file_that_is_no_model_is_refused_by_name(tmp_path):
+def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "not.gguf"
     path.write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(MalformedModel, match=r"not\.gguf"):
         LlamaModel(path)
 
 
-def leave(number, frame):
+def leave(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
@@ -283,13 +308,20 @@ def leave(number, frame):
     [(signal.SIGINT, signal.default_int_handler, KeyboardInterrupt), (signal.SIGTERM, leave, SystemExit)],
 )
 @pytest.mark.parametrize("what", ["model", "context"])
-def test_signals_while_something_is_loaded_are_not_lost(model, smollm2, number, handler, raised, what):
-    sent = []
+def test_signals_while_something_is_loaded_are_not_lost(
+    model: LlamaModel,
+    smollm2: Path,
+    number: signal.Signals,
+    handler: Callable[[int, FrameType | None], object],
+    raised: type[BaseException],
+    what: str,
+) -> None:
+    sent: list[logging.LogRecord] = []
 
     class Send(logging.Handler):
         """Sends the signal in the middle of llama.cpp's loading, at its first word."""
 
-        def emit(self, record):
+        def emit(self, record: logging.LogRecord) -> None:
             if not sent:
                 sent.append(record)
                 signal.raise_signal(number)
@@ -309,13 +341,13 @@ def test_signals_while_something_is_loaded_are_not_lost(model, smollm2, number, 
 
 
 @pytest.mark.parametrize("params", [{}, {"temperature": 0.8}])
-def test_logits_that_are_no_numbers_are_said_to_be_none(model, params):
+def test_logits_that_are_no_numbers_are_said_to_be_none(model: LlamaModel, params: dict[str, Any]) -> None:
     sampler = LlamaSampler(model.vocabulary, SamplingParams(**params))
     with pytest.raises(EvaluationError, match="no numbers"):
         sampler.choose(np.full(model.vocabulary.size, np.nan, np.float32))
 
 
-def test_more_logprobs_than_tokens_are_all_of_them(tmp_path):
+def test_more_logprobs_than_tokens_are_all_of_them(tmp_path: Path) -> None:
     model = LlamaModel(tiny_model(tmp_path / "tiny.gguf", n_vocab=300))
     sampler = LlamaSampler(model.vocabulary, SamplingParams(logprobs=1000))
     assert sampler.choose(np.arange(300, dtype=np.float32)) == 299
@@ -324,14 +356,14 @@ def test_more_logprobs_than_tokens_are_all_of_them(tmp_path):
 
 
 @pytest.mark.parametrize("template", ["{% nonsense %}", "{{ messages | nonsense }}", "{% for"])
-def test_a_chat_template_that_is_none_gets_one_line(tmp_path, template):
-    model = LlamaModel(tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": template}))
+def test_a_chat_template_that_is_none_gets_one_line(tmp_path: Path, template: str) -> None:
+    model = LlamaModel(tiny_model(tmp_path / "tiny.gguf", metadata={"tokenizer.chat_template": template}))
     with pytest.raises(UnsupportedModel, match=r"the chat template of tiny.gguf cannot be used .*--raw"):
         model.render([{"role": "user", "content": "a"}])
     model.close()
 
 
-def test_pieces_join_to_the_text(model):
+def test_pieces_join_to_the_text(model: LlamaModel) -> None:
     text = "Grüße, 世界! 🦊\n\tdef f(x): return x ** 2"
     tokens = model.vocabulary.tokenize(text)
     assert b"".join(map(model.vocabulary.piece, tokens)).decode() == text
@@ -342,11 +374,12 @@ def test_pieces_join_to_the_text(model):
 
 
 @pytest.fixture
-def row(make_context, text):
-    return make_context().prefill(text[:120]).copy()
+def row(make_context: Callable[..., LlamaContext], text: list[int]) -> Row:
+    row: Row = present(make_context().prefill(text[:120])).copy()
+    return row
 
 
-def reference(row, params):
+def reference(row: Row, params: SamplingParams) -> npt.NDArray[np.intp]:
     """The survivors of llama.cpp's filters, by their definitions."""
     ids = np.argsort(-row, kind="stable")
     if params.top_k:
@@ -371,14 +404,14 @@ def reference(row, params):
     ],
     ids=str,
 )
-def test_choices_are_the_keyed_draw_from_the_filtered_row(model, row, params):
+def test_choices_are_the_keyed_draw_from_the_filtered_row(model: LlamaModel, row: Row, params: SamplingParams) -> None:
     sampler = LlamaSampler(model.vocabulary, params, position=100)
     ids = reference(row, params)
     for position in range(100, 150):
         assert sampler.choose(row) == draw(ids, row[ids] / np.float32(params.temperature), params.seed, position)
 
 
-def test_penalties_reach_what_they_would_on_the_whole_row(model, row, text):
+def test_penalties_reach_what_they_would_on_the_whole_row(model: LlamaModel, row: Row, text: list[int]) -> None:
     best = int(row.argmax())
     params = SamplingParams(repeat_penalty=1.5, frequency_penalty=0.5, presence_penalty=0.3, logit_bias={5: 1000.0})
     assert LlamaSampler(model.vocabulary, params).choose(row) == 5
@@ -394,7 +427,7 @@ def test_penalties_reach_what_they_would_on_the_whole_row(model, row, text):
         assert sampler.choose(row) == int(expected.argmax())
 
 
-def test_dry_breaks_a_loop(model, row):
+def test_dry_breaks_a_loop(model: LlamaModel, row: Row) -> None:
     loop = [10, 11, 12, 13] * 6
     flat = np.zeros_like(row)
     flat[10] = 3.0  # the loop would go on with 10
@@ -403,7 +436,7 @@ def test_dry_breaks_a_loop(model, row):
     assert LlamaSampler(model.vocabulary, SamplingParams(dry_multiplier=5.0), history=loop).choose(flat) == 20
 
 
-def test_log_probabilities_come_with_every_token(model, row):
+def test_log_probabilities_come_with_every_token(model: LlamaModel, row: Row) -> None:
     sampler = LlamaSampler(model.vocabulary, SamplingParams(logprobs=3))
     token = sampler.choose(row)
     (entry,) = sampler.logprobs
@@ -412,14 +445,15 @@ def test_log_probabilities_come_with_every_token(model, row):
     assert [p for _, p in entry.top] == sorted((p for _, p in entry.top), reverse=True) and len(entry.top) == 3
 
 
-def test_a_schema_is_obeyed(model, make_context):
+def test_a_schema_is_obeyed(model: LlamaModel, make_context: Callable[..., LlamaContext]) -> None:
     schema = {"type": "object", "properties": {"city": {"type": "string"}, "people": {"type": "integer"}},
               "required": ["city", "people"]}  # fmt: skip
     params = SamplingParams(grammar=schema_to_grammar(json.dumps(schema)), temperature=1.0, seed=4)
     context = make_context()
     tokens = model.vocabulary.tokenize(model.render([{"role": "user", "content": "Tell me about a city, as JSON."}]))
     sampler = LlamaSampler(model.vocabulary, params)
-    row, answer = context.prefill(tokens), []
+    row = present(context.prefill(tokens))
+    answer: list[int] = []
     while len(answer) < 120 and not (answer and model.vocabulary.is_end(answer[-1])):
         answer.append(sampler.choose(row))
         row = context.evaluate([*tokens, *answer], NOTHING).rows[0]
@@ -428,23 +462,23 @@ def test_a_schema_is_obeyed(model, make_context):
 
 
 @pytest.mark.parametrize("grammar", [" ", "this is none", 'root ::= "a', 'start ::= "a"', "root ::= root"])
-def test_bad_grammars_are_refused(model, grammar):
+def test_bad_grammars_are_refused(model: LlamaModel, grammar: str) -> None:
     with pytest.raises(GrammarError):
         LlamaSampler(model.vocabulary, SamplingParams(grammar=grammar))
 
 
 @pytest.mark.parametrize("schema", ["{", '{"type": "nonsense"}', "[1]"])
-def test_bad_schemas_are_refused(schema):
+def test_bad_schemas_are_refused(schema: str) -> None:
     with pytest.raises(GrammarError, match="schema"):
         schema_to_grammar(schema)
 
 
-def test_a_fulfilled_grammar_allows_only_the_end(model, row):
+def test_a_fulfilled_grammar_allows_only_the_end(model: LlamaModel, row: Row) -> None:
     sampler = LlamaSampler(model.vocabulary, SamplingParams(grammar='root ::= "a"'))
     assert model.vocabulary.piece(sampler.choose(row)) == b"a"
     assert model.vocabulary.is_end(sampler.choose(row))
 
 
-def test_biases_outside_the_vocabulary_are_refused(model):
+def test_biases_outside_the_vocabulary_are_refused(model: LlamaModel) -> None:
     with pytest.raises(InvalidRequest, match="49152"):
         LlamaSampler(model.vocabulary, SamplingParams(logit_bias={49152: 1.0}))

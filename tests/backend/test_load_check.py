@@ -194,7 +194,7 @@ def test_llama_cpp_loads_the_tiny_model(tmp_path: Path, cache: Path) -> None:
 
 def test_llama_cpp_dies_of_a_token_that_appears_twice(tmp_path: Path, cache: Path) -> None:
     tokens: dict[str, Any] = {"tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", "twice", "twice"]}
-    model = tiny_model(tmp_path / "twice.gguf", n_vocab=5, **tokens)
+    model = tiny_model(tmp_path / "twice.gguf", n_vocab=5, metadata=tokens)
     with pytest.raises(MalformedModel, match=r"\(signal 6, .*: llama-vocab\.cpp:\d+: GGML_ASSERT"):
         check_loads(model, cache_dir=cache)
 
@@ -206,11 +206,11 @@ def test_llama_cpp_dies_of_a_text_with_a_byte_that_has_no_token(tmp_path: Path, 
 
 def test_llama_cpp_loads_a_model_without_tokens(tmp_path: Path, cache: Path) -> None:
     values: dict[str, Any] = {"tokenizer.ggml.model": "no_vocab", "tokenizer.ggml.tokens": None, "llama.vocab_size": 5}
-    assert check_loads(tiny_model(tmp_path / "trimmed.gguf", n_vocab=5, **values), cache_dir=cache).n_vocab == 5
+    assert check_loads(tiny_model(tmp_path / "trimmed.gguf", n_vocab=5, metadata=values), cache_dir=cache).n_vocab == 5
 
 
 def test_llama_cpp_refuses_a_missing_tensor(tmp_path: Path, cache: Path) -> None:
-    model = tiny_model(tmp_path / "wide.gguf", **{"llama.feed_forward_length": 96})
+    model = tiny_model(tmp_path / "wide.gguf", metadata={"llama.feed_forward_length": 96})
     with pytest.raises(MalformedModel, match=r"wide\.gguf: llama\.cpp refuses it: .*wrong shape"):
         check_loads(model, cache_dir=cache)
 
@@ -222,6 +222,6 @@ def test_llama_cpp_does_not_know_the_architecture(tmp_path: Path, cache: Path) -
         "nonesuch.context_length": 8,
         "nonesuch.embedding_length": 32,
     }
-    model = tiny_model(tmp_path / "new.gguf", **values)
+    model = tiny_model(tmp_path / "new.gguf", metadata=values)
     with pytest.raises(UnsupportedModel, match="a newer llama-cpp-python may know it"):
         check_loads(model, cache_dir=cache)

@@ -8,12 +8,14 @@ import statistics
 import sys
 import textwrap
 from collections import Counter
+from collections.abc import Container, Mapping, Sequence
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,10 +29,11 @@ from edgespec.bench.peers import LlamaServer, PeerSpec, ProgramPeer, parsed, sta
 from edgespec.bench.plots import draw
 from edgespec.bench.report import markdown, summary_lines
 from edgespec.bench.results import code_digest, origin, without_folders
+from edgespec.bench.settings import Settings
 from edgespec.bench.statistics import summary, surely_below
 from edgespec.bench.versions import versions
 from edgespec.cli import main
-from edgespec.core import TokenSequence
+from edgespec.core import Draft, Evaluation, TokenSequence
 from edgespec.decode.options import GenerationOptions
 from edgespec.decode.sampling import SamplingParams
 from edgespec.decode.session import Session
@@ -43,6 +46,7 @@ from edgespec.policy.adaptive import MAX_DRAFT, AdaptivePolicy
 from edgespec.system.prompts import identified, read_prompts, spread, subtask
 from edgespec.testing import FixedPolicy, KeyedSampler, TableModel
 from tests.gguf_files import tiny_model
+from tests.present import present
 from tests.rounding import assert_same_answer
 from tests.vocabtrim.test_pipeline import TEMPLATE
 
@@ -90,7 +94,7 @@ SERVER = """
 
 
 @given(st.lists(st.sampled_from(CATEGORIES), max_size=40), st.integers(1, 9))
-def test_prompts_are_spread_evenly(categories, wanted):
+def test_prompts_are_spread_evenly(categories: list[str], wanted: int) -> None:
     prompts = identified([{"turns": ["a"], "category": category} for category in categories])
     chosen = spread(prompts, wanted)
     there, taken = (Counter(subtask(one["category"]) for one in group) for group in (prompts, chosen))
@@ -106,7 +110,7 @@ def test_prompts_are_spread_evenly(categories, wanted):
         assert all(seen[name] >= min(most - 1, taken[name]) for name in there)
 
 
-def test_prompts_without_a_number_get_one():
+def test_prompts_without_a_number_get_one() -> None:
     first, second = identified([{"turns": ["a"]}, {"turns": ["b"], "question_id": "x", "category": "rag"}])
     assert (first["question_id"], first["category"]) == (1, "all")
     assert (second["question_id"], second["category"]) == ("x", "rag")
@@ -115,7 +119,7 @@ def test_prompts_without_a_number_get_one():
 @pytest.mark.parametrize(
     "line", ["{", "[]", "{}", '{"turns": []}', '{"turns": [1]}', "[" * 100_000, r'{"turns": ["\ud83d"]}']
 )
-def test_what_is_no_prompt(tmp_path, line):
+def test_what_is_no_prompt(tmp_path: Path, line: str) -> None:
     (tmp_path / "p.jsonl").write_text('{"turns": ["a"]}\n\n' + line + "\n")
     with pytest.raises(InvalidRequest, match="line 3"):
         read_prompts(tmp_path / "p.jsonl")
@@ -124,14 +128,14 @@ def test_what_is_no_prompt(tmp_path, line):
 
 
 @given(st.lists(st.lists(st.floats(0.1, 10), min_size=3, max_size=9), min_size=1, max_size=9))
-def test_the_interval_holds_the_median(prompts):
+def test_the_interval_holds_the_median(prompts: list[list[float]]) -> None:
     found = summary(prompts)
     low, high = found["interval"]
     assert found["median"] == statistics.median(map(statistics.median, prompts))
     assert min(map(min, prompts)) <= low <= found["median"] <= high <= max(map(max, prompts))
 
 
-def test_a_prompt_with_more_rounds_counts_no_more():
+def test_a_prompt_with_more_rounds_counts_no_more() -> None:
     assert summary([[2.0] * 5, [1.0] * 20])["median"] == 1.5
     assert summary([[2.0] * 5, [1.0] * 20])["interval"] == [1.0, 2.0]
     assert summary([[1.0, 1.0, 1.0]] * 8)["interval"] == [1.0, 1.0]
@@ -146,7 +150,7 @@ def test_a_prompt_with_more_rounds_counts_no_more():
         ([0.97, 0.981, 0.981, 0.981, 0.981], False),
     ],
 )
-def test_one_slow_prompt(ratios, below):
+def test_one_slow_prompt(ratios: list[float], below: bool) -> None:
     assert surely_below(ratios, 0.98) is below
     fast = [[1.1, 1.2, 1.1, 1.2, 1.1]] * 3
     assert summary([ratios, *fast])["interval"][1] > 1.0  # over prompts, it does not show
@@ -154,7 +158,8 @@ def test_one_slow_prompt(ratios, below):
         {"answers": {PLAIN: [told(11, 1.0)] * len(one), "auto": [told(11, 1.0 / ratio) for ratio in one]}}
         for one in (ratios, *fast)
     ]
-    assert metrics.slowest(rows, "auto") == (pytest.approx(statistics.median(ratios)), int(below))
+    ratio, count = present(metrics.slowest(rows, "auto"))
+    assert ratio == pytest.approx(statistics.median(ratios)) and count == int(below)
 
 
 @pytest.mark.parametrize(
@@ -167,15 +172,15 @@ def test_one_slow_prompt(ratios, below):
      ("--json=/a/my dir/r.json", "--json=r.json"), ("--prompts=/home/o'brien/p.jsonl", "--prompts=p.jsonl"),
      ("--per-subtask=4", "--per-subtask=4"), ("auto,auto+../my models/m.gguf", "auto,auto+m.gguf")],
 )  # fmt: skip
-def test_folders_stay_out_of_results(word, left):
+def test_folders_stay_out_of_results(word: str, left: str) -> None:
     assert without_folders(word) == left
 
 
-def told(tokens, seconds, **more):
+def told(tokens: int, seconds: float, **more: Any) -> dict[str, Any]:
     return {"tokens": tokens, "seconds": seconds, "blocks": tokens - 1, **more}
 
 
-RESULT = {
+RESULT: dict[str, Any] = {
     "what": run.WHAT, "command": "edgespec bench", "date": "2000-01-01", "models": [{"file": "m.gguf", "bytes": 1}],
     "machine": {"cpu": "a CPU", "cores": 2}, "versions": {"edgespec": "0", "llama.cpp": "b1; x"},
     "settings": {
@@ -212,13 +217,13 @@ RESULT = {
 
 
 class TestFigures:
-    rows = RESULT["prompts"]
+    rows: list[dict[str, Any]] = RESULT["prompts"]
 
-    def test_speeds(self):
+    def test_speeds(self) -> None:
         assert metrics.ratios(self.rows[0], "auto", PLAIN) == [2.0, 1.0]
         assert metrics.ratios(self.rows[0], "other", PLAIN) == [0.25]  # it sat the second round out
         assert metrics.mean_ratio(self.rows, "auto", PLAIN) == pytest.approx((1.5 + 1.0) / 2)
-        assert metrics.paired(self.rows[:1], "auto", PLAIN)["median"] == 1.5
+        assert present(metrics.paired(self.rows[:1], "auto", PLAIN))["median"] == 1.5
         # the peer answered in the first round only, and is compared with that one
         assert metrics.total_ratio(self.rows[:1], "auto", "other") == pytest.approx(20 / 2.5)
         assert metrics.total_ratio(self.rows, "auto", PLAIN) == pytest.approx(
@@ -230,7 +235,7 @@ class TestFigures:
         # 11 tokens at the median of 10 and 5 tokens/s, and 21 tokens at 10
         assert metrics.total_speed(self.rows, PLAIN) == pytest.approx(32 / (11 / 7.5 + 21 / 10))
 
-    def test_blocks_and_acceptance(self):
+    def test_blocks_and_acceptance(self) -> None:
         assert metrics.block_length(self.rows, PLAIN) == 1.0
         assert metrics.block_length(self.rows[:1], "auto") == pytest.approx(20 / 14)
         assert metrics.acceptance(self.rows, "auto") == pytest.approx(6 / 10)
@@ -239,20 +244,20 @@ class TestFigures:
         # 20 tokens in 14 evaluations, 10 guesses of a quarter of the bytes and 5 of half of them
         assert metrics.memory_bound(self.rows[:1], "auto", RESULT["shares"]["auto"]) == pytest.approx(20 / 19)
 
-    def test_a_short_answer_with_more_rounds_counts_no_more(self):
+    def test_a_short_answer_with_more_rounds_counts_no_more(self) -> None:
         short, long = told(11, 1.0), told(21, 2.0, blocks=10, drafted=10, accepted=10)
         rows = [{"answers": {"auto": [short] * rounds}} for rounds in (1, 20)] + [{"answers": {"auto": [long]}}]
         assert metrics.block_length(rows[::2], "auto") == metrics.block_length(rows[1:], "auto") == 30 / 20
         assert metrics.counted(rows[1:], "auto", "drafted") == 10
 
-    def test_a_first_block_of_several_tokens_is_paid_for_once(self):
+    def test_a_first_block_of_several_tokens_is_paid_for_once(self) -> None:
         """transformers' first block has drafted tokens too: they come with the first token."""
         plain, assisted = told(11, 1.0), told(11, 1.0, blocks=3, accepted=3)  # 5 tokens at first, and 6 later
         row = {"answers": {PLAIN: [plain], "t": [assisted]}, "first_token_seconds": {PLAIN: 1.0, "t": 1.0}}
         assert metrics.block_length([row], "t") == 2.0
         assert metrics.whole_ratio([row], "t", PLAIN) == pytest.approx(2.0 / 1.6)
 
-    def test_what_to_keep_in_mind_is_said(self):
+    def test_what_to_keep_in_mind_is_said(self) -> None:
         text = markdown(RESULT, {})
         assert "1 of 2 answers were cut at 21 tokens" in text
         assert "took part in the first round of 2, and their ratios are of that;" in text
@@ -260,13 +265,13 @@ class TestFigures:
         speed = metrics.total_ratio(self.rows, "other", PLAIN) * metrics.total_speed(self.rows, PLAIN)
         assert f"| `other` | {speed:.2f} |" in text
 
-    def test_the_report_of_a_run_that_was_stopped(self, tmp_path):
+    def test_the_report_of_a_run_that_was_stopped(self, tmp_path: Path) -> None:
         stopped = {key: value for key, value in RESULT.items() if key not in ("curve", "memory", "shares")}
         text = markdown(stopped, draw(stopped, tmp_path, "r"))
         assert "| multi-turn (1) | 7.50 |" in text and "T(n)" not in text
         assert sorted(path.name for path in tmp_path.iterdir()) == ["r-acceptance.png", "r-speed-up.png"]
 
-    def test_an_answer_of_one_token_has_no_speed(self):
+    def test_an_answer_of_one_token_has_no_speed(self) -> None:
         row = {
             **self.rows[0],
             "answers": {**self.rows[0]["answers"], "other": [{"tokens": 1, "seconds": 0.0, "blocks": 0}]},
@@ -276,12 +281,12 @@ class TestFigures:
         assert "`other`" in markdown(result, {})
         assert any(line.startswith("other: 0.00") for line in summary_lines(result))
 
-    def test_texts_drawn_by_other_programs_are_not_compared(self):
+    def test_texts_drawn_by_other_programs_are_not_compared(self) -> None:
         assert "| 2 of 2 |" in markdown(RESULT, {}) and "| 1 of 2 |" in markdown(RESULT, {})
         sampled = {**RESULT, "settings": {**RESULT["settings"], "temperature": 0.7}}
         assert "| 1 of 2 |" not in markdown(sampled, {})
 
-    def test_who_drafted_nothing(self):
+    def test_who_drafted_nothing(self) -> None:
         drafted = {**self.rows[0], "answers": {**self.rows[0]["answers"], "other": [told(11, 4.0, drafted=2)]}}
         accepted = {**self.rows[0], "answers": {**self.rows[0]["answers"], "other": [told(11, 4.0, accepted=2)]}}
         assert not metrics.drafts(self.rows, "other") and metrics.drafts(self.rows, "auto")
@@ -291,22 +296,24 @@ class TestFigures:
         text = markdown({**RESULT, "prompts": [drafted, self.rows[1]]}, {})
         assert "| multi-turn | 8.00; 8.00 |" in text and "| qa | 0.50; 0.50 (no drafts) |" in text
 
-    def test_the_best_possible(self):
-        assert metrics.best_possible(RESULT["curve"]) == (pytest.approx(2.5), 4)
+    def test_the_best_possible(self) -> None:
+        ratio, length = metrics.best_possible(RESULT["curve"])
+        assert ratio == pytest.approx(2.5) and length == 4
         drafted, too_long = str(MAX_DRAFT + 1), str(MAX_DRAFT + 2)
         assert metrics.best_possible({"ms": {"1": 1.0, drafted: 10.0, too_long: 1.0}}) == (4.9, 49)
 
-    def test_same_text(self):
+    def test_same_text(self) -> None:
         assert metrics.same_text(self.rows, "other") == "1 of 2" and metrics.same_text(self.rows, "auto") == "2 of 2"
 
-    def test_a_peer_that_failed_on_a_prompt(self):
+    def test_a_peer_that_failed_on_a_prompt(self) -> None:
         row = {
             **self.rows[1], "answers": {**self.rows[1]["answers"], "other": []}, "failed": {"other": "it fell over"},
             "first_token_seconds": {PLAIN: 1.0, "auto": 1.0},
         }  # fmt: skip
         rows = [self.rows[0], row]
         assert metrics.same_text(rows, "other") == "0 of 1"
-        assert metrics.first_token(rows, "other")["median"] == 2.0 and metrics.first_token([row], "other") is None
+        assert present(metrics.first_token(rows, "other"))["median"] == 2.0
+        assert metrics.first_token([row], "other") is None
         for key in ("total_ratio", "whole_ratio", "mean_ratio"):
             figure = getattr(metrics, key)
             assert (
@@ -317,12 +324,12 @@ class TestFigures:
         assert "no answer: other to qa 2, it fell over" in list(summary_lines(result))
         assert "`other`" in markdown({**result, "prompts": [row]}, {})
 
-    def test_the_groups(self):
+    def test_the_groups(self) -> None:
         assert {name: len(group) for name, group in metrics.groups(self.rows).items()} == {
             "multi-turn": 1, "qa": 1, "overall": 2
         }  # fmt: skip
 
-    def test_the_report(self):
+    def test_the_report(self) -> None:
         text = markdown(RESULT, {"A picture": "p.png"})
         for expected in ("| multi-turn (1) | 7.50 | 1.50", "| multi-turn (1) | 1.500; 0 |", "always in the same order",
                          "| overall (2) | 1.000; 0 |", "| multi-turn | 8.00; 8.00 (no drafts) |",
@@ -351,7 +358,7 @@ class TestPeers:
             ),
         ],
     )
-    def test_by_name(self, text, spec):
+    def test_by_name(self, text: str, spec: tuple[Any, ...]) -> None:
         assert parsed(text) == PeerSpec(*spec)
 
     @pytest.mark.parametrize(
@@ -360,12 +367,12 @@ class TestPeers:
          f"transformers:int3={__file__}",
          "draft-simple", "draft-simple:0=x", "draft-simple:2=no.gguf"],
     )  # fmt: skip
-    def test_unknown(self, text):
+    def test_unknown(self, text: str) -> None:
         with pytest.raises(InvalidRequest):
             parsed(text)
 
 
-def test_versions_are_kept_of_what_takes_part(monkeypatch):
+def test_versions_are_kept_of_what_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "edgespec.bench.versions.version", lambda package: {"torch": "2.0"}.get(package) or version(package)
     )
@@ -377,7 +384,7 @@ def test_versions_are_kept_of_what_takes_part(monkeypatch):
 
 
 @pytest.mark.model
-def test_peers_in_python_say_what_plain_decoding_says(smollm2, tmp_path):
+def test_peers_in_python_say_what_plain_decoding_says(smollm2: Path, tmp_path: Path) -> None:
     with load(smollm2, drafter="none", n_ctx=128, cache_dir=tmp_path) as engine:
         text = "One, two, three, four, five, six,"
         prompt = engine.tokenize(text)
@@ -399,12 +406,12 @@ def test_peers_in_python_say_what_plain_decoding_says(smollm2, tmp_path):
             assert answer.blocks < 23 if answer.accepted else answer.blocks == 23
 
 
-def test_a_peer_that_dies_says_why():
+def test_a_peer_that_dies_says_why() -> None:
     with pytest.raises(EvaluationError, match=r"the peer mine ended with status 1: .*no_such_module"):
         ProgramPeer("mine", "edgespec.no_such_module", ())
 
 
-def test_memory_of_other_processes():
+def test_memory_of_other_processes() -> None:
     small, large = (peak_of([sys.executable, "-c", f"b'x' * {size}"]) for size in (1, 200_000_000))
     assert 150e6 < large - small < 250e6 and small < 60e6
     with pytest.raises(EvaluationError, match="status 3"):
@@ -427,14 +434,14 @@ class Watched:
         self._turns.append((self._name, len(self._session.emitted)))
         self._session.step()
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
 
-def test_lockstep_lets_whoever_is_behind_go_on():
+def test_lockstep_lets_whoever_is_behind_go_on() -> None:
     turns: list[tuple[str, int]] = []
     sessions = {name: Watched(name, turns, drafts) for name, drafts in (("a", True), ("b", False), ("c", False))}
-    seconds = in_lockstep(sessions)
+    seconds = in_lockstep(cast(dict[str, Session], sessions))
     assert all(session.finished for session in sessions.values()) and all(value > 0 for value in seconds.values())
     texts = {tuple(session.emitted) for session in sessions.values()}
     assert len(texts) == 1
@@ -446,7 +453,7 @@ def test_lockstep_lets_whoever_is_behind_go_on():
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a tiny model that can be talked to, prompts for it, and a server; nothing else runs, it seems.
 
     What was measured while other programs had the cores is measured again by the next run.
@@ -456,7 +463,7 @@ def here(tmp_path, monkeypatch):
         doctor, "timed", lambda *arguments, **options: timed(*arguments, **options)._replace(busy=False)
     )
     monkeypatch.chdir(tmp_path)
-    tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": TEMPLATE})
+    tiny_model(tmp_path / "tiny.gguf", metadata={"tokenizer.chat_template": TEMPLATE})
     told = [{"question_id": n, "category": CATEGORIES[n % 4], "turns": [f"{'w300 ' * n}prompt"]} for n in range(4)]
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, told)))
     (tmp_path / "server").write_text(f"#!{sys.executable}\n{textwrap.dedent(SERVER)}")
@@ -481,11 +488,11 @@ BENCH = (
 )
 
 
-def bench(*arguments):
+def bench(*arguments: str) -> Result:
     return CliRunner().invoke(main, [*BENCH, *arguments])
 
 
-def test_a_whole_run(here):
+def test_a_whole_run(here: Path) -> None:
     peers = ("--peer", "llama-cpp-python", "--peer", "prompt-lookup=3", "--peer", "ngram-simple", "--server", "server")
     result = bench("-d", "auto,anpd", *peers, "--json", "r.json", "--report", "r.md")
     assert result.exit_code == 0, result.output
@@ -518,7 +525,7 @@ def test_a_whole_run(here):
     assert json.loads((here / "r.json").read_bytes())["prompts"] == json.loads(before)["prompts"]
 
 
-def rounded_apart(row, names):
+def rounded_apart(row: Mapping[str, Any], names: Container[str]) -> bool:
     """Whether answers of these contestants part from plain decoding's within the rounding of 32-bit weights, if at all.
 
     Keys and values are kept with 11 bits, and half of that is what rounding turns over.
@@ -526,11 +533,13 @@ def rounded_apart(row, names):
     return all(part["margin"] < 0.01 for name, part in row["partings"].items() if name in names)
 
 
-def test_a_stopped_run_goes_on(here, monkeypatch):
+def test_a_stopped_run_goes_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answered = Contestants.answer
     asked = []
 
-    def stop(self, prompt, count, sampling, **options):
+    def stop(
+        self: Contestants, prompt: Sequence[int], count: int, sampling: SamplingParams, **options: Any
+    ) -> dict[str, Answer]:
         asked.append(tuple(prompt))
         if len(set(asked)) == 3:
             raise KeyboardInterrupt
@@ -541,9 +550,12 @@ def test_a_stopped_run_goes_on(here, monkeypatch):
     assert result.exit_code == 130 and "continues with r.json" in result.stderr
     assert len(json.loads((here / "r.json").read_text())["prompts"]) == 2
     asked.clear()
-    monkeypatch.setattr(
-        Contestants, "answer", lambda *given, **options: asked.append(tuple(given[1])) or answered(*given, **options)
-    )
+
+    def noted(self: Contestants, prompt: Sequence[int], *others: Any, **options: Any) -> dict[str, Answer]:
+        asked.append(tuple(prompt))
+        return answered(self, prompt, *others, **options)
+
+    monkeypatch.setattr(Contestants, "answer", noted)
     result = bench("--json", "r.json")
     assert result.exit_code == 0 and len(set(asked)) == 2
     assert len(json.loads((here / "r.json").read_text())["prompts"]) == 4
@@ -552,7 +564,7 @@ def test_a_stopped_run_goes_on(here, monkeypatch):
 KNOWN = {"single_seconds": 0.5, "ratios": {"2": [1.5, 6]}, "deeper": {}}
 
 
-def test_more_prompts_in_the_same_file(here, monkeypatch):
+def test_more_prompts_in_the_same_file(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert bench("--limit", "1", "--json", "r.json").exit_code == 0
     first = json.loads((here / "r.json").read_text())
     (here / "r.json").write_text(json.dumps({**first, "date": "2001-01-01", "began": KNOWN}))
@@ -560,22 +572,37 @@ def test_more_prompts_in_the_same_file(here, monkeypatch):
     assert json.loads((here / "r.json").read_text())["date"] == "2001-01-01"
     begun = []
     begin = Contestants.begin
-    monkeypatch.setattr(Contestants, "begin", lambda self, known: (begun.append(known), begin(self, known)))
+
+    def noted(self: Contestants, known: Mapping[str, Any]) -> None:
+        begun.append(known)
+        begin(self, known)
+
+    monkeypatch.setattr(Contestants, "begin", noted)
     assert bench("--limit", "2", "--json", "r.json").exit_code == 0
     found = json.loads((here / "r.json").read_text())
     assert len(found["prompts"]) == 2 and found["began"] == begun[-1] == KNOWN  # and not what the first prompt taught
     assert found["date"] == first["date"] and found["command"] == first["command"]
 
 
-def test_the_order_alternates(here, monkeypatch):
-    turns = []
+def test_the_order_alternates(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[tuple[str, int, bool | None]] = []
     answered = Contestants.answer
 
-    def ours(self, prompt, count, sampling, *, backwards=False):
+    def ours(
+        self: Contestants, prompt: Sequence[int], count: int, sampling: SamplingParams, *, backwards: bool = False
+    ) -> dict[str, Answer]:
         turns.append(("field", count, backwards))
         return answered(self, prompt, count, sampling, backwards=backwards)
 
-    def theirs(self, prompt, count, temperature, seed, *, prefill_all=False):
+    def theirs(
+        self: ProgramPeer,
+        prompt: Sequence[int],
+        count: int,
+        temperature: float,
+        seed: int,
+        *,
+        prefill_all: bool = False,
+    ) -> Answer:
         assert prefill_all == (count == run.WARM_UP) or count == run._MEMORY_TOKENS
         turns.append((self._name, count, None))
         return Answer(tokens=(1, 2), seconds=1.0, first_token_seconds=1.0, blocks=1)
@@ -592,38 +619,41 @@ def test_the_order_alternates(here, monkeypatch):
     ]
     warm_ups = [turn for turn in turns if turn[1] == run.WARM_UP]
     assert warm_ups == [*forward, *reversed(forward[1:]), ("field", run.WARM_UP, True)]
-    rounds = [backwards for name, count, backwards in turns if (name, count) == ("field", 12)]
+    rounds = [bool(backwards) for name, count, backwards in turns if (name, count) == ("field", 12)]
     assert rounds[:2] == [False, True] and sum(rounds) * 2 == len(rounds)
     row = json.loads((here / "r.json").read_text())["prompts"][1]
     assert list(row["first_token_seconds"]) == ["auto", "plain", "llama-cpp-python", "prompt-lookup 2"]
 
 
 @pytest.mark.parametrize(("cached", "evaluated"), [(True, [3, 4]), (False, [4])])
-def test_margins_are_of_the_evaluations_that_the_answers_had(here, monkeypatch, cached, evaluated):
+def test_margins_are_of_the_evaluations_that_the_answers_had(
+    here: Path, monkeypatch: pytest.MonkeyPatch, cached: bool, evaluated: list[int]
+) -> None:
     lengths = []
     evaluate = LlamaContext.evaluate
-    monkeypatch.setattr(
-        LlamaContext,
-        "evaluate",
-        lambda self, tokens, draft: (lengths.append(len(tokens)), evaluate(self, tokens, draft))[1],
-    )
+
+    def noted(self: LlamaContext, tokens: Sequence[int], draft: Draft) -> Evaluation:
+        lengths.append(len(tokens))
+        return evaluate(self, tokens, draft)
+
+    monkeypatch.setattr(LlamaContext, "evaluate", noted)
     with load("tiny.gguf", drafter="none", n_ctx=128, threads=1) as engine:
-        part = divergence(engine.context, [1, 2, 3], [4, 5], [4, 6], SamplingParams(), cached=cached)
+        part = present(divergence(engine.context, [1, 2, 3], [4, 5], [4, 6], SamplingParams(), cached=cached))
         assert (part.position, part.plain, part.drafted) == (1, 5, 6) and lengths == evaluated
 
 
-def test_a_field_backwards(here):
+def test_a_field_backwards(here: Path) -> None:
     with Contestants("tiny.gguf", ["auto", "anpd"], n_ctx=128, threads=1, gpu_layers=0) as field:
         for backwards, names in ((False, ["auto", "anpd", PLAIN]), (True, [PLAIN, "anpd", "auto"])):
             assert list(field.answer([1, 2, 3], 4, SamplingParams(), backwards=backwards)) == names
 
 
-def test_everybody_reads_all_of_each_prompt(here, monkeypatch):
+def test_everybody_reads_all_of_each_prompt(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left of an earlier prompt was evaluated in other company, and rounds otherwise."""
     sessions = []
     session = Engine.session
 
-    def kept(self, prompt, *, max_tokens, **options):
+    def kept(self: Engine, prompt: Sequence[int], *, max_tokens: int, **options: Any) -> Session:
         sessions.append((max_tokens, session(self, prompt, max_tokens=max_tokens, **options)))
         return sessions[-1][1]
 
@@ -635,7 +665,7 @@ def test_everybody_reads_all_of_each_prompt(here, monkeypatch):
     assert 0 not in [one.tally.cached_tokens for count, one in sessions if count == 12]
 
 
-def test_a_drafter_in_the_working_folder(here):
+def test_a_drafter_in_the_working_folder(here: Path) -> None:
     for name in ("small.gguf", "a+b.gguf"):
         (here / name).write_bytes((here / "tiny.gguf").read_bytes())
     result = bench("-d", "auto+small.gguf,a+b.gguf", "--limit", "1", "--json", "r.json")
@@ -651,23 +681,36 @@ def test_a_drafter_in_the_working_folder(here):
     assert result.exit_code == 1 and "begun with another models" in result.stderr
 
 
-def test_a_server_ends_when_its_memory_is_no_longer_measured(here, monkeypatch):
+def test_a_server_ends_when_its_memory_is_no_longer_measured(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answered, ended = LlamaServer.answer, []
     close = LlamaServer.close
 
-    def interrupted(self, prompt, count, temperature, seed, *, prefill_all=False):
+    def interrupted(
+        self: LlamaServer,
+        prompt: Sequence[int],
+        count: int,
+        temperature: float,
+        seed: int,
+        *,
+        prefill_all: bool = False,
+    ) -> Answer:
         if count == run._MEMORY_TOKENS:
             raise KeyboardInterrupt
         return answered(self, prompt, count, temperature, seed, prefill_all=prefill_all)
 
+    def closed(self: LlamaServer) -> int | None:
+        peak = close(self)
+        ended.append(self._process.poll())
+        return peak
+
     monkeypatch.setattr(LlamaServer, "answer", interrupted)
-    monkeypatch.setattr(LlamaServer, "close", lambda self: (close(self), ended.append(self._process.poll())))
+    monkeypatch.setattr(LlamaServer, "close", closed)
     result = bench("--limit", "1", "--peer", "ngram-simple", "--server", "server", "--json", "r.json")
     assert result.exit_code == 130
     assert len(ended) == 2 and None not in ended  # the one that was timed, and the one whose memory was to be measured
 
 
-def test_every_other_prompt_of_a_subtask_has_the_opposite_order():
+def test_every_other_prompt_of_a_subtask_has_the_opposite_order() -> None:
     for count in (1, 2, 3, 5, 6):
         rows = []
         for _ in range(4):
@@ -678,14 +721,19 @@ def test_every_other_prompt_of_a_subtask_has_the_opposite_order():
         assert [turn % 2 for turn in turns[:count]] == [number % 2 for number in range(count)]
 
 
-def test_a_server_that_remembers_is_started_anew_for_each_answer(here, monkeypatch):
+def test_a_server_that_remembers_is_started_anew_for_each_answer(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = []
     start = LlamaServer._start
-    monkeypatch.setattr(LlamaServer, "_start", lambda self: (begun.append(tuple(self._arguments)), start(self)))
+
+    def noted(self: LlamaServer) -> None:
+        begun.append(tuple(self._arguments))
+        start(self)
+
+    monkeypatch.setattr(LlamaServer, "_start", noted)
     asked = []
     complete = LlamaServer._complete
 
-    def completed(self, prompt, count, *others, prefill_all):
+    def completed(self: LlamaServer, prompt: Sequence[int], count: int, *others: Any, prefill_all: bool) -> Answer:
         asked.append((self._remembers, len(prompt), prefill_all))
         return complete(self, prompt, count, *others, prefill_all=prefill_all)
 
@@ -699,7 +747,7 @@ def test_a_server_that_remembers_is_started_anew_for_each_answer(here, monkeypat
     assert sum("ngram-simple" in one for one in begun) == 1 + of_memory
 
 
-def test_a_curve_of_a_busy_machine_is_measured_again(here, monkeypatch):
+def test_a_curve_of_a_busy_machine_is_measured_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     timed = doctor.timed
     with monkeypatch.context() as patch:
         patch.setattr(doctor, "timed", lambda *both, **options: timed(*both, **options)._replace(busy=True))
@@ -709,12 +757,12 @@ def test_a_curve_of_a_busy_machine_is_measured_again(here, monkeypatch):
     assert not json.loads((here / "r.json").read_text())["curve"]["busy"]
 
 
-def test_seeded_answers_are_the_same_too(here):
+def test_seeded_answers_are_the_same_too(here: Path) -> None:
     assert bench("--temp", "0.8", "--limit", "2", "--json", "r.json").exit_code == 0
     assert all(rounded_apart(row, {"auto"}) for row in json.loads((here / "r.json").read_text())["prompts"])
 
 
-def test_prompts_that_cannot_be_measured_are_left_out(here):
+def test_prompts_that_cannot_be_measured_are_left_out(here: Path) -> None:
     (here / "p.jsonl").write_text(json.dumps({"turns": ["w300 " * 200]}) + "\n" + json.dumps({"turns": ["a"]}))
     result = bench("--json", "r.json", "--report", "r.md")
     assert result.exit_code == 0, result.output
@@ -744,8 +792,8 @@ def test_prompts_that_cannot_be_measured_are_left_out(here):
         (("--json", "strangers.json"), "has 1 prompts that are not to be measured now"),
     ],
 )
-def test_bad_input_gets_one_line(here, arguments, message):
-    settings = {**run.Settings(None, ["auto"], count=12, n_ctx=128, threads=1).told(), "rounds": 9, "seed": 8}
+def test_bad_input_gets_one_line(here: Path, arguments: tuple[str, ...], message: str) -> None:
+    settings = {**Settings(None, ["auto"], count=12, n_ctx=128, threads=1).told(), "rounds": 9, "seed": 8}
     old = {**origin(run.WHAT, [here / "tiny.gguf"], []), "settings": settings, "prompts": [], "skipped": []}
     (here / "old.json").write_text(json.dumps(old))
     stranger = {"question_id": 99, "category": "qa", "sha256": "0", "reason": "too long"}
@@ -764,14 +812,14 @@ def test_bad_input_gets_one_line(here, arguments, message):
     assert {path.name: path.read_bytes() for path in here.iterdir()} == before
 
 
-def test_other_prompts_of_the_same_numbers_are_not_taken_for_done(here):
+def test_other_prompts_of_the_same_numbers_are_not_taken_for_done(here: Path) -> None:
     assert bench("--limit", "1", "--json", "r.json").exit_code == 0
     (here / "p.jsonl").write_text(json.dumps({"question_id": 0, "turns": ["another"]}))
     result = bench("--json", "r.json")
     assert result.exit_code == 1 and "its prompt 0 is another one" in result.stderr
 
 
-def test_a_model_without_a_chat_template(here):
+def test_a_model_without_a_chat_template(here: Path) -> None:
     tiny_model(here / "tiny.gguf")
     result = bench("--limit", "1", "--json", "r.json")
     assert result.exit_code == 0, result.output
@@ -779,7 +827,7 @@ def test_a_model_without_a_chat_template(here):
 
 
 @pytest.mark.parametrize(("how", "reason"), [("--picky", "too long for me"), ("--frail", "did not answer as one does")])
-def test_a_peer_that_fails_on_a_prompt_costs_nobody_else_their_figures(here, how, reason):
+def test_a_peer_that_fails_on_a_prompt_costs_nobody_else_their_figures(here: Path, how: str, reason: str) -> None:
     (here / "p.jsonl").write_text("\n".join(json.dumps({"turns": [text]}) for text in ("a", "w300 " * 3, "b")))
     peers = ("--peer", f"mine={how}", "--peer", "ngram-simple", "--server", "server")
     result = bench(*peers, "--json", "r.json", "--report", "r.md")
@@ -796,12 +844,12 @@ def test_a_peer_that_fails_on_a_prompt_costs_nobody_else_their_figures(here, how
 @pytest.mark.parametrize(
     "prompts", [[{"question_id": [1]}], [{"question_id": 1}, {"question_id": 1}], [{"category": None}]]
 )
-def test_ids_that_are_none(prompts):
+def test_ids_that_are_none(prompts: list[dict[str, object]]) -> None:
     with pytest.raises(InvalidRequest):
         identified([{"turns": ["a"], **prompt} for prompt in prompts])
 
 
-def test_no_prompts(here):
+def test_no_prompts(here: Path) -> None:
     (here / "p.jsonl").write_text("\n")
     result = bench()
     assert result.exit_code == 1 and "no prompts in it" in result.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,10 +20,10 @@ guessed_and_said = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min
 
 
 @given(guessed_and_said, st.integers(1, 6))
-def test_hits_tell_the_blocks_that_drafting_makes(pairs, length):
+def test_hits_tell_the_blocks_that_drafting_makes(pairs: list[tuple[int, int]], length: int) -> None:
     guesses, answer = zip(*pairs, strict=True)
 
-    def guess(tokens, limit):
+    def guess(tokens: Sequence[int], limit: int) -> list[int]:
         place = len(tokens) - len(PROMPT)
         return [*guesses, 0, 0, 0, 0, 0, 0][place : place + limit]
 
@@ -37,7 +39,7 @@ FLAT = curve_of({"curve": {"ms": {str(n): 100.0 + 2.0 * (n - 1) for n in (1, 2, 
 ANSWER = {"subtask": "any", "prompt": PROMPT, "answer": list(range(100)), "room": 100}
 
 
-def test_plain_decoding_takes_its_own_time_and_right_guesses_less():
+def test_plain_decoding_takes_its_own_time_and_right_guesses_less() -> None:
     plain = played(ANSWER, [], FLAT, Clock())
     assert plain["tokens"] == 99 and plain["seconds"] == pytest.approx(plain["plain"]) == pytest.approx(9.9)
     knowing = ScriptedDrafter(lambda tokens, limit: list(range(len(tokens) - 2, 100)))
@@ -51,7 +53,7 @@ def test_plain_decoding_takes_its_own_time_and_right_guesses_less():
     assert told["total"] == pytest.approx(29.7 / sum(row["seconds"] for row in (plain, drafted, wrong)))
 
 
-def test_a_drafters_evaluations_take_what_the_curve_says():
+def test_a_drafters_evaluations_take_what_the_curve_says() -> None:
     clock, cost = Clock(), LatencyModel(128)
     cost.measure({1: 0.01, 8: 0.04})
     context = Counted(TableModel(), cost, clock)

@@ -8,11 +8,14 @@ import os
 import re
 import subprocess
 import sys
-from types import SimpleNamespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType, SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from click import Context
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
@@ -21,18 +24,22 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 import edgespec
+from edgespec import Engine
 from edgespec.cli import main
 from edgespec.cli.chat import _converse, _history
 from edgespec.cli.chat.commands import COMMANDS, SETTINGS, run_command
 from edgespec.cli.chat.controller import Controller
-from edgespec.cli.chat.line_input import Line, Typed, _Commands, _whole, kept_history
+from edgespec.cli.chat.line_input import Line, Piped, Typed, _Commands, _whole, kept_history
 from edgespec.cli.chat.screen import Screen, footer
 from edgespec.cli.commands import chat as command
+from edgespec.decode.session import Session
+from edgespec.engine.chat import Chat
 from edgespec.engine.kv_file import read_kv
 from edgespec.engine.saved_chats import ChatMemory, SavedChat, is_chat, read_chat, write_chat
 from edgespec.errors import ContextOverflow, InvalidRequest, UnknownDrafter
 from edgespec.gguf.validate import read_header
 from tests.gguf_files import tiny_model
+from tests.present import present
 from tests.terminal import Terminal
 
 TEMPLATE = "{% for message in messages %}{{ '</s>' if message['role'] == 'user' }}{{ message['content'] }}{% endfor %}"
@@ -41,7 +48,7 @@ TEMPLATE = "{% for message in messages %}{{ '</s>' if message['role'] == 'user' 
 COMMAND = [sys.executable, "-m", "edgespec", "chat", "--ctx", "1024", "--seed", "1"]
 
 
-def said(chat, text, **options):
+def said(chat: Chat, text: str, **options: Any) -> Session:
     session = chat.stream(text, **{"max_tokens": 12, **options})
     for _ in session.stream():
         pass
@@ -49,19 +56,19 @@ def said(chat, text, **options):
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory):
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """A tiny model that can be talked to."""
     folder = tmp_path_factory.mktemp("chat")
-    path = tiny_model(folder / "tiny.gguf", **{"tokenizer.chat_template": TEMPLATE})
+    path = tiny_model(folder / "tiny.gguf", metadata={"tokenizer.chat_template": TEMPLATE})
     with edgespec.load(path, n_ctx=512, threads=1, cache_dir=folder) as engine:
         yield engine
 
 
-def interrupted_at(count, files, run):
+def interrupted_at(count: int, files: tuple[str, ...], run: Callable[[], object]) -> bool:
     """Whether `run` was interrupted, as by Ctrl-C, before the line of that number that is executed in `files`."""
     left = count
 
-    def trace(frame, event, _argument):
+    def trace(frame: FrameType, event: str, _argument: object) -> Callable[..., Any] | None:
         nonlocal left
         if not frame.f_code.co_filename.endswith(files):
             return None
@@ -86,13 +93,13 @@ def interrupted_at(count, files, run):
 
 class TestTurns:
     @pytest.mark.parametrize("full", [False, True])
-    def test_ctrl_c_at_any_line_leaves_ids_that_stand_for_the_text(self, engine, full):
+    def test_ctrl_c_at_any_line_leaves_ids_that_stand_for_the_text(self, engine: Engine, full: bool) -> None:
         """And what is said next is what a chat says that was never interrupted and knows the same."""
         lines = 0
         files = ("engine/chat.py", "decode/session.py", "decode/detokenizer.py", "core/tokens.py")
         before = ["w300 " * 23] * 3 if full else ["w300 ", "w301 "]
 
-        def turns():
+        def turns() -> None:
             said(chat, "w302 ", max_tokens=3, overflow="shift")
             chat.undo()
             said(chat, "w303 ", max_tokens=2, overflow="shift")
@@ -118,7 +125,7 @@ class TestTurns:
             lines += 11 if full else 1
         assert lines > 100 and bool(kept["dropped"]) == full
 
-    def test_a_new_turn_may_take_the_place_of_all_earlier_ones(self, engine):
+    def test_a_new_turn_may_take_the_place_of_all_earlier_ones(self, engine: Engine) -> None:
         """Half of the context is dropped where that much is there, else as much as is needed."""
         chat = engine.chat()
         said(chat, "w300 w301")
@@ -127,7 +134,7 @@ class TestTurns:
         with pytest.raises(ContextOverflow, match="even without the earlier turns"):
             said(chat, "w302 " * 80, overflow="shift")
 
-    def test_a_first_message_that_fits_is_answered_with_a_shift_as_without_one(self, engine):
+    def test_a_first_message_that_fits_is_answered_with_a_shift_as_without_one(self, engine: Engine) -> None:
         """Room for a whole answer is wanted, not demanded: there is nothing to drop."""
         message, chat = "w302", engine.chat()
         while len(engine.tokenize(engine.model.render([{"role": "user", "content": message}]))) < 460:
@@ -136,10 +143,10 @@ class TestTurns:
         assert 460 <= session.tally.prompt_tokens < 512
         assert said(engine.chat(), message, max_tokens=20).emitted == session.emitted[:20]
 
-    def test_a_text_that_gets_a_space_is_tokenized_with_what_is_before_it(self, tmp_path):
+    def test_a_text_that_gets_a_space_is_tokenized_with_what_is_before_it(self, tmp_path: Path) -> None:
         """SentencePiece puts one before a text of its own; after an answer there is none."""
         plain = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-        path = tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": plain})
+        path = tiny_model(tmp_path / "tiny.gguf", metadata={"tokenizer.chat_template": plain})
         with edgespec.load(path, n_ctx=128, threads=1, cache_dir=tmp_path) as engine:
             chat = engine.chat()
             said(chat, "w300", max_tokens=4)
@@ -148,13 +155,13 @@ class TestTurns:
             assert chat.as_json()["tokens"] == engine.tokenize(rendered) and chat.rewritten == 1
             assert second.tally.prompt_tokens == len(engine.tokenize(rendered))
 
-    def test_where_a_template_rewrites_history_what_stays_the_same_is_not_read_again(self, tmp_path):
+    def test_where_a_template_rewrites_history_what_stays_the_same_is_not_read_again(self, tmp_path: Path) -> None:
         """As those of models that think leave out what earlier answers thought."""
         shortening = (
             "{% for message in messages %}{{ '</s>' if message['role'] == 'user' }}"
             "{{ message['content'] if loop.last or message['role'] == 'user' else message['content'][:6] }}{% endfor %}"
         )
-        path = tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": shortening})
+        path = tiny_model(tmp_path / "tiny.gguf", metadata={"tokenizer.chat_template": shortening})
         with edgespec.load(path, n_ctx=128, threads=1, cache_dir=tmp_path) as engine:
             chat = engine.chat()
             first = said(chat, "w300 w301 w302 ")
@@ -163,14 +170,14 @@ class TestTurns:
             asked, answered = first.tally.prompt_tokens, len(first.emitted)
             assert asked <= second.tally.cached_tokens < asked + answered - 1
 
-    def test_a_template_that_folds_the_system_prompt_into_a_users_turn_keeps_it(self, tmp_path):
+    def test_a_template_that_folds_the_system_prompt_into_a_users_turn_keeps_it(self, tmp_path: Path) -> None:
         folding = (
             "{% set folded = messages[0]['role'] == 'system' %}"
             "{% set head = messages[0]['content'] if folded else '' %}"
             "{% set rest = messages[1:] if folded else messages %}"
             "{% for message in rest %}</s>{{ head if loop.first }}{{ message['content'] }}{% endfor %}"
         )
-        path = tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": folding})
+        path = tiny_model(tmp_path / "tiny.gguf", metadata={"tokenizer.chat_template": folding})
         with edgespec.load(path, n_ctx=128, threads=1, cache_dir=tmp_path) as engine:
             chat = engine.chat("w310 w311 ")
             for number in range(6):
@@ -179,7 +186,7 @@ class TestTurns:
             head = engine.tokenize("</s>w310 w311")
             assert kept["dropped"] and kept["tokens"][: len(head)] == head
 
-    def test_a_turn_taken_back_never_was(self, engine):
+    def test_a_turn_taken_back_never_was(self, engine: Engine) -> None:
         chat, other = engine.chat(), engine.chat()
         first = said(chat, "w300 w301")
         said(chat, "w302")
@@ -192,13 +199,13 @@ class TestTurns:
         assert chat.undo() == "w303" and chat.undo() == "w300 w301" and chat.undo() is None
         assert chat.messages == []
 
-    def test_an_answer_in_progress_is_taken_back_too(self, engine):
+    def test_an_answer_in_progress_is_taken_back_too(self, engine: Engine) -> None:
         chat = engine.chat()
         session = chat.stream("w300", max_tokens=30)
         session.step()
         assert chat.undo() == "w300" and chat.messages == []
 
-    def test_the_system_prompt_can_change(self, engine):
+    def test_the_system_prompt_can_change(self, engine: Engine) -> None:
         chat = engine.chat("w310 ")
         said(chat, "w300 ")
         chat.system = "w311 "
@@ -209,14 +216,14 @@ class TestTurns:
         chat.clear()
         assert chat.messages == [] and chat.undo() is None
 
-    def test_a_shift_forgets_where_turns_began(self, engine):
+    def test_a_shift_forgets_where_turns_began(self, engine: Engine) -> None:
         chat = engine.chat()
         for number in range(8):
             said(chat, f"{'w300 ' * 20}{number}", max_tokens=60, overflow="shift")
-        assert chat.undo().endswith("7")
+        assert present(chat.undo()).endswith("7")
         assert said(chat, "w301", overflow="shift").emitted
 
-    def test_what_is_kept_is_gone_on_with(self, engine):
+    def test_what_is_kept_is_gone_on_with(self, engine: Engine) -> None:
         chat, other, plain = engine.chat("w310 "), engine.chat(), engine.chat("w310 ")
         for one in (chat, plain):
             said(one, "w300 ")
@@ -230,7 +237,7 @@ class TestTurns:
         assert foreign.messages == chat.messages and said(foreign, "w303").emitted
 
     @pytest.mark.parametrize("spoilt", [{"tokens": [10**6]}, {"tokens": "x"}, {"messages": [1]}, {"dropped": None}])
-    def test_nonsense_changes_nothing(self, engine, spoilt):
+    def test_nonsense_changes_nothing(self, engine: Engine, spoilt: dict[str, object]) -> None:
         chat = engine.chat()
         said(chat, "w300")
         before = chat.as_json()
@@ -240,7 +247,7 @@ class TestTurns:
 
 
 class TestKept:
-    def test_a_session_goes_on_without_reading_again(self, engine, tmp_path):
+    def test_a_session_goes_on_without_reading_again(self, engine: Engine, tmp_path: Path) -> None:
         chat, kept = engine.chat(), SavedChat(tmp_path, "a")
         assert list(kept.restore(chat, engine)) == ["session a is new"]
         said(chat, "w300 w301 ")
@@ -253,7 +260,7 @@ class TestKept:
         assert session.tally.cached_tokens >= seen.tally.prompt_tokens + len(seen.emitted) - 1
         assert session.emitted == said(chat, "w303").emitted
 
-    def test_what_was_taken_back_is_not_kept(self, engine, tmp_path):
+    def test_what_was_taken_back_is_not_kept(self, engine: Engine, tmp_path: Path) -> None:
         chat, kept, cache = engine.chat(), SavedChat(tmp_path, "a"), tmp_path / "a.kv"
         about = {"model": engine.fingerprint, "settings": engine.context.settings}
         said(chat, "w300 w301 ")
@@ -279,7 +286,7 @@ class TestKept:
             "session a continues: 0 turns so far"
         ]
 
-    def test_a_damaged_cache_is_set_aside_and_the_text_read(self, engine, tmp_path):
+    def test_a_damaged_cache_is_set_aside_and_the_text_read(self, engine: Engine, tmp_path: Path) -> None:
         chat, kept = engine.chat(), SavedChat(tmp_path, "a")
         said(chat, "w300 w301 ")
         kept.save(chat, engine, cache=True)
@@ -290,11 +297,11 @@ class TestKept:
         assert "damaged" in words[1] and sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.kv.damaged"]
         assert said(again, "w303").tally.cached_tokens == 0
 
-    def test_another_models_cache_is_left_alone(self, engine, tmp_path):
+    def test_another_models_cache_is_left_alone(self, engine: Engine, tmp_path: Path) -> None:
         chat, kept = engine.chat(), SavedChat(tmp_path, "a")
         said(chat, "w300 w301 ")
         kept.save(chat, engine, cache=True)
-        other = tiny_model(tmp_path / "other.gguf", seed=5, **{"tokenizer.chat_template": TEMPLATE})
+        other = tiny_model(tmp_path / "other.gguf", seed=5, metadata={"tokenizer.chat_template": TEMPLATE})
         with edgespec.load(other, n_ctx=512, threads=1, cache_dir=tmp_path / "cache") as second:
             again = second.chat()
             words = list(kept.restore(again, second))
@@ -303,7 +310,7 @@ class TestKept:
             kept.save(second.chat(), second, cache=True)
         assert not (tmp_path / "a.kv").exists(), "nothing of that conversation is left"
 
-    def test_a_cache_that_was_left_alone_stays_where_nothing_was_said(self, engine, tmp_path):
+    def test_a_cache_that_was_left_alone_stays_where_nothing_was_said(self, engine: Engine, tmp_path: Path) -> None:
         chat, kept = engine.chat(), SavedChat(tmp_path, "a")
         said(chat, "w300 " * 50, max_tokens=60)
         kept.save(chat, engine, cache=True)
@@ -318,7 +325,7 @@ class TestKept:
             kept.save(again, other, cache=True)
         assert not (tmp_path / "a.kv").exists(), "what was taken back is not kept"
 
-    def test_a_smaller_context(self, engine, tmp_path):
+    def test_a_smaller_context(self, engine: Engine, tmp_path: Path) -> None:
         chat, kept = engine.chat(), SavedChat(tmp_path, "a")
         said(chat, "w300 " * 50, max_tokens=60)
         kept.save(chat, engine, cache=True)
@@ -327,7 +334,7 @@ class TestKept:
             assert "does not fit" in words[1]
 
     @pytest.mark.parametrize("name", ["", "../a", "a/b", ".hidden", "a\\b"])
-    def test_names_that_lead_elsewhere(self, tmp_path, name):
+    def test_names_that_lead_elsewhere(self, tmp_path: Path, name: str) -> None:
         with pytest.raises(InvalidRequest):
             SavedChat(tmp_path, name)
 
@@ -341,7 +348,7 @@ class TestKept:
             ('{"format": 2, "model": "x"}', "not a conversation"),
         ],
     )
-    def test_what_is_no_conversation(self, engine, tmp_path, text, reason):
+    def test_what_is_no_conversation(self, engine: Engine, tmp_path: Path, text: str, reason: str) -> None:
         (tmp_path / "c.json").write_text(text)
         with pytest.raises(InvalidRequest, match=reason) as told:
             read_chat(tmp_path / "c.json", engine.chat(), engine)
@@ -351,13 +358,13 @@ class TestKept:
         with pytest.raises(InvalidRequest, match="there is no such"):
             read_chat(tmp_path / "d.json", engine.chat(), engine)
 
-    def test_saved_and_loaded(self, engine, tmp_path):
+    def test_saved_and_loaded(self, engine: Engine, tmp_path: Path) -> None:
         chat, other = engine.chat(), engine.chat()
         said(chat, "w300")
         write_chat(tmp_path / "c.json", chat, engine)
         assert read_chat(tmp_path / "c.json", other, engine) and other.messages == chat.messages
 
-    def test_it_is_for_its_owner_alone(self, engine, tmp_path):
+    def test_it_is_for_its_owner_alone(self, engine: Engine, tmp_path: Path) -> None:
         data = tmp_path / "data"
         (data / "sessions").mkdir(parents=True)
         for folder in (data, data / "sessions"):
@@ -373,7 +380,7 @@ class TestKept:
         modes = {path.name: path.stat().st_mode & 0o077 for path in [*paths, data / "sessions", data / "memory"]}
         assert not any(modes.values()), modes
 
-    def test_a_session_is_open_once(self, tmp_path, monkeypatch):
+    def test_a_session_is_open_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with SavedChat(tmp_path, "a"), SavedChat(tmp_path, "b"):
             with pytest.raises(InvalidRequest, match="session a is open in another terminal"), SavedChat(tmp_path, "a"):
                 raise AssertionError("it was opened twice")
@@ -384,8 +391,8 @@ class TestKept:
         with SavedChat(tmp_path, "a"):
             pass
 
-    def test_the_models_file_is_not_read_again(self, tmp_path):
-        path = tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": TEMPLATE})
+    def test_the_models_file_is_not_read_again(self, tmp_path: Path) -> None:
+        path = tiny_model(tmp_path / "tiny.gguf", metadata={"tokenizer.chat_template": TEMPLATE})
         with edgespec.load(path, n_ctx=256, threads=1, cache_dir=tmp_path / "cache") as engine:
             assert engine.fingerprint == read_header(path).fingerprint
             path.unlink()
@@ -393,7 +400,7 @@ class TestKept:
             assert json.loads((tmp_path / "c.json").read_text())["model"] == engine.fingerprint
             assert read_chat(tmp_path / "c.json", engine.chat(), engine)
 
-    def test_what_is_recognised(self, engine, tmp_path):
+    def test_what_is_recognised(self, engine: Engine, tmp_path: Path) -> None:
         path = tmp_path / "c.json"
         write_chat(path, engine.chat(), engine)
         assert is_chat(path)
@@ -403,7 +410,9 @@ class TestKept:
 
 
 class TestMemory:
-    def test_what_was_said_is_found_again_and_bounded(self, engine, tmp_path, monkeypatch):
+    def test_what_was_said_is_found_again_and_bounded(
+        self, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("edgespec.engine.saved_chats._MAX_TOKENS", 100)
         memory = ChatMemory(tmp_path / "memory")
         for number in range(6):
@@ -419,16 +428,16 @@ class TestMemory:
             assert [drafter.name for drafter in fresh.drafters] == ["suffix", "anpd"]
             assert all(one.drafter.propose(kept[-1][place - 8 : place], 3).tokens for one in fresh.drafters)
 
-    def test_a_memory_of_another_model_or_none_is_empty(self, engine, tmp_path):
+    def test_a_memory_of_another_model_or_none_is_empty(self, engine: Engine, tmp_path: Path) -> None:
         for text in ("", "{}", "[]", '{"model": "x", "format": 2, "chats": {"a": [1]}}'):
             (tmp_path / f"{engine.fingerprint}.json").write_text(text)
             assert ChatMemory(tmp_path)._chats(engine) == {}
 
-    def test_each_model_has_its_own(self, engine, tmp_path):
+    def test_each_model_has_its_own(self, engine: Engine, tmp_path: Path) -> None:
         memory, chat = ChatMemory(tmp_path / "memory"), engine.chat()
         said(chat, "w300")
         memory.add("a", chat, engine)
-        path = tiny_model(tmp_path / "other.gguf", seed=5, **{"tokenizer.chat_template": TEMPLATE})
+        path = tiny_model(tmp_path / "other.gguf", seed=5, metadata={"tokenizer.chat_template": TEMPLATE})
         with edgespec.load(path, n_ctx=512, threads=1, cache_dir=tmp_path / "cache") as other:
             assert memory._chats(other) == {}
             another = other.chat()
@@ -437,7 +446,7 @@ class TestMemory:
             assert memory._chats(other) == {"a": another.as_json()["tokens"]}
         assert memory._chats(engine) == {"a": chat.as_json()["tokens"]}
 
-    def test_a_chat_is_remembered_once_as_it_is_now(self, engine, tmp_path):
+    def test_a_chat_is_remembered_once_as_it_is_now(self, engine: Engine, tmp_path: Path) -> None:
         memory, chat, other = ChatMemory(tmp_path / "memory"), engine.chat(), engine.chat()
         said(other, "w305")
         memory.add("b", other, engine)
@@ -450,7 +459,7 @@ class TestMemory:
         assert memory._chats(engine) == {"b": other.as_json()["tokens"], "a": chat.as_json()["tokens"]}
         assert list(memory._chats(engine)) == ["b", "a"]  # what was said last stays longest
 
-    def test_what_was_cleared_is_forgotten(self, engine, tmp_path):
+    def test_what_was_cleared_is_forgotten(self, engine: Engine, tmp_path: Path) -> None:
         memory, chat, other = ChatMemory(tmp_path / "memory"), engine.chat(), engine.chat()
         for name, one in (("a", chat), ("b", other)):
             said(one, "w300")
@@ -462,11 +471,11 @@ class TestMemory:
         memory.add("a", chat, engine)
         assert list(memory._chats(engine)) == ["b"]
 
-    def test_nothing_said_leaves_nothing(self, engine, tmp_path):
+    def test_nothing_said_leaves_nothing(self, engine: Engine, tmp_path: Path) -> None:
         ChatMemory(tmp_path / "memory").add("a", engine.chat(), engine)
         assert list(tmp_path.iterdir()) == []
 
-    def test_the_models_used_last_are_remembered(self, engine, tmp_path):
+    def test_the_models_used_last_are_remembered(self, engine: Engine, tmp_path: Path) -> None:
         for number in range(10):
             path = tmp_path / f"{number}.json"
             path.write_text("{}")
@@ -503,35 +512,35 @@ DOCSTRING = '"""A module."""\nimport os\n\n\ndef f():\n    """A function."""'
         (["/etc/hosts is what?"], "/etc/hosts is what?"),
     ],
 )
-def test_messages(lines, text):
+def test_messages(lines: list[str], text: str) -> None:
     rest = iter(lines[1:])
     assert _whole(lines[0], lambda: next(rest, None)) == (text, False)
 
 
 @pytest.mark.parametrize("line", ["/help", "/?", "/set temp 1", "/file\tnotes.txt", "/nonsense", " /exit \n"])
-def test_commands_are_single_lines(line):
+def test_commands_are_single_lines(line: str) -> None:
     assert _whole(line, lambda: None) == (line.strip(), True)
 
 
 class TestTyped:
     @pytest.fixture
-    def typed(self):
+    def typed(self) -> Iterator[tuple[Callable[[str], None], Typed]]:
         with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
             yield keys.send_text, Typed(InMemoryHistory())
 
-    def test_ctrl_c_clears_and_ctrl_d_ends(self, typed):
+    def test_ctrl_c_clears_and_ctrl_d_ends(self, typed: tuple[Callable[[str], None], Typed]) -> None:
         press, lines = typed
         press("begun\x03hello\r")
         assert lines.next() == ("hello", False)
         press("\x04")
         assert lines.next() is None
 
-    def test_a_pasted_file_is_one_message(self, typed):
+    def test_a_pasted_file_is_one_message(self, typed: tuple[Callable[[str], None], Typed]) -> None:
         press, lines = typed
         press(f"\x1b[200~{DOCSTRING}\x1b[201~\r")
         assert lines.next() == (DOCSTRING, False)
 
-    def test_alt_enter_begins_a_line(self, typed):
+    def test_alt_enter_begins_a_line(self, typed: tuple[Callable[[str], None], Typed]) -> None:
         press, lines = typed
         press("one\x1b\rtwo\r")
         assert lines.next() == ("one\ntwo", False)
@@ -540,7 +549,9 @@ class TestTyped:
         ("keys", "text"),
         [(" more\r", "the text more"), ("\x15/exit\r", "/exit"), ("x\x03", None), ("\x15\x04", None), ("\x15\r", None)],
     )
-    def test_a_text_is_edited_or_left(self, typed, keys, text):
+    def test_a_text_is_edited_or_left(
+        self, typed: tuple[Callable[[str], None], Typed], keys: str, text: str | None
+    ) -> None:
         press, lines = typed
         press(keys)
         assert lines.edit("the text") == text
@@ -549,39 +560,45 @@ class TestTyped:
 class Script:
     """Lines that come one after the other."""
 
-    def __init__(self, *lines):
+    def __init__(self, *lines: Line) -> None:
         self.rest = iter(lines)
 
-    def next(self):
+    def next(self) -> Line | None:
         return next(self.rest, None)
 
 
 class FakeTalk:
     """Raises what it is told to say."""
 
-    def __init__(self, *, person):
+    def __init__(self, *, person: bool) -> None:
         self.editor = (lambda text: text) if person else None
-        self.screen, self.last, self.heard = Screen(footer=False), None, []
-        self.ended = iter(())
+        self.screen = Screen(footer=False)
+        self.last: SimpleNamespace | None = None
+        self.heard: list[str | BaseException] = []
+        self.ended: Iterator[SimpleNamespace] = iter(())
 
-    def say(self, text):
+    def say(self, text: str | BaseException) -> None:
         self.heard.append(text)
         self.last = next(self.ended, self.last)
         if not isinstance(text, str):
             raise text
 
 
-def lines_of(*texts):
-    return Script(*(Line(text, command=False) for text in texts))
+def converse(talk: FakeTalk, *told: str | BaseException) -> bool:
+    """A chat of these lines; what is no text is raised."""
+    lines = Script(*(Line(cast(str, text), command=False) for text in told))
+    return _converse(cast(Controller, talk), cast(Piped, lines))
 
 
 class TestHistory:
-    def test_a_full_disk_is_told_of_once_and_ends_nothing(self, tmp_path, monkeypatch):
-        told = []
+    def test_a_full_disk_is_told_of_once_and_ends_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told: list[str] = []
         history = kept_history(tmp_path / "history", told.append)
         history.append_string("kept")
 
-        def full(self, string):
+        def full(self: FileHistory, string: str) -> None:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(FileHistory, "store_string", full)
@@ -590,7 +607,7 @@ class TestHistory:
         assert told == ["what you type from now on is not kept for the next chat: No space left on device"]
         assert history.get_strings() == ["kept", "not kept", "nor this"]
 
-    def test_bytes_that_are_no_text_are_kept_as_well_as_can_be(self, tmp_path):
+    def test_bytes_that_are_no_text_are_kept_as_well_as_can_be(self, tmp_path: Path) -> None:
         kept_history(tmp_path / "history", print).append_string("caf\udce9")
         assert "+caf?" in (tmp_path / "history").read_text()
 
@@ -607,7 +624,15 @@ class TestScreen:
             (True, True, {"NO_COLOR": "1"}, "drafted said"),
         ],
     )
-    def test_drafted_text_is_green_where_that_is_wanted(self, capsys, monkeypatch, colour, terminal, env, shown):
+    def test_drafted_text_is_green_where_that_is_wanted(
+        self,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+        colour: bool,
+        terminal: bool,
+        env: dict[str, str],
+        shown: str,
+    ) -> None:
         monkeypatch.delenv("NO_COLOR", raising=False)
         for name, value in env.items():
             monkeypatch.setenv(name, value)
@@ -617,44 +642,44 @@ class TestScreen:
         screen.block(self.BLOCK)
         assert capsys.readouterr().out == shown
 
-    def test_an_answer_is_shown_as_it_is(self, capsys):
+    def test_an_answer_is_shown_as_it_is(self, capsys: pytest.CaptureFixture[str]) -> None:
         """A log file that it quotes may hold escapes."""
         Screen(footer=False).block(edgespec.Block((1,), "\x1b[1mbold\x1b[0m"))
         assert capsys.readouterr().out == "\x1b[1mbold\x1b[0m"
 
 
 class TestTurnsOfEvents:
-    def test_ctrl_c_at_any_moment_ends_no_persons_chat(self, capsys):
+    def test_ctrl_c_at_any_moment_ends_no_persons_chat(self, capsys: pytest.CaptureFixture[str]) -> None:
         talk = FakeTalk(person=True)
-        assert _converse(talk, lines_of("a", KeyboardInterrupt(), "b"))
+        assert converse(talk, "a", KeyboardInterrupt(), "b")
         assert talk.heard[-1] == "b" and capsys.readouterr().err == "[stopped]\n"
         with pytest.raises(KeyboardInterrupt):
-            _converse(FakeTalk(person=False), lines_of("a", KeyboardInterrupt(), "b"))
+            converse(FakeTalk(person=False), "a", KeyboardInterrupt(), "b")
 
-    def test_an_answer_that_was_stopped_ends_a_piped_chat(self):
+    def test_an_answer_that_was_stopped_ends_a_piped_chat(self) -> None:
         talk = FakeTalk(person=False)
         talk.ended = iter([SimpleNamespace(finish_reason="cancelled")])
         with pytest.raises(KeyboardInterrupt):
-            _converse(talk, lines_of("a", "b"))
+            converse(talk, "a", "b")
         assert talk.heard == ["a"]
 
-    def test_an_answer_that_failed_ends_no_piped_chat(self):
+    def test_an_answer_that_failed_ends_no_piped_chat(self) -> None:
         """Only the line it was an answer to is judged by it."""
         talk = FakeTalk(person=False)
         talk.last = SimpleNamespace(finish_reason="cancelled")
-        assert not _converse(talk, lines_of(InvalidRequest("no"), "b"))
+        assert not converse(talk, InvalidRequest("no"), "b")
         assert talk.heard[-1] == "b"
 
-    def test_a_file_that_cannot_be_used_ends_nothing(self, capsys):
+    def test_a_file_that_cannot_be_used_ends_nothing(self, capsys: pytest.CaptureFixture[str]) -> None:
         talk = FakeTalk(person=True)
         refused = PermissionError(13, "Permission denied", "/somewhere/x")
-        assert not _converse(talk, lines_of(refused, InvalidRequest("no"), "b"))
+        assert not converse(talk, refused, InvalidRequest("no"), "b")
         assert talk.heard[-1] == "b"
         assert capsys.readouterr().err == "edgespec: /somewhere/x: Permission denied\nedgespec: no\n"
         with pytest.raises(BrokenPipeError):
-            _converse(talk, lines_of(BrokenPipeError(32, "Broken pipe"), "b"))
+            converse(talk, BrokenPipeError(32, "Broken pipe"), "b")
 
-    def test_without_a_place_for_the_history(self, tmp_path, capsys):
+    def test_without_a_place_for_the_history(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "file").write_text("in the way")
         assert isinstance(_history(tmp_path / "file" / "history", Screen(footer=False)), InMemoryHistory)
         assert "what you type is not kept for the next chat: " in capsys.readouterr().err
@@ -663,17 +688,17 @@ class TestTurnsOfEvents:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A tiny model in a file, and where it was checked once."""
     folder = tmp_path_factory.mktemp("tiny")
-    return tiny_model(folder / "tiny.gguf", **{"tokenizer.chat_template": TEMPLATE}), str(folder / "cache")
+    return tiny_model(folder / "tiny.gguf", metadata={"tokenizer.chat_template": TEMPLATE}), str(folder / "cache")
 
 
 ENDLESS = ("--logit-bias", "2=-100")  # never the token that ends an answer
 
 
 @pytest.fixture
-def talk(tiny, monkeypatch):
+def talk(tiny: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
     """A chat without a terminal."""
     path, cache = tiny
     monkeypatch.setenv("XDG_CACHE_HOME", cache)
@@ -684,7 +709,9 @@ def talk(tiny, monkeypatch):
 
 
 class TestTalk:
-    def test_an_edit_that_was_given_up_or_fails_changes_nothing(self, talk, capsys):
+    def test_an_edit_that_was_given_up_or_fails_changes_nothing(
+        self, talk: Controller, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         talk.say("w300 ")
         talk.say("w301 ")
         before = talk.chat.as_json()
@@ -700,13 +727,13 @@ class TestTalk:
         (_, first, asked, _) = talk.chat.messages
         assert asked["content"] == "/exit w301 " and first["content"] == before["messages"][1]["content"]
 
-    def test_an_answer_that_is_not_made_again_stays(self, talk, monkeypatch):
+    def test_an_answer_that_is_not_made_again_stays(self, talk: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(InvalidRequest, match="no message yet"):
             run_command(talk, "/regen")
         talk.say("w300 ")
         before = talk.chat.as_json()
 
-        def interrupted(*arguments, **options):
+        def interrupted(*arguments: object, **options: object) -> None:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(talk.chat, "stream", interrupted)
@@ -716,12 +743,14 @@ class TestTalk:
         monkeypatch.undo()
         monkeypatch.setattr(talk.engine.context, "prefill", lambda *_: None)  # stopped while the prompt is read
         run_command(talk, "/regen")
-        assert talk.last.finish_reason == "cancelled" and talk.chat.as_json() == before
+        assert present(talk.last).finish_reason == "cancelled" and talk.chat.as_json() == before
         monkeypatch.undo()
         run_command(talk, "/regen")
         assert talk.chat.as_json() == before
 
-    def test_a_file_that_is_too_large_is_not_read(self, talk, tmp_path, monkeypatch):
+    def test_a_file_that_is_too_large_is_not_read(
+        self, talk: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         (tmp_path / "large.txt").write_bytes(bytes(16 * talk.engine.context.n_ctx + 1))
         (tmp_path / "long.txt").write_text("x" * talk.engine.context.n_ctx)
         with pytest.raises(InvalidRequest, match="does not fit into a context of 256"):
@@ -735,7 +764,9 @@ class TestTalk:
             run_command(talk, f"/file {tmp_path}/nothing.txt")
         assert talk.attached == []
 
-    def test_a_file_too_many_can_be_left_out(self, talk, tmp_path, capsys):
+    def test_a_file_too_many_can_be_left_out(
+        self, talk: Controller, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         (tmp_path / "notes.txt").write_text("x" * 60)
         (tmp_path / "more.txt").write_text("y" * 170)
         run_command(talk, f"/file {tmp_path}/notes.txt")
@@ -752,7 +783,7 @@ class TestTalk:
         run_command(talk, "/clear")
         assert talk.attached == [] and talk.chat.messages == []
 
-    def test_why_an_answer_ends(self, talk, capsys):
+    def test_why_an_answer_ends(self, talk: Controller, capsys: pytest.CaptureFixture[str]) -> None:
         run_command(talk, "/set max-tokens 5")
         talk.say("w300")
         assert "[cut after 5 tokens: /set max-tokens 10 allows more]" in capsys.readouterr().err
@@ -764,16 +795,19 @@ class TestTalk:
         run_command(talk, "/set context-shift on")
         talk.say("w302")
         assert "[cut after 600 tokens" in capsys.readouterr().err
-        used, most = re.search(r"context (\d+) of (\d+)", footer(talk.last, talk.engine)).groups()
-        assert talk.last.tally.dropped_tokens > 0 and int(used) <= int(most)
+        shown = footer(present(talk.last), talk.engine)
+        used, most = present(re.search(r"context (\d+) of (\d+)", shown)).groups()
+        assert present(talk.last).tally.dropped_tokens > 0 and int(used) <= int(most)
 
-    def test_words_of_the_programs_own_stay_out_of_the_text(self, talk, capsys, monkeypatch):
+    def test_words_of_the_programs_own_stay_out_of_the_text(
+        self, talk: Controller, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(talk.engine.context, "prefill", lambda *_: None)
         talk.say("w300")
         told = capsys.readouterr()
         assert told.out == "\n" and told.err == "[stopped]\n"
 
-    def test_plain_decoding_stays_plain(self, talk):
+    def test_plain_decoding_stays_plain(self, talk: Controller) -> None:
         run_command(talk, "/draft off")
         plain = talk.engine.policy
         with pytest.raises(UnknownDrafter):
@@ -785,7 +819,9 @@ class TestTalk:
         assert talk.drafting and [one.name for one in talk.engine.drafters] == ["anpd"]
         talk.say("w300")
 
-    def test_another_drafter_leaves_the_model_and_what_it_read(self, talk, capsys):
+    def test_another_drafter_leaves_the_model_and_what_it_read(
+        self, talk: Controller, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         talk.say("w300 ")
         model = talk.engine.model
         run_command(talk, "/drafter none")
@@ -794,9 +830,9 @@ class TestTalk:
         run_command(talk, "/drafter suffix+anpd")
         assert capsys.readouterr().err == "suffix+anpd\n" and talk.engine.model is model
         talk.say("w301 ")
-        assert talk.last.tally.cached_tokens > talk.last.tally.prompt_tokens // 2
+        assert present(talk.last).tally.cached_tokens > present(talk.last).tally.prompt_tokens // 2
 
-    def test_stats_name_the_seed_of_the_answer(self, talk, capsys):
+    def test_stats_name_the_seed_of_the_answer(self, talk: Controller, capsys: pytest.CaptureFixture[str]) -> None:
         run_command(talk, "/set temp\t0.8")
         talk.say("w300")
         run_command(talk, "/set seed 9")
@@ -806,11 +842,11 @@ class TestTalk:
         run_command(talk, "/stats")
         assert ", seed 10\n" in capsys.readouterr().err  # another one, for another answer
 
-    def test_another_model_that_does_not_come(self, talk, monkeypatch):
+    def test_another_model_that_does_not_come(self, talk: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
         talk.say("w300")
         before, engine = talk.chat.as_json(), talk.engine
 
-        def interrupted(*arguments, **options):
+        def interrupted(*arguments: object, **options: object) -> None:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
@@ -820,7 +856,7 @@ class TestTalk:
         assert talk.engine is engine and talk.chat.as_json() == before
         talk.say("w301")
 
-    def test_what_is_no_conversation_is_not_written_over(self, talk, tmp_path):
+    def test_what_is_no_conversation_is_not_written_over(self, talk: Controller, tmp_path: Path) -> None:
         notes = tmp_path / "notes.txt"
         notes.write_text("mine")
         with pytest.raises(InvalidRequest, match="exists and is not a saved conversation: choose another name"):
@@ -833,11 +869,11 @@ class TestTalk:
 
 
 @pytest.fixture
-def piped(tiny):
+def piped(tiny: tuple[Path, str]) -> Callable[..., Result]:
     """Runs a piped chat in this process."""
     path, cache = tiny
 
-    def piped(text, *arguments, **env):
+    def piped(text: str, *arguments: str, **env: str) -> Result:
         asked = ["chat", "-m", str(path), "--ctx", "256", "--threads", "1", "-n", "4", "--seed", "1", *ENDLESS]
         return CliRunner(env={"XDG_CACHE_HOME": cache, **env}).invoke(main, [*asked, *arguments], input=text)
 
@@ -845,20 +881,20 @@ def piped(tiny):
 
 
 class TestPiped:
-    def test_the_status_tells_of_any_error(self, piped):
+    def test_the_status_tells_of_any_error(self, piped: Callable[..., Result]) -> None:
         result = piped("w300\n")
         assert result.exit_code == 0, result.output
         result = piped("w300\n/nonsense\nw301\n/exit\nnot said\n", "--stats")
         assert result.exit_code == 1 and result.stderr.count("4 tokens at") == 2
         assert "no command /nonsense" in result.stderr
 
-    def test_nothing_kept_needs_no_place(self, piped, home, tmp_path):
+    def test_nothing_kept_needs_no_place(self, piped: Callable[..., Result], home: Path, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("in the way")
         result = piped("w300\n", XDG_DATA_HOME=str(tmp_path / "file" / "data"))
         assert result.exit_code == 0, result.output
         assert piped("w300\n").exit_code == 0 and not (home / "data").exists()
 
-    def test_private_is_stronger_than_the_file(self, piped, home):
+    def test_private_is_stronger_than_the_file(self, piped: Callable[..., Result], home: Path) -> None:
         config = home / "config" / "edgespec" / "config.toml"
         config.parent.mkdir(parents=True)
         config.write_text('[chat]\nmemory = true\nsession = "diary"\n')
@@ -869,11 +905,11 @@ class TestPiped:
         assert piped("w300\n", "--private", "--session", "x").exit_code == 2
         assert piped("w300\n").exit_code == 0 and (home / "data" / "edgespec" / "sessions" / "diary.kv").exists()
 
-    def test_a_session_takes_a_new_system_prompt(self, piped, home):
+    def test_a_session_takes_a_new_system_prompt(self, piped: Callable[..., Result], home: Path) -> None:
         kept = home / "data" / "edgespec" / "sessions" / "s.json"
 
-        def system():
-            return json.loads(kept.read_text())["messages"][0]["content"]
+        def system() -> str:
+            return str(json.loads(kept.read_text())["messages"][0]["content"])
 
         assert "--system" not in piped("w300\n", "--session", "s", "--system", "w310 ").stderr
         result = piped("w301\n", "--session", "s", "--system", "w311 ")
@@ -883,12 +919,12 @@ class TestPiped:
         piped("w303\n", "--session", "s", EDGESPEC_SYSTEM="w312 ")  # a default is for those that begin
         assert system() == "w311 "
 
-    def test_a_session_is_open_in_another_terminal(self, piped, home):
+    def test_a_session_is_open_in_another_terminal(self, piped: Callable[..., Result], home: Path) -> None:
         with SavedChat(home / "data" / "edgespec" / "sessions", "s"):
             result = piped("w300\n", "--session", "s")
         assert result.exit_code == 1 and result.stderr.startswith("edgespec: session s is open in another terminal")
 
-    def test_a_model_without_a_template(self, piped, tmp_path):
+    def test_a_model_without_a_template(self, piped: Callable[..., Result], tmp_path: Path) -> None:
         path = tiny_model(tmp_path / "plain.gguf")
         result = piped("w300\n", "-m", str(path))
         assert result.exit_code == 1
@@ -911,19 +947,19 @@ class TestPiped:
         ("/exit x", []),
     ],
 )
-def test_completion(typed, found):
+def test_completion(typed: str, found: list[str]) -> None:
     given = _Commands().get_completions(Document(typed), CompleteEvent())
     assert [one.text for one in given] == found
 
 
-def test_paths_are_completed(tmp_path):
+def test_paths_are_completed(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
     given = _Commands().get_completions(Document(f"/file {tmp_path}/no"), CompleteEvent())
     assert [one.text for one in given] == ["tes.txt"]
 
 
 @pytest.fixture
-def env(tmp_path, smollm2):
+def env(tmp_path: Path, smollm2: Path) -> dict[str, str]:
     kept = {f"XDG_{name}_HOME": str(tmp_path / name.lower()) for name in ("CACHE", "DATA", "CONFIG")}
     return {**os.environ, **kept, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1"}
 
@@ -969,7 +1005,7 @@ EVENING = [
 
 
 @pytest.mark.model
-def test_every_command_in_a_terminal(env, tmp_path, monkeypatch):
+def test_every_command_in_a_terminal(env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A person's evening with it. Whatever is in COMMANDS is used."""
     assert {*"".join(typed for typed, _ in EVENING).replace("\x15", " ").split(), "/regen"} >= set(COMMANDS)
     monkeypatch.chdir(tmp_path)
@@ -1005,7 +1041,7 @@ def test_every_command_in_a_terminal(env, tmp_path, monkeypatch):
 
 
 @pytest.mark.model
-def test_a_private_chat_leaves_nothing(env, tmp_path):
+def test_a_private_chat_leaves_nothing(env: dict[str, str], tmp_path: Path) -> None:
     terminal = Terminal([*COMMAND, "-n", "4", "--private"], {**env, "NO_COLOR": "1"})
     terminal.wait_for(r"commands\..*>")
     terminal.type("Hello\r")
@@ -1016,7 +1052,7 @@ def test_a_private_chat_leaves_nothing(env, tmp_path):
 
 
 @pytest.mark.model
-def test_a_piped_chat_is_plain_text(env):
+def test_a_piped_chat_is_plain_text(env: dict[str, str]) -> None:
     lines = ['"""Say', 'hello."""', "/set colour on", "/set footer on", "/undo", "/edit", "/set", "Say a a a a a a."]
     result = subprocess.run(
         [*COMMAND, "-n", "16"], input="\n".join(lines), capture_output=True, text=True, timeout=300, check=False,
@@ -1030,7 +1066,7 @@ def test_a_piped_chat_is_plain_text(env):
 
 
 @pytest.mark.model
-def test_twenty_turns_evaluate_only_what_is_new(smollm2, tmp_path):
+def test_twenty_turns_evaluate_only_what_is_new(smollm2: Path, tmp_path: Path) -> None:
     with edgespec.load(smollm2, n_ctx=2048, cache_dir=tmp_path) as engine:
         chat, seen = engine.chat("Be brief."), 0
         for turn in range(20):

@@ -6,9 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
+import click
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from edgespec.backend import QUANTIZATIONS
 from edgespec.cli import main
@@ -21,23 +24,23 @@ ANSWER = ["generate", "-p", "w300", "--threads", "1", "--json"]
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a tiny model, in which the program runs."""
     monkeypatch.chdir(tmp_path)
-    tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": TEMPLATE})
+    tiny_model(tmp_path / "tiny.gguf", metadata={"tokenizer.chat_template": TEMPLATE})
     return tmp_path
 
 
-def run(*arguments, **env):
+def run(*arguments: str, **env: str) -> Result:
     return CliRunner(env=env).invoke(main, arguments)
 
 
-def tokens(result):
+def tokens(result: Result) -> int:
     assert result.exit_code == 0, result.output
     return len(json.loads(result.stdout)["tokens"])
 
 
-def test_the_command_line_then_the_environment_then_the_file(here, home):
+def test_the_command_line_then_the_environment_then_the_file(here: Path, home: Path) -> None:
     config = home / "config" / "edgespec" / "config.toml"
     config.parent.mkdir(parents=True)
     config.write_text('model = "tiny.gguf"\nctx = 64\nmax-tokens = 9\n\n[chat]\nmax-tokens = 3\n')
@@ -48,17 +51,19 @@ def test_the_command_line_then_the_environment_then_the_file(here, home):
     assert tokens(run(*ANSWER)) == 4
 
 
-def test_a_temperature_for_answers_is_none_for_a_benchmark(here, home, monkeypatch):
+def test_a_temperature_for_answers_is_none_for_a_benchmark(
+    here: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a person wants of every answer must not change what is measured or counted."""
     (here / "mine.toml").write_text('model = "tiny.gguf"\ntemp = 0.7\ndrafter = "none"\n\n[bench]\nrounds = 2\n')
-    asked = []
+    asked: list[dict[str, Any]] = []
     monkeypatch.setattr("edgespec.cli.bench.run", asked.append)
     run("--config", "mine.toml", "bench", "--prompts", "x.jsonl")
     (options,) = asked
     assert (options["model"], options["temp"], options["drafters"], options["rounds"]) == ("tiny.gguf", 0.0, "auto", 2)
 
 
-def test_another_file(here):
+def test_another_file(here: Path) -> None:
     (here / "mine.toml").write_text('model = "tiny.gguf"\nmax-tokens = 2\n')
     assert tokens(run("--config", "mine.toml", *ANSWER)) == 2
     assert tokens(run(*ANSWER, EDGESPEC_CONFIG="mine.toml")) == 2
@@ -75,7 +80,7 @@ def test_another_file(here):
         ("temp = ", "config.toml: "),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(here, home, text, message):
+def test_what_is_wrong_is_said_in_one_line(here: Path, home: Path, text: str, message: str) -> None:
     config = home / "config" / "edgespec" / "config.toml"
     config.parent.mkdir(parents=True)
     config.write_text(text)
@@ -84,18 +89,18 @@ def test_what_is_wrong_is_said_in_one_line(here, home, text, message):
     assert message in result.stderr and len(result.stderr.strip().splitlines()) == 1
 
 
-def test_a_file_that_was_named_has_to_exist(here):
+def test_a_file_that_was_named_has_to_exist(here: Path) -> None:
     result = run("--config", "no.toml", *ANSWER)
     assert result.exit_code == 1 and "cannot read no.toml" in result.stderr
 
 
-def test_a_value_of_the_wrong_kind(here):
+def test_a_value_of_the_wrong_kind(here: Path) -> None:
     (here / "mine.toml").write_text('temp = "warm"\n')
     result = run("--config", "mine.toml", *ANSWER)
     assert result.exit_code == 2 and "'warm' is not a valid float" in result.stderr
 
 
-def test_a_system_prompt_of_the_file_is_for_conversations(here, home):
+def test_a_system_prompt_of_the_file_is_for_conversations(here: Path, home: Path) -> None:
     config = home / "config" / "edgespec" / "config.toml"
     config.parent.mkdir(parents=True)
     config.write_text('model = "tiny.gguf"\nctx = 64\nmax-tokens = 3\nsystem = "w5"\n')
@@ -105,7 +110,7 @@ def test_a_system_prompt_of_the_file_is_for_conversations(here, home):
     assert both.exit_code == 1 and "without a system prompt" in both.stderr
 
 
-def test_what_may_be_repeated_alone_has_no_variable():
+def test_what_may_be_repeated_alone_has_no_variable() -> None:
     """As docs/cli.md says."""
     shared = {
         option.opts[-1]: option.envvar for option in generate.params if option.opts[-1].removeprefix("--") in SHARED
@@ -114,12 +119,12 @@ def test_what_may_be_repeated_alone_has_no_variable():
     assert shared["--max-tokens"] == "EDGESPEC_MAX_TOKENS"
 
 
-def test_what_trim_offers_is_what_there_is():
+def test_what_trim_offers_is_what_there_is() -> None:
     quantize = next(option for option in trim.params if option.name == "quantize")
-    assert list(quantize.type.choices) == list(QUANTIZATIONS)
+    assert isinstance(quantize.type, click.Choice) and list(quantize.type.choices) == list(QUANTIZATIONS)
 
 
-def completed(line):
+def completed(line: str) -> list[str]:
     """What the program tells bash of a line that ends in what is to be completed."""
     words = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" ")), "_EDGESPEC_COMPLETE": "bash_complete"}
     return CliRunner(env=words).invoke(main, prog_name="edgespec").stdout.split()
@@ -137,17 +142,17 @@ def completed(line):
         ("edgespec chat -d suffix+ti", ["file,suffix+ti", "plain,suffix+tiny.gguf"]),
     ],
 )
-def test_the_shell_completes_models_and_drafters(here, line, told):
+def test_the_shell_completes_models_and_drafters(here: Path, line: str, told: list[str]) -> None:
     """Files first: bash forgets what came before them."""
     assert completed(line) == told
 
 
-def test_files_that_begin_like_a_name_are_completed_too(here):
+def test_files_that_begin_like_a_name_are_completed_too(here: Path) -> None:
     (here / "suffix-of-mine.gguf").touch()
     assert completed("edgespec chat -d suf") == ["file,suf", "plain,suffix", "plain,suffix-of-mine.gguf"]
 
 
-def test_kept_conversations_are_completed(here, home):
+def test_kept_conversations_are_completed(here: Path, home: Path) -> None:
     folder = home / "data" / "edgespec" / "sessions"
     folder.mkdir(parents=True)
     for name in ("tea.json", "tea.kv", "work.json"):
@@ -163,7 +168,7 @@ def test_kept_conversations_are_completed(here, home):
         ("", {"COMP_WORDS": "edgespec chat -d t", "COMP_CWORD": "3", "_EDGESPEC_COMPLETE": "bash_complete"}),
     ],
 )
-def test_help_and_completion_do_not_wait_for_llama_cpp(line, env):
+def test_help_and_completion_do_not_wait_for_llama_cpp(line: str, env: dict[str, str]) -> None:
     program = (
         "import sys\nfrom edgespec.cli import main\n"
         "try: main(sys.argv[1:], prog_name='edgespec')\n"

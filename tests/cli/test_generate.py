@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from edgespec.cli import main
 from edgespec.cli.report import json_line
 from edgespec.cli.terminal import redraw
 from edgespec.engine.engine import conversation
+from tests.present import present
 from tests.rounding import assert_same_answer
 from tests.terminal import Terminal, heeding_signals
 
@@ -29,14 +31,14 @@ COMMAND = [sys.executable, "-m", "edgespec"]
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
     """One cache for the module: the model's trial load happens once."""
     return str(tmp_path_factory.mktemp("cli-cache"))
 
 
 @pytest.fixture
-def run(cache, smollm2):
-    def run(*arguments, stdin="", command="generate"):
+def run(cache: str, smollm2: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def run(*arguments: str, stdin: str = "", command: str = "generate") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*COMMAND, command, "--ctx", "1024", *arguments], input=stdin, capture_output=True, text=True, timeout=300,
             env={**os.environ, "XDG_CACHE_HOME": cache}, check=False,
@@ -45,7 +47,7 @@ def run(cache, smollm2):
     return run
 
 
-def test_streams_text_to_stdout_and_stats_to_stderr(run):
+def test_streams_text_to_stdout_and_stats_to_stderr(run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     result = run("-p", "Count from 1 to 20.", "-n", "24", "--stats")
     assert result.returncode == 0
     assert result.stdout.strip()
@@ -53,7 +55,7 @@ def test_streams_text_to_stdout_and_stats_to_stderr(run):
     assert "llama" not in result.stderr
 
 
-def test_the_decisions_are_told_block_by_block(run):
+def test_the_decisions_are_told_block_by_block(run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     result = run("-p", "Count from 1 to 20.", "-n", "24", "--stats=full")
     lines = [json.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
     assert lines[0]["at"] == 0 and sum(line["tokens"] for line in lines) == 24
@@ -64,7 +66,7 @@ def test_the_decisions_are_told_block_by_block(run):
     assert "tokens/s" in result.stderr
 
 
-def test_json_is_the_contract(run, cache):
+def test_json_is_the_contract(run: Callable[..., subprocess.CompletedProcess[str]], cache: str) -> None:
     result = run("-p", "Count from 1 to 20.", "-n", "24", "--seed", "5", "--temp", "0.7", "--logprobs", "2", "--json")
     answer = json.loads(result.stdout)
     assert set(answer) >= {
@@ -82,7 +84,9 @@ def test_json_is_the_contract(run, cache):
         assert_same_answer(engine, prompt, plain["tokens"], answer["tokens"], sampling)
 
 
-def test_a_prompt_comes_from_stdin_a_file_or_many(run, tmp_path):
+def test_a_prompt_comes_from_stdin_a_file_or_many(
+    run: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
     file = tmp_path / "prompt.txt"
     file.write_text("Say hello.")
     many = tmp_path / "many.jsonl"
@@ -99,7 +103,9 @@ def test_a_prompt_comes_from_stdin_a_file_or_many(run, tmp_path):
     assert lines[1]["cached_tokens"] > 0
 
 
-def test_a_grammar_and_a_schema_rule_the_answer(run, tmp_path):
+def test_a_grammar_and_a_schema_rule_the_answer(
+    run: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
     grammar = tmp_path / "yes.gbnf"
     grammar.write_text('root ::= "yes" | "no"')
     assert run("-p", "Is water wet?", "--grammar", str(grammar)).stdout.strip() in {"yes", "no"}
@@ -108,7 +114,7 @@ def test_a_grammar_and_a_schema_rule_the_answer(run, tmp_path):
     assert isinstance(json.loads(run("-p", "A number?", "--json-schema", str(schema)).stdout)["n"], int)
 
 
-def test_raw_prompts_go_without_the_template(run):
+def test_raw_prompts_go_without_the_template(run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     assert run("--raw", "-p", "1, 2, 3, 4, 5, 6, 7, 8,", "-n", "6").stdout.startswith(" 9, 10")
 
 
@@ -136,7 +142,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "said"), BAD, ids=[said + " " + args[0] for args, said in BAD])
-def test_bad_input_gets_one_clear_line_and_status_1(arguments, said, cache, smollm2, tmp_path, monkeypatch):
+def test_bad_input_gets_one_clear_line_and_status_1(
+    arguments: list[str], said: str, cache: str, smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", cache)
     junk = tmp_path / "junk"
     junk.write_text("nothing of the kind")
@@ -152,17 +160,17 @@ def test_bad_input_gets_one_clear_line_and_status_1(arguments, said, cache, smol
     "arguments", [["-p", "x", "--no-such"], ["-p", "x", "-f", "y"], ["-p", "x", "--grammar", "a", "--json-schema", "b"],
                   ["--prompts", "x", "--raw"], ["-n", "many", "-p", "x"]],
 )  # fmt: skip
-def test_wrong_usage_is_status_2(arguments):
+def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
     assert CliRunner().invoke(main, ["generate", *arguments]).exit_code == 2
 
 
-def test_ctrl_c_ends_an_answer_with_what_there_is(cache, smollm2):
+def test_ctrl_c_ends_an_answer_with_what_there_is(cache: str, smollm2: Path) -> None:
     with heeding_signals():
         process = subprocess.Popen(
             [*COMMAND, "generate", "--ctx", "1024", "-n", "900", "-p", "Count to one thousand, one number a line."],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "XDG_CACHE_HOME": cache},
         )  # fmt: skip
-    first = process.stdout.read(10)
+    first = present(process.stdout).read(10)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -170,7 +178,7 @@ def test_ctrl_c_ends_an_answer_with_what_there_is(cache, smollm2):
     assert b"Traceback" not in err
 
 
-def test_a_piped_chat_remembers(run):
+def test_a_piped_chat_remembers(run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     result = run(
         "-n", "12", "--stats", stdin="My name is Ada.\nWhat is my name?\n/nonsense\n/exit\nnot said\n", command="chat"
     )
@@ -180,7 +188,7 @@ def test_a_piped_chat_remembers(run):
     assert len(cached) == 2 and "0 cached" in cached[0] and " 0 cached" not in cached[1]
 
 
-def test_a_chat_in_a_terminal_survives_ctrl_c(cache, smollm2):
+def test_a_chat_in_a_terminal_survives_ctrl_c(cache: str, smollm2: Path) -> None:
     env = {**os.environ, "XDG_CACHE_HOME": cache, "TERM": "xterm-256color"}
     terminal = Terminal([*COMMAND, "chat", "--ctx", "1024", "-n", "900"], env)
     terminal.wait_for(r"commands\..*>")
@@ -193,21 +201,21 @@ def test_a_chat_in_a_terminal_survives_ctrl_c(cache, smollm2):
     assert "Traceback" not in terminal.screen
 
 
-def test_ctrl_d_leaves_a_chat(cache, smollm2):
+def test_ctrl_d_leaves_a_chat(cache: str, smollm2: Path) -> None:
     terminal = Terminal([*COMMAND, "chat", "--ctx", "256"], {**os.environ, "XDG_CACHE_HOME": cache, "TERM": "xterm"})
     terminal.wait_for(r"commands\..*>")
     terminal.type("\x04")
     assert terminal.status() == 0
 
 
-def terminal_of(cache, *arguments, shell=None, **env):
+def terminal_of(cache: str, *arguments: str, shell: str | None = None, **env: str) -> Terminal:
     """A program in a terminal; `shell`: what a shell makes of it ("$@")."""
     command = [*COMMAND, *arguments]
     command = command if shell is None else ["sh", "-c", shell, "sh", *command]
     return Terminal(command, {**os.environ, "XDG_CACHE_HOME": cache, "TERM": "xterm-256color", **env})
 
 
-def test_an_impatient_ctrl_c_leaves_the_chat_open(cache, smollm2):
+def test_an_impatient_ctrl_c_leaves_the_chat_open(cache: str, smollm2: Path) -> None:
     terminal = terminal_of(cache, "chat", "--ctx", "1024", "-n", "900")
     terminal.wait_for(r"commands\..*>")
     for _ in range(3):
@@ -224,7 +232,7 @@ def test_an_impatient_ctrl_c_leaves_the_chat_open(cache, smollm2):
     assert "Traceback" not in terminal.screen
 
 
-def test_a_window_that_is_closed_loses_nothing(cache, smollm2, home):
+def test_a_window_that_is_closed_loses_nothing(cache: str, smollm2: Path, home: Path) -> None:
     terminal = terminal_of(cache, "chat", "--ctx", "1024", "-n", "900", "--session", "s", "--memory")
     terminal.wait_for(r"commands\..*>")
     terminal.type("Count to one thousand, one number a line.\r")
@@ -236,14 +244,14 @@ def test_a_window_that_is_closed_loses_nothing(cache, smollm2, home):
     assert asked["role"] == "user" and answer["content"]
 
 
-def test_being_hung_up_on_is_status_129(cache, smollm2):
+def test_being_hung_up_on_is_status_129(cache: str, smollm2: Path) -> None:
     terminal = terminal_of(cache, "chat", "--ctx", "256")
     terminal.wait_for(r"commands\..*>")
     os.kill(terminal.pid, signal.SIGHUP)
     assert terminal.status() == 129
 
 
-def test_a_typed_chat_into_a_file_is_the_answers(cache, smollm2, tmp_path):
+def test_a_typed_chat_into_a_file_is_the_answers(cache: str, smollm2: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.txt"
     shell = f'exec "$@" > {out}'
     terminal = terminal_of(cache, "chat", "--ctx", "256", "-n", "8", shell=shell)
@@ -256,13 +264,13 @@ def test_a_typed_chat_into_a_file_is_the_answers(cache, smollm2, tmp_path):
 
 
 @pytest.mark.parametrize(("env", "dim"), [({}, True), ({"NO_COLOR": "1"}, False)])
-def test_no_colour_is_no_colour(cache, smollm2, env, dim):
+def test_no_colour_is_no_colour(cache: str, smollm2: Path, env: dict[str, str], dim: bool) -> None:
     terminal = terminal_of(cache, "generate", "--ctx", "256", "-n", "4", "-p", "Hello", "--stats", **env)
     assert terminal.status() == 0
     assert "tokens/s" in terminal.screen and ("\x1b[2m" in terminal.screen) == dim
 
 
-def test_a_letter_that_the_terminal_lacks_is_no_error(cache, smollm2, tmp_path):
+def test_a_letter_that_the_terminal_lacks_is_no_error(cache: str, smollm2: Path, tmp_path: Path) -> None:
     grammar = tmp_path / "smile.gbnf"
     grammar.write_text('root ::= "\\U0001F642 é"')
     result = subprocess.run(
@@ -272,7 +280,7 @@ def test_a_letter_that_the_terminal_lacks_is_no_error(cache, smollm2, tmp_path):
     assert (result.returncode, result.stdout) == (0, b"? \xe9\n"), result.stderr
 
 
-def test_input_that_is_no_text_is_told_of(cache, smollm2):
+def test_input_that_is_no_text_is_told_of(cache: str, smollm2: Path) -> None:
     for arguments, stdin in ((["generate"], b"\xff"), (["generate", "-p", b"\xff"], b""), (["chat"], b"\xff\n")):
         result = subprocess.run(
             [*COMMAND, *arguments, "--ctx", "256"], input=stdin, capture_output=True, timeout=300, check=False,
@@ -282,7 +290,7 @@ def test_input_that_is_no_text_is_told_of(cache, smollm2):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
-def test_a_full_disk_gets_one_line(cache):
+def test_a_full_disk_gets_one_line(cache: str) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [*COMMAND, "models", "list"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
@@ -293,7 +301,7 @@ def test_a_full_disk_gets_one_line(cache):
 
 
 @pytest.mark.parametrize("closed", ["2>&-", "<&-", "2>&- <&-"])
-def test_streams_that_are_closed_are_as_if_nobody_listened(closed, cache, smollm2):
+def test_streams_that_are_closed_are_as_if_nobody_listened(closed: str, cache: str, smollm2: Path) -> None:
     command = f"{shlex.join([*COMMAND, 'generate', '-p', 'Hello', '-n', '3', '--stats'])} {closed}"
     done = subprocess.run(
         ["sh", "-c", command], capture_output=True, text=True, timeout=300, check=False,
@@ -302,7 +310,7 @@ def test_streams_that_are_closed_are_as_if_nobody_listened(closed, cache, smollm
     assert done.returncode == 0 and done.stdout.strip() and "Traceback" not in done.stderr
 
 
-def test_json_loses_no_letter_where_the_encoding_has_few():
+def test_json_loses_no_letter_where_the_encoding_has_few() -> None:
     said = {"text": "d\u00e9j\u00e0 \u65e5\u672c"}
     for encoding, plain in (("utf-8", True), ("UTF-8", True), ("latin-1", False), ("ascii", False)):
         stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
@@ -311,7 +319,9 @@ def test_json_loses_no_letter_where_the_encoding_has_few():
         stream.write(line)
 
 
-def test_a_line_that_is_drawn_over_and_over_is_no_wider_than_the_terminal(monkeypatch, capsys):
+def test_a_line_that_is_drawn_over_and_over_is_no_wider_than_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("edgespec.cli.terminal.columns", lambda: 20)
     redraw("x" * 30)
     redraw()

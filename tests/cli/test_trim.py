@@ -6,12 +6,13 @@ import json
 import shutil
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import gguf
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from edgespec.cli import main
 from edgespec.errors import UnsupportedModel
@@ -24,27 +25,28 @@ from edgespec.vocabtrim.keep_list import KeepList, load_keep_list
 from edgespec.vocabtrim.pipeline import trim
 from edgespec.vocabtrim.quantized import quantized
 from tests.gguf_files import tiny_model
+from tests.present import present
 from tests.vocabtrim.test_pipeline import TEMPLATE
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a tiny model that can be talked to, and prompts for it."""
     monkeypatch.chdir(tmp_path)
-    tiny_model(tmp_path / "tiny.gguf", **{"tokenizer.chat_template": TEMPLATE})
+    tiny_model(tmp_path / "tiny.gguf", metadata={"tokenizer.chat_template": TEMPLATE})
     (tmp_path / "p.jsonl").write_text("\n".join(json.dumps({"turns": [f"prompt {n}"]}) for n in range(11)))
     return tmp_path
 
 
-def run(*arguments):
+def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments)
 
 
-def calibrate(*arguments):
+def calibrate(*arguments: str) -> Result:
     return run("calibrate", "-m", "tiny.gguf", "--ctx", "64", "-n", "8", "--threads", "1", *arguments)
 
 
-def test_from_prompts_to_a_trimmed_drafter(here):
+def test_from_prompts_to_a_trimmed_drafter(here: Path) -> None:
     result = calibrate("--prompts", "p.jsonl", "-o", "c.json")
     assert result.exit_code == 0, result.output
     assert "tokens counted" in result.stdout and "11 of 11 answers" in result.stderr
@@ -53,19 +55,19 @@ def test_from_prompts_to_a_trimmed_drafter(here):
     result = run("trim", "tiny.gguf", "-o", "small.gguf", "--counts", "c.json", "--size", "128")
     assert result.exit_code == 0, result.output
     assert "128 of 320 tokens" in result.stdout and "identical" in result.stdout and "covered" in result.stdout
-    kept = trimming_of(walk(here / "small.gguf")).kept_ids
+    kept = present(trimming_of(walk(here / "small.gguf"))).kept_ids
     assert set(map(int, counts["counts"])) <= set(kept.tolist())
     assert sorted(path.name for path in here.iterdir()) == ["c.json", "p.jsonl", "small.gguf", "tiny.gguf"]
 
 
-def test_counts_of_text_and_of_recorded_answers(here):
+def test_counts_of_text_and_of_recorded_answers(here: Path) -> None:
     (here / "t.txt").write_text("some words\n" * 200)
     (here / "a.jsonl").write_text('{"tokens": [5, 6]}\n{"text": "a"}\n')
     assert calibrate("--text", "t.txt", "-o", "t.json").exit_code == 0
     assert calibrate("--answers", "a.jsonl", "-o", "a.json").exit_code == 0
     result = run("trim", "tiny.gguf", "-o", "s.gguf", "--counts", "a.json", "--counts", "t.json", "--coverage", "0.95")
     assert result.exit_code == 0, result.output
-    assert {5, 6} <= set(trimming_of(walk(here / "s.gguf")).kept_ids.tolist())
+    assert {5, 6} <= set(present(trimming_of(walk(here / "s.gguf"))).kept_ids.tolist())
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_counts_of_text_and_of_recorded_answers(here):
         (("calibrate", "-m", "tiny.gguf", "-o", "x.json", "--text", "no.txt"), 1, "cannot read"),
     ],
 )
-def test_bad_input_gets_one_line(here, arguments, status, message):
+def test_bad_input_gets_one_line(here: Path, arguments: tuple[str, ...], status: int, message: str) -> None:
     assert calibrate("--prompts", "p.jsonl", "-o", "c.json").exit_code == 0
     before = {path.name: path.read_bytes() for path in here.iterdir()}
     result = run(*arguments)
@@ -98,23 +100,23 @@ def test_bad_input_gets_one_line(here, arguments, status, message):
     assert {path.name: path.read_bytes() for path in here.iterdir()} == before
 
 
-def test_a_drafter_from_a_list_of_kept_tokens(here):
+def test_a_drafter_from_a_list_of_kept_tokens(here: Path) -> None:
     ids = [300, 5, 301]
     hashed = tokenizer_hash(walk(here / "tiny.gguf"))
     KeepList(hashed, np.array(ids, np.int32), {"by": "hand"}).save(here / "k.json")
     assert load_keep_list(here / "k.json").ids.tolist() == ids
     result = run("trim", "tiny.gguf", "-o", "s.gguf", "--kept", "k.json", "--size", "6")
     assert result.exit_code == 0, result.output
-    assert {300, 5} <= set(trimming_of(walk(here / "s.gguf")).kept_ids.tolist())
+    assert {300, 5} <= set(present(trimming_of(walk(here / "s.gguf"))).kept_ids.tolist())
 
 
-def test_a_quantized_drafter_is_proved_against_the_model_so_quantized(here):
+def test_a_quantized_drafter_is_proved_against_the_model_so_quantized(here: Path) -> None:
     assert calibrate("--prompts", "p.jsonl", "-o", "c.json").exit_code == 0
     result = run("trim", "tiny.gguf", "-o", "s.gguf", "--counts", "c.json", "--size", "128", "--quantize", "q4_0")
     assert result.exit_code == 0, result.output
     part = walk(here / "s.gguf")
     assert {tensor.type for tensor in part.tensors if len(tensor.shape) == 2} == {gguf.GGMLQuantizationType.Q4_0}
-    trimming = trimming_of(part)
+    trimming = present(trimming_of(part))
     assert trimming.source_name == "tiny.gguf"
     assert trimming.provenance["quantized"] == {"to": "q4_0", "from_sha256": sha256_of(here / "tiny.gguf")}
     assert (here / "s.gguf").stat().st_size < (here / "tiny.gguf").stat().st_size / 2
@@ -132,7 +134,9 @@ DYING = "import os, signal, sys; print('/a/b.c:1: GGML_ASSERT(no) failed'); os.k
         ("print('iostream error'); raise SystemExit(3)", 0, "no space left"),
     ],
 )
-def test_a_model_that_cannot_be_quantized_leaves_nothing(here, monkeypatch, script, free, message):
+def test_a_model_that_cannot_be_quantized_leaves_nothing(
+    here: Path, monkeypatch: pytest.MonkeyPatch, script: str, free: int, message: str
+) -> None:
     assert calibrate("--prompts", "p.jsonl", "-o", "c.json").exit_code == 0
     monkeypatch.setattr(child, "program", lambda _module: (sys.executable, "-c", script))
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
@@ -141,17 +145,17 @@ def test_a_model_that_cannot_be_quantized_leaves_nothing(here, monkeypatch, scri
     assert sorted(path.name for path in here.iterdir()) == ["c.json", "p.jsonl", "tiny.gguf"]
 
 
-def test_llama_cpp_says_why_it_does_not_quantize(here):
+def test_llama_cpp_says_why_it_does_not_quantize(here: Path) -> None:
     with pytest.raises(UnsupportedModel, match=r"no\.gguf: llama.cpp cannot bring it to q4_0 \(.*failed to load model"):
         quantized(here / "no.gguf", here / "out", "q4_0", print).__enter__()
     assert sorted(path.name for path in (here / "out").iterdir()) == []
 
 
-def test_ctrl_c_ends_the_quantizer(here, monkeypatch):
+def test_ctrl_c_ends_the_quantizer(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = "import time; print('[   1/   9] a', flush=True); time.sleep(600)"
     monkeypatch.setattr(child, "program", lambda _module: (sys.executable, "-c", script))
 
-    def stop(done, total):
+    def stop(done: int, total: int) -> None:
         assert (done, total) == (1, 9)
         raise KeyboardInterrupt
 
@@ -161,7 +165,7 @@ def test_ctrl_c_ends_the_quantizer(here, monkeypatch):
     assert time.monotonic() - begun < 60 and not list((here / "out").iterdir())
 
 
-def test_quantizing_and_writing_are_seen(here):
+def test_quantizing_and_writing_are_seen(here: Path) -> None:
     assert calibrate("--prompts", "p.jsonl", "-o", "c.json").exit_code == 0
     stages = []
     trim(

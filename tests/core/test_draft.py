@@ -9,7 +9,7 @@ from edgespec.core import ROOT, Draft, verified
 from tests.curves import chain
 
 
-def test_verified_walks_the_emitted_path_of_a_tree():
+def test_verified_walks_the_emitted_path_of_a_tree() -> None:
     tree = Draft((1, 5, 7, 8), (ROOT, ROOT, 1, 0), (0.5,) * 4, ("x",) * 4, "t")
     assert list(verified(tree, (5, 7, 9))) == [(0, False), (1, True), (2, True)]
     assert list(verified(tree, (5,))) == [(0, False), (1, True)]
@@ -17,7 +17,9 @@ def test_verified_walks_the_emitted_path_of_a_tree():
 
 
 @given(st.lists(st.integers(0, 2), max_size=6), st.lists(st.integers(0, 2), max_size=6))
-def test_verified_says_of_a_chain_what_it_says_of_the_same_chain_as_a_tree(tokens, emitted):
+def test_verified_says_of_a_chain_what_it_says_of_the_same_chain_as_a_tree(
+    tokens: list[int], emitted: list[int]
+) -> None:
     plain = chain(tokens)
     tree = Draft((*tokens, 9), (*plain.parents, ROOT), (0.5,) * len(tokens) + (0.5,), ("x",) * (len(tokens) + 1), "t")
     judged_in_tree = [(node, right) for node, right in verified(tree, emitted) if node < len(tokens)]

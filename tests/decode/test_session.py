@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgespec.core import NOTHING, DraftCost, Policy, TokenSequence
+from edgespec.core import NOTHING, Context, Draft, DraftCost, Policy, Sampler, SharedNoise, TokenSequence, Vocabulary
 from edgespec.decode.options import GenerationOptions
 from edgespec.decode.session import Session
 from edgespec.drafters import make_drafter
@@ -18,16 +20,28 @@ from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.testing import FixedPolicy, KeyedSampler, ScriptedDrafter, TableModel
 
 
-def session_of(target, vocabulary, sampler, policy, tokens, *, keep=0, on_prefill=None, **options) -> Session:
-    options = GenerationOptions(**options)
-    return Session(target, vocabulary, sampler, policy, tokens, options, keep=keep, on_prefill=on_prefill)
+def session_of(
+    target: Context,
+    vocabulary: Vocabulary,
+    sampler: Sampler,
+    policy: Policy,
+    tokens: TokenSequence,
+    *,
+    keep: int = 0,
+    on_prefill: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Session:
+    chosen = GenerationOptions(**options)
+    return Session(target, vocabulary, sampler, policy, tokens, chosen, keep=keep, on_prefill=on_prefill)
 
 
 def nothing() -> Policy:
     return AdaptivePolicy((), LatencyModel(64))
 
 
-def answer(model: TableModel, policy: Policy, prompt: list[int], *, seed=0, temperature=0.0, **options) -> Session:
+def answer(
+    model: TableModel, policy: Policy, prompt: Sequence[int], *, seed: int = 0, temperature: float = 0.0, **options: Any
+) -> Session:
     options = {"max_tokens": 60, **options}
     sampler = KeyedSampler(seed, temperature, len(prompt))
     session = session_of(model, model, sampler, policy, TokenSequence(prompt), **options)
@@ -47,7 +61,9 @@ prompts = st.lists(st.integers(1, 31), min_size=1, max_size=20)
     drafter=st.sampled_from(["anpd", "suffix"]),
     stop=st.sampled_from([(), ("ab",), ("h ", "c?")]),
 )
-def test_drafted_answers_equal_plain_ones(prompt, table, temperature, size, drafter, stop):
+def test_drafted_answers_equal_plain_ones(
+    prompt: list[int], table: int, temperature: float, size: int, drafter: str, stop: tuple[str, ...]
+) -> None:
     model = TableModel(seed=table, order=1)  # order 1 repeats itself soon, so that drafts are accepted
     plain = answer(model, nothing(), TokenSequence(prompt), temperature=temperature, seed=table, stop=stop)
     for policy in (
@@ -60,21 +76,27 @@ def test_drafted_answers_equal_plain_ones(prompt, table, temperature, size, draf
         assert (drafted.text, drafted.finish_reason) == (plain.text, plain.finish_reason)
 
 
-def test_no_drafter_is_asked_before_the_first_token_is_there():
+def test_no_drafter_is_asked_before_the_first_token_is_there() -> None:
     asked = []
 
     class Model(ScriptedDrafter):
         """One with a price, which is not asked for either."""
 
-        def draft_cost(self, tokens, target_seconds):
+        def draft_cost(self, tokens: Sequence[int], target_seconds: float) -> DraftCost:
             asked.append("price")
             return DraftCost(first=0.0, next=0.0)
 
-        def draft(self, tokens, limit, noise, go_on):
+        def draft(
+            self, tokens: Sequence[int], limit: int, noise: SharedNoise, go_on: Callable[[float, Hashable], bool]
+        ) -> Draft:
             asked.append("draft")
             return NOTHING
 
-    free = ScriptedDrafter(lambda tokens, limit: asked.append("propose") or [])
+    def nothing_of_it(tokens: Sequence[int], limit: int) -> list[int]:
+        asked.append("propose")
+        return []
+
+    free = ScriptedDrafter(nothing_of_it)
     cost = LatencyModel(64)
     cost.measure(dict.fromkeys((1, 2, 4, 8), 1.0))
     policy = AdaptivePolicy([free, Model(lambda tokens, limit: [], "model")], cost)
@@ -86,7 +108,7 @@ def test_no_drafter_is_asked_before_the_first_token_is_there():
 
 
 @given(prompt=prompts, data=st.data())
-def test_arbitrary_drafts_change_nothing(prompt, data):
+def test_arbitrary_drafts_change_nothing(prompt: list[int], data: st.DataObject) -> None:
     model = TableModel()
     plain = answer(model, nothing(), prompt)
     guess = ScriptedDrafter(lambda tokens, limit: data.draw(st.lists(st.integers(0, 31), max_size=limit)))
@@ -94,7 +116,9 @@ def test_arbitrary_drafts_change_nothing(prompt, data):
 
 
 @given(prompt=prompts, table=st.integers(0, 20), size=st.integers(0, 9), stop=st.sampled_from([(), ("ab",), ("h ",)]))
-def test_an_answer_leaves_the_same_tokens_cached_whatever_was_drafted(prompt, table, size, stop):
+def test_an_answer_leaves_the_same_tokens_cached_whatever_was_drafted(
+    prompt: list[int], table: int, size: int, stop: tuple[str, ...]
+) -> None:
     model = TableModel(seed=table, order=1)
     whole = prompt + answer(model, nothing(), TokenSequence(prompt), stop=stop).emitted
     oracle = ScriptedDrafter(lambda tokens, limit: [*whole, 9, 9, 9][len(tokens) :])
@@ -103,7 +127,9 @@ def test_an_answer_leaves_the_same_tokens_cached_whatever_was_drafted(prompt, ta
 
 
 @given(prompt=prompts, table=st.integers(0, 20), size=st.integers(1, 9), stop=st.sampled_from([(), ("ab",), ("h ",)]))
-def test_a_block_tells_which_of_its_text_was_drafted(prompt, table, size, stop):
+def test_a_block_tells_which_of_its_text_was_drafted(
+    prompt: list[int], table: int, size: int, stop: tuple[str, ...]
+) -> None:
     model = TableModel(seed=table, order=1)
     whole = prompt + answer(model, nothing(), prompt).emitted
     oracle = ScriptedDrafter(lambda tokens, limit: whole[len(tokens) :])
@@ -120,7 +146,7 @@ def test_a_block_tells_which_of_its_text_was_drafted(prompt, table, size, stop):
             assert block.drafted_characters == 0
 
 
-def test_a_drafter_that_knows_the_answer_saves_evaluations():
+def test_a_drafter_that_knows_the_answer_saves_evaluations() -> None:
     model = TableModel(order=3, seed=4)
     prompt = [3, 1, 4]
     plain = answer(model, nothing(), TokenSequence(prompt), max_tokens=41)
@@ -135,7 +161,7 @@ def test_a_drafter_that_knows_the_answer_saves_evaluations():
     assert drafted.tally.of("scripted").acceptance_by_depth == [1.0, 1.0, 1.0]
 
 
-def test_drafts_stay_within_budget_and_context():
+def test_drafts_stay_within_budget_and_context() -> None:
     model = TableModel(n_ctx=24, order=3, seed=5)
     everything = ScriptedDrafter(lambda tokens, limit: [1] * limit)
     session = answer(model, FixedPolicy(everything, 63), [1, 2, 3], max_tokens=500)
@@ -148,7 +174,7 @@ def test_drafts_stay_within_budget_and_context():
 
 
 @pytest.mark.parametrize("size", [1, 3, 7])
-def test_a_shift_keeps_the_head_and_says_the_same_with_drafts(size):
+def test_a_shift_keeps_the_head_and_says_the_same_with_drafts(size: int) -> None:
     def run(policy: Policy) -> Session:
         return answer(
             TableModel(n_ctx=30, order=2, seed=9), policy, [5, 6, 7, 8], max_tokens=200, overflow="shift", keep=3,
@@ -161,10 +187,10 @@ def test_a_shift_keeps_the_head_and_says_the_same_with_drafts(size):
     assert (drafted.emitted, drafted.finish_reason) == (plain.emitted, plain.finish_reason)
 
 
-def test_a_shift_of_what_another_session_pushed_out_of_the_cache():
-    def shifting(model):
-        options = {"max_tokens": 60, "overflow": "shift", "keep": 3}
-        return session_of(model, model, KeyedSampler(0, 1.0, 4), nothing(), TokenSequence([5, 6, 7, 8]), **options)
+def test_a_shift_of_what_another_session_pushed_out_of_the_cache() -> None:
+    def shifting(model: TableModel) -> Session:
+        sampler, tokens = KeyedSampler(0, 1.0, 4), TokenSequence([5, 6, 7, 8])
+        return session_of(model, model, sampler, nothing(), tokens, keep=3, max_tokens=60, overflow="shift")
 
     alone = shifting(TableModel(n_ctx=30, order=2, seed=9))
     for _ in alone.stream():
@@ -179,7 +205,7 @@ def test_a_shift_of_what_another_session_pushed_out_of_the_cache():
     assert session.tally.dropped_tokens > 0 and session.emitted == alone.emitted
 
 
-def test_a_cancelled_answer_leaves_the_cache_to_whoever_has_it():
+def test_a_cancelled_answer_leaves_the_cache_to_whoever_has_it() -> None:
     model = TableModel(order=3, seed=4)
     one, other = (
         session_of(model, model, KeyedSampler(), nothing(), TokenSequence([n] * 9), max_tokens=60) for n in (1, 2)
@@ -191,7 +217,7 @@ def test_a_cancelled_answer_leaves_the_cache_to_whoever_has_it():
     assert one.finish_reason == "cancelled" and model.cached([2] * 9) == 9
 
 
-def test_a_late_step_of_a_cancelled_answer_leaves_what_goes_on_from_it():
+def test_a_late_step_of_a_cancelled_answer_leaves_what_goes_on_from_it() -> None:
     model = TableModel(order=3, seed=4)
     first = session_of(model, model, KeyedSampler(), nothing(), TokenSequence([1]), max_tokens=60)
     first.step()
@@ -203,7 +229,7 @@ def test_a_late_step_of_a_cancelled_answer_leaves_what_goes_on_from_it():
     assert first.finish_reason == "cancelled" and model.cached(going_on) >= len(going_on) - 1
 
 
-def test_cancel_ends_the_reading_of_what_another_session_pushed_out():
+def test_cancel_ends_the_reading_of_what_another_session_pushed_out() -> None:
     model = TableModel(order=3, seed=4)
     session, other = (
         session_of(model, model, KeyedSampler(), nothing(), TokenSequence([n] * 9), max_tokens=60) for n in (1, 2)
@@ -215,7 +241,7 @@ def test_cancel_ends_the_reading_of_what_another_session_pushed_out():
     assert session.step().finish_reason == "cancelled" and len(model.widths) == before
 
 
-def test_cancel_from_another_thread_ends_the_answer():
+def test_cancel_from_another_thread_ends_the_answer() -> None:
     model = TableModel(order=3, seed=4)
     session = session_of(model, model, KeyedSampler(), nothing(), TokenSequence([1]), max_tokens=10_000)
     blocks = session.stream()
@@ -227,11 +253,11 @@ def test_cancel_from_another_thread_ends_the_answer():
     assert session.finish_reason == "cancelled"
 
 
-def test_a_prompt_in_two_pieces_is_not_learned_as_one_evaluation():
+def test_a_prompt_in_two_pieces_is_not_learned_as_one_evaluation() -> None:
     learned = []
 
     class Learning(LatencyModel):
-        def observe_prompt(self, n, seconds):
+        def observe_prompt(self, n: int, seconds: float) -> None:
             learned.append(n)
 
     model = TableModel(n_ctx=1024)
@@ -241,7 +267,7 @@ def test_a_prompt_in_two_pieces_is_not_learned_as_one_evaluation():
     assert learned == [128, 28, 200, 22]
 
 
-def test_cancel_during_the_prompt():
+def test_cancel_during_the_prompt() -> None:
     model = TableModel()
     session = session_of(
         model,
@@ -256,10 +282,10 @@ def test_cancel_during_the_prompt():
     assert session.emitted == []
 
 
-def test_an_exception_leaves_the_answer_so_far():
+def test_an_exception_leaves_the_answer_so_far() -> None:
     model = TableModel(order=3, seed=4)
 
-    def fail(tokens, limit):
+    def fail(tokens: Sequence[int], limit: int) -> list[int]:
         if len(tokens) > 6:
             raise KeyboardInterrupt
         return []
@@ -283,7 +309,7 @@ def test_an_exception_leaves_the_answer_so_far():
         ([1], {"stop": ("",)}, InvalidRequest),
     ],
 )
-def test_bad_requests(prompt, options, error):
+def test_bad_requests(prompt: list[int], options: dict[str, Any], error: type[Exception]) -> None:
     model = TableModel(n_ctx=50)
     with pytest.raises(error):
         session_of(model, model, KeyedSampler(), nothing(), TokenSequence(prompt), **{"max_tokens": 5, **options})

@@ -25,7 +25,7 @@ def row_depth(draft: Draft, row: int) -> int:
     return depth
 
 
-def test_a_tree_is_counted_by_depth_along_parents():
+def test_a_tree_is_counted_by_depth_along_parents() -> None:
     tree = Draft((1, 5, 7, 8), (ROOT, ROOT, 1, 0), (0.5,) * 4, ("x",) * 4, "t")
     tally = count(tree, [5, 7, 9])
     assert tally.of("t").acceptance_by_depth == [1.0, 1.0] and tally.of("t").accepted == 2
@@ -35,7 +35,7 @@ def test_a_tree_is_counted_by_depth_along_parents():
 
 
 @given(st.lists(st.integers(0, 1), min_size=1, max_size=6), st.lists(st.integers(0, 1), min_size=1, max_size=8))
-def test_of_a_chain_the_depth_of_a_token_is_its_place(tokens, said):
+def test_of_a_chain_the_depth_of_a_token_is_its_place(tokens: list[int], said: list[int]) -> None:
     said += [2] * 8
     draft = Draft.chain(tokens, [0.5] * len(tokens), [0] * len(tokens), "t")
     tally = count(draft, said)
@@ -44,14 +44,14 @@ def test_of_a_chain_the_depth_of_a_token_is_its_place(tokens, said):
     assert tally.of("t").accepted == sum(right for _, right in judged)
 
 
-def test_an_answer_may_end_inside_its_draft():
+def test_an_answer_may_end_inside_its_draft() -> None:
     draft = Draft.chain([1, 2, 3], [0.5] * 3, [0] * 3, "t")
     tally = Tally()
     tally.count(Plan(draft), Verdict((0, 1), (1, 2, 9)), emitted=1)  # a stop string cut the block
     assert tally.of("t").accepted == 1 and tally.of("t").acceptance_by_depth == [1.0]
 
 
-def test_draft_tokens_that_were_cut_off_are_counted_for_who_made_them():
+def test_draft_tokens_that_were_cut_off_are_counted_for_who_made_them() -> None:
     proposal = Draft.chain([1, 2, 3], [0.5] * 3, [0] * 3, "model")
     tally = Tally()
     tally.count(Plan(NOTHING, (proposal,), {"model": 0.3, "other": 0.1}), Verdict((), (4,)), emitted=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,13 +43,13 @@ CASES = [
 @pytest.mark.parametrize(
     ("draft", "rows", "budget", "accepted", "emitted"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
 )
-def test_cases(draft, rows, budget, accepted, emitted):
+def test_cases(draft: Draft, rows: list[int], budget: int, accepted: tuple[int, ...], emitted: tuple[int, ...]) -> None:
     verdict = verify(draft, rows.__getitem__, lambda token: token == END, budget)
     assert (verdict.accepted, verdict.emitted) == (accepted, emitted)
 
 
 @st.composite
-def drafts(draw, vocabulary=4):
+def drafts(draw: st.DrawFn, vocabulary: int = 4) -> Draft:
     """Random trees, duplicate siblings included."""
     size = draw(st.integers(0, 12))
     parents = [draw(st.integers(ROOT, node - 1)) for node in range(size)]
@@ -64,7 +66,7 @@ def path_to(draft: Draft, node: int) -> list[int]:
 
 
 @given(drafts(), st.randoms(use_true_random=False), st.integers(1, 8))
-def test_emits_what_plain_decoding_would(draft, random, budget):
+def test_emits_what_plain_decoding_would(draft: Draft, random: random.Random, budget: int) -> None:
     said: dict[tuple[int, ...], int] = {}
 
     def target(prefix: tuple[int, ...]) -> int:

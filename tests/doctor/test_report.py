@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from edgespec import load
 from edgespec.cli import main
+from edgespec.core import Context
 from edgespec.doctor.measure import PAYS, SIZES, DrafterCost, advice, outlook, speed_up, timed
 from edgespec.engine.exact import probe_tokens
 from edgespec.errors import UnsupportedModel
@@ -26,9 +29,10 @@ from edgespec.testing import TableModel
 from edgespec.vocabtrim.counts import Counts, tokenizer_hash
 from edgespec.vocabtrim.pipeline import trim
 from tests.gguf_files import tiny_model
+from tests.present import present
 
 
-def test_a_speed_up_is_that_of_the_formula():
+def test_a_speed_up_is_that_of_the_formula() -> None:
     assert speed_up(3, 1.0, 2.0, 0.0) == 2.0
     assert speed_up(3, 0.0, 2.0, 0.0) == 0.5
     assert speed_up(2, 0.5, 1.0, 0.25) == pytest.approx(1.75 / 1.5)
@@ -38,10 +42,10 @@ curves = st.floats(0.01, 1.2).map(lambda slope: {n: 1 + slope * (n - 1) for n in
 
 
 @given(curves, st.floats(0, 1))
-def test_from_the_break_even_on_it_pays_and_before_it_does_not(ratios, guess):
+def test_from_the_break_even_on_it_pays_and_before_it_does_not(ratios: dict[int, float], guess: float) -> None:
     found = outlook(ratios, guess)
 
-    def best(acceptance):
+    def best(acceptance: float) -> float:
         drafted = {n: ratio for n, ratio in ratios.items() if n <= MAX_DRAFT + 1}
         return max(speed_up(n - 1, acceptance, ratio, guess) for n, ratio in drafted.items())
 
@@ -53,7 +57,7 @@ def test_from_the_break_even_on_it_pays_and_before_it_does_not(ratios, guess):
         assert found.break_even == 0.01 or best(found.break_even - 0.01) < PAYS
 
 
-def test_the_advice_says_when_nothing_can_pay():
+def test_the_advice_says_when_nothing_can_pay() -> None:
     said = " ".join(advice({n: float(n) for n in SIZES}, {"small": DrafterCost(0.2, 2.0)}))
     assert "cannot pay here" in said and "small" not in said
     prices = {"small": DrafterCost(0.2, 2.5), "large": DrafterCost(1.5, 20.0)}
@@ -62,7 +66,7 @@ def test_the_advice_says_when_nothing_can_pay():
     assert "for 2.5 T(1)" in said
 
 
-def test_every_size_is_timed_after_the_same_context():
+def test_every_size_is_timed_after_the_same_context() -> None:
     model = TableModel()
     counted = []
     times, _ = timed(model, probe_tokens(32), depth=100, progress=lambda done, total: counted.append((done, total)))
@@ -82,7 +86,9 @@ def test_every_size_is_timed_after_the_same_context():
         (None, 20.0, 2, False),  # nobody tells
     ],
 )
-def test_other_programs_on_the_same_cores_are_noticed(everybody, ours, cores, crowded):
+def test_other_programs_on_the_same_cores_are_noticed(
+    everybody: float | None, ours: float, cores: int, crowded: bool
+) -> None:
     """However steadily they run: rounds that are all slow do not differ."""
     before = Used(100.0, None if everybody is None else 1000.0, 50.0)
     after = Used(110.0, None if everybody is None else 1000.0 + everybody, 50.0 + ours)
@@ -90,15 +96,15 @@ def test_other_programs_on_the_same_cores_are_noticed(everybody, ours, cores, cr
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux tells")
-def test_what_everybody_used_includes_us():
+def test_what_everybody_used_includes_us() -> None:
     before = Used.now()
     while time.process_time() - before.ours < 0.3:
         pass
     after = Used.now()
-    assert after.everybody - before.everybody >= 0.8 * (after.ours - before.ours)
+    assert present(after.everybody) - present(before.everybody) >= 0.8 * (after.ours - before.ours)
 
 
-def test_a_busy_machine_is_noticed(monkeypatch):
+def test_a_busy_machine_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgespec.system.cpu._busy_seconds", lambda: None)
     for busy in (False, True):
         pace = itertools.cycle([1.0, 3.0, 3.0, 1.0, 3.0, 1.0, 3.0] if busy else [1.0])
@@ -110,11 +116,11 @@ def test_a_busy_machine_is_noticed(monkeypatch):
     assert "busy" in next(advice({1: 1.0, 2: 1.1}, {}, busy=True))
 
 
-def test_sizes_beyond_the_context_are_left_out():
+def test_sizes_beyond_the_context_are_left_out() -> None:
     assert tuple(timed(TableModel(n_ctx=110), probe_tokens(32), depth=100).of) == (1, 2, 3, 4, 5, 6, 8)
 
 
-def test_the_command_measures_and_remembers(tmp_path, home, monkeypatch):
+def test_the_command_measures_and_remembers(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     calm(monkeypatch)
     tiny_model(tmp_path / "tiny.gguf")
@@ -129,39 +135,43 @@ def test_the_command_measures_and_remembers(tmp_path, home, monkeypatch):
     assert "times as long, and reading a prompt" in shown.stdout and "GPU" not in shown.stdout
 
 
-def examined(*arguments):
+def examined(*arguments: str) -> dict[str, Any]:
     result = CliRunner().invoke(main, ["doctor", "-m", "tiny.gguf", "--threads", "1", "--json", *arguments])
     assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
 
 
-def test_a_drafter_is_timed_on_ids_that_it_has(tmp_path, monkeypatch):
+def test_a_drafter_is_timed_on_ids_that_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     fewer = tiny_model(tmp_path / "fewer.gguf", n_vocab=300)
     counts = Counts("text", tokenizer_hash(walk(fewer)))
     counts.add(range(20, 60))
     trim(fewer, tmp_path / "trimmed.gguf", [counts], size=64)
     texts = [*map(bytes.decode, strings(walk(fewer), "tokenizer.ggml.tokens")), *(f"[PAD{n}]" for n in range(300, 336))]
-    tiny_model(tmp_path / "tiny.gguf", n_vocab=336, **{"tokenizer.ggml.tokens": texts})
+    tiny_model(tmp_path / "tiny.gguf", n_vocab=336, metadata={"tokenizer.ggml.tokens": texts})
     found = examined("-d", "fewer.gguf+trimmed.gguf")
     assert [drafter["name"] for drafter in found["drafters"]] == ["fewer", "trimmed"]
     assert all(drafter["reading_ms"] >= drafter["ms"] > 0 for drafter in found["drafters"])
 
 
-def calm(monkeypatch):
+def calm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever else runs here: figures of a busy machine are not remembered."""
     monkeypatch.setattr(
         "edgespec.doctor.report.timed", lambda *arguments, **options: timed(*arguments, **options)._replace(busy=False)
     )
 
 
-def test_what_is_exact_is_found_out_once_and_for_answers_too(tmp_path, monkeypatch):
+def test_what_is_exact_is_found_out_once_and_for_answers_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tiny_model(tmp_path / "tiny.gguf")
     tested = []
-    monkeypatch.setattr(
-        "edgespec.engine.profile_store.exact_rows", lambda context, tokens, progress: tested.append(context) or 5
-    )
+
+    def five(context: Context, tokens: Sequence[int], progress: Callable[[int, int], None]) -> int:
+        tested.append(context)
+        return 5
+
+    monkeypatch.setattr("edgespec.engine.profile_store.exact_rows", five)
     calm(monkeypatch)
     found = examined(), examined("--exact")
     assert [one["exact"]["rows"] for one in found] == [5, 5] and len(tested) == 1
@@ -171,7 +181,7 @@ def test_what_is_exact_is_found_out_once_and_for_answers_too(tmp_path, monkeypat
         assert engine.context.max_rows == 5 and engine.latency.known and len(tested) == 1
 
 
-def test_a_model_that_cannot_take_tokens_back_gets_one_line(tmp_path, monkeypatch):
+def test_a_model_that_cannot_take_tokens_back_gets_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tiny_model(tmp_path / "tiny.gguf")
     monkeypatch.setattr("edgespec.backend.LlamaModel.can_rewind", False)
@@ -180,8 +190,10 @@ def test_a_model_that_cannot_take_tokens_back_gets_one_line(tmp_path, monkeypatc
     assert "speculation cannot pay" in result.stderr.splitlines()[-1]
 
 
-def test_a_machine_where_exact_is_not_possible_is_told_the_rest(tmp_path, monkeypatch):
-    def refuse(*_):
+def test_a_machine_where_exact_is_not_possible_is_told_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
         raise UnsupportedModel("no such keys")
 
     monkeypatch.chdir(tmp_path)
@@ -193,7 +205,7 @@ def test_a_machine_where_exact_is_not_possible_is_told_the_rest(tmp_path, monkey
 
 
 @pytest.mark.parametrize("columns", [40, 200])
-def test_the_plot_fits_into_the_terminal(tmp_path, monkeypatch, columns):
+def test_the_plot_fits_into_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     monkeypatch.chdir(tmp_path)
     tiny_model(tmp_path / "tiny.gguf")
     monkeypatch.setattr("edgespec.doctor.report._exact", lambda *_: ({"rows": 1, "single": 1.0, "reading": 1.0}, False))
@@ -202,7 +214,7 @@ def test_the_plot_fits_into_the_terminal(tmp_path, monkeypatch, columns):
     assert len(plot) == len(SIZES) and max(map(len, plot)) == min(columns, 71)
 
 
-def test_gpus_are_named(tmp_path, monkeypatch):
+def test_gpus_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tiny_model(tmp_path / "tiny.gguf")
     monkeypatch.setattr("edgespec.doctor.report.gpus", lambda: ("A card (X0)", "A card (X1)"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -136,7 +137,7 @@ def test_a_prompt_of_equal_length_and_ending_is_read(kind: type[Anpd] | type[Suf
 def test_what_ctrl_c_kept_from_being_learned_is_read_again(
     kind: type[Anpd] | type[Suffix], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = kind.read
+    read: Callable[..., None] = kind.read
 
     def interrupted(self: object, text: object, tokens: list[int]) -> None:
         read(self, text, tokens)

@@ -181,7 +181,8 @@ def test_every_guess_followed_the_suffix_it_claims(text: list[int], limit: int) 
     assert draft.is_chain
     context = list(text)
     for token, chance, kind in zip(draft.tokens, draft.probabilities, draft.buckets, strict=True):
-        length, _, source = kind  # type: ignore[misc]
+        assert isinstance(kind, tuple)
+        length, _, source = kind
         assert 0.0 < chance <= 1.0
         if source == "resumed":  # it goes on behind the token at which a run of copying broke off
             assert token in text

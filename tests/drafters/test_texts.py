@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,31 +15,31 @@ from edgespec.drafters.texts import Text, Texts
 class Recorded:
     """An index that remembers what it was given to read."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.log: list[list[int]] = []
 
-    def read(self, text, tokens):
+    def read(self, text: Text, tokens: Sequence[int]) -> None:
         self.log.append(list(tokens))
         text.ids += tokens
         text.states.extend(tokens)
 
-    def first_states(self):
+    def first_states(self) -> array[int]:
         return array("i", [0])
 
-    def clear(self):
+    def clear(self) -> None:
         self.log = []
 
     @property
-    def count(self):
+    def count(self) -> int:
         return sum(map(len, self.log))
 
 
-def texts(most=1000) -> tuple[Recorded, Texts]:
+def texts(most: int = 1000) -> tuple[Recorded, Texts]:
     index = Recorded()
     return index, Texts(index, most)
 
 
-def test_a_sequence_that_grows_is_read_once():
+def test_a_sequence_that_grows_is_read_once() -> None:
     index, read = texts()
     sequence = TokenSequence([1, 2, 3])
     text = read.read(sequence)
@@ -47,17 +48,18 @@ def test_a_sequence_that_grows_is_read_once():
     assert read.read(sequence) is text and index.count == 5
 
 
-def test_sequences_in_turn_read_only_what_is_new_in_each():
+def test_sequences_in_turn_read_only_what_is_new_in_each() -> None:
     index, read = texts()
     one, other = TokenSequence([1, 2, 3]), TokenSequence([7, 8])
     for token in range(10, 20):
         read.read(one), read.read(other)
-        one.append(token), other.append(token)
+        one.append(token)
+        other.append(token)
     assert index.count == 5 + 2 * 9
     assert read.read(one).ids == list(one) and read.read(other).ids == list(other)
 
 
-def test_what_sequences_have_in_common_is_read_once():
+def test_what_sequences_have_in_common_is_read_once() -> None:
     index, read = texts()
     first = TokenSequence([1, 2, 3, 4])
     second = TokenSequence([1, 2, 3, 9])
@@ -65,13 +67,13 @@ def test_what_sequences_have_in_common_is_read_once():
     assert read.read(second).ids == [1, 2, 3, 9] and index.log == [[1, 2, 3, 4], [9]]
 
 
-def test_a_text_whose_sequence_is_gone_goes_on_in_another_one():
+def test_a_text_whose_sequence_is_gone_goes_on_in_another_one() -> None:
     index, read = texts()
     text = read.read(TokenSequence([1, 2, 3]))
     assert read.read(TokenSequence([1, 2, 3, 4])) is text and index.log == [[1, 2, 3], [4]]
 
 
-def test_a_cut_sequence_goes_on_from_where_it_was_cut():
+def test_a_cut_sequence_goes_on_from_where_it_was_cut() -> None:
     index, read = texts()
     sequence = TokenSequence([1, 2, 3, 4])
     read.read(sequence)
@@ -80,7 +82,7 @@ def test_a_cut_sequence_goes_on_from_where_it_was_cut():
     assert read.read(sequence).ids == [1, 2, 3, 5] and index.log == [[1, 2, 3, 4], [3, 5]]
 
 
-def test_after_a_shift_of_the_context_nothing_is_read_again():
+def test_after_a_shift_of_the_context_nothing_is_read_again() -> None:
     index, read = texts()
     sequence = TokenSequence(range(100))
     read.read(sequence)
@@ -92,7 +94,7 @@ def test_after_a_shift_of_the_context_nothing_is_read_again():
     assert read.read(sequence) is text and index.log[-1] == [102]
 
 
-def test_plain_lists_are_compared():
+def test_plain_lists_are_compared() -> None:
     index, read = texts()
     read.read([1, 2, 3])
     assert read.read((1, 2, 3, 4)).ids == [1, 2, 3, 4]
@@ -103,7 +105,7 @@ def test_plain_lists_are_compared():
 
 @settings(max_examples=100)
 @given(data=st.data(), bound=st.integers(4, 60))
-def test_the_text_ends_as_its_sequence_does_and_stays_within_the_bound(data, bound):
+def test_the_text_ends_as_its_sequence_does_and_stays_within_the_bound(data: st.DataObject, bound: int) -> None:
     index, read = texts(bound)
     sequences = [TokenSequence([1])]
     piece = st.lists(st.integers(0, 3), min_size=1, max_size=20)
@@ -128,7 +130,7 @@ def test_the_text_ends_as_its_sequence_does_and_stays_within_the_bound(data, bou
         assert index.count <= max(bound, bound // 2)
 
 
-def test_the_older_half_is_forgotten():
+def test_the_older_half_is_forgotten() -> None:
     index, read = texts(10)
     old, new = TokenSequence([1, 2, 3, 4, 5, 6]), TokenSequence([7, 8, 9])
     read.read(old), read.read(new)

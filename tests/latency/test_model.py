@@ -15,7 +15,7 @@ from tests.curves import curve, flat, steep
 
 
 @given(st.dictionaries(st.integers(2, 64), st.floats(0.1, 1.59), max_size=12), st.floats(1e-4, 10.0))
-def test_a_curve_passes_through_what_was_observed(surprises, single):
+def test_a_curve_passes_through_what_was_observed(surprises: dict[int, float], single: float) -> None:
     cost = LatencyModel(64)
     for _ in range(3):
         cost.observe(1, single)
@@ -33,7 +33,7 @@ def test_a_curve_passes_through_what_was_observed(surprises, single):
 
 
 @given(st.lists(st.tuples(st.integers(1, 200), st.floats(1e-3, 1e3)), max_size=40), st.sampled_from([4, 64, 128]))
-def test_a_curve_bent_bit_by_bit_is_the_curve_drawn_at_once(evaluations, rows):
+def test_a_curve_bent_bit_by_bit_is_the_curve_drawn_at_once(evaluations: list[tuple[int, float]], rows: int) -> None:
     cost = LatencyModel(rows)
     for n, seconds in [(1, 1.0), *evaluations]:
         before = cost.ratios()
@@ -46,7 +46,7 @@ def test_a_curve_bent_bit_by_bit_is_the_curve_drawn_at_once(evaluations, rows):
     assert all(1.0 <= hoped <= max(1.0, ratio) for hoped, ratio in zip(cost.optimistic(), cost.ratios(), strict=True))
 
 
-def test_a_prompt_bends_the_prior_before_the_first_draft():
+def test_a_prompt_bends_the_prior_before_the_first_draft() -> None:
     memory_bound, compute_bound = LatencyModel(64), LatencyModel(64)
     memory_bound.observe(100, 1.6)
     compute_bound.observe(100, 5.0)
@@ -56,7 +56,7 @@ def test_a_prompt_bends_the_prior_before_the_first_draft():
     assert memory_bound.ratio(8) < LatencyModel(64).ratio(8) < compute_bound.ratio(8)
 
 
-def test_a_long_context_has_a_curve_of_its_own_that_begins_as_the_nearest_known():
+def test_a_long_context_has_a_curve_of_its_own_that_begins_as_the_nearest_known() -> None:
     cost = curve(flat)
     deep = cost.for_context(3000)
     assert cost.for_context(1023) is cost and cost.for_context(2048) is deep is not cost.for_context(1500) is not cost
@@ -74,7 +74,7 @@ def test_a_long_context_has_a_curve_of_its_own_that_begins_as_the_nearest_known(
         assert again.for_context(depth).t1 == pytest.approx(cost.for_context(depth).t1)
 
 
-def test_what_long_contexts_were_thought_to_cost_is_forgotten_when_it_is_measured_on_purpose():
+def test_what_long_contexts_were_thought_to_cost_is_forgotten_when_it_is_measured_on_purpose() -> None:
     cost = curve(flat)
     for n, seconds in ((1, 0.9), (8, 9.0)):
         cost.for_context(3000).observe(n, seconds)
@@ -82,25 +82,25 @@ def test_what_long_contexts_were_thought_to_cost_is_forgotten_when_it_is_measure
     assert cost.for_context(3000).t1 == pytest.approx(0.02) and cost.for_context(3000).ratio(8) == pytest.approx(1.5)
 
 
-def test_a_curve_of_earlier_versions_is_read():
+def test_a_curve_of_earlier_versions_is_read() -> None:
     cost = LatencyModel(64)
     cost.restore({"single_seconds": 0.1, "ratios": {"2": [1.5, 3]}})
     assert cost.ratio(2) == cost.for_context(5000).ratio(2) == pytest.approx(1.5)
 
 
-def test_a_short_context_begins_as_a_long_one_did():
+def test_a_short_context_begins_as_a_long_one_did() -> None:
     cost = LatencyModel(64)
     cost.for_context(3000).observe(1, 0.03)
     assert cost.for_context(10) is cost and cost.t1 == pytest.approx(0.03)
 
 
-def test_one_slow_evaluation_does_not_turn_the_curve():
+def test_one_slow_evaluation_does_not_turn_the_curve() -> None:
     cost = curve(flat)
     cost.observe(4, 10.0)
     assert cost.ratio(4) < 1.2 * flat(4)
 
 
-def test_a_slow_first_evaluation_does_not_turn_it_either():
+def test_a_slow_first_evaluation_does_not_turn_it_either() -> None:
     cost = LatencyModel(64)
     cost.observe(1, 0.01)
     cost.observe(40, 0.1)
@@ -111,7 +111,7 @@ def test_a_slow_first_evaluation_does_not_turn_it_either():
     assert cost.ratio(3) == pytest.approx(1.05)
 
 
-def test_the_curve_follows_a_machine_that_throttles():
+def test_the_curve_follows_a_machine_that_throttles() -> None:
     cost = curve(flat)
     for _ in range(40):
         cost.observe(1, 0.02)
@@ -130,13 +130,13 @@ def test_the_curve_follows_a_machine_that_throttles():
     ],
     ids=str,
 )  # fmt: skip
-def test_a_spoilt_store_is_refused(stored):
+def test_a_spoilt_store_is_refused(stored: object) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
-        LatencyModel(64).restore(stored)
+        LatencyModel(64).restore(stored)  # type: ignore[arg-type]
 
 
 @given(st.dictionaries(st.integers(2, 64), st.floats(1.0, 20.0), min_size=1), st.lists(st.floats(0.5, 30), max_size=20))
-def test_what_was_measured_on_purpose_counts_whatever_was_known(ratios, before):
+def test_what_was_measured_on_purpose_counts_whatever_was_known(ratios: dict[int, float], before: list[float]) -> None:
     cost = LatencyModel(64)
     cost.observe(1, 0.2)
     for n, ratio in enumerate(before, start=2):
@@ -147,14 +147,14 @@ def test_what_was_measured_on_purpose_counts_whatever_was_known(ratios, before):
     assert cost.optimistic()[0] == 1.0 and all(cost.optimistic()[n - 1] == pytest.approx(cost.ratio(n)) for n in ratios)
 
 
-def test_slow_moments_do_not_make_t1_due():
+def test_slow_moments_do_not_make_t1_due() -> None:
     cost = curve(flat)
     for place in range(200):
         cost.observe(8, 0.01 * flat(8) * (3.0 if place % 4 else 1.0))
         assert not cost.needs_remeasure
 
 
-def test_what_was_seen_while_t1_was_due_is_learned_with_it():
+def test_what_was_seen_while_t1_was_due_is_learned_with_it() -> None:
     cost = curve(flat)
     while not cost.needs_remeasure:
         cost.observe(8, 0.03 * flat(8))
@@ -168,7 +168,7 @@ def test_what_was_seen_while_t1_was_due_is_learned_with_it():
 
 
 @pytest.mark.parametrize("times", [4.0, 10.0])
-def test_a_first_t1_of_a_busy_moment_is_not_believed(times):
+def test_a_first_t1_of_a_busy_moment_is_not_believed(times: float) -> None:
     """As in a first answer: the prompt is read, then a single token is slow, and drafts seem to cost nothing."""
     cost = LatencyModel(64)
     cost.observe_prompt(128, 0.01 * steep(128))
@@ -181,7 +181,7 @@ def test_a_first_t1_of_a_busy_moment_is_not_believed(times):
     assert all(cost.ratio(n) == pytest.approx(steep(n)) for n in (2, 4, 8, 16))
 
 
-def test_several_tokens_that_do_take_less_time_than_one_are_believed_in_the_end():
+def test_several_tokens_that_do_take_less_time_than_one_are_believed_in_the_end() -> None:
     cost = LatencyModel(64)
     cost.observe(1, 0.01)
     for _ in range(6):
@@ -190,13 +190,13 @@ def test_several_tokens_that_do_take_less_time_than_one_are_believed_in_the_end(
     assert cost.ratio(4) == pytest.approx(0.6)
 
 
-def test_an_evaluation_that_takes_another_time_than_thought_is_charged_as_it_was():
+def test_an_evaluation_that_takes_another_time_than_thought_is_charged_as_it_was() -> None:
     cost = curve(steep)
     assert cost.charged(4, 0.01 * steep(4) * 1.7) == cost.ratio(4) == cost.charged(4, 0.01 * steep(4) / 1.7)
     assert cost.charged(4, 0.01 * steep(4) * 5) == pytest.approx(2.5 * steep(4))
 
 
-def test_what_is_measured_on_purpose_replaces_what_was_seen_in_between():
+def test_what_is_measured_on_purpose_replaces_what_was_seen_in_between() -> None:
     cost = curve(steep)
     cost.observe(7, 0.001)
     cost.observe(128, 0.01 * 40)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Hashable
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from edgespec.policy.config import PolicyConfig
 from tests.curves import chain
 
 
-def test_acceptance_moves_from_the_drafters_estimate_to_what_happens():
+def test_acceptance_moves_from_the_drafters_estimate_to_what_happens() -> None:
     acceptance = Acceptance()
     assert acceptance.estimate("scripted", "kind", 0.8) == 0.8
     for _ in range(100):
@@ -26,7 +27,7 @@ def test_acceptance_moves_from_the_drafters_estimate_to_what_happens():
     assert acceptance.estimate("scripted", "kind", 0.8) > 0.85
 
 
-def test_nothing_is_learned_of_what_was_not_verified():
+def test_nothing_is_learned_of_what_was_not_verified() -> None:
     acceptance = Acceptance()
     acceptance.observe(Draft.chain([1, 2, 3], [0.5] * 3, ["a", "b", "c"], "t"), [1, 9, 9])
     assert acceptance.estimate("t", "a", 0.5) > 0.5 > acceptance.estimate("t", "b", 0.5)
@@ -37,7 +38,7 @@ buckets = st.one_of(st.integers(0, 3), st.sampled_from(["x", "y"]), st.tuples(st
 
 
 @given(st.lists(st.tuples(buckets, st.booleans()), max_size=200), st.floats(0.0, 1.0))
-def test_what_was_learned_is_restored_but_believed_less(guesses, prior):
+def test_what_was_learned_is_restored_but_believed_less(guesses: list[tuple[Hashable, bool]], prior: float) -> None:
     acceptance = Acceptance()
     for kind, right in guesses:
         acceptance.observe(Draft.chain([1], [prior], [kind], "t"), [1 if right else 2])
@@ -60,14 +61,14 @@ def test_what_was_learned_is_restored_but_believed_less(guesses, prior):
     ],
     ids=str,
 )  # fmt: skip
-def test_spoilt_acceptance_is_refused_and_nothing_is_taken_from_it(stored):
+def test_spoilt_acceptance_is_refused_and_nothing_is_taken_from_it(stored: object) -> None:
     acceptance = Acceptance()
     with pytest.raises((KeyError, TypeError, ValueError)):
-        acceptance.restore("t", stored)
+        acceptance.restore("t", stored)  # type: ignore[arg-type]
     assert acceptance.estimate("t", 1, 0.5) == 0.5
 
 
-def test_another_answer_begins_with_little_belief_in_how_long_chains_came_true():
+def test_another_answer_begins_with_little_belief_in_how_long_chains_came_true() -> None:
     acceptance = Acceptance()
     chains = acceptance.begin()
     for _ in range(50):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, cast
 
 import pytest
 
-from edgespec.core import NOTHING, Draft, DraftCost, Verdict
+from edgespec.core import NOTHING, Draft, DraftCost, Drafter, Evaluation, SharedNoise, Verdict
 from edgespec.latency.model import LatencyModel
 from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.testing import ScriptedDrafter
@@ -15,7 +17,9 @@ from tests.answering import Answering
 from tests.curves import chain, curve, flat, steep
 
 
-def plan_after(cost: LatencyModel, emit, probability=0.8, blocks=200, size=16) -> list[int]:
+def plan_after(
+    cost: LatencyModel, emit: Callable[[], int], probability: float = 0.8, blocks: int = 200, size: int = 16
+) -> list[int]:
     """The sizes planned, block by block, when a drafter offers `size` tokens and `emit()` tells how many are right."""
     drafter = ScriptedDrafter(lambda tokens, limit: [1] * min(size, limit))
     policy = Answering(AdaptivePolicy([drafter], cost))
@@ -29,20 +33,20 @@ def plan_after(cost: LatencyModel, emit, probability=0.8, blocks=200, size=16) -
     return sizes
 
 
-def test_good_drafts_on_a_flat_curve_are_drafted_long():
+def test_good_drafts_on_a_flat_curve_are_drafted_long() -> None:
     assert min(plan_after(curve(flat), lambda: 16)[5:]) >= 12
 
 
-def test_bad_drafts_on_a_steep_curve_are_left_alone():
+def test_bad_drafts_on_a_steep_curve_are_left_alone() -> None:
     sizes = plan_after(curve(steep), lambda: 0, probability=0.9)
     assert sum(sizes[20:]) <= 2
 
 
-def test_good_drafts_on_a_steep_curve_do_not_pay_either():
+def test_good_drafts_on_a_steep_curve_do_not_pay_either() -> None:
     assert sum(plan_after(curve(float), lambda: 16)[20:]) <= 2
 
 
-def test_a_drafter_that_got_better_is_noticed_without_drafting():
+def test_a_drafter_that_got_better_is_noticed_without_drafting() -> None:
     drafter = ScriptedDrafter(lambda tokens, limit: [1] * 4)
     policy = Answering(AdaptivePolicy([drafter], curve(lambda n: 1.0 + 0.2 * (n - 1))))
     for _ in range(100):
@@ -55,14 +59,14 @@ def test_a_drafter_that_got_better_is_noticed_without_drafting():
     assert len(policy.plan([1], 60)) > 0
 
 
-def test_dips_in_the_curve_are_used():
+def test_dips_in_the_curve_are_used() -> None:
     cost = curve(lambda n: {5: 4.9, 6: 1.2}.get(n, 1.0 + 0.9 * (n - 1)))
     assert set(plan_after(cost, lambda: 16)[5:]) == {5}, "6 rows are cheaper than 5: the draft has 5 tokens"
 
 
-def test_a_drafter_may_leave_its_name_out_of_its_drafts():
+def test_a_drafter_may_leave_its_name_out_of_its_drafts() -> None:
     class Nameless(ScriptedDrafter):
-        def propose(self, tokens, limit):
+        def propose(self, tokens: Sequence[int], limit: int) -> Draft:
             return dataclasses.replace(super().propose(tokens, limit), drafter="none")
 
     cost = LatencyModel(64)
@@ -77,7 +81,7 @@ def test_a_drafter_may_leave_its_name_out_of_its_drafts():
     assert len(drafters) > 10 and set(drafters) == {"scripted"}
 
 
-def test_a_plan_gives_its_reasons_where_asked():
+def test_a_plan_gives_its_reasons_where_asked() -> None:
     drafter = ScriptedDrafter(lambda tokens, limit: [1] * 4 if len(tokens) > 1 else [])
     policy = Answering(AdaptivePolicy([drafter], LatencyModel(64)), explain=True)
     policy.plan([1], 60)
@@ -88,46 +92,48 @@ def test_a_plan_gives_its_reasons_where_asked():
     assert policy.plan([1, 2], 0) == NOTHING and policy.made.reasons == ("there is no room for a draft",)
 
 
-def test_a_trial_is_weighed_against_the_draft_that_it_replaces():
+def test_a_trial_is_weighed_against_the_draft_that_it_replaces() -> None:
     """And not against one that a model's time was charged to, when that was asked in vain."""
     now = [0.0]
 
     class Unsure(ScriptedDrafter):
-        def propose(self, tokens, limit):
+        def propose(self, tokens: Sequence[int], limit: int) -> Draft:
             return Draft.chain([7] * 5, [1.0] * 4 + [0.05], range(5), self.name)
 
     class InVain:
         name = "model"
         asked = 0
 
-        def draft_cost(self, tokens, target_seconds):
+        def draft_cost(self, tokens: Sequence[int], target_seconds: float) -> DraftCost:
             return DraftCost(first=0.05, next=0.05)
 
-        def draft(self, tokens, limit, noise, go_on):
+        def draft(
+            self, tokens: Sequence[int], limit: int, noise: SharedNoise, go_on: Callable[[float, Hashable], bool]
+        ) -> Draft:
             self.asked += 1
             now[0] += 0.05
             return Draft.chain([9], [0.1], ["hardly"], self.name)
 
-        def propose(self, tokens, limit):
+        def propose(self, tokens: Sequence[int], limit: int) -> Draft:
             raise AssertionError("a model is asked through draft")
 
-        def observe(self, evaluation, verdict):
+        def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
             pass
 
     cost = curve(lambda n: 1.0 + 0.3 * (n - 1), range(2, 6))
     cost.measure({n: 1.0 + 0.3 * (n - 1) for n in range(1, 6)})
     cost.observe(6, 2.5)  # once: it may be cheaper, but not so much that 5 tokens would beat 4
     model = InVain()
-    policy = Answering(AdaptivePolicy([Unsure(None), model], cost, clock=lambda: now[0]))
+    policy = Answering(AdaptivePolicy([Unsure(lambda tokens, limit: []), model], cost, clock=lambda: now[0]))
     policy.prefilled(1, 0.0)
     policy.policy.budgets._budgets[model.name] = 3.0
     for _ in range(60):
-        policy._answer._chains.observe(chain([1] * 16, drafter="model"), [1] * 16)
+        cast(Any, policy._answer)._chains.observe(chain([1] * 16, drafter="model"), [1] * 16)
     drafts = [len(policy.plan([5] * 40, 60)) for _ in range(2)]
     assert model.asked == 2 and drafts == [4, 4]
 
 
-def test_without_t1_nothing_is_drafted():
+def test_without_t1_nothing_is_drafted() -> None:
     policy = Answering(AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [1] * limit)], LatencyModel(64)))
     policy.prefilled(64, 0.02)
     assert policy.plan([1], 60) == NOTHING
@@ -135,7 +141,7 @@ def test_without_t1_nothing_is_drafted():
     assert len(policy.plan([1], 60)) > 8, "the prompt told that 64 tokens cost but twice T(1)"
 
 
-def test_a_dip_of_the_curve_is_found():
+def test_a_dip_of_the_curve_is_found() -> None:
     truth = {1: 1.0, 2: 1.73, 3: 1.9, 4: 1.85}
     drafter = ScriptedDrafter(lambda tokens, limit: [1] * 8)
     cost = LatencyModel(64)
@@ -154,7 +160,7 @@ def test_a_dip_of_the_curve_is_found():
     assert sizes[200:].count(3) > 150
 
 
-def test_probing_costs_at_most_its_share():
+def test_probing_costs_at_most_its_share() -> None:
     cost = curve(steep)
     spent = plain = 0.0
     drafter = ScriptedDrafter(lambda tokens, limit: [1] * 8)
@@ -170,7 +176,7 @@ def test_probing_costs_at_most_its_share():
     assert spent <= plain * 1.015
 
 
-def test_what_a_plan_takes_is_learned_at_its_depth():
+def test_what_a_plan_takes_is_learned_at_its_depth() -> None:
     policy = Answering(AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [])], LatencyModel(64)))
     for depth, seconds in [(10, 0.01)] + 9 * [(3000, 0.02)] + [(10, 0.01)]:
         policy.prefilled(64, 10 * seconds)
@@ -182,13 +188,13 @@ def test_what_a_plan_takes_is_learned_at_its_depth():
 
 
 @pytest.mark.parametrize("times", [2.0, 4.0, 0.5])
-def test_a_policy_that_drafts_in_every_block_measures_t1_again_when_all_times_change(times):
+def test_a_policy_that_drafts_in_every_block_measures_t1_again_when_all_times_change(times: float) -> None:
     cost = curve(flat)
     policy = Answering(AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [1] * min(limit, 12))], cost))
     tokens, sizes = [1], []
     for block in range(100):
         draft = policy.plan(tokens, 1000)
-        verdict = Verdict(range(len(draft)), (1,) * (len(draft) + 1))
+        verdict = Verdict(tuple(range(len(draft))), (1,) * (len(draft) + 1))
         seconds = 0.01 * flat(1 + len(draft)) * (times if block >= 50 else 1.0)
         policy.settle(draft, verdict, seconds)
         tokens += verdict.emitted
@@ -201,10 +207,10 @@ def test_a_policy_that_drafts_in_every_block_measures_t1_again_when_all_times_ch
 
 
 @pytest.mark.parametrize(("share", "least", "most"), [(0.02, 41, 80), (0.001, 400, 400)])
-def test_where_looking_in_vain_takes_a_part_of_t1_it_is_done_seldom(share, least, most):
+def test_where_looking_in_vain_takes_a_part_of_t1_it_is_done_seldom(share: float, least: int, most: int) -> None:
     now, looked = [0.0], [0]
 
-    def nothing(tokens, limit):
+    def nothing(tokens: Sequence[int], limit: int) -> list[int]:
         now[0] += share
         looked[0] += 1
         return []
@@ -222,10 +228,10 @@ def test_where_looking_in_vain_takes_a_part_of_t1_it_is_done_seldom(share, least
     assert looked[0] == before + 1, "another answer is another text"
 
 
-def test_a_text_that_begins_to_repeat_itself_is_noticed_soon():
+def test_a_text_that_begins_to_repeat_itself_is_noticed_soon() -> None:
     now, repeats = [0.0], [False]
 
-    def guesses(tokens, limit):
+    def guesses(tokens: Sequence[int], limit: int) -> list[int]:
         now[0] += 0.0002
         return [1] * limit if repeats[0] else []
 
@@ -245,7 +251,7 @@ def test_a_text_that_begins_to_repeat_itself_is_noticed_soon():
     assert any(drafted[:10]) and all(drafted[30:])
 
 
-def test_what_is_known_badly_of_t_of_n_cannot_lose_much():
+def test_what_is_known_badly_of_t_of_n_cannot_lose_much() -> None:
     """A stored T(7) says that six more tokens halve the time. It is wrong, and the account has to notice."""
     cost = curve(steep)
     cost.restore({**cost.as_json(), "ratios": {"7": [0.5, 6]}})
@@ -263,6 +269,6 @@ def test_what_is_known_badly_of_t_of_n_cannot_lose_much():
     ("drafters", "room", "reason"),
     [((), 9, "nobody drafts"), ((ScriptedDrafter(lambda tokens, limit: [1]),), 0, "there is no room for a draft")],
 )
-def test_where_nothing_can_be_drafted_it_is_said_why(drafters, room, reason):
+def test_where_nothing_can_be_drafted_it_is_said_why(drafters: tuple[Drafter, ...], room: int, reason: str) -> None:
     policy = Answering(AdaptivePolicy(drafters, curve(flat)), explain=True)
     assert not policy.plan([1], room).tokens and policy.made.reasons == (reason,)

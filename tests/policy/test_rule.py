@@ -120,7 +120,8 @@ def test_shortfall_and_risk_are_those_of_the_distribution_of_tokens(tree: Tree, 
 @given(st.lists(st.floats(0.05, 1.0), min_size=1, max_size=12), st.data())
 def test_the_best_size_is_the_best_of_all_that_keep_the_limits(chances: list[float], data: st.DataObject) -> None:
     ratios = [1.0] + [data.draw(st.floats(1.0, 9.0)) for _ in chances]  # steps and teeth
-    limits = Limits(*(data.draw(st.floats(0.0, 5.0)) for _ in range(3)), data.draw(st.floats(0.0, 1.0)))
+    expected, worst, noticed = (data.draw(st.floats(0.0, 5.0)) for _ in range(3))
+    limits = Limits(expected, worst, noticed, risk=data.draw(st.floats(0.0, 1.0)))
     sizes = Sizes(reaches(range(-1, len(chances) - 1), chances), ratios)
     allowed = [s for s in range(1, len(chances) + 1) if sizes.allows(s, limits) and sizes.gains[s] > 1.05]
     best = sizes.best(limits, 1.05)

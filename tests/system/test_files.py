@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from edgespec.system.files import private_folder, read_json, try_write_json, write_json
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "down" / "x.json"
     assert read_json(path) is None
     write_json(path, {"a": [1, 2.5, None]})
@@ -18,13 +20,13 @@ def test_what_is_written_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("spoilt", [b"{", b"\xff\xfe", b"[" * 100_000, b""])
-def test_a_spoilt_file_is_no_file(tmp_path, spoilt):
+def test_a_spoilt_file_is_no_file(tmp_path: Path, spoilt: bytes) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(spoilt)
     assert read_json(path) is None
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     write_json(path, [1])
     with pytest.raises(TypeError):
@@ -33,20 +35,20 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_remembering_is_no_duty(tmp_path):
+def test_remembering_is_no_duty(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     try_write_json(tmp_path / "file" / "x.json", 1)  # a folder that cannot be made: a log line, no error
     assert (tmp_path / "file").read_text() == "in the way"
 
 
 @pytest.fixture
-def no_umask():
+def no_umask() -> Iterator[None]:
     before = os.umask(0)
     yield
     os.umask(before)
 
 
-def test_what_is_private_nobody_else_reads(tmp_path, no_umask):
+def test_what_is_private_nobody_else_reads(tmp_path: Path, no_umask: None) -> None:
     path = tmp_path / "x.json"
     write_json(path, 1)
     assert path.stat().st_mode & 0o777 == 0o666
@@ -54,7 +56,7 @@ def test_what_is_private_nobody_else_reads(tmp_path, no_umask):
     assert path.stat().st_mode & 0o777 == 0o600 and read_json(path) == 2
 
 
-def test_a_folder_becomes_private(tmp_path, no_umask):
+def test_a_folder_becomes_private(tmp_path: Path, no_umask: None) -> None:
     folder = tmp_path / "data" / "sessions"
     private_folder(folder)
     assert folder.stat().st_mode & 0o777 == folder.parent.stat().st_mode & 0o777 == 0o700
