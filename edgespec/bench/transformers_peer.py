@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, set_seed
 from transformers.generation.streamers import BaseStreamer
 
-from edgespec.system.child import serve
+from edgespec.system.child import serve_json_lines
 
 
 class _Clock(BaseStreamer):  # type: ignore[misc]
@@ -73,7 +73,7 @@ def _loaded(name: str, dtype: str) -> Any:
 def main(path: str, threads: str, dtype: str, assistant: str | None = None) -> None:
     """Answer until standard input ends."""
     torch.set_num_threads(int(threads))
-    serve(_Assisted(path, dtype, assistant).answer)
+    serve_json_lines(_Assisted(path, dtype, assistant).answer)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,10 @@ from prompt_toolkit.output import DummyOutput
 
 import edgespec
 from edgespec.cli import main
-from edgespec.cli.chat import _converse, _history
+from edgespec.cli.chat import _history, _run_conversation
 from edgespec.cli.chat.commands import COMMANDS, SETTINGS, run_command
 from edgespec.cli.chat.controller import Controller
-from edgespec.cli.chat.line_input import Line, Typed, _Commands, _whole, kept_history
+from edgespec.cli.chat.line_input import Line, TerminalInput, _CommandCompleter, _read_message, file_history
 from edgespec.cli.chat.screen import Screen, footer
 from edgespec.cli.commands import chat as command
 from edgespec.engine.kv_file import read_kv
@@ -505,19 +505,19 @@ DOCSTRING = '"""A module."""\nimport os\n\n\ndef f():\n    """A function."""'
 )
 def test_messages(lines, text):
     rest = iter(lines[1:])
-    assert _whole(lines[0], lambda: next(rest, None)) == (text, False)
+    assert _read_message(lines[0], lambda: next(rest, None)) == (text, False)
 
 
 @pytest.mark.parametrize("line", ["/help", "/?", "/set temp 1", "/file\tnotes.txt", "/nonsense", " /exit \n"])
 def test_commands_are_single_lines(line):
-    assert _whole(line, lambda: None) == (line.strip(), True)
+    assert _read_message(line, lambda: None) == (line.strip(), True)
 
 
 class TestTyped:
     @pytest.fixture
     def typed(self):
         with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
-            yield keys.send_text, Typed(InMemoryHistory())
+            yield keys.send_text, TerminalInput(InMemoryHistory())
 
     def test_ctrl_c_clears_and_ctrl_d_ends(self, typed):
         press, lines = typed
@@ -578,7 +578,7 @@ def lines_of(*texts):
 class TestHistory:
     def test_a_full_disk_is_told_of_once_and_ends_nothing(self, tmp_path, monkeypatch):
         told = []
-        history = kept_history(tmp_path / "history", told.append)
+        history = file_history(tmp_path / "history", told.append)
         history.append_string("kept")
 
         def full(self, string):
@@ -591,7 +591,7 @@ class TestHistory:
         assert history.get_strings() == ["kept", "not kept", "nor this"]
 
     def test_bytes_that_are_no_text_are_kept_as_well_as_can_be(self, tmp_path):
-        kept_history(tmp_path / "history", print).append_string("caf\udce9")
+        file_history(tmp_path / "history", print).append_string("caf\udce9")
         assert "+caf?" in (tmp_path / "history").read_text()
 
 
@@ -626,33 +626,33 @@ class TestScreen:
 class TestTurnsOfEvents:
     def test_ctrl_c_at_any_moment_ends_no_persons_chat(self, capsys):
         talk = FakeTalk(person=True)
-        assert _converse(talk, lines_of("a", KeyboardInterrupt(), "b"))
+        assert _run_conversation(talk, lines_of("a", KeyboardInterrupt(), "b"))
         assert talk.heard[-1] == "b" and capsys.readouterr().err == "[stopped]\n"
         with pytest.raises(KeyboardInterrupt):
-            _converse(FakeTalk(person=False), lines_of("a", KeyboardInterrupt(), "b"))
+            _run_conversation(FakeTalk(person=False), lines_of("a", KeyboardInterrupt(), "b"))
 
     def test_an_answer_that_was_stopped_ends_a_piped_chat(self):
         talk = FakeTalk(person=False)
         talk.ended = iter([SimpleNamespace(finish_reason="cancelled")])
         with pytest.raises(KeyboardInterrupt):
-            _converse(talk, lines_of("a", "b"))
+            _run_conversation(talk, lines_of("a", "b"))
         assert talk.heard == ["a"]
 
     def test_an_answer_that_failed_ends_no_piped_chat(self):
         """Only the line it was an answer to is judged by it."""
         talk = FakeTalk(person=False)
         talk.last = SimpleNamespace(finish_reason="cancelled")
-        assert not _converse(talk, lines_of(InvalidRequest("no"), "b"))
+        assert not _run_conversation(talk, lines_of(InvalidRequest("no"), "b"))
         assert talk.heard[-1] == "b"
 
     def test_a_file_that_cannot_be_used_ends_nothing(self, capsys):
         talk = FakeTalk(person=True)
         refused = PermissionError(13, "Permission denied", "/somewhere/x")
-        assert not _converse(talk, lines_of(refused, InvalidRequest("no"), "b"))
+        assert not _run_conversation(talk, lines_of(refused, InvalidRequest("no"), "b"))
         assert talk.heard[-1] == "b"
         assert capsys.readouterr().err == "edgespec: /somewhere/x: Permission denied\nedgespec: no\n"
         with pytest.raises(BrokenPipeError):
-            _converse(talk, lines_of(BrokenPipeError(32, "Broken pipe"), "b"))
+            _run_conversation(talk, lines_of(BrokenPipeError(32, "Broken pipe"), "b"))
 
     def test_without_a_place_for_the_history(self, tmp_path, capsys):
         (tmp_path / "file").write_text("in the way")
@@ -679,7 +679,7 @@ def talk(tiny, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", cache)
     arguments = ["-m", str(path), "--ctx", "256", "--threads", "1", "-n", "12", "--seed", "1", *ENDLESS]
     options = command.make_context("chat", arguments, parent=Context(main, **main.context_settings)).params
-    with Controller(options, Screen(footer=False), kept=None, memory=None) as talk:
+    with Controller(options, Screen(footer=False), saved=None, memory=None) as talk:
         yield talk
 
 
@@ -912,13 +912,13 @@ class TestPiped:
     ],
 )
 def test_completion(typed, found):
-    given = _Commands().get_completions(Document(typed), CompleteEvent())
+    given = _CommandCompleter().get_completions(Document(typed), CompleteEvent())
     assert [one.text for one in given] == found
 
 
 def test_paths_are_completed(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    given = _Commands().get_completions(Document(f"/file {tmp_path}/no"), CompleteEvent())
+    given = _CommandCompleter().get_completions(Document(f"/file {tmp_path}/no"), CompleteEvent())
     assert [one.text for one in given] == ["tes.txt"]
 
 
