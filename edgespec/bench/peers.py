@@ -222,7 +222,7 @@ class ProgramPeer:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._process: subprocess.Popen[str] = subprocess.Popen(
             [*child.program(module), *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._log, encoding="utf-8", cwd=child.ROOT,
+            stderr=self._log, encoding="utf-8", cwd=child.IMPORT_ROOT,
         )  # fmt: skip
         try:
             self._read()  # the line that it writes when the model is loaded

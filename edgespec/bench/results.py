@@ -15,14 +15,14 @@ from typing import Any
 from edgespec import __version__
 from edgespec.backend import build_name, gpus
 from edgespec.errors import InvalidRequest, OutputError
-from edgespec.system.child import ROOT
+from edgespec.system.child import IMPORT_ROOT
 from edgespec.system.cpu import cores, cpu_name
 from edgespec.system.files import read_json, replacing
 
 
 def code_digest() -> str:
     """16 hexadecimal digits of the sha256 of the package's code: the version changes with releases only."""
-    package = ROOT / "edgespec"
+    package = IMPORT_ROOT / "edgespec"
     digest = hashlib.sha256()
     for source in sorted(package.rglob("*.py")):
         digest.update(f"{source.relative_to(package).as_posix()}\0".encode() + source.read_bytes() + b"\0")

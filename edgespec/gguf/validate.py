@@ -31,7 +31,7 @@ _NOT_FOR_TEXT = {  # general.architecture or general.type -> what such a file is
     "imatrix": "an importance matrix",
 }
 
-_BOUNDS = (  # key under the architecture's name, lowest value, highest value, whether llama.cpp requires it
+_KEY_BOUNDS = (  # key under the architecture's name, lowest value, highest value, whether llama.cpp requires it
     ("block_count", 1, 512, True),
     ("context_length", 1, 1 << 30, True),
     ("embedding_length", 1, 1 << 20, True),
@@ -146,10 +146,10 @@ class _CheckedMetadata:
 
     def other_shards(self) -> Iterator[Path]:
         """The paths of the second and later shards of a split model."""
-        count, own = self._number("split.count", 0, 99_999) or 1, self._number("split.no", 0, 99_999) or 0
+        count, shard_number = self._number("split.count", 0, 99_999) or 1, self._number("split.no", 0, 99_999) or 0
         name, ending = self._path.name, f"-00001-of-{count:05}.gguf"
-        if own > 0:
-            raise UnsupportedModel(f"{self._path}: shard {own + 1} of {count}; name the first shard")
+        if shard_number > 0:
+            raise UnsupportedModel(f"{self._path}: shard {shard_number + 1} of {count}; name the first shard")
         if count > 1 and not name.endswith(ending):
             self._refuse(f"the first of {count} shards, which llama.cpp finds by name", f"let it end in {ending}")
         for number in range(2, count + 1):
@@ -177,7 +177,7 @@ class _CheckedMetadata:
     def check_sizes(self, shapes: _Shapes) -> None:
         """Refuse numbers of layers, heads and experts that are absurd or contradict the tensors or each other."""
         numbers = {}
-        for key, lowest, highest, required in _BOUNDS:
+        for key, lowest, highest, required in _KEY_BOUNDS:
             value = self._number(self._architecture_key(key), lowest, highest)
             if required and value is None:
                 self._refuse(f"{self._architecture_key(key)} is missing")

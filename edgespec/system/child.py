@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from edgespec.errors import EvaluationError
 
-ROOT = Path(__file__).parents[2]
-"""The working directory in which `-m` finds this package, and nothing of the user's."""
+IMPORT_ROOT = Path(__file__).parents[2]
+"""The working directory of child processes, in which `-m` finds this package and no file of the user."""
 
 _SOURCE_DIRECTORY = r"^\S*/"  # a failed assertion begins with the path of a source file
 
@@ -53,7 +53,7 @@ def run(command: Sequence[str], on_line: Callable[[str], object] = len) -> Child
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
-            cwd=ROOT,
+            cwd=IMPORT_ROOT,
             env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # else a debugger is started on a child that aborts
             start_new_session=True,  # so that its own children can be ended too
         )

@@ -23,7 +23,7 @@ from prompt_toolkit.output import DummyOutput
 import edgespec
 from edgespec.cli import main
 from edgespec.cli.chat import _history, _run_conversation
-from edgespec.cli.chat.commands import COMMANDS, SETTINGS, run_command
+from edgespec.cli.chat.commands import CHAT_COMMANDS, SETTINGS, run_command
 from edgespec.cli.chat.controller import Controller
 from edgespec.cli.chat.line_input import Line, TerminalInput, _CommandCompleter, _read_message, file_history
 from edgespec.cli.chat.screen import Screen, footer
@@ -930,7 +930,7 @@ def env(tmp_path, smollm2):
 
 ANSWERED = r"tokens/s, [\d.]+ times plain decoding, .*context \d+ of 1024"
 EVENING = [
-    ("/help\r", [*(f"{name} " for name in COMMANDS), "Alt-Enter", "max-tokens"]),
+    ("/help\r", [*(f"{name} " for name in CHAT_COMMANDS), "Alt-Enter", "max-tokens"]),
     ("/system You are terse.\r", ["from the next message on"]),
     ("/system\r", ["You are terse"]),
     ("/system -\r", ["without a system prompt"]),
@@ -971,7 +971,7 @@ EVENING = [
 @pytest.mark.model
 def test_every_command_in_a_terminal(env, tmp_path, monkeypatch):
     """A person's evening with it. Whatever is in COMMANDS is used."""
-    assert {*"".join(typed for typed, _ in EVENING).replace("\x15", " ").split(), "/regen"} >= set(COMMANDS)
+    assert {*"".join(typed for typed, _ in EVENING).replace("\x15", " ").split(), "/regen"} >= set(CHAT_COMMANDS)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("The secret word is heron.\n")
     (tmp_path / "editor").write_text('echo Written in an editor >"$1"\n')

@@ -36,16 +36,16 @@ class ChatCommand(NamedTuple):
 def run_command(controller: Controller, line: str) -> None:
     """Run the command in a line. Raises EdgespecError, OSError, LeaveChat."""
     name, *argument = line.split(maxsplit=1)
-    command = COMMANDS.get(ALIASES.get(name, name))
+    command = CHAT_COMMANDS.get(ALIASES.get(name, name))
     if command is None:
-        nearest = get_close_matches(name, COMMANDS, 1)
+        nearest = get_close_matches(name, CHAT_COMMANDS, 1)
         raise InvalidRequest(f"no command {name}: " + (f"did you mean {nearest[0]}?" if nearest else "see /help"))
     command.run(controller, "".join(argument))
 
 
 def _help(controller: Controller, argument: str) -> None:
-    width = max(len(f"{name} {command.arguments}") for name, command in COMMANDS.items())
-    for name, command in COMMANDS.items():
+    width = max(len(f"{name} {command.arguments}") for name, command in CHAT_COMMANDS.items())
+    for name, command in CHAT_COMMANDS.items():
         click.echo(f"{f'{name} {command.arguments}':{width}}  {command.help}")
     click.echo('\n""" begins and ends a message of several lines; Alt-Enter makes a new line. Ctrl-C stops an answer.')
     click.echo("Tab completes; the arrows bring back what was typed before; Ctrl-X Ctrl-E opens $EDITOR.")
@@ -209,7 +209,7 @@ def _parse_switch(what: str, value: str) -> bool:
     return value.strip() == "on"
 
 
-COMMANDS: dict[str, ChatCommand] = {
+CHAT_COMMANDS: dict[str, ChatCommand] = {
     "/help": ChatCommand("", "This list.", _help),
     "/exit": ChatCommand("", "Leave. Ctrl-D does, too.", _exit),
     "/clear": ChatCommand("", "Begin a new conversation.", _clear),

@@ -15,7 +15,7 @@ from prompt_toolkit.history import FileHistory, History
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import create_output
 
-from edgespec.cli.chat.commands import COMMANDS, SETTINGS, TAKES_A_PATH
+from edgespec.cli.chat.commands import CHAT_COMMANDS, SETTINGS, TAKES_A_PATH
 from edgespec.drafters import KNOWN
 from edgespec.hub.catalogue import entries
 
@@ -157,7 +157,7 @@ def _choices(before: list[str]) -> Iterable[str]:
     """The words that may follow `before`."""
     match before:
         case []:
-            return COMMANDS
+            return CHAT_COMMANDS
         case ["/set"]:
             return SETTINGS
         case ["/set", name] if name in SETTINGS and ((option := SETTINGS[name]) is None or option.is_flag):
