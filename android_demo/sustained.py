@@ -23,7 +23,7 @@ from typing import Any
 import click
 
 from edgespec import EdgespecError, Engine, SamplingParams
-from edgespec.bench.contestants import PLAIN, Contestants, name_of
+from edgespec.bench.contestants import PLAIN, Contestants, contestant_name
 from edgespec.bench.measurements import Answer
 from edgespec.bench.results import origin, write
 from edgespec.engine.engine import conversation
@@ -226,7 +226,7 @@ def run(
     """Measure, print and write."""
     battery, made, shown = Battery(), [], 0
     with Contestants(model, [drafter], n_ctx=n_ctx, threads=threads, gpu_layers=-1) as field:
-        drafted = name_of(drafter)
+        drafted = contestant_name(drafter)
         names = [drafted, PLAIN]
         result = {
             **origin(WHAT, [field.first.model.path], ["python", *sys.argv]),

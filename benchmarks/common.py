@@ -38,7 +38,7 @@ def begun(
     """
     try:
         fresh = {**results.origin(what, models, ["python", *sys.argv]), "settings": settings}
-        return (results.begun(path, fresh, holds=holds) if path else None) or {}
+        return (results.resumed(path, fresh, holds=holds) if path else None) or {}
     except EdgespecError as error:
         raise click.ClickException(str(error)) from error
 

@@ -206,7 +206,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "trimmed drafters against recorded answers": trims,
     "time for a drafted token": drafter_time,
     "the policy on simulated machines": simulated,
-    run.WHAT: lambda result: "\n\n".join(sections(result)),  # and plots, see `filled`
+    run.SUBJECT: lambda result: "\n\n".join(sections(result)),  # and plots, see `filled`
     "the policy's own time": policy_time,
     "the first token of a reopened chat": reopen,
 }
@@ -222,7 +222,7 @@ def filled(page: str) -> str:
         machine = f"{result['machine']['cpu']}, {programs(result['versions'])}"
         origin = f"{link}, {result['date']}, {machine}: `{result['command']}`"
         shown = RENDERERS[result["what"]](result)
-        if result["what"] == run.WHAT:
+        if result["what"] == run.SUBJECT:
             plots = draw(result, PAGE.parent / "plots", name)
             shown += "".join(f"\n\n![{title}](plots/{file})" for title, file in plots.items())
         return f"<!-- {name} -->\n{shown}\n\n{origin}\n<!-- end -->"

@@ -72,8 +72,8 @@ class TableModel:
     def piece(self, token: int) -> bytes:
         if self.is_end(token):
             return b""
-        place = token % len(self._alphabet)
-        return self._alphabet[place : place + 1]
+        index = token % len(self._alphabet)
+        return self._alphabet[index : index + 1]
 
     def is_end(self, token: int) -> bool:
         return token == 0
@@ -81,11 +81,11 @@ class TableModel:
     def row(self, tokens: Sequence[int]) -> Row:
         """The logits after `tokens`, shape (n_vocab,)."""
         key = tuple(tokens[-self._order :])
-        known = self._rows.get(key)
-        if known is None:
+        cached_row = self._rows.get(key)
+        if cached_row is None:
             noise = np.random.default_rng([self._seed, *key]).standard_normal(self._n_vocab)
-            known = self._rows[key] = (3.0 * noise).astype(np.float32)
-        return known
+            cached_row = self._rows[key] = (3.0 * noise).astype(np.float32)
+        return cached_row
 
     def _decode(self, tokens: Sequence[int], rows: int) -> Row:
         if len(tokens) > self.n_ctx:
@@ -133,8 +133,8 @@ class ScriptedDrafter:
         self._guess = guess
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
-        guessed = list(self._guess(tokens, limit))[:limit]
-        return Draft.chain(guessed, [1.0] * len(guessed), ["scripted"] * len(guessed), self.name)
+        draft_tokens = list(self._guess(tokens, limit))[:limit]
+        return Draft.chain(draft_tokens, [1.0] * len(draft_tokens), ["scripted"] * len(draft_tokens), self.name)
 
     def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
         self.verdicts.append((evaluation.draft, verdict))

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from edgespec.cli import main
-from edgespec.cli.chat.commands import ALIASES, COMMANDS, SETTINGS
+from edgespec.cli.chat.commands import ALIASES, CHAT_COMMANDS, SETTINGS
 
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 
@@ -83,7 +83,9 @@ def _sections(command: click.Command, context: click.Context) -> list[str]:
 
 def _chat_commands() -> str:
     """What can be typed in a chat."""
-    lines = [f"| `{f'{name} {command.arguments}'.strip()}` | {command.help} |" for name, command in COMMANDS.items()]
+    lines = [
+        f"| `{f'{name} {command.arguments}'.strip()}` | {command.help} |" for name, command in CHAT_COMMANDS.items()
+    ]
     settings = ", ".join(f"`{name}`" for name in SETTINGS)
     return "\n".join(
         [

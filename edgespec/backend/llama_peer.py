@@ -17,7 +17,7 @@ from typing import Any
 import llama_cpp
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
-from edgespec.system.child import serve
+from edgespec.system.child import serve_json_lines
 
 
 class _CountingLlama:
@@ -74,7 +74,7 @@ class _CountingLlama:
 
 def main(path: str, *numbers: str) -> None:
     """Answer until standard input ends."""
-    serve(_CountingLlama(path, *map(int, numbers)).answer)
+    serve_json_lines(_CountingLlama(path, *map(int, numbers)).answer)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def _load_in_child(path: Path, command: tuple[str, ...]) -> None:
         raise _load_error(path, ended)
 
 
-def _load_error(path: Path, ended: child.Ended) -> ModelError:
+def _load_error(path: Path, ended: child.ChildEnd) -> ModelError:
     if ended.status in _ERRORS_BY_STATUS and ended.line:
         return _ERRORS_BY_STATUS[ended.status](ended.line)
     if ended.status == -getattr(signal, "SIGKILL", 0):  # Windows has none
@@ -70,7 +70,7 @@ def _load_error(path: Path, ended: child.Ended) -> ModelError:
 
 def main(path: str) -> int:
     """Load `path` in this process; returns the exit status."""
-    child.expect_to_die()
+    child.disable_core_dumps()
     try:
         load_once(path)
     except ModelError as error:

@@ -1,1 +1,1 @@
-"""The benchmark: drafters against plain decoding and against other programs, on the same prompts, side by side."""
+"""The benchmark: drafters, plain decoding and other programs on the same prompts, side by side."""

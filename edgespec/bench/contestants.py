@@ -1,9 +1,8 @@
-"""edgespec's own contestants: plain decoding and drafters on one target, each with a context of its own.
+"""edgespec's own contestants: plain decoding and drafters on one target, each with its own context.
 
-They answer in lockstep: whoever has fewer tokens makes the next block. A busy moment of the machine then falls on all
-of them, and a ratio is worth far more than one between whole answers. Nobody profits from having seen an answer before:
-n-gram drafters and acceptance estimates are new for each, drafter models have read nothing yet. What an evaluation
-costs is remembered, by each for itself.
+They answer in lockstep: the one with the fewest tokens makes the next decode step. So a busy moment of the machine
+slows all of them, and ratios are steadier than those of whole answers. Each answer starts with new n-gram drafters, no
+acceptance rates and empty drafter caches; only the latency model stays, one for each contestant.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ from edgespec.system.cpu import cache_directory
 PLAIN = "plain"
 
 
-def name_of(drafters: str) -> str:
-    """The drafters without the folders of their files."""
+def contestant_name(drafters: str) -> str:
+    """The name of a contestant: its drafters as -d takes them, without folders."""
     return "+".join(Path(name).name for name in drafters.split("+"))
 
 
-def files_of(drafters: str) -> dict[str, Path]:
-    """The drafter models among `drafters` (as -d takes them), by what they are called there, and their whole paths."""
+def drafter_files(drafters: str) -> dict[str, Path]:
+    """The absolute paths of the drafter models among `drafters` (as -d takes them), by their names there."""
     return {
         name: resolve(name, cache_dir=cache_directory()).absolute() for name in names_of(drafters) if is_model(name)
     }
@@ -51,19 +50,19 @@ class Contestants:
         self, model: str | None, drafters: Sequence[str], *, n_ctx: int, threads: int | None, gpu_layers: int
     ) -> None:
         first = load(model, drafter=drafters[0], n_ctx=n_ctx, threads=threads, gpu_layers=gpu_layers)
-        self.began: dict[str, Any] = first.latency.as_json()
-        """What was known of T(n) before anything was measured."""
-        self._engines = {name_of(drafters[0]): first}
+        self.initial_latency: dict[str, Any] = first.latency.as_json()
+        """The latency model before the run, as JSON."""
+        self._engines = {contestant_name(drafters[0]): first}
         resources = Resources(n_ctx, first.context.threads, gpu_layers, cache_directory())
         for other in (*drafters[1:], "none"):
             context = LlamaContext(first.model, n_ctx=n_ctx, threads=first.context.threads)
-            name = name_of(other) if other != "none" else PLAIN
+            name = contestant_name(other) if other != "none" else PLAIN
             self._engines[name] = Engine(
                 first.model, context, latency=LatencyModel(context.max_rows), drafter_name=name,
                 drafters=open_drafters(names_of(other), first.model, resources),
             )  # fmt: skip
         self.first = first
-        self.begin(self.began)
+        self.begin(self.initial_latency)
 
     def begin(self, known: Mapping[str, Any]) -> None:
         """Let each start from what is `known` of T(n), and learn by itself; nothing of it is kept for other runs."""
@@ -78,45 +77,45 @@ class Contestants:
 
     @property
     def plain(self) -> Engine:
-        """The one that decodes plainly."""
+        """The contestant that decodes plainly."""
         return self._engines[PLAIN]
 
-    def shares(self, of: Literal["bytes", "parameters"]) -> dict[str, dict[str, float]]:
-        """By contestant and drafter model: what a guess reads, as a share of what the target reads for a token."""
+    def shares(self, unit: Literal["bytes", "parameters"]) -> dict[str, dict[str, float]]:
+        """By contestant and drafter model: what the drafter reads for a token, over what the target reads."""
         return {
-            name: {one.name: getattr(one.share, of) for one in engine.drafters if one.share}
+            name: {opened.name: getattr(opened.share, unit) for opened in engine.drafters if opened.share}
             for name, engine in self._engines.items()
         }
 
     def forget(self) -> None:
-        """Empty all caches: then all read the next prompt in the same evaluations, and round alike."""
+        """Empty all KV caches: then all prefill the next prompt in the same chunks, and round alike."""
         for engine in self._engines.values():
             engine.context.forget()
 
     def answer(
         self, prompt: Sequence[int], count: int, sampling: SamplingParams, *, backwards: bool = False
     ) -> dict[str, Answer]:
-        """One answer of each. `backwards`: plain decoding begins."""
+        """One answer of each contestant. `backwards`: plain decoding comes first."""
         names = self.names[::-1] if backwards else self.names
-        begun = {name: self._guesses(name) for name in names}
+        passes_before = {name: self._drafter_passes(name) for name in names}
         sessions = {name: self._session(name, prompt, count, sampling) for name in names}
         seconds = in_lockstep(sessions)
         return {
             name: _answer(
                 session,
                 seconds[name],
-                {drafter: n - begun[name][drafter] for drafter, n in self._guesses(name).items()},
+                {drafter: n - passes_before[name][drafter] for drafter, n in self._drafter_passes(name).items()},
             )
             for name, session in sessions.items()
         }
 
     def _session(self, name: str, prompt: Sequence[int], count: int, sampling: SamplingParams) -> Session:
         engine = self._engines[name]
-        engine.policy = AdaptivePolicy([one.fresh() for one in engine.drafters], engine.latency)
+        engine.policy = AdaptivePolicy([opened.fresh() for opened in engine.drafters], engine.latency)
         return engine.session(prompt, sampling=sampling, max_tokens=count)
 
-    def _guesses(self, name: str) -> dict[str, int]:
-        return {one.name: one.passes() for one in self._engines[name].drafters if one.share}
+    def _drafter_passes(self, name: str) -> dict[str, int]:
+        return {opened.name: opened.passes() for opened in self._engines[name].drafters if opened.share}
 
     def __enter__(self) -> Contestants:
         return self
@@ -130,19 +129,19 @@ class Contestants:
 
 
 def in_lockstep(sessions: Mapping[str, Session]) -> dict[str, float]:
-    """Make the answers block by block; the seconds of each after its first token."""
+    """Decode all answers block by block; returns the seconds of each after its first token."""
     for session in sessions.values():
         session.step()
     seconds = dict.fromkeys(sessions, 0.0)
     while behind := [name for name, session in sessions.items() if not session.finished]:
         name = min(behind, key=lambda name: (len(sessions[name].emitted), seconds[name]))
-        begun = time.perf_counter()
+        passes_before = time.perf_counter()
         sessions[name].step()
-        seconds[name] += time.perf_counter() - begun
+        seconds[name] += time.perf_counter() - passes_before
     return seconds
 
 
-def _answer(session: Session, seconds: float, guesses: dict[str, int]) -> Answer:
+def _answer(session: Session, seconds: float, drafter_passes: dict[str, int]) -> Answer:
     tally = session.tally
     return Answer(
         tokens=tuple(session.emitted),
@@ -151,9 +150,12 @@ def _answer(session: Session, seconds: float, guesses: dict[str, int]) -> Answer
         blocks=tally.blocks,
         drafted=tally.drafted,
         accepted=tally.accepted,
-        guesses=guesses,
-        judged_at={name: [count for _, count in sorted(one.judged_at.items())] for name, one in tally.drafters.items()},
+        drafter_passes=drafter_passes,
+        judged_at={
+            name: [count for _, count in sorted(drafter.judged_at.items())] for name, drafter in tally.drafters.items()
+        },
         accepted_at={
-            name: [one.accepted_at[depth] for depth in sorted(one.judged_at)] for name, one in tally.drafters.items()
+            name: [drafter.accepted_at[depth] for depth in sorted(drafter.judged_at)]
+            for name, drafter in tally.drafters.items()
         },
     )

@@ -1,7 +1,7 @@
-"""Is drafted text the plain text? Where two answers part, at what margin, and how much rounding moves logits here.
+"""Compares a drafted answer with the plain one: the first difference, its margin, and the rounding of logits.
 
-Kernels round differently at different widths. So two answers may part where the target itself was all but undecided:
-at a margin within the rounding noise. A parting at a larger margin is a bug.
+Kernels round differently for different numbers of rows. So two answers may diverge at a near-tie, where the margin is
+within the rounding noise. A divergence at a larger margin is a bug.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from edgespec.decode.sampling import SamplingParams, gumbel
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """Where a drafted answer leaves the plain one: `position` counts from the answer's first token.
+    """The first difference of two answers: `position` counts from the answer's first token.
 
-    `margin` is by how much the plain token's score beats the other's, in logits (at a temperature, in
+    `margin` is the plain token's score less the other one's, in logits (at a temperature, in
     logit / temperature + noise), evaluated token by token.
     """
 
@@ -39,10 +39,10 @@ def divergence(
     *,
     cached: bool = False,
 ) -> Divergence | None:
-    """Compare two answers to `prompt`, made with the same `sampling` (greedy, or temperature alone); None when equal.
+    """The divergence of two answers to `prompt` with the same `sampling` (greedy, or temperature alone), or None.
 
-    An answer that is only shorter parts where it ends, at margin 0. `cached`: the prompt had been read before, and only
-    its last token was evaluated again, by itself.
+    An answer that is only shorter diverges where it ends, at margin 0. `cached`: the prompt was cached, and only its
+    last token was evaluated again, in a pass of its own.
     """
     position = common_prefix(list(plain), list(drafted))
     if position == len(plain) == len(drafted):
@@ -67,7 +67,7 @@ def divergence(
 
 
 def rounding_noise(context: LlamaContext, tokens: Sequence[int], width: int) -> float:
-    """The largest difference of a logit between evaluations of one token and of `width`, over the end of `tokens`."""
+    """The largest difference of a logit between passes of one row and of `width` rows, over the end of `tokens`."""
     start = len(tokens) - 2 * width
     worst = 0.0
     for begin in (start, start + width):

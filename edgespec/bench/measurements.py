@@ -1,4 +1,4 @@
-"""What a contestant of the benchmark made of a prompt."""
+"""One answer of a contestant, with its counts and times."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Tokens and times. The first token is the prompt's evaluation's, and so no part of the speed."""
+    """The tokens, counts and times of an answer. The prefill gives the first token, which the speed leaves out."""
 
     tokens: tuple[int, ...]
     seconds: float
     """From the first token to the last."""
     first_token_seconds: float
     blocks: int
-    """Evaluations of the target after the prompt's."""
+    """Forward passes of the target after the prefill."""
     drafted: int = 0
     accepted: int = 0
-    guesses: dict[str, int] = field(default_factory=dict)
-    """Evaluations of drafter models, by name."""
+    drafter_passes: dict[str, int] = field(default_factory=dict)
+    """Forward passes of drafter models, by name. Result files call it `guesses`."""
     judged_at: dict[str, list[int]] = field(default_factory=dict)
-    """By drafter: drafted tokens by place in the draft, as far as the target came to judge them."""
+    """By drafter: the numbers of verified draft tokens at each depth in the draft."""
     accepted_at: dict[str, list[int]] = field(default_factory=dict)
+    """By drafter: the numbers of accepted draft tokens at each depth in the draft."""
 
-    def told(self) -> dict[str, Any]:
-        """For a result file: all but the tokens, of which only the number is kept."""
-        return {key: value for key, value in asdict(self).items() if value} | {"tokens": len(self.tokens)}
+    def as_json(self) -> dict[str, Any]:
+        """The answer in a result file: the number of tokens instead of the tokens, and no empty fields."""
+        fields = asdict(self)
+        fields["guesses"] = fields.pop("drafter_passes")
+        return {key: value for key, value in fields.items() if value} | {"tokens": len(self.tokens)}
 
 
 class Peer(Protocol):
@@ -40,5 +43,5 @@ class Peer(Protocol):
         ...
 
     def close(self) -> int | None:
-        """End it; its peak memory in bytes, where the system tells."""
+        """End the program; returns its peak memory in bytes, or None where the system does not tell."""
         ...

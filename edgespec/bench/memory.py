@@ -1,4 +1,4 @@
-"""The most memory that another process held at once. Pages of a model file that it had mapped count as its own."""
+"""The peak memory of another process. Mapped pages of a model file are included."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ env = {name: value for name, value in os.environ.items() if kept(name)}
 status = subprocess.call(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=env)
 print(status, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
-"""Linux counts what a process held before it became another program, so the one that starts it has to be small."""
+"""A small program that runs a command: Linux counts the memory of the process before it executes the command, too."""
 
 
 def peak_of(command: Sequence[str]) -> int:
-    """Run `command` to its end; its peak resident memory in bytes. Raises EvaluationError when it fails.
+    """Run `command` to its end; returns its peak resident memory in bytes. Raises EvaluationError when it fails.
 
-    It does not see the options that the environment sets.
+    Options that the environment sets do not apply to it.
     """
     lines: list[str] = []
     ended = child.run((sys.executable, "-c", _WATCH, *command), lines.append)
@@ -35,10 +35,10 @@ def peak_of(command: Sequence[str]) -> int:
 
 
 def peak_so_far(pid: int) -> int | None:
-    """The same of a process that runs; None where the system does not tell."""
+    """The peak resident memory of a running process in bytes; None where the system does not tell."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:
         return None
-    found = re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
+    match = re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)
+    return int(match[1]) * 1024 if match else None

@@ -1,4 +1,4 @@
-"""The peers of a run. One that fails is started anew for the next prompt, and nobody else's figures are lost."""
+"""The peers of a run. One that fails is restarted for the next prompt; the others go on."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from edgespec.errors import EvaluationError
 
 
 class PeerPool:
-    """All that `specs` name, each as `start` makes it. Use it as a context manager.
+    """The peers that `specs` name, each started by `start`. Use it as a context manager.
 
-    Raises what `start` raises: a peer that cannot be started at all is a mistake, and found out before anything else.
+    Raises what `start` raises: a peer that cannot be started is a mistake, and ends the run at once.
     """
 
     def __init__(self, specs: Iterable[PeerSpec], start: Callable[[PeerSpec], Peer]) -> None:
@@ -21,7 +21,7 @@ class PeerPool:
         self._specs = {spec.name: spec for spec in specs}
         self._peers: dict[str, Peer] = {}
         self.failed: dict[str, str] = {}
-        """Who failed on the prompt in hand, and why."""
+        """The peers that failed on this prompt, with their reasons."""
         try:
             for name, spec in self._specs.items():
                 self._peers[name] = start(spec)
@@ -30,18 +30,18 @@ class PeerPool:
             raise
 
     def begin(self) -> None:
-        """Another prompt: who failed on the last one may do better."""
+        """Start another prompt, on which all peers take part again."""
         self.failed = {}
 
     @property
-    def left(self) -> list[str]:
-        """Who has not failed on this prompt."""
+    def remaining(self) -> list[str]:
+        """The peers that have not failed on this prompt."""
         return [name for name in self._specs if name not in self.failed]
 
     def answer(
         self, name: str, prompt: Sequence[int], count: int, *sampling: Any, prefill_all: bool = False
     ) -> Answer | None:
-        """As `Peer.answer`; None where it failed."""
+        """The answer of a peer, as `Peer.answer`; None where it failed."""
         try:
             if name not in self._peers:
                 self._peers[name] = self._start(self._specs[name])
@@ -53,7 +53,7 @@ class PeerPool:
             return None
 
     def close(self) -> None:
-        """End them all."""
+        """End all peers."""
         while self._peers:
             self._peers.popitem()[1].close()
 

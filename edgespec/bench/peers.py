@@ -1,4 +1,4 @@
-"""Other programs that answer with the same model: llama.cpp's server, plain llama-cpp-python, and transformers."""
+"""Peers: llama.cpp's server, llama-cpp-python and transformers, with the same model."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from edgespec.bench.memory import peak_so_far
 from edgespec.errors import EvaluationError, InvalidRequest
 from edgespec.system import child
 
-_SERVERS = {
+_SERVER_PRESETS = {
     "llama-server": "",
     "ngram-simple": "--spec-type ngram-simple",
     "ngram-mod": "--spec-type ngram-mod",
     "ngram-cache": "--spec-type ngram-cache",
 }
-_REMEMBERING = ("ngram-mod", "ngram-cache")
+_STATEFUL_DRAFTERS = ("ngram-mod", "ngram-cache")
 _DRAFTER_FILE = ("-md", "--model-draft", "--spec-draft-model")
 _DRAFT = re.compile(r"draft-simple(?::(.*))?")
 _DRAFT_TOKENS = "3"
@@ -37,17 +37,17 @@ _LOOKUP = "prompt-lookup"
 _TRANSFORMERS = re.compile(r"transformers(?::(.*))?")
 _DTYPES = ("float32", "bfloat16", "float16")
 _LOOKUP_TOKENS = 2
-"""What llama-cpp-python's documentation advises on a CPU; its default is 10."""
+"""Draft tokens that llama-cpp-python's documentation advises on a CPU; its default is 10."""
 
-_PATIENCE = 900.0
-"""Seconds that a server's answer may take, and its model may take to load."""
+_SERVER_TIMEOUT = 900.0
+"""Seconds that a server's answer, or loading its model, may take."""
 
-_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""A proxy that the environment names is for other places than this machine."""
+_NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Opens URLs without the environment's proxy, which is not for this machine."""
 
 
 class PeerSpec(NamedTuple):
-    """A peer that is wanted: its name, and the arguments of a llama-server, or else what it drafts with."""
+    """A peer as the user names it: the arguments of a llama-server, or how another program drafts."""
 
     name: str
     server_arguments: tuple[str, ...] | None
@@ -56,20 +56,20 @@ class PeerSpec(NamedTuple):
     assistant: Path | None = None
     """The model that assists in transformers."""
     dtype: str = ""
-    """What numbers transformers calculates with."""
+    """The number type that transformers computes with, as torch names it."""
 
     @property
     def models(self) -> list[Path]:
-        """Files of its drafters."""
-        given = self.server_arguments or ()
-        named = [Path(path) for option, path in pairwise(given) if option in _DRAFTER_FILE]
-        return [path for path in (*named, self.assistant) if path and path.is_file()]
+        """The files of its drafter models."""
+        arguments = self.server_arguments or ()
+        paths = [Path(path) for option, path in pairwise(arguments) if option in _DRAFTER_FILE]
+        return [path for path in (*paths, self.assistant) if path and path.is_file()]
 
 
-def parsed(text: str) -> PeerSpec:
-    """A peer as --peer names it. Raises InvalidRequest.
+def parse_peer(text: str) -> PeerSpec:
+    """The peer that `text`, as --peer takes it, names. Raises InvalidRequest.
 
-    `llama-cpp-python` decodes plainly; `prompt-lookup[=N]` is the same with LlamaPromptLookupDecoding;
+    `llama-cpp-python` decodes plainly; `prompt-lookup[=N]` is that program with LlamaPromptLookupDecoding;
     `transformers[:DTYPE]=DRAFTER.gguf` is assisted generation; `llama-server`, `ngram-simple`, `ngram-mod`,
     `ngram-cache` and `draft-simple[:N]=DRAFTER.gguf` are a llama-server; NAME=ARGUMENTS is one with these arguments.
     """
@@ -92,39 +92,42 @@ def parsed(text: str) -> PeerSpec:
             raise InvalidRequest(f"peer {text!r}: write draft-simple:N=DRAFTER.gguf, N for the tokens of a draft")
         options = ("--spec-type", "draft-simple", "-md", str(path), "--spec-draft-n-max", size)
         return PeerSpec(f"draft-simple {size} {path.stem}", options)
-    if not equals and name not in _SERVERS:
-        known = ", ".join([_LLAMA, _LOOKUP, "transformers=DRAFTER.gguf", *_SERVERS, "draft-simple:N=DRAFTER.gguf"])
-        raise InvalidRequest(f"no peer {text!r}: choose {known}, or write NAME=ARGUMENTS of a llama-server")
+    if not equals and name not in _SERVER_PRESETS:
+        choices = ", ".join(
+            [_LLAMA, _LOOKUP, "transformers=DRAFTER.gguf", *_SERVER_PRESETS, "draft-simple:N=DRAFTER.gguf"]
+        )
+        raise InvalidRequest(f"no peer {text!r}: choose {choices}, or write NAME=ARGUMENTS of a llama-server")
     try:
-        return PeerSpec(name, tuple(shlex.split(arguments if equals else _SERVERS[name])))
+        return PeerSpec(name, tuple(shlex.split(arguments if equals else _SERVER_PRESETS[name])))
     except ValueError as error:
         raise InvalidRequest(f"peer {text!r}: {error}") from error
 
 
-def started(spec: PeerSpec, model: Path, *, server: Path | None, n_ctx: int, threads: int, gpu_layers: int) -> Peer:
-    """The peer, ready to answer. Raises EvaluationError when it does not start."""
+def start_peer(spec: PeerSpec, model: Path, *, server: Path | None, n_ctx: int, threads: int, gpu_layers: int) -> Peer:
+    """Start a peer; returns it ready to answer. Raises EvaluationError when it does not start."""
     if spec.assistant is not None:
-        arguments = (model, threads, spec.dtype, spec.assistant.absolute())
-        return ProgramPeer(spec.name, "edgespec.bench.transformers_peer", arguments)
+        program_arguments = (model, threads, spec.dtype, spec.assistant.absolute())
+        return ProgramPeer(spec.name, "edgespec.bench.transformers_peer", program_arguments)
     if spec.server_arguments is None:
         return ProgramPeer(spec.name, "edgespec.backend.llama_peer", (model, n_ctx, threads, gpu_layers, spec.lookup))
     assert server is not None  # `versions` sees to it
     layers = str(gpu_layers) if gpu_layers >= 0 else "99"
-    where = ["-ngl", layers, *(["-ngld", layers] if "-md" in spec.server_arguments else [])]  # its own come last
-    return LlamaServer(server, model, (*where, *spec.server_arguments), n_ctx=n_ctx, threads=threads)
+    gpu_options = ["-ngl", layers, *(["-ngld", layers] if "-md" in spec.server_arguments else [])]
+    arguments = (*gpu_options, *spec.server_arguments)  # the user's come last
+    return LlamaServer(server, model, arguments, n_ctx=n_ctx, threads=threads)
 
 
 class LlamaServer:
     """A llama-server on the loopback interface.
 
-    One whose n-gram drafter remembers texts is started anew for every answer: it would copy its own last one, and
-    ngram-cache learns of no text that is shorter than the longest before it.
+    One whose n-gram drafter stores texts is restarted for each answer: it would copy its own last one, and ngram-cache
+    learns no text that is shorter than the longest before it.
     """
 
     def __init__(self, server: Path, model: Path, arguments: Sequence[str], *, n_ctx: int, threads: int) -> None:
         self._server = server
         self._arguments = ["-m", str(model), "-c", str(n_ctx), "-t", str(threads), "-np", "1", *arguments]
-        self._remembers = any(drafter in one for one in arguments for drafter in _REMEMBERING)
+        self._is_stateful = any(drafter in argument for argument in arguments for drafter in _STATEFUL_DRAFTERS)
         self._answered = False
         self._start()
 
@@ -150,21 +153,21 @@ class LlamaServer:
             raise
 
     def _wait_until_ready(self, command: Sequence[str]) -> None:
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _SERVER_TIMEOUT
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 reason = _last_line(self._log, "error")
                 raise EvaluationError(f"llama-server ended at once ({reason}): {shlex.join(command)}")
             with contextlib.suppress(OSError):
-                _DIRECTLY.open(f"{self._address}/health", timeout=5).close()
+                _NO_PROXY.open(f"{self._address}/health", timeout=5).close()
                 return
             time.sleep(0.2)
-        raise EvaluationError(f"llama-server is not ready after {_PATIENCE:.0f} s: {shlex.join(command)}")
+        raise EvaluationError(f"llama-server is not ready after {_SERVER_TIMEOUT:.0f} s: {shlex.join(command)}")
 
     def answer(
         self, prompt: Sequence[int], count: int, temperature: float, seed: int, *, prefill_all: bool = False
     ) -> Answer:
-        if self._remembers and self._answered:
+        if self._is_stateful and self._answered:
             self.close()
             self._start()
             self._complete(prompt[:1], 1, 0.0, 0, prefill_all=True)  # the first answer touches all of its memory
@@ -185,10 +188,10 @@ class LlamaServer:
             f"{self._address}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         try:
-            with _DIRECTLY.open(request, timeout=_PATIENCE) as response:
-                told = json.load(response)
-            timings = told["timings"]
-            tokens = tuple(told["tokens"])
+            with _NO_PROXY.open(request, timeout=_SERVER_TIMEOUT) as response:
+                response_body = json.load(response)
+            timings = response_body["timings"]
+            tokens = tuple(response_body["tokens"])
         except urllib.error.HTTPError as error:
             raise EvaluationError(f"llama-server: {error.read().decode(errors='replace')[:200]}") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -219,10 +222,10 @@ class ProgramPeer:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._process: subprocess.Popen[str] = subprocess.Popen(
             [*child.program(module), *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._log, encoding="utf-8", cwd=child.ROOT,
+            stderr=self._log, encoding="utf-8", cwd=child.IMPORT_ROOT,
         )  # fmt: skip
         try:
-            self._read()  # it says so when the model is loaded
+            self._read()  # the line that it writes when the model is loaded
         except BaseException:
             self.close()
             raise
@@ -243,11 +246,11 @@ class ProgramPeer:
             "prefill_all": prefill_all,
         }  # fmt: skip
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # if it is gone, reading tells why
+        with contextlib.suppress(OSError):  # where it has ended, _read raises the reason
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
-        told = self._read()
-        return Answer(**{**told, "tokens": tuple(told["tokens"])})
+        fields = self._read()
+        return Answer(**{**fields, "tokens": tuple(fields["tokens"])})
 
     def close(self) -> int | None:
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -261,8 +264,10 @@ class ProgramPeer:
         return peak
 
 
-def _last_line(log: IO[bytes], having: str = "") -> str:
-    """The last line that says something, and holds `having` if there is such a one."""
+def _last_line(log: IO[bytes], containing: str = "") -> str:
+    """The last line that contains `containing`, else the last line that is not empty."""
     log.seek(0)
     lines = [line for line in (line.strip() for line in log.read().decode(errors="replace").split("\n")) if line]
-    return next((line for line in reversed(lines) if having in line.lower()), lines[-1] if lines else "no reason given")
+    return next(
+        (line for line in reversed(lines) if containing in line.lower()), lines[-1] if lines else "no reason given"
+    )

@@ -1,4 +1,4 @@
-"""Pictures of a result of the benchmark. Needs matplotlib."""
+"""Plots of a benchmark result. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from edgespec.bench.contestants import PLAIN
 from edgespec.system.files import replacing
 
 _DPI = 120
-_PLACES = 16
-_NOTHING: dict[str, Any] = {"median": 0.0, "interval": (0.0, 0.0)}
+_POSITIONS_PLOTTED = 16
+_NO_RATIO: dict[str, Any] = {"median": 0.0, "interval": (0.0, 0.0)}
 
 
 def draw(result: dict[str, Any], folder: Path, stem: str) -> dict[str, str]:
@@ -24,7 +24,7 @@ def draw(result: dict[str, Any], folder: Path, stem: str) -> dict[str, str]:
     drawn: dict[str, str] = {}
     for name, title, paint, size in (
         ("speed-up", "Speed over plain decoding, by subtask", _speed_ups, (9.0, 4.5)),
-        ("curve", "T(n): the time of an evaluation of n tokens", _curve, (6.0, 4.0)),
+        ("curve", "T(n): the time of an evaluation of n tokens", _latency_curve, (6.0, 4.0)),
         ("acceptance", "Acceptance by place in the draft", _acceptance, (6.0, 4.0)),
     ):
         figure = Figure(figsize=size, layout="constrained")
@@ -44,23 +44,23 @@ def _speed_ups(axes: Axes, result: dict[str, Any]) -> bool:
     groups = metrics.groups(result["prompts"])
     names = metrics.contestants(result)[1:]
     width = 0.8 / len(names)
-    for place, name in enumerate(names):
-        ratios = [metrics.paired(group, name, PLAIN) or _NOTHING for group in groups.values()]
+    for index, name in enumerate(names):
+        ratios = [metrics.median_ratio(group, name, PLAIN) or _NO_RATIO for group in groups.values()]
         medians = [ratio["median"] for ratio in ratios]
         whiskers = [
             [ratio["median"] - ratio["interval"][0] for ratio in ratios],
             [ratio["interval"][1] - ratio["median"] for ratio in ratios],
         ]
-        at = [number - 0.4 + width * (place + 0.5) for number in range(len(groups))]
-        axes.bar(at, medians, width, yerr=whiskers, label=name, error_kw={"elinewidth": 0.8})
+        centres = [number - 0.4 + width * (index + 0.5) for number in range(len(groups))]
+        axes.bar(centres, medians, width, yerr=whiskers, label=name, error_kw={"elinewidth": 0.8})
     axes.axhline(1.0, color="black", linewidth=0.8)
     axes.set_xticks(range(len(groups)), groups, rotation=20, ha="right", fontsize="small")
     axes.set_ylabel("times plain decoding")
     return True
 
 
-def _curve(axes: Axes, result: dict[str, Any]) -> bool:
-    """T(n)/T(1), and what it would be if n tokens took n times as long."""
+def _latency_curve(axes: Axes, result: dict[str, Any]) -> bool:
+    """T(n)/T(1), and n as the line of tokens that are evaluated one by one."""
     if "curve" not in result:
         return False
     times = {int(n): value for n, value in result["curve"]["ms"].items()}
@@ -73,13 +73,13 @@ def _curve(axes: Axes, result: dict[str, Any]) -> bool:
 
 
 def _acceptance(axes: Axes, result: dict[str, Any]) -> bool:
-    """A line for each drafter of each contestant."""
+    """Acceptance rate by position in the draft, a line for each drafter of each contestant."""
     for name in result["settings"]["drafters"]:
-        for drafter, places in metrics.acceptance_by_place(result["prompts"], name).items():
+        for drafter, positions in metrics.acceptance_by_position(result["prompts"], name).items():
             shown = [
-                (at, right / judged)
-                for at, (right, judged) in enumerate(places[:_PLACES], 1)
-                if judged >= metrics.FEWEST
+                (position, n_accepted / judged)
+                for position, (n_accepted, judged) in enumerate(positions[:_POSITIONS_PLOTTED], 1)
+                if judged >= metrics.MIN_JUDGED
             ]
             if shown:
                 label = drafter if drafter == name else f"{name}: {drafter}"

@@ -1,4 +1,4 @@
-"""A result of the benchmark for people: a few lines, or a report in Markdown."""
+"""The report of a benchmark result: a few lines, or Markdown."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from edgespec.bench.contestants import PLAIN
 
 
 def summary_lines(result: dict[str, Any]) -> Iterator[str]:
-    """How each contestant did over all prompts."""
+    """A line for each contestant over all prompts."""
     rows = result["prompts"]
     if not rows:
         yield "no prompt was measured"
         return
     yield f"{PLAIN}: {metrics.total_speed(rows, PLAIN):.2f} tokens/s"
     for name in metrics.contestants(result)[1:]:
-        ratio = metrics.paired(rows, name, PLAIN)
+        ratio = metrics.median_ratio(rows, name, PLAIN)
         speed = metrics.total_ratio(rows, name, PLAIN) * metrics.total_speed(rows, PLAIN)
         line = f"{name}: {speed:.2f} tokens/s, {tables.with_interval(ratio)} times plain decoding"
         line += f", {metrics.block_length(rows, name):.2f} tokens a block"
@@ -28,7 +28,7 @@ def summary_lines(result: dict[str, Any]) -> Iterator[str]:
 
 
 def programs(versions: Mapping[str, str]) -> str:
-    """Which programs measured: edgespec with the digest of its code, llama.cpp, peers, as far as it was kept."""
+    """The versions of edgespec, with the digest of its code, of llama.cpp and of the peers, as far as known."""
     code = f" (code {versions['code']})" if "code" in versions else ""
     peers = "".join(
         f", {name} {versions[name]}" for name in ("llama-server", "transformers", "torch") if name in versions
@@ -50,7 +50,7 @@ def markdown(result: dict[str, Any], plots: Mapping[str, str]) -> str:
 
 
 def sections(result: dict[str, Any]) -> Iterator[str]:
-    """The tables, each with a sentence that says what it shows."""
+    """The tables, each after a sentence that says what it shows."""
     if not result["prompts"]:
         yield "No prompt was measured."
         return
@@ -65,7 +65,7 @@ def sections(result: dict[str, Any]) -> Iterator[str]:
     yield " ".join(_conditions(result))
     yield (
         "The slowest prompt against plain decoding, and for how many prompts the 95% interval over that prompt's own "
-        f"rounds lies wholly below {metrics.NEVER_SLOWER:g}:"
+        f"rounds lies wholly below {metrics.SPEED_PROMISE:g}:"
     )
     yield tables.slowest(result)
     if settings["peers"]:
@@ -74,7 +74,7 @@ def sections(result: dict[str, Any]) -> Iterator[str]:
             "ratios, with its 95% interval; and who drafted nothing. The last row counts the wait for the first token "
             "too: llama-server's drafters read the prompt in that time."
         )
-        yield tables.against(result, main)
+        yield tables.comparison(result, main)
     best = None
     if "curve" in result:  # the last things that a run measures
         best, size = metrics.best_possible(result["curve"])
@@ -89,8 +89,8 @@ def sections(result: dict[str, Any]) -> Iterator[str]:
     if drafting := [name for name in metrics.contestants(result) if metrics.drafts(result["prompts"], name)]:
         yield "Tokens a block, and the accepted share of what was drafted, by subtask:"
         yield tables.by_subtask(result, drafting)
-    yield from tables.places(result)
-    yield from tables.partings(result)
+    yield from tables.acceptance_by_position(result)
+    yield from tables.divergences(result)
     if result["skipped"]:
         left_out = "; ".join(f"{row['category']} {row['question_id']}, {row['reason']}" for row in result["skipped"])
         yield f"Left out: {left_out}."
@@ -101,7 +101,7 @@ def sections(result: dict[str, Any]) -> Iterator[str]:
 
 
 def _conditions(result: dict[str, Any]) -> Iterator[str]:
-    """What to keep in mind where ratios are compared."""
+    """Sentences on answers that were cut, and on rounds without peers."""
     settings, rows = result["settings"], result["prompts"]
     cut = sum(row["answers"][PLAIN][0]["tokens"] >= settings["tokens"] for row in rows)
     yield (
@@ -117,14 +117,14 @@ def _conditions(result: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _failures(rows: Sequence[metrics.Row]) -> Iterator[str]:
+def _failures(rows: Sequence[metrics.PromptResult]) -> Iterator[str]:
     for row in rows:
         for name, reason in row.get("failed", {}).items():
             yield f"{name} to {row['category']} {row['question_id']}, {reason}"
 
 
 def _on_first_tokens(result: dict[str, Any]) -> str:
-    """What the column of first tokens shows; files begun before orders took turns do not say `backwards`."""
+    """What the column of first tokens shows; older files, without `backwards`, have one order for all prompts."""
     taking_turns = all("backwards" in row for row in result["prompts"])
     order = "with every other prompt in the opposite order" if taking_turns else "always in the same order"
     return (

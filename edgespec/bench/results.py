@@ -1,4 +1,4 @@
-"""Result files: JSON that says where its figures come from."""
+"""Result files: JSON with the origin of its figures."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Any
 from edgespec import __version__
 from edgespec.backend import build_name, gpus
 from edgespec.errors import InvalidRequest, OutputError
-from edgespec.system.child import ROOT
+from edgespec.system.child import IMPORT_ROOT
 from edgespec.system.cpu import cores, cpu_name
 from edgespec.system.files import read_json, replacing
 
 
 def code_digest() -> str:
-    """Which code this is, to 16 digits of a sha256: between two releases the version stays the same."""
-    package = ROOT / "edgespec"
+    """16 hexadecimal digits of the sha256 of the package's code: the version changes with releases only."""
+    package = IMPORT_ROOT / "edgespec"
     digest = hashlib.sha256()
     for source in sorted(package.rglob("*.py")):
         digest.update(f"{source.relative_to(package).as_posix()}\0".encode() + source.read_bytes() + b"\0")
@@ -30,12 +30,12 @@ def code_digest() -> str:
 
 
 def without_folders(word: str) -> str:
-    """An argument with the paths in it that lead out of the working directory cut down to their last part.
+    """An argument, with paths that lead out of the working directory cut to their last part.
 
-    An argument may hold others, quoted as for a shell: a peer's.
+    An argument may contain others, quoted as for a shell: a peer's.
     """
     head, equals, arguments = word.partition("=")
-    if equals and head.startswith("--"):  # an option and what it is
+    if equals and head.startswith("--"):  # an option with its value
         return f"{head}={without_folders(arguments)}"
     if equals and any(mark in arguments for mark in " '\""):
         return f"{head}={shlex.join(_cut(argument) for argument in shlex.split(arguments))}"
@@ -47,7 +47,7 @@ def _cut(word: str) -> str:
 
 
 def origin(what: str, models: Iterable[Path], command: Iterable[str]) -> dict[str, Any]:
-    """What was measured, by which command, when, on which machine, with which versions and model files."""
+    """The origin of a result: what was measured, command, date, machine, versions and model files."""
     return {
         "what": what,
         "command": shlex.join(map(without_folders, command)),
@@ -69,7 +69,7 @@ def origin(what: str, models: Iterable[Path], command: Iterable[str]) -> dict[st
 
 
 def write(path: Path, result: dict[str, Any]) -> None:
-    """Put a result into its file, at once or not at all. Raises OutputError."""
+    """Write a result, whole or not at all. Raises OutputError."""
     try:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -77,31 +77,39 @@ def write(path: Path, result: dict[str, Any]) -> None:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def begun(path: Path, fresh: dict[str, Any], *, holds: str) -> dict[str, Any] | None:
-    """What an earlier run left in `path`, if its settings are those of the `fresh` one; None where there is no file.
+def resumed(path: Path, fresh: dict[str, Any], *, holds: str) -> dict[str, Any] | None:
+    """The result of an earlier run in `path`, if its settings are those of the `fresh` one; None without a file.
 
-    `holds`: the key of what was measured.
+    `holds`: the key of the measurements.
 
-    Raises InvalidRequest where the file is something else, or was made with other settings, elsewhere, or by other
-    code: figures of two machines, or from before and after a change, do not belong into one file.
+    Raises InvalidRequest where the file is no result, or has other settings, another machine or other code: one file
+    must not mix figures of two machines, or from before and after a change.
     """
     if not path.exists():
         return None
-    found = read_json(path)
-    if not isinstance(found, dict) or found.get("what") != fresh["what"] or not {"settings", holds} <= found.keys():
+    earlier = read_json(path)
+    if (
+        not isinstance(earlier, dict)
+        or earlier.get("what") != fresh["what"]
+        or not {"settings", holds} <= earlier.keys()
+    ):
         raise InvalidRequest(f"{path}: it exists and is no result of this benchmark; choose another file")
-    if "code" not in found.get("versions", {}):
+    if "code" not in earlier.get("versions", {}):
         raise InvalidRequest(
             f"{path}: it does not say which code it was measured with, as files of earlier versions do not, so nothing "
             "can be added to it; choose another file, or remove this one"
         )
-    old, new = (
-        {**one["settings"], **one["machine"], **one["versions"], "models": one["models"]} for one in (found, fresh)
+    earlier_settings, fresh_settings = (
+        {**result["settings"], **result["machine"], **result["versions"], "models": result["models"]}
+        for result in (earlier, fresh)
     )
-    other = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-    if other:
-        values = ", ".join(str(old.get(key)) for key in other)
+    different_keys = sorted(
+        key for key in {*earlier_settings, *fresh_settings} if earlier_settings.get(key) != fresh_settings.get(key)
+    )
+    if different_keys:
+        values = ", ".join(str(earlier_settings.get(key)) for key in different_keys)
         raise InvalidRequest(
-            f"{path}: it was begun with another {', '.join(other)} ({values}); choose another file, or remove this one"
+            f"{path}: it was begun with another {', '.join(different_keys)} ({values}); choose another file, or remove "
+            "this one"
         )
-    return found
+    return earlier

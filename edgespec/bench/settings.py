@@ -1,4 +1,4 @@
-"""What a run of the benchmark is asked for, and what it tells while it goes on."""
+"""The settings of a benchmark run, and its progress."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgespec.bench.contestants import name_of
+from edgespec.bench.contestants import contestant_name
 from edgespec.bench.peers import PeerSpec
 from edgespec.bench.results import without_folders
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What to compare, and how long. `drafters` are as -d takes them; the first one is the one that matters."""
+    """The settings of a run. `drafters` are as -d takes them; the others are compared with the first one."""
 
     model: str | None
     drafters: Sequence[str]
@@ -30,10 +30,10 @@ class Settings:
     threads: int | None = None
     gpu_layers: int = -1
 
-    def told(self) -> dict[str, Any]:
-        """What has to be the same for a run to be gone on with."""
+    def as_json(self) -> dict[str, Any]:
+        """The settings in a result file; a run can only be resumed with equal ones."""
         return {
-            "drafters": [name_of(drafters) for drafters in self.drafters],
+            "drafters": [contestant_name(drafters) for drafters in self.drafters],
             "peers": {
                 spec.name: " ".join(map(without_folders, spec.server_arguments or ()))
                 if spec.assistant is None
@@ -53,7 +53,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class RunProgress:
-    """What is being done; of prompts, how many are, how many there are, the seconds left, what the last one gave."""
+    """The present stage; finished and all prompts, the seconds left, and the last prompt's result."""
 
     doing: str
     done: int = 0

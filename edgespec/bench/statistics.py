@@ -1,4 +1,4 @@
-"""Medians of paired ratios, and how sure they are."""
+"""Medians of paired ratios, and their confidence intervals."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def surely_below(ratios: Sequence[float], bound: float) -> bool:
     """Whether the 95% interval of one prompt's median ratio lies wholly below `bound`.
 
     The interval is the bootstrap's percentiles (Davison and Hinkley 1997, section 5.3) over the rounds of that prompt.
-    It is what `summary` cannot show: with few prompts, the upper end of its interval is about the best of them, however
-    slow the others are. Of prompts that are exactly at the bound, 1 of 40 would be counted by chance; with 5 rounds,
+    `summary` cannot show this: with few prompts, the upper end of its interval is about the best of them, however slow
+    the others are. Of prompts that are exactly at the bound, 1 of 40 would be counted by chance; with 5 rounds,
     where the interval is from the slowest to the fastest, 1 of 32; with fewer rounds more, with one round half.
     """
     return bool(summary([ratios])["interval"][1] < bound)

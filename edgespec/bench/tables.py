@@ -1,4 +1,4 @@
-"""The tables of a report."""
+"""The Markdown tables of a report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from edgespec.bench import metrics
 from edgespec.bench.contestants import PLAIN
 
-_PLACES = 8
+_POSITIONS_SHOWN = 8
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -18,7 +18,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def with_interval(ratio: Mapping[str, Any] | None, digits: int = 2) -> str:
-    """A median with its interval, unless it is of a single figure."""
+    """A median with its interval, or the median alone where the interval is empty."""
     if ratio is None:
         return ""
     low, high = ratio["interval"]
@@ -28,12 +28,12 @@ def with_interval(ratio: Mapping[str, Any] | None, digits: int = 2) -> str:
 
 
 def comparable(result: dict[str, Any], name: str) -> bool:
-    """Whether its text should be the plain one: other programs draw other tokens with the same seed."""
+    """Whether an answer should equal the plain one: above temperature 0, peers draw other noise."""
     return not result["settings"]["temperature"] or name not in result["settings"]["peers"]
 
 
 def curve(measured: Mapping[str, Any]) -> Iterator[str]:
-    """T(n), if it was measured on purpose."""
+    """T(n) as measured in a run of its own."""
     yield (
         f"T(n) after {measured['context']} tokens of context"
         + (" (measured while the machine was busy)" if measured["busy"] else "")
@@ -57,35 +57,41 @@ def speeds(result: dict[str, Any]) -> str:
         [
             f"{title} ({len(group)})",
             f"{metrics.total_speed(group, PLAIN):.2f}",
-            *(with_interval(metrics.paired(group, name, PLAIN)) for name in others),
+            *(with_interval(metrics.median_ratio(group, name, PLAIN)) for name in others),
         ]
         for title, group in metrics.groups(result["prompts"]).items()
     ]
-    every = result["prompts"]
-    rows.append(["mean of prompts", "", *(f"{metrics.mean_ratio(every, name, PLAIN):.2f}" for name in others)])
-    rows.append(["all tokens / all time", "", *(f"{metrics.total_ratio(every, name, PLAIN):.2f}" for name in others)])
-    rows.append(["with the first token", "", *(f"{metrics.whole_ratio(every, name, PLAIN):.2f}" for name in others)])
+    all_prompts = result["prompts"]
+    rows.append(["mean of prompts", "", *(f"{metrics.mean_ratio(all_prompts, name, PLAIN):.2f}" for name in others)])
+    rows.append(
+        ["all tokens / all time", "", *(f"{metrics.total_ratio(all_prompts, name, PLAIN):.2f}" for name in others)]
+    )
+    rows.append(
+        ["with the first token", "", *(f"{metrics.whole_ratio(all_prompts, name, PLAIN):.2f}" for name in others)]
+    )
     return table(["subtask (prompts)", "plain, tokens/s", *(f"`{name}`" for name in others)], rows)
 
 
 def slowest(result: dict[str, Any]) -> str:
-    """The least of the prompts' ratios, by subtask."""
+    """The slowest prompt's ratio to plain decoding, by subtask."""
     names = result["settings"]["drafters"]
     rows = []
     for title, group in metrics.groups(result["prompts"]).items():
-        found = [metrics.slowest(group, name) for name in names]
-        rows.append([f"{title} ({len(group)})", *("" if one is None else f"{one[0]:.3f}; {one[1]}" for one in found)])
+        results = [metrics.slowest_prompt(group, name) for name in names]
+        rows.append(
+            [f"{title} ({len(group)})", *("" if least is None else f"{least[0]:.3f}; {least[1]}" for least in results)]
+        )
     return table(["subtask (prompts)", *(f"`{name}`" for name in names)], rows)
 
 
-def against(result: dict[str, Any], main: str) -> str:
-    """`main` over everybody else, by subtask."""
+def comparison(result: dict[str, Any], main: str) -> str:
+    """The speed of `main` over each other contestant's, by subtask."""
     others = [name for name in metrics.contestants(result)[1:] if name != main]
     rows = []
     for title, group in metrics.groups(result["prompts"]).items():
         cells = [title]
         for name in others:
-            ratio = metrics.paired(group, main, name)
+            ratio = metrics.median_ratio(group, main, name)
             total = f"{metrics.total_ratio(group, main, name):.2f}; {with_interval(ratio)}" if ratio else ""
             cells.append(total if not total or metrics.drafts(group, name) else f"{total} (no drafts)")
         rows.append(cells)
@@ -95,25 +101,27 @@ def against(result: dict[str, Any], main: str) -> str:
 
 
 def drafting(result: dict[str, Any], best: float | None) -> str:
-    """Everybody: speed, blocks, acceptance, memory, texts."""
-    every = result["prompts"]
-    plain = metrics.total_speed(every, PLAIN)
+    """All contestants: speed, mean acceptance length, acceptance rate, memory, equal texts."""
+    all_prompts = result["prompts"]
+    plain = metrics.total_speed(all_prompts, PLAIN)
     rows = []
     for name in metrics.contestants(result):
-        accepted = metrics.acceptance(every, name)
+        accepted = metrics.acceptance(all_prompts, name)
         peak = result.get("memory", {}).get(name)
         rows.append(
             [
                 f"`{name}`",
-                f"{plain * (1.0 if name == PLAIN else metrics.total_ratio(every, name, PLAIN)):.2f}",
-                f"{metrics.block_length(every, name):.2f}",
-                "" if accepted is None else f"{accepted:.0%} of {metrics.counted(every, name, 'drafted'):.0f}",
+                f"{plain * (1.0 if name == PLAIN else metrics.total_ratio(all_prompts, name, PLAIN)):.2f}",
+                f"{metrics.block_length(all_prompts, name):.2f}",
+                ""
+                if accepted is None
+                else f"{accepted:.0%} of {metrics.total_count(all_prompts, name, 'drafted'):.0f}",
                 _memory_bound(result, name, "shares"),
                 _memory_bound(result, name, "shares_by_parameters"),
-                _first_token(every, name),
+                _first_token(all_prompts, name),
                 "" if peak is None else f"{peak / 1e6:.0f}",
-                metrics.same_text(every, name) if comparable(result, name) else "",
-                "" if best is None else f"{metrics.total_ratio(every, name, PLAIN) / best:.0%}",
+                metrics.same_text(all_prompts, name) if comparable(result, name) else "",
+                "" if best is None else f"{metrics.total_ratio(all_prompts, name, PLAIN) / best:.0%}",
             ]
         )
     head = ["", "tokens/s", "tokens a block", "accepted", "MBSU by bytes", "by weights", "first token, of plain's"]
@@ -127,7 +135,7 @@ def _memory_bound(result: dict[str, Any], name: str, shares: str) -> str:
 
 
 def by_subtask(result: dict[str, Any], names: Sequence[str]) -> str:
-    """Block length and acceptance."""
+    """Mean acceptance length and acceptance rate, by subtask."""
     rows = []
     for title, group in metrics.groups(result["prompts"]).items():
         cells = [title]
@@ -139,39 +147,47 @@ def by_subtask(result: dict[str, Any], names: Sequence[str]) -> str:
     return table(["subtask", *(f"`{name}`" for name in names)], rows)
 
 
-def _first_token(rows: Sequence[metrics.Row], name: str) -> str:
+def _first_token(rows: Sequence[metrics.PromptResult], name: str) -> str:
     if name == PLAIN:
         return f"{statistics.median(row['first_token_seconds'][PLAIN] for row in rows):.2f} s"
     return with_interval(metrics.first_token(rows, name))
 
 
 def _without_empty_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of what was measured: a run that was stopped lacks some of it."""
-    there = [place for place, cells in enumerate(zip(*rows, strict=True)) if any(cells)]
-    return table([head[place] for place in there], [[row[place] for place in there] for row in rows])
+    """A table without its empty columns: a stopped run lacks some measurements."""
+    used_columns = [column for column, cells in enumerate(zip(*rows, strict=True)) if any(cells)]
+    return table([head[column] for column in used_columns], [[row[column] for column in used_columns] for row in rows])
 
 
-def places(result: dict[str, Any]) -> Iterator[str]:
-    """Acceptance by place in the draft."""
+def acceptance_by_position(result: dict[str, Any]) -> Iterator[str]:
+    """The acceptance rate by position in the draft."""
     rows = []
     for name in result["settings"]["drafters"]:
-        for drafter, places in metrics.acceptance_by_place(result["prompts"], name).items():
-            shares = [f"{right / judged:.0%}" if judged >= metrics.FEWEST else "" for right, judged in places[:_PLACES]]
-            rows.append([f"`{name}`", f"`{drafter}`", *shares, *[""] * (_PLACES - len(shares))])
+        for drafter, positions in metrics.acceptance_by_position(result["prompts"], name).items():
+            shares = [
+                f"{n_accepted / judged:.0%}" if judged >= metrics.MIN_JUDGED else ""
+                for n_accepted, judged in positions[:_POSITIONS_SHOWN]
+            ]
+            rows.append([f"`{name}`", f"`{drafter}`", *shares, *[""] * (_POSITIONS_SHOWN - len(shares))])
     if rows:
         yield (
             "How often a drafted token is right, by its place in the draft, if those before it were, where at least "
-            f"{metrics.FEWEST} were judged:"
+            f"{metrics.MIN_JUDGED} were judged:"
         )
-        yield table(["", "drafter", *map(str, range(1, _PLACES + 1))], rows)
+        yield table(["", "drafter", *map(str, range(1, _POSITIONS_SHOWN + 1))], rows)
 
 
-def partings(result: dict[str, Any]) -> Iterator[str]:
-    """Where texts differ from the plain one."""
+def divergences(result: dict[str, Any]) -> Iterator[str]:
+    """The divergences from plain decoding."""
     rows = [
-        [f"{row['category']} {row['question_id']}", f"`{name}`", str(one["position"]), f"{one['margin']:.4f}"]
+        [
+            f"{row['category']} {row['question_id']}",
+            f"`{name}`",
+            str(divergence["position"]),
+            f"{divergence['margin']:.4f}",
+        ]
         for row in result["prompts"]
-        for name, one in row["partings"].items()
+        for name, divergence in row["partings"].items()
     ]
     if rows:
         yield "Texts that differ from the plain one: at which token, and by how many logits the plain token was ahead."

@@ -1,4 +1,4 @@
-"""transformers' assisted generation as a program, which the benchmark compares edgespec with.
+"""transformers' assisted generation as a program, a peer of the benchmark.
 
     python -m edgespec.bench.transformers_peer MODEL.gguf THREADS DTYPE [ASSISTANT.gguf]
 
@@ -18,11 +18,11 @@ import torch
 from transformers import AutoModelForCausalLM, set_seed
 from transformers.generation.streamers import BaseStreamer
 
-from edgespec.system.child import serve
+from edgespec.system.child import serve_json_lines
 
 
 class _Clock(BaseStreamer):  # type: ignore[misc]
-    """When each block came, and how many tokens it had. The first call is the prompt's."""
+    """Records the time and the size of each block. The first call is for the prompt."""
 
     def __init__(self) -> None:
         self.blocks: list[tuple[float, int]] = []
@@ -35,6 +35,8 @@ class _Clock(BaseStreamer):  # type: ignore[misc]
 
 
 class _Assisted:
+    """A target in transformers, with an assistant model or without."""
+
     def __init__(self, path: str, dtype: str, assistant: str | None) -> None:
         self._target = _loaded(path, dtype)
         self._assistant = _loaded(assistant, dtype) if assistant else None
@@ -71,7 +73,7 @@ def _loaded(name: str, dtype: str) -> Any:
 def main(path: str, threads: str, dtype: str, assistant: str | None = None) -> None:
     """Answer until standard input ends."""
     torch.set_num_threads(int(threads))
-    serve(_Assisted(path, dtype, assistant).answer)
+    serve_json_lines(_Assisted(path, dtype, assistant).answer)
 
 
 if __name__ == "__main__":

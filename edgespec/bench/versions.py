@@ -1,4 +1,4 @@
-"""Which versions of other programs take part."""
+"""The versions of the peers' programs."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from edgespec.errors import EvaluationError, InvalidRequest
 
 
 def versions(specs: Sequence[PeerSpec], server: Path | None) -> Iterator[tuple[str, str]]:
-    """Programs that the peers run beside llama-cpp-python, with their versions.
+    """The names and versions of the programs that the peers run, besides llama-cpp-python.
 
     Raises EvaluationError, and InvalidRequest where a llama-server is to take part and is not named.
     """
-    serving = [spec for spec in specs if spec.server_arguments is not None]
-    if serving and server is None:
-        raise InvalidRequest(f"the peer {serving[0].name} is a llama-server: name its file (--server)")
-    if serving and server:
+    server_specs = [spec for spec in specs if spec.server_arguments is not None]
+    if server_specs and server is None:
+        raise InvalidRequest(f"the peer {server_specs[0].name} is a llama-server: name its file (--server)")
+    if server_specs and server:
         yield "llama-server", server_version(server)
     for package in ("transformers", "torch") if any(spec.assistant for spec in specs) else ():
-        with contextlib.suppress(PackageNotFoundError):  # which is told when it is started
+        with contextlib.suppress(PackageNotFoundError):  # starting the peer raises the error
             yield package, version(package)
 
 
 def server_version(server: Path) -> str:
-    """What a llama-server says of its version and, if there are any, the GPUs that it can use.
+    """The version of a llama-server and the GPUs that it can use, as one text.
 
-    Builds with and without CUDA tell the same version. Raises EvaluationError where it is no llama-server.
+    Builds with and without CUDA have the same version. Raises EvaluationError where it is no llama-server.
     """
-    asked = _asked(server, "--version")
-    found = re.search(r"^version: *(.+)", asked.stdout, re.MULTILINE)
-    if not found:
-        raise EvaluationError(f"{server} --version ended with status {asked.returncode} and told no version")
-    devices = re.findall(r"^ +(\w+): ", _asked(server, "--list-devices").stdout, re.MULTILINE)
-    return ", ".join([found[1].strip(), *devices])
+    result = _run_server(server, "--version")
+    match = re.search(r"^version: *(.+)", result.stdout, re.MULTILINE)
+    if not match:
+        raise EvaluationError(f"{server} --version ended with status {result.returncode} and told no version")
+    devices = re.findall(r"^ +(\w+): ", _run_server(server, "--list-devices").stdout, re.MULTILINE)
+    return ", ".join([match[1].strip(), *devices])
 
 
-def _asked(server: Path, option: str) -> subprocess.CompletedProcess[str]:
+def _run_server(server: Path, option: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
             [str(server.absolute()), option], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

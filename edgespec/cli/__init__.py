@@ -22,15 +22,15 @@ from edgespec.errors import EdgespecError
 from edgespec.system import cpu
 
 
-class _OneLine(click.ClickException):
-    """An error the user can act on: one line on stderr, exit status 1."""
+class _UserError(click.ClickException):
+    """An error that the user can act on: one line on stderr, exit status 1."""
 
     def show(self, file: Any = None) -> None:
         click.echo(f"edgespec: {self.message}", err=True, file=file)
 
 
-class _Commands(click.Group):
-    """The commands in their own order; what edgespec raises on purpose becomes one line."""
+class _CommandGroup(click.Group):
+    """The commands in the order of COMMANDS; edgespec's own errors become one line on stderr."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -39,21 +39,21 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except EdgespecError as error:
-            raise _OneLine(str(error)) from error
+            raise _UserError(str(error)) from error
         except UnicodeError as error:
-            raise _OneLine(f"the input is not UTF-8 text: {error}") from error
+            raise _UserError(f"the input is not UTF-8 text: {error}") from error
         except OSError as error:
             if error.errno == errno.EPIPE:
-                raise  # whoever read our output is gone
-            if error.filename is None:  # where output goes, most likely: a full disk
-                _drop_output()
-            raise _OneLine(f"{error.filename or 'reading or writing'}: {error.strerror or error}") from error
+                raise  # the reader of the output has ended
+            if error.filename is None:  # most likely the output, on a full disk
+                _discard_output()
+            raise _UserError(f"{error.filename or 'reading or writing'}: {error.strerror or error}") from error
         except KeyboardInterrupt:
             sys.exit(130)
 
 
 @click.group(
-    cls=_Commands,
+    cls=_CommandGroup,
     commands=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -69,38 +69,38 @@ class _Commands(click.Group):
 @click.pass_context
 def main(ctx: click.Context, verbose: int, config: Path | None) -> None:  # fmt: skip
     """Run a GGUF model faster, without changing its answers."""
-    _open_streams()
+    _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="replace")  # no answer ends at a letter that the terminal does not have
+        sys.stdout.reconfigure(errors="replace")  # characters that the terminal lacks must not end an answer
     _log_to_stderr(verbose)
     _read_config(ctx, config)
-    for name in ("SIGTERM", "SIGHUP"):  # as with Ctrl-C: processes and files are put away
+    for name in ("SIGTERM", "SIGHUP"):  # as with Ctrl-C: child processes and temporary files are removed
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, _leave)
+            signal.signal(number, _exit_on_signal)
 
 
-def _open_streams() -> None:
-    """What Python leaves out where a standard stream was closed (`edgespec ... 2>&-`)."""
+def _open_closed_streams() -> None:
+    """Open a standard stream on the null device where it was closed (`edgespec ... 2>&-`): Python has None there."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
 
 
-def _drop_output() -> None:
-    """What could not be written to stdout is not to be tried again when the process ends."""
-    with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+def _discard_output() -> None:
+    """Send stdout to the null device, so that what could not be written is not written again at exit."""
+    with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("w") as null_device:
+        os.dup2(null_device.fileno(), sys.stdout.fileno())
 
 
-def _leave(number: int, _frame: FrameType | None) -> None:
-    """Only once: a window that is closed may send two, and the second must not break what the first one began."""
+def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
+    """Exit on a signal, once: a terminal that closes may send two, and the second must not interrupt the clean-up."""
     signal.signal(number, signal.SIG_IGN)
     sys.exit(128 + number)
 
 
 def _read_config(ctx: click.Context, path: Path | None) -> None:
-    """Give the command the defaults of the configuration file, if there is one."""
+    """Set the command's defaults from the configuration file, if there is one."""
     name = ctx.invoked_subcommand
     command = main.commands.get(name) if name else None
     if name is None or command is None:
@@ -113,7 +113,7 @@ def _read_config(ctx: click.Context, path: Path | None) -> None:
 
 
 def _log_to_stderr(verbose: int) -> None:
-    """Warnings of edgespec's own, and more on request. llama.cpp's log stays off the terminal unless asked for."""
+    """Log edgespec's warnings to stderr, more with -v, and llama.cpp's log with -vv."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("edgespec: %(message)s"))
     if verbose < 2:

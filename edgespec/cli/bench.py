@@ -1,4 +1,4 @@
-"""`edgespec bench`: is it faster here, and is the text the same?"""
+"""`edgespec bench`: compares drafters with plain decoding and with other programs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import click
 
 from edgespec.bench.contestants import PLAIN
 from edgespec.bench.metrics import ratios, speed_of
-from edgespec.bench.peers import parsed
+from edgespec.bench.peers import parse_peer
 from edgespec.bench.report import markdown, summary_lines
-from edgespec.bench.run import run as measure
+from edgespec.bench.run import run as run_bench
 from edgespec.bench.settings import RunProgress, Settings
 from edgespec.errors import InvalidRequest, OutputError
 from edgespec.system.files import check_writable, replacing
@@ -21,7 +21,7 @@ from edgespec.system.prompts import identified, read_prompts, spread
 
 
 def run(options: dict[str, Any]) -> None:
-    """Measure, and print what came of it."""
+    """Run the benchmark, and print its summary."""
     prompts = identified(read_prompts(options["prompts"]))
     if options["per_subtask"]:
         prompts = spread(prompts, options["per_subtask"])
@@ -34,13 +34,15 @@ def run(options: dict[str, Any]) -> None:
     for path in filter(None, (options["out"], options["report"])):
         check_writable(path)
     settings = Settings(
-        drafters=drafters, peers=[parsed(peer) for peer in options["peers"]], temperature=options["temp"],
+        drafters=drafters, peers=[parse_peer(peer) for peer in options["peers"]], temperature=options["temp"],
         n_ctx=options["ctx"],
         **{key: options[key] for key in
            ("model", "server", "count", "rounds", "peer_rounds", "seed", "threads", "gpu_layers")},
     )  # fmt: skip
     try:
-        result = measure(settings, prompts, out=options["out"], command=["edgespec", *sys.argv[1:]], tell=_tell)
+        result = run_bench(
+            settings, prompts, out=options["out"], command=["edgespec", *sys.argv[1:]], on_progress=_print_progress
+        )
     except KeyboardInterrupt:
         if options["out"]:
             click.echo(f"\nstopped; the same command continues with {options['out']}", err=True)
@@ -50,17 +52,17 @@ def run(options: dict[str, Any]) -> None:
     click.echo("\n".join(summary_lines(result)))
 
 
-def _tell(progress: RunProgress) -> None:
-    """A line for every prompt and every other thing that takes long, on stderr."""
+def _print_progress(progress: RunProgress) -> None:
+    """Print a line on stderr for each prompt and each other stage."""
     row = progress.row
     if row and "reason" in row:
         click.echo(f"{row['category']} {row['question_id']} left out: {row['reason']}", err=True)
     elif row:
         plain = statistics.median(map(speed_of, row["answers"][PLAIN]))
         speeds = ", ".join(
-            f"{name} {statistics.median(found):.2f}x"
+            f"{name} {statistics.median(speed_ratios):.2f}x"
             for name in row["answers"]
-            if name != PLAIN and (found := ratios(row, name, PLAIN))
+            if name != PLAIN and (speed_ratios := ratios(row, name, PLAIN))
         )
         click.echo(f"{row['category']} {row['question_id']}: plain {plain:.1f} tokens/s, {speeds}", err=True)
     left = "" if progress.seconds_left is None else f", {progress.seconds_left / 60:.0f} min left"
@@ -70,7 +72,7 @@ def _tell(progress: RunProgress) -> None:
 
 
 def _write_report(path: Path, result: dict[str, Any]) -> None:
-    """The report, and its plots where matplotlib is installed."""
+    """Write the report, with plots where matplotlib is installed."""
     try:
         with replacing(path) as temporary:
             temporary.write_text(markdown(result, _plots(path, result)), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What the shared options ask for: an engine, and how tokens are chosen."""
+"""Builds an engine and sampling parameters from the shared options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgespec.system.jsonl import read_text
 
 
 def open_engine(options: dict[str, Any]) -> Engine:
-    """The engine that the options ask for."""
+    """Load an engine by the options."""
     return load(
         options["model"],
         drafter=options["drafter"],
@@ -27,7 +27,7 @@ def open_engine(options: dict[str, Any]) -> Engine:
 
 
 def sampling_of(options: dict[str, Any], logprobs: int | None = None) -> SamplingParams:
-    """How the options want tokens to be chosen."""
+    """The sampling parameters by the options."""
     return SamplingParams(
         temperature=options["temp"],
         top_k=options["top_k"],

@@ -1,7 +1,7 @@
-"""Every command with its options. What a command does is in the module of its name.
+"""The commands with their options. What a command does is in the module of its name.
 
-That module is imported when a command runs, and not before, since llama.cpp and what goes with it take a second to
-load, or several on a phone: too long for help, a wrong option, or the shell's completion.
+That module is imported only when the command runs, since llama.cpp takes a second to load, or several on a phone: too
+long for help, a wrong option, or the shell's completion.
 """
 
 # ruff: noqa: PLC0415 - imports where they are needed, see above
@@ -29,10 +29,12 @@ from edgespec.system import cpu
 _FILE = click.Path(path_type=Path)
 
 
-def _complete_session(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem[str]]:
-    """Conversations that are kept."""
-    kept = sorted(path.stem for path in (cpu.data_directory() / "sessions").glob("*.json"))
-    return [CompletionItem(name) for name in kept if name.startswith(begun)]
+def _complete_session(
+    _context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    """Completions: names of saved conversations."""
+    names = sorted(path.stem for path in (cpu.data_directory() / "sessions").glob("*.json"))
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 @click.command()
@@ -278,4 +280,4 @@ def rm(aliases: tuple[str, ...]) -> None:
 
 
 COMMANDS = (generate, chat, calibrate, trim, doctor, bench, models)
-"""In the order of the help."""
+"""All commands, in the order of the help."""

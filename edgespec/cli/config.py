@@ -32,27 +32,29 @@ else:
 
 
 def defaults_for(path: Path, name: str, command: click.Command, commands: Iterable[str]) -> dict[str, Any]:
-    """What the file says for `command`, by parameter; only options that are shared may stand before the tables.
+    """The file's defaults for `command`, by parameter name; only shared options may stand before the tables.
 
-    Raises InvalidRequest for what is no TOML, and for a key that nothing has, with the nearest one that there is.
+    Raises InvalidRequest for invalid TOML, and for an unknown key, with the nearest known one.
     """
     try:
-        told: Mapping[str, Any] = tomllib.loads(read_text(path))
+        settings: Mapping[str, Any] = tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
         raise InvalidRequest(f"{path}: {error}") from error
-    own = {one.opts[-1].removeprefix("--"): one for one in command.params if isinstance(one, click.Option)}
-    tables = {key: value for key, value in told.items() if isinstance(value, dict)}
-    for key in told:
-        _check(path, key, commands if key in tables else SHARED, "table" if key in tables else "key")
+    command_options = {
+        option.opts[-1].removeprefix("--"): option for option in command.params if isinstance(option, click.Option)
+    }
+    tables = {key: value for key, value in settings.items() if isinstance(value, dict)}
+    for key in settings:
+        _check_key(path, key, commands if key in tables else SHARED, "table" if key in tables else "key")
     table = tables.get(name, {})
     for key in table:
-        _check(path, key, own, f"key in [{name}]")
-    shared = {key for key, option in own.items() if isinstance(option, Shared)}
-    wanted = {**{key: value for key, value in told.items() if key in shared and key not in tables}, **table}
-    return {str(own[key].name): value for key, value in wanted.items()}
+        _check_key(path, key, command_options, f"key in [{name}]")
+    shared = {key for key, option in command_options.items() if isinstance(option, Shared)}
+    used = {**{key: value for key, value in settings.items() if key in shared and key not in tables}, **table}
+    return {str(command_options[key].name): value for key, value in used.items()}
 
 
-def _check(path: Path, key: str, known: Iterable[str], what: str) -> None:
+def _check_key(path: Path, key: str, known: Iterable[str], what: str) -> None:
     known = list(known)
     if key not in known:
         near = get_close_matches(key, known, 1)

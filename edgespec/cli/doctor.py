@@ -1,4 +1,4 @@
-"""`edgespec doctor`: what this machine makes of a model, and whether speculation can pay."""
+"""`edgespec doctor`: measures a model on this machine, and says whether drafting can pay."""
 
 from __future__ import annotations
 
@@ -14,42 +14,43 @@ from edgespec.cli.build import open_engine
 from edgespec.cli.terminal import redraw
 from edgespec.doctor.report import report
 
-_BAR = 32
-_TABLE = 39
-"""Columns of the table to the left of the bars."""
+_MAX_BAR = 32
+"""The longest bar, in columns."""
+_TABLE_COLUMNS = 39
+"""The width of the table to the left of the bars, in columns."""
 
 
 def run(options: dict[str, Any]) -> None:
-    """Measure, and print what was found."""
+    """Measure, and print the report."""
     with open_engine(options) as engine:
-        found = report(engine, _Progress)
+        results = report(engine, _MeasurementProgress)
     if options["as_object"]:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(results))
     else:
-        click.echo("\n".join(_lines(found)))
+        click.echo("\n".join(_lines(results)))
 
 
-def _lines(found: dict[str, Any]) -> Iterator[str]:
-    """The same for people."""
-    yield f"edgespec {found['edgespec']} on {found['cpu']}: {found['cores']} cores, {found['threads']} threads"
-    yield from (f"GPU: {name}" for name in found["gpus"])
-    yield found["build"]
-    yield f"{found['model']}, {found['model_bytes'] / 1e6:.0f} MB of weights"
+def _lines(results: dict[str, Any]) -> Iterator[str]:
+    """The report as lines of text."""
+    yield f"edgespec {results['edgespec']} on {results['cpu']}: {results['cores']} cores, {results['threads']} threads"
+    yield from (f"GPU: {name}" for name in results["gpus"])
+    yield results["build"]
+    yield f"{results['model']}, {results['model_bytes'] / 1e6:.0f} MB of weights"
     yield ""
-    yield f"T(n), the time of a forward pass of n tokens, after {found['context']} tokens of context:"
+    yield f"T(n), the time of a forward pass of n tokens, after {results['context']} tokens of context:"
     yield f"{'n':>4} {'ms':>8} {'of T(1)':>8} {'best speed-up':>14}"
-    widest = max(1, min(_BAR, shutil.get_terminal_size().columns - _TABLE - 1))
-    longest = max(one["ratio"] for one in found["curve"])
-    for one in found["curve"]:
-        bar = "▇" * max(1, round(widest * one["ratio"] / longest))
-        yield f"{one['n']:>4} {one['ms']:>8.1f} {one['ratio']:>8.2f} {one['best_speed_up']:>14.2f}  {bar}"
+    widest = max(1, min(_MAX_BAR, shutil.get_terminal_size().columns - _TABLE_COLUMNS - 1))
+    longest = max(point["ratio"] for point in results["curve"])
+    for point in results["curve"]:
+        bar = "▇" * max(1, round(widest * point["ratio"] / longest))
+        yield f"{point['n']:>4} {point['ms']:>8.1f} {point['ratio']:>8.2f} {point['best_speed_up']:>14.2f}  {bar}"
     yield ""
-    for drafter in found["drafters"]:
+    for drafter in results["drafters"]:
         yield (
             f"{drafter['name']}: {drafter['ms']:.1f} ms a draft token, {drafter['reading_ms']:.0f} ms of prefill "
             "before the first"
         )
-    exact = found["exact"]
+    exact = results["exact"]
     if "hindrance" in exact:
         yield f"--exact is not possible here: {exact['hindrance']}"
     elif exact["rows"] == 1:
@@ -64,11 +65,11 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
             f"With --exact a single token takes {exact['single']:.2f} times as long, and reading a prompt "
             f"{exact['reading']:.2f} times."
         )
-    yield from found["advice"]
+    yield from results["advice"]
 
 
-class _Progress:
-    """A line on a terminal while something is measured."""
+class _MeasurementProgress:
+    """A line on a terminal with the progress of one measurement."""
 
     def __init__(self, what: str) -> None:
         self._what = what

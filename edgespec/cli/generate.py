@@ -12,14 +12,14 @@ from click.core import ParameterSource
 from edgespec import Engine, SamplingParams, Session
 from edgespec.cli.build import open_engine, sampling_of
 from edgespec.cli.interrupt import cancelled_by_ctrl_c
-from edgespec.cli.report import Decisions, PromptProgress, as_json, json_line, print_stats
+from edgespec.cli.report import DecisionLog, PromptProgress, as_json, json_line, print_stats
 from edgespec.errors import ContextOverflow
 from edgespec.system.jsonl import read_text
 from edgespec.system.prompts import read_prompts
 
 
 def run(options: dict[str, Any]) -> None:
-    """Answer what the options name."""
+    """Answer the prompts that the options name."""
     if options["raw"] and click.get_current_context().get_parameter_source("system") != ParameterSource.COMMANDLINE:
         options["system"] = None  # the configuration file's, for conversations
     sampling = sampling_of(options, logprobs=options["logprobs"])
@@ -39,7 +39,7 @@ def run(options: dict[str, Any]) -> None:
 
 
 def _conversations(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What to answer: objects with `turns`, and with whatever else the prompt file tells of them."""
+    """The conversations to answer: objects with `turns` and the other fields of the prompt file."""
     given = [name for name in ("prompt", "file", "prompts") if options[name] is not None]
     if len(given) > 1:
         raise click.UsageError(f"--{given[0]} and --{given[1]} exclude each other")
@@ -59,8 +59,8 @@ def _conversations(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _answer(engine: Engine, conversation: dict[str, Any], sampling: SamplingParams, options: dict[str, Any]) -> None:
     """Answer every turn of one conversation."""
-    as_lines = options["prompts"] is not None
-    chat = engine.chat(options["system"]) if as_lines else None
+    many_prompts = options["prompts"] is not None
+    chat = engine.chat(options["system"]) if many_prompts else None
     for turn, text in enumerate(conversation["turns"]):
         progress = PromptProgress()
         arguments: dict[str, Any] = {
@@ -75,13 +75,13 @@ def _answer(engine: Engine, conversation: dict[str, Any], sampling: SamplingPara
             session = chat.stream(text, **arguments)
         else:
             session = engine.stream(text, system=options["system"], raw=options["raw"], **arguments)
-        which = {**_told(conversation), "turn": turn} if as_lines else {}
-        decisions = Decisions(options["stats"], which)
-        _run(session, progress, decisions, silent=as_lines or options["as_object"])
-        if as_lines or options["as_object"]:
+        prompt_fields = {**_prompt_fields(conversation), "turn": turn} if many_prompts else {}
+        decisions = DecisionLog(options["stats"], prompt_fields)
+        _run(session, progress, decisions, silent=many_prompts or options["as_object"])
+        if many_prompts or options["as_object"]:
             result = as_json(session, engine, sampling)
-            if as_lines:
-                result = {**which, **result}
+            if many_prompts:
+                result = {**prompt_fields, **result}
             click.echo(json_line(result, sys.stdout))
         if options["stats"]:
             print_stats(session, engine, sampling.seed)
@@ -89,18 +89,18 @@ def _answer(engine: Engine, conversation: dict[str, Any], sampling: SamplingPara
             sys.exit(130)
 
 
-def _told(conversation: dict[str, Any]) -> dict[str, Any]:
-    """What the prompt file says of a conversation, to tell the answers apart."""
+def _prompt_fields(conversation: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a prompt file that identify a conversation."""
     return {key: conversation[key] for key in ("question_id", "category") if key in conversation}
 
 
-def _run(session: Session, progress: PromptProgress, decisions: Decisions, *, silent: bool) -> None:
-    """Make the answer, printing it as it comes unless `silent`."""
+def _run(session: Session, progress: PromptProgress, decisions: DecisionLog, *, silent: bool) -> None:
+    """Decode the answer, and print each block unless `silent`."""
     with cancelled_by_ctrl_c(session):
         for block in session.stream():
             progress.clear()
-            decisions.tell(session, block)
+            decisions.print_block(session, block)
             if not silent:
-                click.echo(block.text, nl=False, color=True)  # as it is, escapes too
+                click.echo(block.text, nl=False, color=True)  # unchanged, escape sequences too
     if not silent:
         click.echo()

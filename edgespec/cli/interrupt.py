@@ -12,7 +12,7 @@ from edgespec import Session
 
 @contextmanager
 def cancelled_by_ctrl_c(session: Session) -> Iterator[None]:
-    """While this is open, the first Ctrl-C ends the answer after the evaluation in progress, the second interrupts."""
+    """In this context, the first Ctrl-C ends the answer after the forward pass in progress, the second interrupts."""
 
     def cancel(_signal: int, _frame: FrameType | None) -> None:
         session.cancel()

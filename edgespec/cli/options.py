@@ -1,4 +1,4 @@
-"""The options that commands share."""
+"""The options that several commands have."""
 
 from __future__ import annotations
 
@@ -13,49 +13,51 @@ from click.shell_completion import CompletionItem
 
 from edgespec.hub.catalogue import entries
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 SHARED: set[str] = set()
-"""Names of the options that several commands have; the environment and the configuration file may set them."""
+"""Names of the shared options; the environment and the configuration file may set them."""
 
 
 class Shared(click.Option):
-    """An option that means the same wherever it is. A benchmark's own --temp does not: nobody sets it unawares."""
+    """An option with the same meaning in each command. The --temp of bench is none: no configuration may change it."""
 
 
 def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
-    """An option that EDGESPEC_NAME sets too; one that may be repeated is not for the environment."""
+    """A shared option, which EDGESPEC_NAME sets too, unless it is repeatable."""
     name = names[-1].removeprefix("--")
     SHARED.add(name)
     variable = None if attributes.get("multiple") else f"EDGESPEC_{name.upper().replace('-', '_')}"
     return click.option(*names, cls=Shared, envvar=variable, **attributes)
 
 
-def complete_alias(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem[str]]:
-    """Models by name, for the shell."""
-    return [CompletionItem(alias) for alias in entries() if alias.startswith(begun)]
+def complete_alias(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Completions: aliases of models."""
+    return [CompletionItem(alias) for alias in entries() if alias.startswith(incomplete)]
 
 
-def _complete_model(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem[str]]:
-    """Files, and models by name."""
-    return _files_and(begun, entries())
+def _complete_model(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Completions: files, and aliases of models."""
+    return _file_and_name_completions(incomplete, entries())
 
 
-def _complete_drafter(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem[str]]:
-    """The same, and our own drafters; behind a + the last one."""
+def _complete_drafter(
+    _context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    """Completions: files, aliases and n-gram drafters, of the last part after a +."""
     from edgespec.drafters import KNOWN  # noqa: PLC0415 - with numpy
 
-    head, plus, last = begun.rpartition("+")
-    return _files_and(last, [*([] if plus else ["auto", "none"]), *KNOWN, *entries()], head + plus)
+    head, plus, last = incomplete.rpartition("+")
+    return _file_and_name_completions(last, [*([] if plus else ["auto", "none"]), *KNOWN, *entries()], head + plus)
 
 
-def _files_and(begun: str, names: Iterable[str], head: str = "") -> list[CompletionItem[str]]:
-    """Files that the shell finds, and names, after `head`. bash looks for no files where a name fits, or behind a +."""
-    fitting = [name for name in names if name.startswith(begun)]
-    if fitting or head:
-        fitting += glob(f"{escape(begun)}*.gguf")  # noqa: PTH207 - Path has no glob from the root
-    # The request for files comes first, since bash forgets what it was told before.
-    return [CompletionItem(head + begun, type="file"), *(CompletionItem(head + name) for name in fitting)]
+def _file_and_name_completions(incomplete: str, names: Iterable[str], head: str = "") -> list[CompletionItem[str]]:
+    """Completions after `head`: files that the shell finds, and names. bash finds no files where a name matches."""
+    matches = [name for name in names if name.startswith(incomplete)]
+    if matches or head:
+        matches += glob(f"{escape(incomplete)}*.gguf")  # noqa: PTH207 - Path has no glob from the root
+    # The request for files comes first: bash forgets the completions before it.
+    return [CompletionItem(head + incomplete, type="file"), *(CompletionItem(head + name) for name in matches)]
 
 
 model_option = _option(
@@ -80,7 +82,7 @@ stats_option = _option(
     help="Print statistics to stderr. --stats=full: a JSON line for every block too, with the reasons for its draft.",
 )
 
-_MODEL = (
+_MODEL_OPTIONS = (
     model_option,
     _option("-d", "--drafter", default="auto", show_default=True, metavar="DRAFTER", shell_complete=_complete_drafter,
                  help="Drafter: auto, none, anpd, suffix, a drafter model (.gguf or alias), or several joined by +."),
@@ -91,7 +93,7 @@ _MODEL = (
                  help="Draft only what can be checked bit for bit: the text of --exact -d none, even at near-ties."),
 )  # fmt: skip
 
-_SAMPLING = (
+_SAMPLING_OPTIONS = (
     _option("-n", "--max-tokens", type=int, default=512, show_default=True, metavar="N",
                  help="Longest answer, in tokens."),
     _option("--seed", type=int, metavar="N", help="Random seed. Default: a new one, which --stats and --json report."),
@@ -130,15 +132,15 @@ _SAMPLING = (
 )  # fmt: skip
 
 
-def _with(options: tuple[Callable[[Any], Any], ...], command: Command) -> Command:
+def _decorate(options: tuple[Callable[[Any], Any], ...], command: Decorated) -> Decorated:
     return functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
 
-def model_options(command: Command) -> Command:
-    """What `open_engine` takes."""
-    return _with(_MODEL, command)
+def model_options(command: Decorated) -> Decorated:
+    """Add the options that `open_engine` takes."""
+    return _decorate(_MODEL_OPTIONS, command)
 
 
-def sampling_options(command: Command) -> Command:
-    """What `sampling_of` takes, and what goes with it."""
-    return _with(_SAMPLING, command)
+def sampling_options(command: Decorated) -> Decorated:
+    """Add the options of an answer, which `sampling_of` takes among others."""
+    return _decorate(_SAMPLING_OPTIONS, command)

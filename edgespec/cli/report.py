@@ -1,4 +1,4 @@
-"""Numbers for people (stderr) and for scripts (JSON)."""
+"""Statistics of an answer, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgespec.vocabtrim.sizes import mbsu
 
 
 def as_json(session: Session, engine: Engine, sampling: SamplingParams) -> dict[str, Any]:
-    """One answer as the contract names it; times in milliseconds."""
+    """An answer as the JSON object of `generate --json`; times in milliseconds."""
     tally = session.tally
     answer: dict[str, Any] = {
         "text": session.text,
@@ -40,7 +40,9 @@ def as_json(session: Session, engine: Engine, sampling: SamplingParams) -> dict[
             "blocks": tally.blocks,
             "mean_block_length": tally.mean_block_length,
         },
-        "drafters": {name: _drafter_figures(engine, session, name, one) for name, one in tally.drafters.items()},
+        "drafters": {
+            name: _drafter_json(engine, session, name, drafter_tally) for name, drafter_tally in tally.drafters.items()
+        },
     }
     if sampling.logprobs is not None:
         answer["logprobs"] = [
@@ -51,33 +53,33 @@ def as_json(session: Session, engine: Engine, sampling: SamplingParams) -> dict[
 
 
 def json_line(value: Any, stream: TextIO) -> str:
-    """As JSON, with letters escaped that `stream` could not spell."""
+    """The JSON text of `value`, with characters escaped that `stream` cannot encode."""
     return json.dumps(value, ensure_ascii=(stream.encoding or "").lower() not in ("utf-8", "utf8"))
 
 
-def _drafter_figures(engine: Engine, session: Session, name: str, tally: DrafterTally) -> dict[str, Any]:
-    """What became of one drafter's drafts; of a model, also what it is worth by its size (MBSU) and its time."""
-    figures: dict[str, Any] = {
+def _drafter_json(engine: Engine, session: Session, name: str, tally: DrafterTally) -> dict[str, Any]:
+    """The counts of one drafter; of a model, also its MBSU and its time per token in milliseconds."""
+    drafter_json: dict[str, Any] = {
         "drafts": tally.drafts,
         "drafted": tally.drafted,
         "accepted": tally.accepted,
         "acceptance_by_depth": tally.acceptance_by_depth,
     }
-    drafter = next((one for one in engine.drafters if one.name == name), None)
+    drafter = next((drafter_tally for drafter_tally in engine.drafters if drafter_tally.name == name), None)
     if drafter is not None and drafter.share is not None:
-        # Of all blocks and all guesses, those that were cut off or lost to another draft too.
+        # All draft tokens count, also those that were cut off or not verified.
         blocks = max(1, session.tally.blocks)
         draft_tokens = session.tally.draft_tokens[name]
         length = session.tally.mean_block_length
-        figures["mbsu_by_parameters"] = mbsu(length, drafter.share.parameters, draft_tokens / blocks)
-        figures["mbsu_by_bytes"] = mbsu(length, drafter.share.bytes, draft_tokens / blocks)
+        drafter_json["mbsu_by_parameters"] = mbsu(length, drafter.share.parameters, draft_tokens / blocks)
+        drafter_json["mbsu_by_bytes"] = mbsu(length, drafter.share.bytes, draft_tokens / blocks)
         if drafter.latency is not None and drafter.latency.known:
-            figures["ms_per_token"] = 1e3 * drafter.latency.t1
-    return figures
+            drafter_json["ms_per_token"] = 1e3 * drafter.latency.t1
+    return drafter_json
 
 
 def stats_lines(session: Session, engine: Engine, seed: int) -> Iterator[str]:
-    """What happened, a few short lines."""
+    """The statistics of an answer, in a few lines."""
     tally = session.tally
     yield (
         f"{tally.tokens} tokens at {tally.tokens_per_second:.1f} tokens/s, first token after "
@@ -94,71 +96,71 @@ def stats_lines(session: Session, engine: Engine, seed: int) -> Iterator[str]:
             f"in {drafter.drafts} drafts; by position in the draft "
             + " ".join(f"{share:.0%}" for share in drafter.acceptance_by_depth[:8])
         )
-        figures = _drafter_figures(engine, session, name, drafter)
-        if "mbsu_by_bytes" in figures:
-            time_of = f"{figures['ms_per_token']:.1f} ms a token; " if "ms_per_token" in figures else ""
+        drafter_json = _drafter_json(engine, session, name, drafter)
+        if "mbsu_by_bytes" in drafter_json:
+            time_of = f"{drafter_json['ms_per_token']:.1f} ms a token; " if "ms_per_token" in drafter_json else ""
             yield (
-                f"{name}: {time_of}memory-bound speed-up {figures['mbsu_by_parameters']:.2f} by parameters, "
-                f"{figures['mbsu_by_bytes']:.2f} by bytes"
+                f"{name}: {time_of}memory-bound speed-up {drafter_json['mbsu_by_parameters']:.2f} by parameters, "
+                f"{drafter_json['mbsu_by_bytes']:.2f} by bytes"
             )
     if not tally.drafters:
         yield "nothing was drafted (--stats=full says why, block by block)"
 
 
 def print_stats(session: Session, engine: Engine, seed: int) -> None:
-    """The same on stderr."""
+    """Print the statistics of an answer to stderr."""
     for line in stats_lines(session, engine, seed):
         click.echo(styled(line, sys.stderr, dim=True), err=True)
 
 
 def styled(text: str, stream: IO[str], **style: Any) -> str:
-    """Only for a terminal, and not where NO_COLOR is set (no-color.org)."""
+    """`text` with a style, on a terminal and without NO_COLOR (no-color.org); else unchanged."""
     return click.style(text, **style) if stream.isatty() and not os.environ.get("NO_COLOR") else text
 
 
-class Decisions:
-    """On stderr, a JSON line for every block: what was drafted for it, what became of that, and why.
+class DecisionLog:
+    """Prints a JSON line on stderr for each block: its draft, the accepted tokens and the reasons.
 
-    `wanted` is the value of --stats; only "full" prints. `which` tells its answer from others.
+    `enabled` is the value of --stats; only "full" prints. `answer_fields` tells its answer from others.
     """
 
-    def __init__(self, wanted: str | None, which: Mapping[str, Any] | None = None) -> None:
-        self.wanted = wanted == "full"
-        self._which = which or {}
-        self._place = 0
-        self._before = time.perf_counter()
+    def __init__(self, enabled: str | None, answer_fields: Mapping[str, Any] | None = None) -> None:
+        self.enabled = enabled == "full"
+        self._answer_fields = answer_fields or {}
+        self._n_emitted = 0
+        self._last_time = time.perf_counter()
 
-    def tell(self, session: Session, block: Block) -> None:
-        """One block, if that was asked for."""
-        if not self.wanted:
+    def print_block(self, session: Session, block: Block) -> None:
+        """Print the line of one block, with --stats=full."""
+        if not self.enabled:
             return
         now = time.perf_counter()
-        why = list(block.reasons) if self._place else ["the prefill gives the first token"]
+        reasons = list(block.reasons) if self._n_emitted else ["the prefill gives the first token"]
         if not block.tokens:
-            why = [f"the answer is over: {session.finish_reason}"]
+            reasons = [f"the answer is over: {session.finish_reason}"]
         line = {
-            **self._which, "at": self._place, "tokens": len(block.tokens), "drafter": block.drafter,
-            "drafted": block.drafted, "accepted": block.accepted, "ms": round(1e3 * (now - self._before), 3),
-            "why": why,
+            **self._answer_fields, "at": self._n_emitted, "tokens": len(block.tokens), "drafter": block.drafter,
+            "drafted": block.drafted, "accepted": block.accepted, "ms": round(1e3 * (now - self._last_time), 3),
+            "why": reasons,
         }  # fmt: skip
         click.echo(json_line(line, sys.stderr), err=True)
-        self._place, self._before = len(session.emitted), now
+        self._n_emitted, self._last_time = len(session.emitted), now
 
 
 class PromptProgress:
-    """While a long prompt is read, says how far, on a terminal only; erased when the answer begins."""
+    """Shows the progress of a long prefill on a terminal; cleared when the answer starts."""
 
     def __init__(self) -> None:
         self._shown = False
-        self._wanted = sys.stderr.isatty()
+        self._on_terminal = sys.stderr.isatty()
 
     def __call__(self, done: int, total: int) -> None:
-        if self._wanted and (self._shown or total - done > 256):
+        if self._on_terminal and (self._shown or total - done > 256):
             redraw(f"reading the prompt: {done} of {total} tokens")
             self._shown = True
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Clear the line."""
         if self._shown:
             redraw()
             self._shown = False

@@ -1,4 +1,4 @@
-"""A line on stderr that is drawn over and over: how far something is."""
+"""A line of progress on stderr that is redrawn."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import click
 
 
 def columns() -> int:
-    """How wide the terminal is that stderr goes to."""
+    """The width of stderr's terminal in columns."""
     with contextlib.suppress(OSError, ValueError):
-        if wide := os.get_terminal_size(sys.stderr.fileno()).columns:
-            return wide
+        if width := os.get_terminal_size(sys.stderr.fileno()).columns:
+            return width
     return shutil.get_terminal_size().columns
 
 
 def redraw(line: str = "") -> None:
-    """Show `line` in the place of the one before, for a terminal. One that is too wide is cut: nothing wipes two."""
+    """Replace the line on a terminal by `line`, cut to its width: a second line could not be cleared."""
     click.echo(f"\r\x1b[K{line[: columns() - 1]}", nl=False, err=True)

@@ -63,7 +63,7 @@ class SamplingParams:
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        for name, low, high, meaning in _BOUNDS:
+        for name, low, high, meaning in _PARAMETER_BOUNDS:
             value = getattr(self, name)
             if not (isinstance(value, (int, float)) and low <= value <= high):  # NaN fails this too
                 raise InvalidRequest(f"{name} is {value}: it must be from {low:g} to {high:g} ({meaning})")
@@ -97,7 +97,7 @@ class SamplingParams:
 _COLDEST = 1e-9
 """The lowest temperature above 0: far below it, a logit over the temperature overflows."""
 
-_BOUNDS: tuple[tuple[str, float, float, str], ...] = (
+_PARAMETER_BOUNDS: tuple[tuple[str, float, float, str], ...] = (
     ("temperature", 0.0, 100.0, "0 takes the most likely token"),
     ("top_k", 0, 2**31 - 1, "0 keeps all"),
     ("top_p", 0.0, 1.0, "1 keeps all"),
@@ -113,7 +113,7 @@ _BOUNDS: tuple[tuple[str, float, float, str], ...] = (
     ("dry_penalty_last_n", -1, 2**31 - 1, "tokens looked back at; -1 is the whole context"),
 )
 
-assert {name for name, *_ in _BOUNDS} <= {parameter.name for parameter in fields(SamplingParams)}
+assert {name for name, *_ in _PARAMETER_BOUNDS} <= {parameter.name for parameter in fields(SamplingParams)}
 
 
 _GOLDEN = 0x9E3779B97F4A7C15

@@ -1,1 +1,1 @@
-"""What this machine makes of a model, measured on purpose."""
+"""Measurements of a model on this machine, and advice from them."""

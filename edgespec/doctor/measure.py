@@ -1,4 +1,4 @@
-"""What this machine makes of a model: T(n) measured on purpose, and from where on speculation pays."""
+"""Measures T(n) of a model on this machine, and says from which acceptance rate on drafting pays."""
 
 from __future__ import annotations
 
@@ -10,33 +10,35 @@ from typing import NamedTuple
 
 from edgespec.core import NOTHING, Context, Draft
 from edgespec.policy.adaptive import MAX_DRAFT
-from edgespec.system.cpu import Used, allowed_cpus
+from edgespec.system.cpu import CpuUse, allowed_cpus
 
 SIZES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64)
 
 DEPTH = 256
-"""Tokens of context at which evaluations are timed."""
+"""Tokens of context at which forward passes are timed."""
 
-PAYS = 1.05
-"""A speed-up worth the name."""
+MIN_SPEED_UP = 1.05
+"""The speed-up from which on drafting is said to pay."""
 
 _ROUNDS = 4
+"""Timed rounds over all sizes."""
 
-_BUSY = 1.4
+_BUSY_SPREAD = 1.4
+"""The median over the least time of a size, from which on the machine counts as busy."""
 
 
 class DrafterCost(NamedTuple):
-    """What a drafter model costs, in units of the target's T(1)."""
+    """The cost of a drafter model, in units of the target's T(1)."""
 
-    guess: float
-    reading: float
-    """Before its first guess in a text."""
+    draft_token: float
+    prefill: float
+    """The drafter prefill, before its first draft token."""
 
 
 class Times(NamedTuple):
     """T(n) in seconds by n, and whether the machine was busy with something else meanwhile."""
 
-    of: dict[int, float]
+    seconds: dict[int, float]
     busy: bool
 
 
@@ -45,26 +47,25 @@ def timed(
     tokens: Sequence[int],
     *,
     depth: int = DEPTH,
-    reading: bool = False,
+    prefill: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Times:
-    """T(n) for SIZES as far as `context` allows, after `depth` of `tokens`: the least of several rounds in turn.
+    """T(n) for the SIZES that `context` allows, after `depth` of `tokens`: the least time of _ROUNDS rounds.
 
-    All n tokens get logits, as where drafts are checked, or with `reading` only the last one, as where a text is read.
-    A round before them warms up. What else runs makes an evaluation slower and never faster, so the least is nearest to
-    the machine's own; where the rounds differ by much, or others had the cores too, even that is not to be trusted.
-    `progress(done, total)` counts evaluations.
+    All n tokens get logits, as in verification; with `prefill` only the last one does. A first round warms up. Other
+    programs only make a forward pass slower, so the least time is nearest to the machine's own. `busy` is set where the
+    rounds differ by much, or where other programs used the cores. `progress(done, total)` counts forward passes.
     """
     sizes = [n for n in SIZES if n <= context.max_rows and depth + n <= min(context.n_ctx, len(tokens))]
     times: dict[int, list[float]] = {n: [] for n in sizes}
     context.evaluate(tokens[: depth + 1], NOTHING)
-    start = Used.now()
+    start = CpuUse.now()
     for done in range((_ROUNDS + 1) * len(sizes)):
         n = sizes[done % len(sizes)]
         draft = tokens[depth + 1 : depth + n]
         context.rewind(depth)
         begun = time.perf_counter()
-        if reading:
+        if prefill:
             context.prefill(tokens[: depth + n])
         else:
             context.evaluate(tokens[: depth + 1], Draft.chain(draft, [1.0] * len(draft), draft, "doctor"))
@@ -73,61 +74,65 @@ def timed(
         if progress:
             progress(done + 1, (_ROUNDS + 1) * len(sizes))
     spread = statistics.median(statistics.median(seconds) / min(seconds) for seconds in times.values())
-    crowded = start.crowded(Used.now(), len(allowed_cpus()))
-    return Times({n: min(seconds) for n, seconds in times.items()}, crowded or spread > _BUSY)
+    crowded = start.crowded(CpuUse.now(), len(allowed_cpus()))
+    return Times({n: min(seconds) for n, seconds in times.items()}, crowded or spread > _BUSY_SPREAD)
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What speculation can bring on a curve, if a guess costs that share of T(1)."""
+    """The speed-up that drafts of a fixed length can reach, given a latency model and the cost of draft tokens."""
 
     best: float
-    """The speed-up if every guess is right."""
+    """The speed-up where every draft token is accepted."""
     size: int
-    """The draft length that brings it."""
+    """The draft length of that speed-up, in tokens."""
     break_even: float | None
-    """How often a guess must be right for the text to come PAYS times as fast; None where even 1 is not enough."""
+    """The acceptance rate that gives a speed-up of MIN_SPEED_UP; None where even 1 is not enough."""
 
 
-def outlook(ratios: Mapping[int, float], guess: float = 0.0) -> Outlook:
-    """`ratios` are T(n)/T(1). Chains only, of a fixed length; every guess is right as often as any other."""
+def outlook(ratios: Mapping[int, float], draft_token: float = 0.0) -> Outlook:
+    """The outlook for chains of a fixed length and an acceptance rate that is the same for all draft tokens.
+
+    `ratios` are T(n)/T(1) by n; `draft_token` is the cost of a draft token in T(1).
+    """
     ratios = {n: ratio for n, ratio in ratios.items() if n <= MAX_DRAFT + 1}
-    best, size = max((speed_up(n - 1, 1.0, ratio, guess), n - 1) for n, ratio in ratios.items())
-    if best < PAYS:
+    best, size = max((speed_up(n - 1, 1.0, ratio, draft_token), n - 1) for n, ratio in ratios.items())
+    if best < MIN_SPEED_UP:
         return Outlook(best, size, None)
     for percent in range(1, 101):
-        if max(speed_up(n - 1, percent / 100, ratio, guess) for n, ratio in ratios.items()) >= PAYS:
+        if max(speed_up(n - 1, percent / 100, ratio, draft_token) for n, ratio in ratios.items()) >= MIN_SPEED_UP:
             return Outlook(best, size, percent / 100)
     raise AssertionError("at 100% it is the best")
 
 
-def speed_up(size: int, acceptance: float, ratio: float, guess: float) -> float:
-    """The expected speed-up of drafts of `size` guesses (Leviathan et al., arXiv 2211.17192, theorem 3.8)."""
-    return sum(acceptance**depth for depth in range(size + 1)) / (ratio + size * guess)
+def speed_up(size: int, acceptance: float, ratio: float, draft_token: float) -> float:
+    """The expected speed-up of drafts of `size` tokens (Leviathan et al., arXiv 2211.17192, theorem 3.8)."""
+    return sum(acceptance**depth for depth in range(size + 1)) / (ratio + size * draft_token)
 
 
-def advice(ratios: Mapping[int, float], prices: Mapping[str, DrafterCost], *, busy: bool = False) -> Iterator[str]:
-    """Sentences that say whether and how speculation can pay; `prices` are drafter models', in T(1) as are `ratios`."""
+def advice(ratios: Mapping[int, float], costs: Mapping[str, DrafterCost], *, busy: bool = False) -> Iterator[str]:
+    """Sentences that say whether drafting can pay, by `ratios`, T(n)/T(1), and `costs` of drafter models in T(1)."""
     if busy:
         yield "The machine was busy with something else. Stop that and run doctor again: these figures are unreliable."
-    free = outlook(ratios)
-    if free.break_even is None:
+    n_grams = outlook(ratios)
+    if n_grams.break_even is None:
         yield (
-            f"Speculation cannot pay here: even if all draft tokens are right, text comes {free.best:.2f} times as "
-            "fast. edgespec will decode plainly."
+            f"Speculation cannot pay here: even if all draft tokens are right, text comes {n_grams.best:.2f} times "
+            "as fast. edgespec will decode plainly."
         )
         return
     yield (
-        f"Speculation can pay: drafts of {free.size} tokens that are all right make text {free.best:.1f} times as "
-        f"fast, and n-gram drafts pay where more than {free.break_even:.0%} of their tokens are right."
+        f"Speculation can pay: drafts of {n_grams.size} tokens that are all right make text {n_grams.best:.1f} times "
+        f"as fast, and n-gram drafts pay where more than {n_grams.break_even:.0%} of their tokens are right."
     )
-    for name, (guess, reading) in prices.items():
-        own = outlook(ratios, guess)
-        if own.break_even is None:
-            yield f"{name} cannot pay: a draft token takes {guess:.2f} T(1), too much even if all are right."
+    for name, (draft_token, prefill) in costs.items():
+        model = outlook(ratios, draft_token)
+        if model.break_even is None:
+            yield f"{name} cannot pay: a draft token takes {draft_token:.2f} T(1), too much even if all are right."
         else:
             yield (
-                f"{name} pays where more than {own.break_even:.0%} of its draft tokens are right (each takes "
-                f"{guess:.2f} T(1)): at most {own.best:.1f} times as fast. First it reads the end of the text, "
-                f"for {reading:.1f} T(1), so it is asked only where an answer is long enough to earn that back."
+                f"{name} pays where more than {model.break_even:.0%} of its draft tokens are right (each takes "
+                f"{draft_token:.2f} T(1)): at most {model.best:.1f} times as fast. First it reads the end of the "
+                f"text, for {prefill:.1f} T(1), so it is asked only where an answer is long enough to earn that "
+                "back."
             )

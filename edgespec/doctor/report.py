@@ -1,4 +1,4 @@
-"""All that `edgespec doctor` finds out: T(n), what drafters cost, which evaluations are exact and at what price."""
+"""The report of `edgespec doctor`: T(n), the costs of drafters, the exact rows, and the cost of exact mode."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from edgespec.errors import UnsupportedModel
 from edgespec.system import cpu
 
 ReportProgress = Callable[[str], Callable[[int, int], None]]
-"""What is measured now, to whom the evaluations done and all of them are told."""
+"""Called with the name of a measurement; returns what is called with its finished forward passes and all."""
 
-_LONGEST = 1024
-"""Tokens of the contexts that the price of --exact is found with."""
+_EXACT_CONTEXT = 1024
+"""Context length, in tokens, with which the cost of --exact is measured."""
 
-_READINGS, _SINGLES = 2, 12
-"""How often each is timed for that."""
+_PREFILL_ROUNDS, _STEP_ROUNDS = 2, 12
+"""How often a prefill and a decode step are timed for the cost of --exact."""
 
 
 def report(engine: Engine, progress: ReportProgress) -> dict[str, Any]:
-    """What `edgespec doctor` says, times in milliseconds. The engine remembers what was measured.
+    """The report as JSON, times in milliseconds. The engine's latency models take over what was measured.
 
-    `progress(what)(done, total)` counts evaluations. Raises UnsupportedModel where nothing can be drafted.
+    `progress(what)(done, total)` counts forward passes. Raises UnsupportedModel for a model that cannot be drafted for.
     """
     if not engine.model.can_rewind:
         raise UnsupportedModel(
@@ -46,21 +46,21 @@ def report(engine: Engine, progress: ReportProgress) -> dict[str, Any]:
     for drafter in engine.drafters:
         if drafter.context is None or drafter.latency is None:
             continue
-        own, also_busy = timed(
+        drafter_times, was_busy = timed(
             drafter.context,
             probe_tokens(drafter.n_inputs),
             depth=min(depth, drafter.context.n_ctx // 2),
-            reading=True,
+            prefill=True,
             progress=progress(drafter.name),
         )
-        if not also_busy:
-            drafter.latency.measure(own)
-        busy |= also_busy
-        costs[drafter.name] = DrafterCost(own[1] / times[1], drafter.prefill_seconds(times[1]) / times[1])
+        if not was_busy:
+            drafter.latency.measure(drafter_times)
+        busy |= was_busy
+        costs[drafter.name] = DrafterCost(drafter_times[1] / times[1], drafter.prefill_seconds(times[1]) / times[1])
     engine.context.forget()
     try:
-        exact, also_busy = _exact(engine, tokens, progress)
-        busy |= also_busy
+        exact, was_busy = _exact_report(engine, tokens, progress)
+        busy |= was_busy
     except UnsupportedModel as error:  # a GPU without its types of keys and values
         exact = {"rows": 1, "hindrance": str(error)}
     return {
@@ -80,12 +80,12 @@ def report(engine: Engine, progress: ReportProgress) -> dict[str, Any]:
         "drafters": [
             {
                 "name": name,
-                "ms": 1e3 * price.guess * times[1],
-                "of_t1": price.guess,
-                "reading_ms": 1e3 * price.reading * times[1],
-                "pays_from": outlook(ratios, price.guess).break_even,
+                "ms": 1e3 * cost.draft_token * times[1],
+                "of_t1": cost.draft_token,
+                "reading_ms": 1e3 * cost.prefill * times[1],
+                "pays_from": outlook(ratios, cost.draft_token).break_even,
             }
-            for name, price in costs.items()
+            for name, cost in costs.items()
         ],
         "exact": exact,
         "busy": busy,
@@ -93,12 +93,12 @@ def report(engine: Engine, progress: ReportProgress) -> dict[str, Any]:
     }
 
 
-def _exact(engine: Engine, tokens: list[int], progress: ReportProgress) -> tuple[dict[str, Any], bool]:
-    """The widths that --exact keeps to, its price, and the best it can bring over plain decoding without it.
+def _exact_report(engine: Engine, tokens: list[int], progress: ReportProgress) -> tuple[dict[str, Any], bool]:
+    """The exact rows, the cost of --exact, its best speed-up over plain decoding; and whether the machine was busy.
 
-    With it, whether the machine was busy. What is found is remembered for `load(exact=True)`.
+    Exact rows and latency model are stored for `load(exact=True)`.
     """
-    threads, n_ctx = engine.context.threads, min(_LONGEST, engine.context.n_ctx)
+    threads, n_ctx = engine.context.threads, min(_EXACT_CONTEXT, engine.context.n_ctx)
     assert engine.profiles is not None
     profiles = engine.profiles.with_exact_keys()
     with (
@@ -107,8 +107,8 @@ def _exact(engine: Engine, tokens: list[int], progress: ReportProgress) -> tuple
     ):
         rows = profiles.exact_rows(exact, engine.model.vocabulary.size, progress("which evaluations are exact"))
         depth = min(DEPTH, n_ctx // 2)
-        reading = _price(plain, exact, _READINGS, lambda context: _reading(context, tokens[:depth]))
-        single = _price(plain, exact, _SINGLES, lambda context: _single(context, tokens[: depth + 1]))
+        prefill = _time_ratio(plain, exact, _PREFILL_ROUNDS, lambda context: _prefill_seconds(context, tokens[:depth]))
+        single = _time_ratio(plain, exact, _STEP_ROUNDS, lambda context: _step_seconds(context, tokens[: depth + 1]))
         exact.max_rows = rows
         times, busy = timed(exact, tokens, depth=depth, progress=progress("exact evaluations"))
     if not busy:
@@ -116,25 +116,27 @@ def _exact(engine: Engine, tokens: list[int], progress: ReportProgress) -> tuple
         latency.measure(times)
         profiles.save(latency)
     best = outlook({n: seconds / times[1] for n, seconds in times.items()}).best / single
-    return {"rows": rows, "best_speed_up": best, "single": single, "reading": reading}, busy
+    return {"rows": rows, "best_speed_up": best, "single": single, "reading": prefill}, busy
 
 
-def _price(plain: LlamaContext, exact: LlamaContext, rounds: int, seconds_of: Callable[[LlamaContext], float]) -> float:
-    """How many times as long something takes with `exact`: the least of several rounds in turn, for a busy moment."""
-    pairs = [(seconds_of(plain), seconds_of(exact)) for _ in range(rounds)]
-    return min(with_it for _, with_it in pairs) / min(without for without, _ in pairs)
+def _time_ratio(
+    plain: LlamaContext, exact: LlamaContext, rounds: int, seconds_of: Callable[[LlamaContext], float]
+) -> float:
+    """The time with `exact` over that with `plain`, each the least of `rounds` rounds in turn."""
+    times = [(seconds_of(plain), seconds_of(exact)) for _ in range(rounds)]
+    return min(exact_time for _, exact_time in times) / min(plain_time for plain_time, _ in times)
 
 
-def _reading(context: LlamaContext, tokens: list[int]) -> float:
-    """The seconds that reading `tokens` takes."""
+def _prefill_seconds(context: LlamaContext, tokens: list[int]) -> float:
+    """The seconds of a prefill of `tokens`."""
     context.forget()
     begun = time.perf_counter()
     context.prefill(tokens)
     return time.perf_counter() - begun
 
 
-def _single(context: LlamaContext, tokens: list[int]) -> float:
-    """The seconds that the last of `tokens` takes, after the others were read."""
+def _step_seconds(context: LlamaContext, tokens: list[int]) -> float:
+    """The seconds of a forward pass of the last of `tokens`, after the others were prefilled."""
     begun = time.perf_counter()
     context.evaluate(tokens, NOTHING)
     return time.perf_counter() - begun

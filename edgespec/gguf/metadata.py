@@ -1,6 +1,6 @@
-"""Metadata of a GGUF that the walk skipped, read when it is wanted; and new entries as bytes.
+"""Reads metadata entries that the walk skipped, and encodes new ones.
 
-The walk remembers where each entry lies (`Part.spans`), so reading one never parses the rest.
+The walk records the position of each entry (`Part.spans`), so that reading one does not parse the others.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from edgespec.gguf.reader import STRING, Array, Part, malformed
 
 _NUMPY = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"}
 _PADDING = re.compile(rb"\[PAD\d+\]$|<\|?dummy")
-_ARRAY, _U32, _I32, _U64 = 9, 4, 5, 10
+_ARRAY_TYPE, _U32, _I32, _U64 = 9, 4, 5, 10
 
 
 def entry(part: Part, key: str) -> bytes:
-    """The bytes of one entry, key and type included. Raises KeyError where there is none."""
+    """The bytes of one entry, key and type included. Raises KeyError where it is missing."""
     start, end = part.spans[key]
     with part.path.open("rb") as file:
         file.seek(start)
@@ -48,19 +48,19 @@ def strings(part: Part, key: str) -> list[bytes]:
         raise malformed(part.path, f"{key} is missing or no list of texts")
     data = entry(part, key)
     (key_length,) = struct.unpack_from("<Q", data)
-    place = 8 + key_length + 4 + 4 + 8  # key, type, type of the elements, their number
-    found = []
-    length_of = struct.Struct("<Q").unpack_from
+    offset = 8 + key_length + 4 + 4 + 8  # key, type, type of the elements, their number
+    texts = []
+    unpack_length = struct.Struct("<Q").unpack_from
     for _ in range(array.length):
-        (length,) = length_of(data, place)
-        place += 8
-        found.append(data[place : place + length])
-        place += length
-    return found
+        (length,) = unpack_length(data, offset)
+        offset += 8
+        texts.append(data[offset : offset + length])
+        offset += length
+    return texts
 
 
 def unpadded(texts: list[bytes]) -> list[bytes]:
-    """The tokens without those at the end that only round their number up: `[PAD151935]`, say."""
+    """The tokens without padding tokens at the end, such as `[PAD151935]`."""
     end = len(texts)
     while end and _PADDING.match(texts[end - 1]):
         end -= 1
@@ -68,7 +68,7 @@ def unpadded(texts: list[bytes]) -> list[bytes]:
 
 
 def encoded(key: str, value: str | int | Sequence[int] | npt.NDArray[np.int32]) -> bytes:
-    """An entry: a text, a whole number (32 bits where they suffice, else 64), or an array of 32-bit whole numbers."""
+    """The bytes of an entry: a text, an integer (of 32 bits where these suffice), or an array of 32-bit integers."""
     if isinstance(value, str):
         kind, payload = STRING, _text(value)
     elif isinstance(value, int):
@@ -76,12 +76,12 @@ def encoded(key: str, value: str | int | Sequence[int] | npt.NDArray[np.int32]) 
         payload = struct.pack("<I" if kind == _U32 else "<Q", value)
     else:
         array = np.asarray(value, "<i4")
-        kind, payload = _ARRAY, struct.pack("<IQ", _I32, len(array)) + array.tobytes()
+        kind, payload = _ARRAY_TYPE, struct.pack("<IQ", _I32, len(array)) + array.tobytes()
     return _text(key) + struct.pack("<I", kind) + payload
 
 
 def encoded_u64(key: str, value: int) -> bytes:
-    """An entry of 64 bits, whatever the value: the size of a header does not depend on it then."""
+    """The bytes of a 64-bit integer entry, whose size does not depend on the value."""
     return _text(key) + struct.pack("<IQ", _U64, value)
 
 

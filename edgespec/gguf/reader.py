@@ -1,8 +1,8 @@
-"""The bytes of one GGUF file, walked forward from the start to the tensor data, and not believed.
+"""Walks one GGUF file from its start to the tensor data, without trusting it.
 
-Every count and length is held against the size of the file before it is used. The format is ggml's docs/gguf.md,
-versions 2 and 3, without the arrays of arrays that llama.cpp does not read either. Whether it all makes sense is the
-business of `gguf_header`.
+Every count and length is checked against the size of the file before it is used. The format is ggml's docs/gguf.md,
+versions 2 and 3, without arrays of arrays, which llama.cpp does not read either. `edgespec.gguf.validate` checks
+the values.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ import numpy as np
 from edgespec.errors import MalformedModel, ModelError, ModelNotFound
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-STRING, _ARRAY = 8, 9
+STRING, ARRAY = 8, 9
 
 # Far above any model: a few thousand tensors, some 300,000 tokens or merges, a tokenizer of 30 MB kept as one string.
 _MAX_ENTRIES, MAX_STRINGS, _MAX_STRING = 1 << 16, 1 << 21, 1 << 26
 _MAX_KEY, _MAX_NAME, _MAX_DIMENSIONS, _MAX_ELEMENTS = (1 << 16) - 1, 63, 4, (1 << 63) - 1  # the format's and ggml's
-_WINDOW = 1 << 16  # bytes: fits the second-level cache
-AGAIN = "download or convert it again"
+_WINDOW_BYTES = 1 << 16  # bytes: fits the second-level cache
+GET_AGAIN = "download or convert it again"
 
 _BLOCK_BYTES = {  # elements of a block -> ggml type -> bytes of a block
     1: {0: 4, 1: 2, 24: 1, 25: 2, 26: 4, 27: 8, 28: 8, 30: 2},
@@ -52,13 +52,13 @@ _OTHER_FORMATS = (
 )
 
 
-def malformed(path: Path, reason: str, remedy: str = AGAIN) -> MalformedModel:
-    """The one-line error about a file that is no sound GGUF. What the file itself puts into `reason` may be long."""
+def malformed(path: Path, reason: str, remedy: str = GET_AGAIN) -> MalformedModel:
+    """The one-line error for a malformed GGUF; a `reason` with long text from the file is cut."""
     return MalformedModel(f"{path}: {reason if len(reason) < 300 else reason[:300] + '...'}; {remedy}")
 
 
 class Array(NamedTuple):
-    """An array in the metadata, its elements skipped. `type` is GGUF's number for the type of the elements."""
+    """An array in the metadata, without its elements. `type` is GGUF's number for the type of the elements."""
 
     type: int
     length: int
@@ -85,9 +85,9 @@ class Tensor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One file, a whole model or one shard of it: `size` and `header_size` in bytes, `modified` in ns.
+    """One walked file, a whole model or one shard of it: `size` and `header_size` in bytes, `modified` in ns.
 
-    `spans` says where each entry of the metadata begins and ends, key and type included.
+    `spans` has the first and the end byte of each metadata entry, key and type included.
     """
 
     path: Path
@@ -102,7 +102,7 @@ class Part:
 
 
 def walk(path: Path) -> Part:
-    """What the header of the GGUF at `path` says, in time proportional to the header.
+    """Walk the header of the GGUF at `path`, in time proportional to the header.
 
     Raises ModelNotFound, MalformedModel, or ModelError when the operating system does not let the file be read.
     """
@@ -142,7 +142,7 @@ class _Reader:
         self.spans: dict[str, tuple[int, int]] = {}
         self._path, self._data, self._size = path, data, len(data)
 
-    def _refuse(self, reason: str, remedy: str = AGAIN) -> NoReturn:
+    def _refuse(self, reason: str, remedy: str = GET_AGAIN) -> NoReturn:
         raise malformed(self._path, reason, remedy)
 
     def preamble(self) -> tuple[int, int, int]:
@@ -167,7 +167,7 @@ class _Reader:
         self._refuse(f"not a GGUF (it starts with {start[:4]!r})", "name a .gguf file")
 
     def _advance(self, size: int) -> int:
-        """Step over `size` bytes; where they begin."""
+        """Skip `size` bytes; returns where they start."""
         start = self.position
         if size > self._size - start:
             self._refuse(f"ends inside its header: {size} bytes announced, {self._size - start} left")
@@ -187,15 +187,15 @@ class _Reader:
 
     def values(self, count: int) -> dict[str, Value]:
         """The metadata: scalars as they are, arrays as their type and length."""
-        found: dict[str, Value] = {}
+        values: dict[str, Value] = {}
         for _ in range(count):
             start = self.position
             key = self._string(_MAX_KEY)
-            if not key or key in found:
+            if not key or key in values:
                 self._refuse(f"has the key {key!r} twice" if key else "has a key without a name")
-            found[key] = self._value(key)
+            values[key] = self._value(key)
             self.spans[key] = (start, self.position)
-        return found
+        return values
 
     def _value(self, key: str) -> Value:
         kind = self._number("<I")
@@ -203,7 +203,7 @@ class _Reader:
             self._refuse(f"gives its alignment as type {kind}, not as a 32-bit number")
         if kind == STRING:
             return self._string(_MAX_STRING)
-        if kind == _ARRAY:
+        if kind == ARRAY:
             return self._skip_array(key)
         if kind not in _SCALARS:
             self._refuse(f"{key!r} has the type {kind}, which GGUF does not know")
@@ -229,7 +229,7 @@ class _Reader:
         they seem; where the chain breaks (at a longer string, or an empty one), single steps lead on.
         """
         while count:
-            window = self._data[self.position : self.position + _WINDOW]
+            window = self._data[self.position : self.position + _WINDOW_BYTES]
             lengths = np.ndarray(max(len(window) - 7, 0), "<u8", window, strides=(1,))
             starts = np.flatnonzero(lengths < 256)
             ends = starts + 8 + lengths[starts].astype(np.int64)
@@ -243,15 +243,15 @@ class _Reader:
 
     def tensors(self, count: int) -> list[Tensor]:
         """The descriptions of the tensors: distinct names, numbers of elements within ggml's range."""
-        found: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         for _ in range(count):
             name, dimensions = self._string(_MAX_NAME), self._number("<I")
-            if name in found:
+            if name in tensors:
                 self._refuse(f"has the tensor {name!r} twice")
             if dimensions > _MAX_DIMENSIONS:
                 self._refuse(f"the tensor {name!r} has {dimensions} dimensions, and {_MAX_DIMENSIONS} are the most")
             shape = tuple(self._number("<Q") for _ in range(dimensions))
             if max(prod(shape), *shape, 0) > _MAX_ELEMENTS:
                 self._refuse(f"the tensor {name!r} has the impossible shape {shape}")
-            found[name] = Tensor(name, shape, self._number("<I"), self._number("<Q"))
-        return list(found.values())
+            tensors[name] = Tensor(name, shape, self._number("<I"), self._number("<Q"))
+        return list(tensors.values())

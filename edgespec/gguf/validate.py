@@ -1,7 +1,7 @@
-"""What edgespec knows of a model file before llama.cpp sees it, and which files it never shows to llama.cpp.
+"""Checks a model file before llama.cpp loads it.
 
 llama.cpp ends the process on some malformed files. The checks here cover what it is known to assert, and what would
-only fail later and with a worse message. They follow llama.cpp's `llama-model.cpp` and `llama-vocab.cpp`.
+fail later with a worse message. They follow llama.cpp's `llama-model.cpp` and `llama-vocab.cpp`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from edgespec.errors import ModelNotFound, UnsupportedModel
-from edgespec.gguf.reader import AGAIN, BLOCKS, MAX_STRINGS, STRING, Array, Part, Value, malformed, walk
+from edgespec.gguf.reader import BLOCKS, GET_AGAIN, MAX_STRINGS, STRING, Array, Part, Value, malformed, walk
 
 __all__ = ["Header", "read_header"]
 
@@ -31,7 +31,7 @@ _NOT_FOR_TEXT = {  # general.architecture or general.type -> what such a file is
     "imatrix": "an importance matrix",
 }
 
-_BOUNDS = (  # key under the architecture's name, lowest value, highest value, whether llama.cpp requires it
+_KEY_BOUNDS = (  # key under the architecture's name, lowest value, highest value, whether llama.cpp requires it
     ("block_count", 1, 512, True),
     ("context_length", 1, 1 << 30, True),
     ("embedding_length", 1, 1 << 20, True),
@@ -51,7 +51,7 @@ _NEVER_WEIGHTS = (9, 15, 24, 25, 26, 27, 28)  # Q8_1 and Q8_K exist in memory on
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A model file whose header makes sense.
+    """The checked header of a model file.
 
     `fingerprint` changes with the size, the modification time or the header (by the CRC-32 of all bytes before the
     tensor data) of any shard.
@@ -71,11 +71,11 @@ def read_header(path: Path) -> Header:
     or ModelError when the operating system does not let the file be read.
     """
     first = _walk_to_data(path)
-    facts = _Facts(path, first.values)
-    parts = [first, *map(_walk_to_data, facts.other_shards())]
-    shapes = facts.shapes(parts)
-    facts.check_sizes(shapes)
-    return Header(facts.architecture, facts.n_vocab(shapes), _fingerprint(parts), first)
+    metadata = _CheckedMetadata(path, first.values)
+    parts = [first, *map(_walk_to_data, metadata.other_shards())]
+    shapes = metadata.shapes(parts)
+    metadata.check_sizes(shapes)
+    return Header(metadata.architecture, metadata.n_vocab(shapes), _fingerprint(parts), first)
 
 
 def _fingerprint(parts: list[Part]) -> str:
@@ -108,18 +108,18 @@ def _walk_to_data(path: Path) -> Part:
 _Shapes = Mapping[str, tuple[int, ...]]
 
 
-class _Facts:
-    """The metadata of one language model, held against itself and against the tensors."""
+class _CheckedMetadata:
+    """The metadata of one language model, checked for consistency with itself and with the tensors."""
 
     def __init__(self, path: Path, values: Mapping[str, Value]) -> None:
         self._path, self._values = path, values
         self._refuse_purpose(_NOT_FOR_TEXT.get(str(values.get("general.type"))))
         self.architecture = self._text("general.architecture")
         self._refuse_purpose(_NOT_FOR_TEXT.get(self.architecture))
-        if values.get(self._own("attention.causal")) is False:
+        if values.get(self._architecture_key("attention.causal")) is False:
             self._refuse_purpose("a model without causal attention")
 
-    def _refuse(self, reason: str, remedy: str = AGAIN) -> NoReturn:
+    def _refuse(self, reason: str, remedy: str = GET_AGAIN) -> NoReturn:
         raise malformed(self._path, reason, remedy)
 
     def _refuse_purpose(self, purpose: str | None) -> None:
@@ -141,15 +141,15 @@ class _Facts:
             self._refuse(f"{key} is {value!r}, and {lowest} to {highest} make sense")
         return value
 
-    def _own(self, key: str) -> str:
+    def _architecture_key(self, key: str) -> str:
         return f"{self.architecture}.{key}"
 
     def other_shards(self) -> Iterator[Path]:
-        """Where the second and later shards of a split model are."""
-        count, own = self._number("split.count", 0, 99_999) or 1, self._number("split.no", 0, 99_999) or 0
+        """The paths of the second and later shards of a split model."""
+        count, shard_number = self._number("split.count", 0, 99_999) or 1, self._number("split.no", 0, 99_999) or 0
         name, ending = self._path.name, f"-00001-of-{count:05}.gguf"
-        if own > 0:
-            raise UnsupportedModel(f"{self._path}: shard {own + 1} of {count}; name the first shard")
+        if shard_number > 0:
+            raise UnsupportedModel(f"{self._path}: shard {shard_number + 1} of {count}; name the first shard")
         if count > 1 and not name.endswith(ending):
             self._refuse(f"the first of {count} shards, which llama.cpp finds by name", f"let it end in {ending}")
         for number in range(2, count + 1):
@@ -169,42 +169,42 @@ class _Facts:
                 self._refuse(f"the tensor {name!r} has the type {kind}, and no weights have that")
             if len(shape) == 1 and BLOCKS.get(kind, (1, 0))[0] > 1:
                 self._refuse(f"the tensor {name!r} is a vector in the quantized type {kind}, and llama.cpp has none")
-        found = {tensor.name: tensor.shape for tensor in tensors}
-        if len(found) < len(tensors):
+        shapes_by_name = {tensor.name: tensor.shape for tensor in tensors}
+        if len(shapes_by_name) < len(tensors):
             self._refuse("two of its shards hold the same tensor")
-        return found
+        return shapes_by_name
 
     def check_sizes(self, shapes: _Shapes) -> None:
         """Refuse numbers of layers, heads and experts that are absurd or contradict the tensors or each other."""
         numbers = {}
-        for key, lowest, highest, required in _BOUNDS:
-            value = self._number(self._own(key), lowest, highest)
+        for key, lowest, highest, required in _KEY_BOUNDS:
+            value = self._number(self._architecture_key(key), lowest, highest)
             if required and value is None:
-                self._refuse(f"{self._own(key)} is missing")
+                self._refuse(f"{self._architecture_key(key)} is missing")
             numbers[key] = value or 0
-        heads = self._values.get(self._own("attention.head_count"))
+        heads = self._values.get(self._architecture_key("attention.head_count"))
         if heads == 0 and any(".attn_q" in name for name in shapes):
-            self._refuse(f"{self._own('attention.head_count')} is 0, and it has attention")
+            self._refuse(f"{self._architecture_key('attention.head_count')} is 0, and it has attention")
         self._check_blocks(numbers["block_count"], numbers["nextn_predict_layers"], shapes)
         self._check_experts(*(numbers[f"expert_{key}count"] for key in ("", "used_", "group_", "group_used_")))
         for key in _EPSILONS:
-            epsilon = self._values.get(self._own(f"attention.{key}"), 0.0)
+            epsilon = self._values.get(self._architecture_key(f"attention.{key}"), 0.0)
             if not isinstance(epsilon, float) or not 0 <= epsilon < 1:
-                self._refuse(f"{self._own(f'attention.{key}')} is {epsilon}, and 0 to 1 make sense")
-        scaling = self._values.get(self._own("rope.scaling.type"), "none")
+                self._refuse(f"{self._architecture_key(f'attention.{key}')} is {epsilon}, and 0 to 1 make sense")
+        scaling = self._values.get(self._architecture_key("rope.scaling.type"), "none")
         if scaling not in _ROPE_SCALINGS:
-            self._refuse(f"{self._own('rope.scaling.type')} is {scaling!r}, which llama.cpp does not know")
+            self._refuse(f"{self._architecture_key('rope.scaling.type')} is {scaling!r}, which llama.cpp does not know")
 
     def _check_blocks(self, announced: int, extra: int, shapes: _Shapes) -> None:
         """`extra` blocks predict later tokens: they are among those announced, and not every file has them."""
         matches = (re.match(r"blk\.(\d+)\.", name) for name in shapes)
         blocks = max((int(match[1]) + 1 for match in matches if match), default=0)
         if not blocks <= announced <= blocks + extra or extra > announced:
-            self._refuse(f"{self._own('block_count')} is {announced}, and its tensors are for {blocks}")
+            self._refuse(f"{self._architecture_key('block_count')} is {announced}, and its tensors are for {blocks}")
 
     def _check_experts(self, experts: int, used: int, groups: int, groups_used: int) -> None:
         """Some dense models announce one expert or use one of none: llama.cpp takes them as they are."""
-        per_layer = isinstance(self._values.get(self._own("expert_used_count")), Array)
+        per_layer = isinstance(self._values.get(self._architecture_key("expert_used_count")), Array)
         if used > max(experts, 1) or (experts > 1 and not used and not per_layer):
             self._refuse(f"uses {used} of {experts} experts")
         if groups and (groups >= experts or experts % groups or (groups > 1 and not 0 < groups_used < groups)):
@@ -222,9 +222,9 @@ class _Facts:
 
     def _tokenizer_size(self) -> int:
         if self._text("tokenizer.ggml.model") in ("no_vocab", "none"):
-            size = self._number(self._own("vocab_size"), 1, MAX_STRINGS)
+            size = self._number(self._architecture_key("vocab_size"), 1, MAX_STRINGS)
             if size is None:
-                self._refuse(f"has no tokens, and {self._own('vocab_size')} is missing")
+                self._refuse(f"has no tokens, and {self._architecture_key('vocab_size')} is missing")
             return size
         tokens = self._values.get("tokenizer.ggml.tokens")
         if not isinstance(tokens, Array) or tokens.type != STRING or not tokens.length:

@@ -13,7 +13,7 @@ from glob import escape
 from pathlib import Path
 
 from edgespec.hub.catalogue import SHA256, Entry
-from edgespec.system.files import at_home
+from edgespec.system.files import expanded_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,4 +99,4 @@ def _xdg_cache() -> Path:
 
 
 def _path(name: str) -> Path:
-    return at_home(os.path.expandvars(name))
+    return expanded_path(os.path.expandvars(name))

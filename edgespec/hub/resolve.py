@@ -8,7 +8,7 @@ from pathlib import Path
 from edgespec.errors import ModelNotFound
 from edgespec.hub.catalogue import DEFAULT_ALIAS, Entry, entries, entry_of_repository, shipped_keep_lists
 from edgespec.hub.store import find_checked, not_found
-from edgespec.system.files import at_home
+from edgespec.system.files import expanded_path
 
 __all__ = ["DEFAULT_ALIAS", "entry_of", "is_alias", "keep_list_path", "resolve"]
 
@@ -22,7 +22,7 @@ def resolve(model: str | Path | None, *, cache_dir: Path) -> Path:
     """
     name = DEFAULT_ALIAS if model is None else str(model)
     if not is_alias(name):
-        path = at_home(name)
+        path = expanded_path(name)
         if not path.exists() and path.suffix != ".gguf" and path.name == name:
             raise _unknown_model(name)
         if path.exists() or entry_of_repository(name) is None:

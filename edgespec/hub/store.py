@@ -17,7 +17,7 @@ from edgespec.hub.download import RETRY_PAUSES, Provenance, discard, fetch, part
 from edgespec.hub.external_caches import LocalFile, external_files, is_whole
 from edgespec.hub.web import endpoint
 from edgespec.system import cpu
-from edgespec.system.files import ByteProgress, at_home, read_json, replacing, sha256_of, write_json
+from edgespec.system.files import ByteProgress, expanded_path, read_json, replacing, sha256_of, write_json
 
 __all__ = [
     "STORE_OWNER", "adopt", "candidates", "directory", "entries_outside_catalogue", "find_checked", "not_found",
@@ -33,7 +33,7 @@ _log = logging.getLogger("edgespec.hub")
 def directory() -> Path:
     """The folder of the store: EDGESPEC_MODELS, or `models` in the user's data directory."""
     named = os.environ.get("EDGESPEC_MODELS")
-    return at_home(named).absolute() if named else cpu.data_directory() / "models"
+    return expanded_path(named).absolute() if named else cpu.data_directory() / "models"
 
 
 def candidates(entry: Entry) -> Iterator[LocalFile]:

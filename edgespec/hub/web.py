@@ -21,7 +21,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from edgespec.errors import DownloadError
 from edgespec.hub.catalogue import SHA256
 from edgespec.hub.external_caches import hugging_face_home
-from edgespec.system.files import at_home
+from edgespec.system.files import expanded_path
 
 _READ_BYTES = 1 << 18
 """The most bytes of one read."""
@@ -98,7 +98,7 @@ def _stored_token() -> str | None:
         return None
     path = os.environ.get("HF_TOKEN_PATH") or hugging_face_home() / "token"
     try:
-        token = at_home(str(path)).read_text(encoding="ascii").strip()
+        token = expanded_path(str(path)).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
         return None
     return token if token.isprintable() else None

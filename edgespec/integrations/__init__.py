@@ -1,1 +1,1 @@
-"""edgespec's drafters in other programs. One file each; nothing else of edgespec imports them."""
+"""edgespec's drafters in other programs, one module each. No other package imports them."""

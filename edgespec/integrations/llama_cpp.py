@@ -5,10 +5,9 @@
 
     llama = Llama("model.gguf", draft_model=DraftModel(), logits_all=True)
 
-What `Llama` can do with a drafter is less than what edgespec's engine does, and `edgespec.load()` is there for that:
-`Llama` does not tell what became of a draft, so nothing is learned of acceptance, nor does it say what an evaluation
-costs, so it cannot be told from here whether drafting pays. It evaluates every draft in full. And without
-`logits_all=True` it fails where a prompt has more than `n_batch` tokens.
+`Llama` does less with a drafter than edgespec's own engine (`edgespec.load()`). It does not report which draft tokens
+it accepted, so that no acceptance rates are learned. It does not report the time of forward passes, so that the drafter
+cannot know whether drafting pays. And without `logits_all=True` it fails for prompts of more than `n_batch` tokens.
 """
 
 from __future__ import annotations
@@ -28,33 +27,32 @@ class DraftModel(LlamaDraftModel):  # type: ignore[misc]
     """A drafter of edgespec's as `Llama(draft_model=...)`.
 
     `drafter`: `auto`, `suffix`, `anpd`, or an object that implements `edgespec.Drafter`. A draft has at most
-    `max_tokens` and ends where, by the drafter's own estimate, all of it is right less often than `confidence`: a
-    doubtful draft costs time, and nobody notices here when it does.
+    `max_tokens` and ends where the drafter's own estimate that all of it is accepted falls below `confidence`.
     """
 
     def __init__(self, drafter: str | Drafter = "suffix", *, max_tokens: int = 8, confidence: float = 0.5) -> None:
         if max_tokens < 1 or not 0.0 <= confidence <= 1.0:
             raise InvalidRequest(f"max_tokens {max_tokens} must be at least 1, confidence {confidence} from 0 to 1")
-        self.drafter = _named(drafter) if isinstance(drafter, str) else drafter
+        self.drafter = _n_gram_drafter(drafter) if isinstance(drafter, str) else drafter
         self._max_tokens = max_tokens
         self._confidence = confidence
 
     def __call__(self, input_ids: npt.NDArray[np.intc], /, **_: Any) -> npt.NDArray[np.intc]:
-        """The tokens that may follow `input_ids`, shape (n,), n from 0 to `max_tokens`."""
+        """The draft tokens after `input_ids`, shape (n,), n from 0 to `max_tokens`."""
         if not len(input_ids):
             return np.empty(0, np.intc)
         draft = self.drafter.propose(input_ids.tolist(), self._max_tokens)
-        length, sure = 0, 1.0
+        length, confidence_so_far = 0, 1.0
         for node, parent in enumerate(draft.parents):
-            sure *= draft.probabilities[node]
-            if parent != node - 1 or sure < self._confidence:  # a branch of a tree is no part of a chain
+            confidence_so_far *= draft.probabilities[node]
+            if parent != node - 1 or confidence_so_far < self._confidence:  # a branch of a tree is no part of a chain
                 break
             length += 1
         return np.array(draft.tokens[:length], np.intc)
 
 
-def _named(name: str) -> Drafter:
-    """The one drafter that `name` means; for several, or a model, there is no place in `Llama`."""
+def _n_gram_drafter(name: str) -> Drafter:
+    """The n-gram drafter that `name` means. Raises UnknownDrafter for a model or several drafters."""
     names = names_of(name)
     if len(names) != 1 or names[0] not in KNOWN:
         raise UnknownDrafter(f"no drafter {name!r} for Llama: choose auto, {', '.join(KNOWN)}")

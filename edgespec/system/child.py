@@ -1,4 +1,4 @@
-"""A process of its own for calls into llama.cpp that may end the process, or that Ctrl-C would not stop."""
+"""Child processes, for calls into llama.cpp that may end the process, or that Ctrl-C would not stop."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from typing import Any, NamedTuple
 
 from edgespec.errors import EvaluationError
 
-ROOT = Path(__file__).parents[2]
-"""The working directory in which `-m` finds this package, and nothing of the user's."""
+IMPORT_ROOT = Path(__file__).parents[2]
+"""The working directory of child processes, in which `-m` finds this package and no file of the user."""
 
 _SOURCE_DIRECTORY = r"^\S*/"  # a failed assertion begins with the path of a source file
 
 
-class Ended(NamedTuple):
-    """How a child ended: its exit status (a signal's number negative), and the last line that it printed."""
+class ChildEnd(NamedTuple):
+    """The end of a child: its exit status (negative for a signal), and the last line that it printed."""
 
     status: int
     line: str
 
     @property
     def how(self) -> str:
-        """The end of a child that did not say why, for a message in brackets."""
+        """The exit status or signal with the last line, as text for an error message."""
         status = self.status
         end = f"signal {-status}, {signal.strsignal(-status)}" if status < 0 else f"exit status {status}"
         return f"{end}: {re.sub(_SOURCE_DIRECTORY, '', self.line)}" if self.line else end
@@ -40,10 +40,10 @@ def program(module: str) -> tuple[str, ...]:
     return (sys.executable, "-W", "ignore", "-m", module)
 
 
-def run(command: Sequence[str], each: Callable[[str], object] = len) -> Ended:
-    """Run `command` to its end and give every line that it prints to `each`. Paths in it have to be absolute.
+def run(command: Sequence[str], on_line: Callable[[str], object] = len) -> ChildEnd:
+    """Run `command` to its end and give every line that it prints to `on_line`. Paths in it have to be absolute.
 
-    When this is interrupted the child is killed. Raises EvaluationError where no process can be started.
+    An exception here, even KeyboardInterrupt, kills the child. Raises EvaluationError where no process can be started.
     """
     try:
         child = subprocess.Popen(
@@ -53,7 +53,7 @@ def run(command: Sequence[str], each: Callable[[str], object] = len) -> Ended:
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
-            cwd=ROOT,
+            cwd=IMPORT_ROOT,
             env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # else a debugger is started on a child that aborts
             start_new_session=True,  # so that its own children can be ended too
         )
@@ -66,12 +66,12 @@ def run(command: Sequence[str], each: Callable[[str], object] = len) -> Ended:
             for text in child.stdout:
                 line = "".join(c if c.isprintable() else " " for c in text).strip()
                 last = line or last
-                each(line)
+                on_line(line)
             status = child.wait()
         except BaseException:
             _kill_with_children(child)
             raise
-    return Ended(status, last)
+    return ChildEnd(status, last)
 
 
 def _kill_with_children(child: subprocess.Popen[str]) -> None:
@@ -82,20 +82,20 @@ def _kill_with_children(child: subprocess.Popen[str]) -> None:
         child.kill()
 
 
-def serve(answer: Callable[..., dict[str, Any]]) -> None:
-    """In a child: say that all is ready, then answer each object that comes as a line of JSON, until no more come."""
-    told: dict[str, Any] = {}
+def serve_json_lines(answer: Callable[..., dict[str, Any]]) -> None:
+    """In a child: write an empty object when ready, then answer each JSON line on stdin with one, until its end."""
+    response: dict[str, Any] = {}
     while True:
-        sys.stdout.write(json.dumps(told) + "\n")
+        sys.stdout.write(json.dumps(response) + "\n")
         sys.stdout.flush()
         line = sys.stdin.readline()
         if not line:
             return
-        told = answer(**json.loads(line))
+        response = answer(**json.loads(line))
 
 
-def expect_to_die() -> None:
-    """In a child: an abort leaves no dump behind."""
+def disable_core_dumps() -> None:
+    """In a child: an abort writes no core dump."""
     if os.name == "posix":
         import resource  # noqa: PLC0415
 

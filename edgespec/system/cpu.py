@@ -1,4 +1,4 @@
-"""The machine: how many threads an evaluation should use, and where files are kept."""
+"""The machine: its cores, how busy they are, and the folders of the user's files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from typing import NamedTuple
 
 import platformdirs
 
-_OTHERS = 0.2
-_ALL = 0.95
-"""Where other programs had so much of a core, while so much of all cores was in use, they slowed down what was timed:
-two that share a core slow down each other, and threads that wait for one that has to share wait too."""
+_OTHERS_SHARE = 0.2
+"""The share of a core that other programs may use without slowing down what is timed."""
 
-_CPUS = Path("/sys/devices/system/cpu")
-"""Where Linux describes them."""
+_TOTAL_SHARE = 0.95
+"""The share of all cores in use from which on other programs slow down what is timed: threads share cores then, and the
+others wait for them."""
+
+_CPU_FOLDER = Path("/sys/devices/system/cpu")
+"""The folder in which Linux describes the CPUs."""
 
 
 def default_threads() -> int:
@@ -27,7 +29,7 @@ def default_threads() -> int:
     if sys.platform == "darwin":
         return _sysctl("hw.perflevel0.physicalcpu") or _sysctl("hw.physicalcpu") or os.cpu_count() or 1
     if sys.platform.startswith(("linux", "android")):
-        return linux_threads(_CPUS, allowed_cpus(), phone=is_android())
+        return linux_threads(_CPU_FOLDER, allowed_cpus(), phone=is_android())
     return os.cpu_count() or 1
 
 
@@ -37,14 +39,14 @@ def allowed_cpus() -> list[int]:
 
 
 def is_android() -> bool:
-    """Whether this is Android; Python calls it so since 3.13 only, and linux before."""
+    """Whether this is Android; before Python 3.13, `sys.platform` is linux there."""
     return sys.platform == "android" or "ANDROID_ROOT" in os.environ
 
 
 def linux_threads(cpus: Path, allowed: Sequence[int], *, phone: bool = False) -> int:
     """The number of fast physical cores among `allowed`, by the kernel's description in `cpus` (_CPUS).
 
-    `phone`: half of them where the kernel does not tell how fast they are, since a phone's are seldom of one kind.
+    `phone`: half of them where their clocks are unknown, since a phone has several kinds of cores.
     """
     if phone and not any(_clocks(cpus, allowed).values()):
         return max(1, len(allowed) // 2)
@@ -55,25 +57,25 @@ def cores() -> int:
     """Physical cores of the machine, slow ones and those of other processes too."""
     if sys.platform == "darwin":
         return _sysctl("hw.physicalcpu") or os.cpu_count() or 1
-    there = [int(path.name[3:]) for path in _CPUS.glob("cpu[0-9]*") if (path / "topology").exists()]
-    return linux_cores(_CPUS, there) or os.cpu_count() or 1
+    cpus = [int(path.name[3:]) for path in _CPU_FOLDER.glob("cpu[0-9]*") if (path / "topology").exists()]
+    return linux_cores(_CPU_FOLDER, cpus) or os.cpu_count() or 1
 
 
-def linux_cores(cpus: Path, which: Iterable[int]) -> int:
-    """The number of physical cores that the CPUs `which` belong to."""
-    found = set()
-    for cpu in which:
+def linux_cores(cpus: Path, numbers: Iterable[int]) -> int:
+    """The number of physical cores that the CPUs `numbers` belong to."""
+    physical_cores = set()
+    for cpu in numbers:
         topology = cpus / f"cpu{cpu}" / "topology"
         # Since Linux 6.0 a phone's cores are counted anew in each cluster.
-        places = [_number(topology / name) for name in ("physical_package_id", "cluster_id")]
-        found.add((*places, _number(topology / "core_id", default=cpu)))
-    return len(found)
+        group = [_number(topology / name) for name in ("physical_package_id", "cluster_id")]
+        physical_cores.add((*group, _number(topology / "core_id", default=cpu)))
+    return len(physical_cores)
 
 
-def fast_cpus(cpus: Path = _CPUS, allowed: Sequence[int] | None = None) -> list[int]:
-    """The fast ones of the CPUs `allowed` (by default, to this process), by the kernel's description.
+def fast_cpus(cpus: Path = _CPU_FOLDER, allowed: Sequence[int] | None = None) -> list[int]:
+    """The fast ones among the CPUs `allowed` (by default, all that this process may use), by the kernel's description.
 
-    Phones have two or three kinds (say 3.2, 2.8 and 2.0 GHz), and an evaluation waits for its slowest thread: a CPU
+    Phones have two or three kinds (say 3.2, 2.8 and 2.0 GHz), and a forward pass waits for its slowest thread: a CPU
     counts as fast at 0.8 of the highest clock. Some phones clock both kinds nearly alike, and the slow ones do half as
     much in a cycle; so where the kernel tells their capacities, it has to have half of the highest, too.
     """
@@ -95,10 +97,10 @@ def cpu_name() -> str:
     if sys.platform == "darwin":
         return _run_sysctl("machdep.cpu.brand_string") or platform.processor()
     try:
-        described = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return platform.processor() or platform.machine()
-    for line in described.splitlines():
+    for line in cpuinfo.splitlines():
         key, _, value = line.partition(":")
         if key.strip() in {"model name", "Hardware"}:
             return value.strip()
@@ -106,22 +108,22 @@ def cpu_name() -> str:
 
 
 def cache_directory() -> Path:
-    """Where what can be made again is kept: cost curves, which files were checked."""
+    """The folder of files that can be made again: latency models, checksums."""
     return Path(platformdirs.user_cache_dir("edgespec", appauthor=False))
 
 
 def config_directory() -> Path:
-    """Where the person's configuration file is."""
+    """The folder of the configuration file."""
     return Path(platformdirs.user_config_dir("edgespec", appauthor=False))
 
 
 def data_directory() -> Path:
-    """Where what a person said is kept, if it is: chats, lines typed."""
+    """The folder of the user's data: models, chats, typed lines."""
     return Path(platformdirs.user_data_dir("edgespec", appauthor=False))
 
 
 def made_folder(folder: Path) -> Path:
-    """`folder`, made where it is missing. A new data directory is for nobody else's eyes. Raises OSError."""
+    """`folder`, created where it is missing; a new data directory is readable by its owner alone. Raises OSError."""
     data = data_directory()
     if folder.is_relative_to(data):
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -129,34 +131,35 @@ def made_folder(folder: Path) -> Path:
     return folder
 
 
-class Used(NamedTuple):
-    """What passed: on the clock, of all CPUs' time where that is known, and of it our own."""
+class CpuUse(NamedTuple):
+    """Seconds so far: on the clock, of CPU time of all programs (None if unknown), and of this process alone."""
 
     seconds: float
-    everybody: float | None
-    ours: float
+    total: float | None
+    own: float
 
     @classmethod
-    def now(cls) -> Used:
+    def now(cls) -> CpuUse:
+        """The present counts."""
         return cls(time.perf_counter(), _busy_seconds(), time.process_time())
 
-    def crowded(self, until: Used, cores: int) -> bool:
-        """Whether other programs were in the way between then and `until`."""
-        if self.everybody is None or until.everybody is None:
+    def crowded(self, later: CpuUse, cores: int) -> bool:
+        """Whether other programs slowed this one down between this moment and `later`."""
+        if self.total is None or later.total is None:
             return False
-        seconds = until.seconds - self.seconds
-        everybody, ours = until.everybody - self.everybody, until.ours - self.ours
-        return everybody - ours > _OTHERS * seconds and everybody > _ALL * cores * seconds
+        seconds = later.seconds - self.seconds
+        total, own = later.total - self.total, later.own - self.own
+        return total - own > _OTHERS_SHARE * seconds and total > _TOTAL_SHARE * cores * seconds
 
 
 def _busy_seconds() -> float | None:
-    """The time that all programs together have had the CPUs we may use, since the start; None where nobody tells."""
-    ours = {f"cpu{cpu}" for cpu in allowed_cpus()}
+    """Seconds that all programs have used the allowed CPUs since the system's start; None where that is unknown."""
+    allowed = {f"cpu{cpu}" for cpu in allowed_cpus()}
     ticks = 0
     try:
         for line in Path("/proc/stat").read_text().splitlines():
             name, *figures = line.split()
-            if name in ours:
+            if name in allowed:
                 user, nice, system, _, _, interrupts, deferred = map(int, figures[:7])
                 ticks += user + nice + system + interrupts + deferred
     except (OSError, ValueError):  # no Linux, or a sandbox (Android's) that does not let

@@ -1,4 +1,4 @@
-"""Files that survive a crash, written whole under another name, then renamed; and paths as people write them."""
+"""Writes files whole: under a temporary name that is then renamed. Also locks, checksums and paths of users."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log = logging.getLogger("edgespec.system.files")
 
 
 def read_json(path: Path) -> Any:
-    """What `path` holds, or None where there is no such file or it is not JSON (a log line tells)."""
+    """The JSON value in `path`; None where the file is missing or, with a log line, unreadable."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -33,8 +33,8 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def at_home(name: str) -> Path:
-    """The path that a person means; ~nobody stays as it is, where nobody has that name."""
+def expanded_path(name: str) -> Path:
+    """The path with ~ expanded; ~name stays where there is no such user."""
     with contextlib.suppress(RuntimeError):
         return Path(name).expanduser()
     return Path(name)
@@ -42,7 +42,7 @@ def at_home(name: str) -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; it becomes `path` when all went well, and vanishes when not."""
+    """A temporary path beside `path` to write to; it replaces `path` at the end, and is removed after an exception."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
@@ -55,34 +55,34 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Raises OutputError now, rather than after hours of work, where no file can be put at `path`."""
+    """Check that a file can be written to `path`, before long work. Raises OutputError."""
     if not path.name or path.is_dir():
         raise OutputError(f"{path}: that is a folder: name a file in it")
     try:
         with replacing(path) as temporary:
             temporary.touch()
-            raise _Undone
-    except _Undone:
+            raise _DryRunDone
+    except _DryRunDone:
         pass
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-class _Undone(Exception):
-    """Nothing is to be left of a trial."""
+class _DryRunDone(Exception):
+    """Ends a trial of `replacing`, which then leaves no file."""
 
 
 def write_json(path: Path, value: Any, *, private: bool = False) -> None:
-    """Put `value` into `path`, at once or not at all; `private`: readable for its owner alone. Raises OSError."""
+    """Write `value` to `path`, whole or not at all; `private`: readable by its owner alone. Raises OSError."""
     opener = owner_only if private else None
     with replacing(path) as temporary, open(temporary, "x", encoding="utf-8", opener=opener) as file:
         json.dump(value, file, separators=(",", ":"))
 
 
 def locked(file: int, path: Path) -> bool:
-    """Take the lock on `path`, open as `file`; whether nobody else has it. It goes with the process, however that ends.
+    """Lock `path`, open as `file`; returns whether no other process holds the lock. The lock ends with the process.
 
-    Where there are no locks, nobody has it.
+    Where the system has no locks, the result is True.
     """
     if fcntl is None:
         return True
@@ -96,12 +96,12 @@ def locked(file: int, path: Path) -> bool:
 
 
 def owner_only(path: str, flags: int) -> int:
-    """For `open(..., opener=owner_only)`: what it creates can never be read by others, not for a moment."""
+    """An opener for `open`: files that it creates are readable by their owner alone from the start."""
     return os.open(path, flags, 0o600)
 
 
 def private_folder(path: Path) -> None:
-    """Have a folder that others cannot look into, even if it is there and they could. Raises OSError."""
+    """Create a folder for its owner alone, or restrict an existing one to that. Raises OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.mkdir(mode=0o700, exist_ok=True)
     if path.stat().st_mode & 0o077:
@@ -117,7 +117,7 @@ def try_write_json(path: Path, value: Any) -> None:
 
 
 ByteProgress = Callable[[str, int, int], None]
-"""Called with what is being done, and how many bytes of how many are."""
+"""Called with the name of the stage, bytes done and bytes in all."""
 
 
 def sha256_of(path: Path, progress: ByteProgress | None = None) -> str:

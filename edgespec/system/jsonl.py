@@ -1,4 +1,4 @@
-"""Text files, and JSON lines: one object a line."""
+"""Reads text files, and JSON lines: one object on each line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgespec.errors import InvalidRequest
 
 
 def read_text(path: Path) -> str:
-    """A file's text. Raises InvalidRequest saying why not."""
+    """The text of a file. Raises InvalidRequest with the reason."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -20,15 +20,15 @@ def read_text(path: Path) -> str:
 
 
 def read_objects(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """The objects of a file with the numbers of their lines; empty lines are left out. Raises InvalidRequest."""
+    """The objects of a file with their line numbers; empty lines are skipped. Raises InvalidRequest."""
     text = read_text(path)
     objects: list[tuple[int, dict[str, Any]]] = []
-    for number, line in enumerate(text.split("\n"), start=1):  # a text may hold what `splitlines` takes for an end
+    for number, line in enumerate(text.split("\n"), start=1):  # `splitlines` would split at more characters
         if not line.strip():
             continue
         try:
             value = json.loads(line)
-            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is JSON, and no text
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is valid JSON, but no text
         except (ValueError, RecursionError) as error:
             raise InvalidRequest(f"{path}, line {number}: not JSON ({error})") from error
         if not isinstance(value, dict):

@@ -17,7 +17,7 @@ def subtask(category: str) -> str:
 
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:
-    """The prompts of a file; keys other than `turns` are up to whoever wrote it. Raises InvalidRequest."""
+    """The prompts of a file; keys other than `turns` are not checked. Raises InvalidRequest."""
     prompts = read_objects(path)
     for number, prompt in prompts:
         turns = prompt.get("turns")
@@ -27,32 +27,32 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
 
 
 def identified(prompts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The prompts with a `question_id` and a `category` each: their number, and `all`, where the file has none.
+    """The prompts with `question_id` and `category`; where the file has none, their number and `all`.
 
     Raises InvalidRequest where an id is no number and no text, or two prompts have the same.
     """
-    found: dict[Any, dict[str, Any]] = {}
+    by_id: dict[Any, dict[str, Any]] = {}
     for number, prompt in enumerate(prompts, start=1):
-        one = {"question_id": number, "category": "all", **prompt}
-        name = one["question_id"]
-        if not isinstance(name, int | str) or not isinstance(one["category"], str):
+        identified_prompt = {"question_id": number, "category": "all", **prompt}
+        name = identified_prompt["question_id"]
+        if not isinstance(name, int | str) or not isinstance(identified_prompt["category"], str):
             raise InvalidRequest(f"prompt {number}: question_id must be a number or a text, category a text")
-        if name in found:
+        if name in by_id:
             raise InvalidRequest(f"prompt {number}: another one has the question_id {name!r} too")
-        found[name] = one
-    return list(found.values())
+        by_id[name] = identified_prompt
+    return list(by_id.values())
 
 
 def spread(prompts: list[dict[str, Any]], per_subtask: int) -> list[dict[str, Any]]:
-    """So many of each subtask, evenly over those there are; one of each subtask after the other.
+    """`per_subtask` prompts of each subtask, evenly spread, the subtasks in turn.
 
-    So a run that was stopped early has seen all of them.
+    So a run that is stopped early has prompts of all subtasks.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for prompt in prompts:
         groups.setdefault(subtask(prompt["category"]), []).append(prompt)
-    chosen = []
+    per_group = []
     for group in groups.values():
         wanted = min(per_subtask, len(group))
-        chosen.append([group[place * len(group) // wanted] for place in range(wanted)])
-    return [group[place] for place in range(per_subtask) for group in chosen if place < len(group)]
+        per_group.append([group[round_index * len(group) // wanted] for round_index in range(wanted)])
+    return [group[round_index] for round_index in range(per_subtask) for group in per_group if round_index < len(group)]

@@ -61,7 +61,7 @@ def _quantize(full: Path, out: Path, kind: str, progress: Callable[[int, int], N
 
 def main(source: str, out: str, kind: str) -> int:
     """Quantize in this process and print its progress; returns the exit status."""
-    child.expect_to_die()
+    child.disable_core_dumps()
     log = logging.getLogger("edgespec.llama_cpp")
     log.setLevel(logging.DEBUG)
     log.addHandler(logging.StreamHandler(sys.stdout))

@@ -25,7 +25,7 @@ from edgespec.bench.contestants import PLAIN, Contestants, in_lockstep
 from edgespec.bench.divergence import divergence
 from edgespec.bench.measurements import Answer
 from edgespec.bench.memory import peak_of, peak_so_far
-from edgespec.bench.peers import LlamaServer, PeerSpec, ProgramPeer, parsed, started
+from edgespec.bench.peers import LlamaServer, PeerSpec, ProgramPeer, parse_peer, start_peer
 from edgespec.bench.plots import draw
 from edgespec.bench.report import markdown, summary_lines
 from edgespec.bench.results import code_digest, origin, without_folders
@@ -37,7 +37,7 @@ from edgespec.core import Draft, Evaluation, TokenSequence
 from edgespec.decode.options import GenerationOptions
 from edgespec.decode.sampling import SamplingParams
 from edgespec.decode.session import Session
-from edgespec.doctor import measure as doctor
+from edgespec.doctor import measure
 from edgespec.drafters import make_drafter
 from edgespec.engine import Engine, load
 from edgespec.errors import EvaluationError, InvalidRequest
@@ -155,10 +155,15 @@ def test_one_slow_prompt(ratios: list[float], below: bool) -> None:
     fast = [[1.1, 1.2, 1.1, 1.2, 1.1]] * 3
     assert summary([ratios, *fast])["interval"][1] > 1.0  # over prompts, it does not show
     rows = [
-        {"answers": {PLAIN: [told(11, 1.0)] * len(one), "auto": [told(11, 1.0 / ratio) for ratio in one]}}
+        {
+            "answers": {
+                PLAIN: [counted(11, 1.0)] * len(one),
+                "auto": [counted(11, 1.0 / ratio) for ratio in one],
+            }
+        }
         for one in (ratios, *fast)
     ]
-    ratio, count = present(metrics.slowest(rows, "auto"))
+    ratio, count = present(metrics.slowest_prompt(rows, "auto"))
     assert ratio == pytest.approx(statistics.median(ratios)) and count == int(below)
 
 
@@ -176,12 +181,12 @@ def test_folders_stay_out_of_results(word: str, left: str) -> None:
     assert without_folders(word) == left
 
 
-def told(tokens: int, seconds: float, **more: Any) -> dict[str, Any]:
+def counted(tokens: int, seconds: float, **more: Any) -> dict[str, Any]:
     return {"tokens": tokens, "seconds": seconds, "blocks": tokens - 1, **more}
 
 
 RESULT: dict[str, Any] = {
-    "what": run.WHAT, "command": "edgespec bench", "date": "2000-01-01", "models": [{"file": "m.gguf", "bytes": 1}],
+    "what": run.SUBJECT, "command": "edgespec bench", "date": "2000-01-01", "models": [{"file": "m.gguf", "bytes": 1}],
     "machine": {"cpu": "a CPU", "cores": 2}, "versions": {"edgespec": "0", "llama.cpp": "b1; x"},
     "settings": {
         "drafters": ["auto"], "peers": {"other": ""}, "temperature": 0.0, "tokens": 21, "rounds": 2, "peer_rounds": 1,
@@ -195,21 +200,21 @@ RESULT: dict[str, Any] = {
             "question_id": 1, "category": "math", "prompt_tokens": 5,
             "first_token_seconds": {PLAIN: 1.0, "auto": 1.5, "other": 2.0},
             "answers": {
-                PLAIN: [told(11, 1.0), told(11, 2.0)],
+                PLAIN: [counted(11, 1.0), counted(11, 2.0)],
                 "auto": [
-                    told(11, 0.5, blocks=5, drafted=8, accepted=5, guesses={"x": 10, "y": 5}, judged_at={"x": [12, 3]},
-                         accepted_at={"x": [9, 1]}),
-                    told(11, 2.0, blocks=9, drafted=2, accepted=1, judged_at={"x": [2]},
+                    counted(11, 0.5, blocks=5, drafted=8, accepted=5, guesses={"x": 10, "y": 5},
+                         judged_at={"x": [12, 3]}, accepted_at={"x": [9, 1]}),
+                    counted(11, 2.0, blocks=9, drafted=2, accepted=1, judged_at={"x": [2]},
                          accepted_at={"x": [1]}),
                 ],
-                "other": [told(11, 4.0)],
+                "other": [counted(11, 4.0)],
             },
             "partings": {"other": {"position": 3, "plain": 1, "drafted": 2, "margin": 0.25}},
         },
         {
             "question_id": 2, "category": "qa", "prompt_tokens": 5,
             "first_token_seconds": {PLAIN: 1.0, "auto": 1.0, "other": 1.0},
-            "answers": {PLAIN: [told(21, 2.0)], "auto": [told(21, 2.0)], "other": [told(21, 1.0)]},
+            "answers": {PLAIN: [counted(21, 2.0)], "auto": [counted(21, 2.0)], "other": [counted(21, 1.0)]},
             "partings": {},
         },
     ],
@@ -223,7 +228,7 @@ class TestFigures:
         assert metrics.ratios(self.rows[0], "auto", PLAIN) == [2.0, 1.0]
         assert metrics.ratios(self.rows[0], "other", PLAIN) == [0.25]  # it sat the second round out
         assert metrics.mean_ratio(self.rows, "auto", PLAIN) == pytest.approx((1.5 + 1.0) / 2)
-        assert present(metrics.paired(self.rows[:1], "auto", PLAIN))["median"] == 1.5
+        assert present(metrics.median_ratio(self.rows[:1], "auto", PLAIN))["median"] == 1.5
         # the peer answered in the first round only, and is compared with that one
         assert metrics.total_ratio(self.rows[:1], "auto", "other") == pytest.approx(20 / 2.5)
         assert metrics.total_ratio(self.rows, "auto", PLAIN) == pytest.approx(
@@ -240,19 +245,22 @@ class TestFigures:
         assert metrics.block_length(self.rows[:1], "auto") == pytest.approx(20 / 14)
         assert metrics.acceptance(self.rows, "auto") == pytest.approx(6 / 10)
         assert metrics.acceptance(self.rows, PLAIN) is None
-        assert metrics.acceptance_by_place(self.rows, "auto") == {"x": [(10, 14), (1, 3)]}
+        assert metrics.acceptance_by_position(self.rows, "auto") == {"x": [(10, 14), (1, 3)]}
         # 20 tokens in 14 evaluations, 10 guesses of a quarter of the bytes and 5 of half of them
         assert metrics.memory_bound(self.rows[:1], "auto", RESULT["shares"]["auto"]) == pytest.approx(20 / 19)
 
     def test_a_short_answer_with_more_rounds_counts_no_more(self) -> None:
-        short, long = told(11, 1.0), told(21, 2.0, blocks=10, drafted=10, accepted=10)
+        short, long = counted(11, 1.0), counted(21, 2.0, blocks=10, drafted=10, accepted=10)
         rows = [{"answers": {"auto": [short] * rounds}} for rounds in (1, 20)] + [{"answers": {"auto": [long]}}]
         assert metrics.block_length(rows[::2], "auto") == metrics.block_length(rows[1:], "auto") == 30 / 20
-        assert metrics.counted(rows[1:], "auto", "drafted") == 10
+        assert metrics.total_count(rows[1:], "auto", "drafted") == 10
 
     def test_a_first_block_of_several_tokens_is_paid_for_once(self) -> None:
         """transformers' first block has drafted tokens too: they come with the first token."""
-        plain, assisted = told(11, 1.0), told(11, 1.0, blocks=3, accepted=3)  # 5 tokens at first, and 6 later
+        plain, assisted = (
+            counted(11, 1.0),
+            counted(11, 1.0, blocks=3, accepted=3),
+        )  # 5 tokens at first, and 6 later
         row = {"answers": {PLAIN: [plain], "t": [assisted]}, "first_token_seconds": {PLAIN: 1.0, "t": 1.0}}
         assert metrics.block_length([row], "t") == 2.0
         assert metrics.whole_ratio([row], "t", PLAIN) == pytest.approx(2.0 / 1.6)
@@ -277,7 +285,9 @@ class TestFigures:
             "answers": {**self.rows[0]["answers"], "other": [{"tokens": 1, "seconds": 0.0, "blocks": 0}]},
         }
         result = {**RESULT, "prompts": [row]}
-        assert metrics.paired([row], "other", PLAIN) is None and metrics.total_ratio([row], "auto", "other") == 0.0
+        assert (
+            metrics.median_ratio([row], "other", PLAIN) is None and metrics.total_ratio([row], "auto", "other") == 0.0
+        )
         assert "`other`" in markdown(result, {})
         assert any(line.startswith("other: 0.00") for line in summary_lines(result))
 
@@ -287,8 +297,8 @@ class TestFigures:
         assert "| 1 of 2 |" not in markdown(sampled, {})
 
     def test_who_drafted_nothing(self) -> None:
-        drafted = {**self.rows[0], "answers": {**self.rows[0]["answers"], "other": [told(11, 4.0, drafted=2)]}}
-        accepted = {**self.rows[0], "answers": {**self.rows[0]["answers"], "other": [told(11, 4.0, accepted=2)]}}
+        drafted = {**self.rows[0], "answers": {**self.rows[0]["answers"], "other": [counted(11, 4.0, drafted=2)]}}
+        accepted = {**self.rows[0], "answers": {**self.rows[0]["answers"], "other": [counted(11, 4.0, accepted=2)]}}
         assert not metrics.drafts(self.rows, "other") and metrics.drafts(self.rows, "auto")
         assert "by subtask:" in markdown(RESULT, {})
         assert "by subtask:" not in markdown({**RESULT, "prompts": self.rows[1:]}, {})  # where nobody drafted
@@ -359,7 +369,7 @@ class TestPeers:
         ],
     )
     def test_by_name(self, text: str, spec: tuple[Any, ...]) -> None:
-        assert parsed(text) == PeerSpec(*spec)
+        assert parse_peer(text) == PeerSpec(*spec)
 
     @pytest.mark.parametrize(
         "text",
@@ -369,14 +379,14 @@ class TestPeers:
     )  # fmt: skip
     def test_unknown(self, text: str) -> None:
         with pytest.raises(InvalidRequest):
-            parsed(text)
+            parse_peer(text)
 
 
 def test_versions_are_kept_of_what_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "edgespec.bench.versions.version", lambda package: {"torch": "2.0"}.get(package) or version(package)
     )
-    specs = [parsed("prompt-lookup"), parsed(f"transformers={__file__}")]
+    specs = [parse_peer("prompt-lookup"), parse_peer(f"transformers={__file__}")]
     assert dict(versions(specs[:1], None)) == {}
     assert dict(versions(specs, None))["torch"] == "2.0"
     monkeypatch.setattr("edgespec.bench.versions.version", lambda package: version("no-such-package"))
@@ -393,7 +403,7 @@ def test_peers_in_python_say_what_plain_decoding_says(smollm2: Path, tmp_path: P
         if all(importlib.util.find_spec(name) for name in ("torch", "transformers")):  # several GB: used where they are
             names.append(f"transformers={smollm2}")
         for name in names:
-            peer = started(parsed(name), smollm2, server=None, n_ctx=128, threads=2, gpu_layers=0)
+            peer = start_peer(parse_peer(name), smollm2, server=None, n_ctx=128, threads=2, gpu_layers=0)
             try:
                 answer = peer.answer(prompt, 24, 0.0, 1)
             finally:
@@ -458,9 +468,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     What was measured while other programs had the cores is measured again by the next run.
     """
-    timed = doctor.timed
+    timed = measure.timed
     monkeypatch.setattr(
-        doctor, "timed", lambda *arguments, **options: timed(*arguments, **options)._replace(busy=False)
+        measure, "timed", lambda *arguments, **options: timed(*arguments, **options)._replace(busy=False)
     )
     monkeypatch.chdir(tmp_path)
     tiny_model(tmp_path / "tiny.gguf", metadata={"tokenizer.chat_template": TEMPLATE})
@@ -715,7 +725,7 @@ def test_every_other_prompt_of_a_subtask_has_the_opposite_order() -> None:
         rows = []
         for _ in range(4):
             rows += [{"category": str(number)} for number in range(count)]
-        turns = [run._turn(row, rows[:number]) for number, row in enumerate(rows)]
+        turns = [run._order_number(row, rows[:number]) for number, row in enumerate(rows)]
         for number in range(count):
             assert [turn % 2 for turn in turns[number::count]] in ([0, 1, 0, 1], [1, 0, 1, 0])
         assert [turn % 2 for turn in turns[:count]] == [number % 2 for number in range(count)]
@@ -734,7 +744,7 @@ def test_a_server_that_remembers_is_started_anew_for_each_answer(here: Path, mon
     complete = LlamaServer._complete
 
     def completed(self: LlamaServer, prompt: Sequence[int], count: int, *others: Any, prefill_all: bool) -> Answer:
-        asked.append((self._remembers, len(prompt), prefill_all))
+        asked.append((self._is_stateful, len(prompt), prefill_all))
         return complete(self, prompt, count, *others, prefill_all=prefill_all)
 
     monkeypatch.setattr(LlamaServer, "_complete", completed)
@@ -748,9 +758,9 @@ def test_a_server_that_remembers_is_started_anew_for_each_answer(here: Path, mon
 
 
 def test_a_curve_of_a_busy_machine_is_measured_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    timed = doctor.timed
+    timed = measure.timed
     with monkeypatch.context() as patch:
-        patch.setattr(doctor, "timed", lambda *both, **options: timed(*both, **options)._replace(busy=True))
+        patch.setattr(measure, "timed", lambda *both, **options: timed(*both, **options)._replace(busy=True))
         assert bench("--limit", "1", "--json", "r.json").exit_code == 0
     assert json.loads((here / "r.json").read_text())["curve"]["busy"]
     assert bench("--limit", "1", "--json", "r.json").exit_code == 0
@@ -793,8 +803,8 @@ def test_prompts_that_cannot_be_measured_are_left_out(here: Path) -> None:
     ],
 )
 def test_bad_input_gets_one_line(here: Path, arguments: tuple[str, ...], message: str) -> None:
-    settings = {**Settings(None, ["auto"], count=12, n_ctx=128, threads=1).told(), "rounds": 9, "seed": 8}
-    old = {**origin(run.WHAT, [here / "tiny.gguf"], []), "settings": settings, "prompts": [], "skipped": []}
+    settings = {**Settings(None, ["auto"], count=12, n_ctx=128, threads=1).as_json(), "rounds": 9, "seed": 8}
+    old = {**origin(run.SUBJECT, [here / "tiny.gguf"], []), "settings": settings, "prompts": [], "skipped": []}
     (here / "old.json").write_text(json.dumps(old))
     stranger = {"question_id": 99, "category": "qa", "sha256": "0", "reason": "too long"}
     same = {**settings, "rounds": 2, "seed": 7}
@@ -837,8 +847,8 @@ def test_a_peer_that_fails_on_a_prompt_costs_nobody_else_their_figures(here: Pat
     assert [len(row["answers"]["mine"]) for row in found["prompts"]] == [1, 0, 1]
     assert all(row["answers"]["ngram-simple"] and row["answers"]["auto"] for row in found["prompts"])
     assert reason in found["prompts"][1]["failed"]["mine"]
-    for told in (result.stdout, result.stderr, (here / "r.md").read_text()):
-        assert reason in told
+    for output in (result.stdout, result.stderr, (here / "r.md").read_text()):
+        assert reason in output
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,10 @@ from prompt_toolkit.output import DummyOutput
 import edgespec
 from edgespec import Engine
 from edgespec.cli import main
-from edgespec.cli.chat import _converse, _history
-from edgespec.cli.chat.commands import COMMANDS, SETTINGS, run_command
+from edgespec.cli.chat import _history, _run_conversation
+from edgespec.cli.chat.commands import CHAT_COMMANDS, SETTINGS, run_command
 from edgespec.cli.chat.controller import Controller
-from edgespec.cli.chat.line_input import Line, Piped, Typed, _Commands, _whole, kept_history
+from edgespec.cli.chat.line_input import Line, PipedInput, TerminalInput, _CommandCompleter, _read_message, file_history
 from edgespec.cli.chat.screen import Screen, footer
 from edgespec.cli.commands import chat as command
 from edgespec.decode.session import Session
@@ -514,33 +514,33 @@ DOCSTRING = '"""A module."""\nimport os\n\n\ndef f():\n    """A function."""'
 )
 def test_messages(lines: list[str], text: str) -> None:
     rest = iter(lines[1:])
-    assert _whole(lines[0], lambda: next(rest, None)) == (text, False)
+    assert _read_message(lines[0], lambda: next(rest, None)) == (text, False)
 
 
 @pytest.mark.parametrize("line", ["/help", "/?", "/set temp 1", "/file\tnotes.txt", "/nonsense", " /exit \n"])
 def test_commands_are_single_lines(line: str) -> None:
-    assert _whole(line, lambda: None) == (line.strip(), True)
+    assert _read_message(line, lambda: None) == (line.strip(), True)
 
 
 class TestTyped:
     @pytest.fixture
-    def typed(self) -> Iterator[tuple[Callable[[str], None], Typed]]:
+    def typed(self) -> Iterator[tuple[Callable[[str], None], TerminalInput]]:
         with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
-            yield keys.send_text, Typed(InMemoryHistory())
+            yield keys.send_text, TerminalInput(InMemoryHistory())
 
-    def test_ctrl_c_clears_and_ctrl_d_ends(self, typed: tuple[Callable[[str], None], Typed]) -> None:
+    def test_ctrl_c_clears_and_ctrl_d_ends(self, typed: tuple[Callable[[str], None], TerminalInput]) -> None:
         press, lines = typed
         press("begun\x03hello\r")
         assert lines.next() == ("hello", False)
         press("\x04")
         assert lines.next() is None
 
-    def test_a_pasted_file_is_one_message(self, typed: tuple[Callable[[str], None], Typed]) -> None:
+    def test_a_pasted_file_is_one_message(self, typed: tuple[Callable[[str], None], TerminalInput]) -> None:
         press, lines = typed
         press(f"\x1b[200~{DOCSTRING}\x1b[201~\r")
         assert lines.next() == (DOCSTRING, False)
 
-    def test_alt_enter_begins_a_line(self, typed: tuple[Callable[[str], None], Typed]) -> None:
+    def test_alt_enter_begins_a_line(self, typed: tuple[Callable[[str], None], TerminalInput]) -> None:
         press, lines = typed
         press("one\x1b\rtwo\r")
         assert lines.next() == ("one\ntwo", False)
@@ -550,7 +550,7 @@ class TestTyped:
         [(" more\r", "the text more"), ("\x15/exit\r", "/exit"), ("x\x03", None), ("\x15\x04", None), ("\x15\r", None)],
     )
     def test_a_text_is_edited_or_left(
-        self, typed: tuple[Callable[[str], None], Typed], keys: str, text: str | None
+        self, typed: tuple[Callable[[str], None], TerminalInput], keys: str, text: str | None
     ) -> None:
         press, lines = typed
         press(keys)
@@ -587,7 +587,7 @@ class FakeTalk:
 def converse(talk: FakeTalk, *told: str | BaseException) -> bool:
     """A chat of these lines; what is no text is raised."""
     lines = Script(*(Line(cast(str, text), command=False) for text in told))
-    return _converse(cast(Controller, talk), cast(Piped, lines))
+    return _run_conversation(cast(Controller, talk), cast(PipedInput, lines))
 
 
 class TestHistory:
@@ -595,7 +595,7 @@ class TestHistory:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         told: list[str] = []
-        history = kept_history(tmp_path / "history", told.append)
+        history = file_history(tmp_path / "history", told.append)
         history.append_string("kept")
 
         def full(self: FileHistory, string: str) -> None:
@@ -608,7 +608,7 @@ class TestHistory:
         assert history.get_strings() == ["kept", "not kept", "nor this"]
 
     def test_bytes_that_are_no_text_are_kept_as_well_as_can_be(self, tmp_path: Path) -> None:
-        kept_history(tmp_path / "history", print).append_string("caf\udce9")
+        file_history(tmp_path / "history", print).append_string("caf\udce9")
         assert "+caf?" in (tmp_path / "history").read_text()
 
 
@@ -704,7 +704,7 @@ def talk(tiny: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Co
     monkeypatch.setenv("XDG_CACHE_HOME", cache)
     arguments = ["-m", str(path), "--ctx", "256", "--threads", "1", "-n", "12", "--seed", "1", *ENDLESS]
     options = command.make_context("chat", arguments, parent=Context(main, **main.context_settings)).params
-    with Controller(options, Screen(footer=False), kept=None, memory=None) as talk:
+    with Controller(options, Screen(footer=False), saved=None, memory=None) as talk:
         yield talk
 
 
@@ -948,13 +948,13 @@ class TestPiped:
     ],
 )
 def test_completion(typed: str, found: list[str]) -> None:
-    given = _Commands().get_completions(Document(typed), CompleteEvent())
+    given = _CommandCompleter().get_completions(Document(typed), CompleteEvent())
     assert [one.text for one in given] == found
 
 
 def test_paths_are_completed(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
-    given = _Commands().get_completions(Document(f"/file {tmp_path}/no"), CompleteEvent())
+    given = _CommandCompleter().get_completions(Document(f"/file {tmp_path}/no"), CompleteEvent())
     assert [one.text for one in given] == ["tes.txt"]
 
 
@@ -966,7 +966,7 @@ def env(tmp_path: Path, smollm2: Path) -> dict[str, str]:
 
 ANSWERED = r"tokens/s, [\d.]+ times plain decoding, .*context \d+ of 1024"
 EVENING = [
-    ("/help\r", [*(f"{name} " for name in COMMANDS), "Alt-Enter", "max-tokens"]),
+    ("/help\r", [*(f"{name} " for name in CHAT_COMMANDS), "Alt-Enter", "max-tokens"]),
     ("/system You are terse.\r", ["from the next message on"]),
     ("/system\r", ["You are terse"]),
     ("/system -\r", ["without a system prompt"]),
@@ -1007,7 +1007,7 @@ EVENING = [
 @pytest.mark.model
 def test_every_command_in_a_terminal(env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A person's evening with it. Whatever is in COMMANDS is used."""
-    assert {*"".join(typed for typed, _ in EVENING).replace("\x15", " ").split(), "/regen"} >= set(COMMANDS)
+    assert {*"".join(typed for typed, _ in EVENING).replace("\x15", " ").split(), "/regen"} >= set(CHAT_COMMANDS)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.txt").write_text("The secret word is heron.\n")
     (tmp_path / "editor").write_text('echo Written in an editor >"$1"\n')

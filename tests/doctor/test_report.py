@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from edgespec import load
 from edgespec.cli import main
 from edgespec.core import Context
-from edgespec.doctor.measure import PAYS, SIZES, DrafterCost, advice, outlook, speed_up, timed
+from edgespec.doctor.measure import MIN_SPEED_UP, SIZES, DrafterCost, advice, outlook, speed_up, timed
 from edgespec.engine.exact import probe_tokens
 from edgespec.errors import UnsupportedModel
 from edgespec.gguf.metadata import strings
 from edgespec.gguf.reader import walk
 from edgespec.policy.adaptive import MAX_DRAFT
-from edgespec.system.cpu import Used, cores, cpu_name
+from edgespec.system.cpu import CpuUse, cores, cpu_name
 from edgespec.testing import TableModel
 from edgespec.vocabtrim.counts import Counts, tokenizer_hash
 from edgespec.vocabtrim.pipeline import trim
@@ -51,10 +51,10 @@ def test_from_the_break_even_on_it_pays_and_before_it_does_not(ratios: dict[int,
 
     assert found.best == best(1.0) == speed_up(found.size, 1.0, ratios[found.size + 1], guess)
     if found.break_even is None:
-        assert best(1.0) < PAYS
+        assert best(1.0) < MIN_SPEED_UP
     else:
-        assert best(found.break_even) >= PAYS
-        assert found.break_even == 0.01 or best(found.break_even - 0.01) < PAYS
+        assert best(found.break_even) >= MIN_SPEED_UP
+        assert found.break_even == 0.01 or best(found.break_even - 0.01) < MIN_SPEED_UP
 
 
 def test_the_advice_says_when_nothing_can_pay() -> None:
@@ -90,18 +90,18 @@ def test_other_programs_on_the_same_cores_are_noticed(
     everybody: float | None, ours: float, cores: int, crowded: bool
 ) -> None:
     """However steadily they run: rounds that are all slow do not differ."""
-    before = Used(100.0, None if everybody is None else 1000.0, 50.0)
-    after = Used(110.0, None if everybody is None else 1000.0 + everybody, 50.0 + ours)
+    before = CpuUse(100.0, None if everybody is None else 1000.0, 50.0)
+    after = CpuUse(110.0, None if everybody is None else 1000.0 + everybody, 50.0 + ours)
     assert before.crowded(after, cores) is crowded
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux tells")
 def test_what_everybody_used_includes_us() -> None:
-    before = Used.now()
-    while time.process_time() - before.ours < 0.3:
+    before = CpuUse.now()
+    while time.process_time() - before.own < 0.3:
         pass
-    after = Used.now()
-    assert present(after.everybody) - present(before.everybody) >= 0.8 * (after.ours - before.ours)
+    after = CpuUse.now()
+    assert present(after.total) - present(before.total) >= 0.8 * (after.own - before.own)
 
 
 def test_a_busy_machine_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +117,7 @@ def test_a_busy_machine_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sizes_beyond_the_context_are_left_out() -> None:
-    assert tuple(timed(TableModel(n_ctx=110), probe_tokens(32), depth=100).of) == (1, 2, 3, 4, 5, 6, 8)
+    assert tuple(timed(TableModel(n_ctx=110), probe_tokens(32), depth=100).seconds) == (1, 2, 3, 4, 5, 6, 8)
 
 
 def test_the_command_measures_and_remembers(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +198,7 @@ def test_a_machine_where_exact_is_not_possible_is_told_the_rest(
 
     monkeypatch.chdir(tmp_path)
     tiny_model(tmp_path / "tiny.gguf")
-    monkeypatch.setattr("edgespec.doctor.report._exact", refuse)
+    monkeypatch.setattr("edgespec.doctor.report._exact_report", refuse)
     assert examined()["exact"] == {"rows": 1, "hindrance": "no such keys"}
     shown = CliRunner().invoke(main, ["doctor", "-m", "tiny.gguf", "--threads", "1"])
     assert "--exact is not possible here: no such keys" in shown.stdout and "best speed-up" in shown.stdout
@@ -208,7 +208,9 @@ def test_a_machine_where_exact_is_not_possible_is_told_the_rest(
 def test_the_plot_fits_into_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     monkeypatch.chdir(tmp_path)
     tiny_model(tmp_path / "tiny.gguf")
-    monkeypatch.setattr("edgespec.doctor.report._exact", lambda *_: ({"rows": 1, "single": 1.0, "reading": 1.0}, False))
+    monkeypatch.setattr(
+        "edgespec.doctor.report._exact_report", lambda *_: ({"rows": 1, "single": 1.0, "reading": 1.0}, False)
+    )
     shown = CliRunner(env={"COLUMNS": str(columns)}).invoke(main, ["doctor", "-m", "tiny.gguf", "--threads", "1"])
     plot = [line for line in shown.stdout.splitlines() if "▇" in line]
     assert len(plot) == len(SIZES) and max(map(len, plot)) == min(columns, 71)

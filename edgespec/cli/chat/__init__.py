@@ -11,9 +11,9 @@ import click
 from click.core import ParameterSource
 from prompt_toolkit.history import History, InMemoryHistory
 
-from edgespec.cli.chat.commands import Leave, run_command
+from edgespec.cli.chat.commands import LeaveChat, run_command
 from edgespec.cli.chat.controller import Controller
-from edgespec.cli.chat.line_input import Line, Piped, Typed, kept_history
+from edgespec.cli.chat.line_input import Line, PipedInput, TerminalInput, file_history
 from edgespec.cli.chat.screen import Screen
 from edgespec.engine.saved_chats import ChatMemory, SavedChat
 from edgespec.errors import EdgespecError
@@ -21,81 +21,89 @@ from edgespec.system import cpu
 
 
 def run(ctx: click.Context, options: dict[str, Any]) -> None:
-    """Talk until the person leaves, or until what is piped in ends."""
+    """Run the chat until the user leaves, or until piped input ends."""
     if options["private"]:
         for name in ("session", "memory"):
-            if options[name] and _given(ctx, name):
+            if options[name] and _on_command_line(ctx, name):
                 raise click.UsageError(f"--private keeps nothing: leave out --{name}")
-            options[name] = None  # the configuration file's, for other chats
+            options[name] = None  # from the configuration file, for other chats
     data = cpu.data_directory()
     interactive = sys.stdin.isatty()
     screen = Screen(footer=interactive)
-    kept: AbstractContextManager[SavedChat | None] = nullcontext()
+    saved_chat_context: AbstractContextManager[SavedChat | None] = nullcontext()
     if options["session"]:
-        kept = SavedChat(data / "sessions", options["session"])
+        saved_chat_context = SavedChat(data / "sessions", options["session"])
     memory = ChatMemory(data / "memory") if options["memory"] else None
-    with kept as session, Controller(options, screen, kept=session, memory=memory) as talk:
-        if _given(ctx, "system") and talk.chat.system != options["system"]:
-            talk.chat.system = options["system"]
+    with (
+        saved_chat_context as saved_chat,
+        Controller(options, screen, saved=saved_chat, memory=memory) as controller,
+    ):
+        if _on_command_line(ctx, "system") and controller.chat.system != options["system"]:
+            controller.chat.system = options["system"]
             screen.note("with the system prompt of --system from now on, not the one of the session")
-        lines: Piped | Typed = Piped()
+        lines: PipedInput | TerminalInput = PipedInput()
         if interactive:
-            screen.note(f"{talk.engine.model.name}, drafter {talk.engine.drafter_name}. /help lists the commands.")
-            lines = Typed(_history(None if options["private"] else data / "history", screen))
-            talk.editor = lines.edit
-        went_well = _converse(talk, lines)
-    if not (interactive or went_well):
+            screen.note(
+                f"{controller.engine.model.name}, drafter {controller.engine.drafter_name}. /help lists the commands."
+            )
+            lines = TerminalInput(_history(None if options["private"] else data / "history", screen))
+            controller.editor = lines.edit
+        without_error = _run_conversation(controller, lines)
+    if not (interactive or without_error):
         sys.exit(1)
 
 
-def _converse(talk: Controller, lines: Piped | Typed) -> bool:
-    """Answer all lines; whether there was no error. An error is told, and what was said so far stays."""
-    went_well = True
+def _run_conversation(controller: Controller, lines: PipedInput | TerminalInput) -> bool:
+    """Answer all lines; returns whether there was no error. Errors are printed, and the conversation goes on."""
+    without_error = True
     while True:
         try:
             line = lines.next()
             if line is None:
                 break
-            _do(talk, line)
-        except Leave:
+            _handle_line(controller, line)
+        except LeaveChat:
             break
         except EdgespecError as error:
-            talk.screen.error(str(error))
-            went_well = False
+            controller.screen.error(str(error))
+            without_error = False
         except OSError as error:
-            if error.filename is None:  # our own input or output is gone
+            if error.filename is None:  # standard input or output is closed
                 raise
-            talk.screen.error(f"{error.filename}: {error.strerror}")
-            went_well = False
-        except KeyboardInterrupt:  # a moment before an answer, after it, or the second one during it
-            if talk.editor is None:
+            controller.screen.error(f"{error.filename}: {error.strerror}")
+            without_error = False
+        except KeyboardInterrupt:  # before or after an answer, or the second one during it
+            if controller.editor is None:
                 raise
-            talk.screen.note("[stopped]")
-    return went_well
+            controller.screen.note("[stopped]")
+    return without_error
 
 
-def _do(talk: Controller, line: Line) -> None:
-    before = talk.last
+def _handle_line(controller: Controller, line: Line) -> None:
+    """Run a command or answer a message. Raises KeyboardInterrupt where piped input was interrupted."""
+    before = controller.last
     if line.command:
-        run_command(talk, line.text)
+        run_command(controller, line.text)
     else:
-        talk.say(line.text)
-    stopped = talk.last is not before and talk.last is not None and talk.last.finish_reason == "cancelled"
-    if talk.editor is None and stopped:
-        raise KeyboardInterrupt  # nobody is there to go on
+        controller.say(line.text)
+    stopped = (
+        controller.last is not before and controller.last is not None and controller.last.finish_reason == "cancelled"
+    )
+    if controller.editor is None and stopped:
+        raise KeyboardInterrupt  # no user can go on
 
 
-def _given(ctx: click.Context, name: str) -> bool:
-    """Whether an option stands on the command line itself."""
+def _on_command_line(ctx: click.Context, name: str) -> bool:
+    """Whether an option was given on the command line."""
     return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def _history(path: Path | None, screen: Screen) -> History:
-    """What was typed before, where there is a file for it."""
+    """The history of typed lines, in the file `path` if it can be used."""
     if path is None:
         return InMemoryHistory()
     try:
-        return kept_history(path, screen.note)
+        return file_history(path, screen.note)
     except OSError as error:
         screen.note(f"what you type is not kept for the next chat: {error.filename}: {error.strerror}")
         return InMemoryHistory()

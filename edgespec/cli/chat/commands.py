@@ -17,214 +17,214 @@ from edgespec.engine.saved_chats import is_chat, read_chat, write_chat
 from edgespec.errors import InvalidRequest
 from edgespec.system.jsonl import read_text
 
-_MOST_BYTES = 16
-"""Of a file for each token of the context: what has more is not read to see that it has too many tokens."""
+_MAX_BYTES_PER_TOKEN = 16
+"""Bytes of a file for each token of the context; a larger file is refused without tokenizing it."""
 
 
-class Leave(Exception):
-    """The person wants to go."""
+class LeaveChat(Exception):
+    """The user leaves the chat."""
 
 
-class Command(NamedTuple):
-    """`arguments`: as the help shows them."""
+class ChatCommand(NamedTuple):
+    """A command of a chat; `arguments` are as /help shows them."""
 
     arguments: str
     help: str
     run: Callable[[Controller, str], None]
 
 
-def run_command(talk: Controller, line: str) -> None:
-    """Do what a line says. Raises EdgespecError, OSError, Leave."""
-    name, *rest = line.split(maxsplit=1)
-    command = COMMANDS.get(ALIASES.get(name, name))
+def run_command(controller: Controller, line: str) -> None:
+    """Run the command in a line. Raises EdgespecError, OSError, LeaveChat."""
+    name, *argument = line.split(maxsplit=1)
+    command = CHAT_COMMANDS.get(ALIASES.get(name, name))
     if command is None:
-        near = get_close_matches(name, COMMANDS, 1)
-        raise InvalidRequest(f"no command {name}: " + (f"did you mean {near[0]}?" if near else "see /help"))
-    command.run(talk, "".join(rest))
+        nearest = get_close_matches(name, CHAT_COMMANDS, 1)
+        raise InvalidRequest(f"no command {name}: " + (f"did you mean {nearest[0]}?" if nearest else "see /help"))
+    command.run(controller, "".join(argument))
 
 
-def _help(talk: Controller, rest: str) -> None:
-    width = max(len(f"{name} {command.arguments}") for name, command in COMMANDS.items())
-    for name, command in COMMANDS.items():
+def _help(controller: Controller, argument: str) -> None:
+    width = max(len(f"{name} {command.arguments}") for name, command in CHAT_COMMANDS.items())
+    for name, command in CHAT_COMMANDS.items():
         click.echo(f"{f'{name} {command.arguments}':{width}}  {command.help}")
     click.echo('\n""" begins and ends a message of several lines; Alt-Enter makes a new line. Ctrl-C stops an answer.')
     click.echo("Tab completes; the arrows bring back what was typed before; Ctrl-X Ctrl-E opens $EDITOR.")
     click.echo(f"/set knows: {', '.join(SETTINGS)}")
 
 
-def _exit(talk: Controller, rest: str) -> None:
-    raise Leave
+def _exit(controller: Controller, argument: str) -> None:
+    raise LeaveChat
 
 
-def _clear(talk: Controller, rest: str) -> None:
-    talk.chat.clear()
-    talk.attached.clear()
-    talk.last = None
-    talk.screen.note("the conversation is empty")
+def _clear(controller: Controller, argument: str) -> None:
+    controller.chat.clear()
+    controller.attached.clear()
+    controller.last = None
+    controller.screen.note("the conversation is empty")
 
 
-def _system(talk: Controller, rest: str) -> None:
-    if rest:
-        talk.chat.system = None if rest == "-" else rest
-        talk.screen.note(f"from the next message on{', without a system prompt' if rest == '-' else ''}")
+def _system(controller: Controller, argument: str) -> None:
+    if argument:
+        controller.chat.system = None if argument == "-" else argument
+        controller.screen.note(f"from the next message on{', without a system prompt' if argument == '-' else ''}")
     else:
-        talk.screen.note(talk.chat.system or "there is no system prompt; /system TEXT sets one")
+        controller.screen.note(controller.chat.system or "there is no system prompt; /system TEXT sets one")
 
 
-def _last_message(talk: Controller) -> str:
-    for message in reversed(talk.chat.messages):
+def _last_message(controller: Controller) -> str:
+    for message in reversed(controller.chat.messages):
         if message["role"] == "user":
             return message["content"]
     raise InvalidRequest("there is no message yet")
 
 
-def _undo(talk: Controller, rest: str) -> None:
-    if talk.attached:
-        talk.screen.note(f"left out: {talk.attached.pop().name}")
+def _undo(controller: Controller, argument: str) -> None:
+    if controller.attached:
+        controller.screen.note(f"left out: {controller.attached.pop().name}")
         return
-    text = _last_message(talk)
-    talk.chat.undo()
-    talk.screen.note(f"taken back: {text if len(text) <= 60 else text[:59] + '…'}")
+    text = _last_message(controller)
+    controller.chat.undo()
+    controller.screen.note(f"taken back: {text if len(text) <= 60 else text[:59] + '…'}")
 
 
-def _regen(talk: Controller, rest: str) -> None:
-    text = _last_message(talk)
-    if talk.sampling.temperature > 0.0:
-        talk.set_sampling("seed", talk.sampling.seed + 1)  # with the same one it would be the same answer
-    talk.say_instead(text)
+def _regen(controller: Controller, argument: str) -> None:
+    text = _last_message(controller)
+    if controller.sampling.temperature > 0.0:
+        controller.set_sampling("seed", controller.sampling.seed + 1)  # with the same one it would be the same answer
+    controller.say_instead(text)
 
 
-def _edit(talk: Controller, rest: str) -> None:
-    if talk.editor is None:
+def _edit(controller: Controller, argument: str) -> None:
+    if controller.editor is None:
         raise InvalidRequest("/edit needs a terminal to edit in; /undo takes the last message back")
-    text = talk.editor(_last_message(talk))
+    text = controller.editor(_last_message(controller))
     if text is None:
-        talk.screen.note("not changed")
+        controller.screen.note("not changed")
     else:
-        talk.say_instead(text)
+        controller.say_instead(text)
 
 
-def _save(talk: Controller, rest: str) -> None:
-    path = _path(rest, "/save FILE.json")
+def _save(controller: Controller, argument: str) -> None:
+    path = _path(argument, "/save FILE.json")
     if path.exists() and not is_chat(path):
         raise InvalidRequest(f"{path} exists and is not a saved conversation: choose another name")
-    write_chat(path, talk.chat, talk.engine)
-    talk.screen.note(f"saved: {path}")
+    write_chat(path, controller.chat, controller.engine)
+    controller.screen.note(f"saved: {path}")
 
 
-def _load(talk: Controller, rest: str) -> None:
-    path = _path(rest, "/load FILE.json")
-    same = read_chat(path, talk.chat, talk.engine)
-    talk.last = None
-    turns = sum(message["role"] == "user" for message in talk.chat.messages)
-    talk.screen.note(f"{turns} turns" + ("" if same else ", from another model: their text is read again"))
+def _load(controller: Controller, argument: str) -> None:
+    path = _path(argument, "/load FILE.json")
+    same = read_chat(path, controller.chat, controller.engine)
+    controller.last = None
+    turns = sum(message["role"] == "user" for message in controller.chat.messages)
+    controller.screen.note(f"{turns} turns" + ("" if same else ", from another model: their text is read again"))
 
 
-def _file(talk: Controller, rest: str) -> None:
-    path = _path(rest, "/file PATH")
-    room = talk.engine.context.n_ctx
-    about = path.stat()
-    if not stat.S_ISREG(about.st_mode):
+def _file(controller: Controller, argument: str) -> None:
+    path = _path(argument, "/file PATH")
+    room = controller.engine.context.n_ctx
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise InvalidRequest(f"{path} is not a text file")
     too_large = f"{path} does not fit into a context of {room} tokens: use a part of it, or start with a larger --ctx"
-    if about.st_size > _MOST_BYTES * room:
+    if status.st_size > _MAX_BYTES_PER_TOKEN * room:
         raise InvalidRequest(too_large)
     text = read_text(path)
-    count = len(talk.engine.model.vocabulary.tokenize(text))
+    count = len(controller.engine.model.vocabulary.tokenize(text))
     if count >= room:
         raise InvalidRequest(too_large)
-    talk.attached.append(Attached(path.name, f"{path.name}:\n```\n{text.rstrip()}\n```"))
-    talk.screen.note(f"{path.name}, {count} tokens, goes before the next message; /undo leaves it out")
+    controller.attached.append(Attached(path.name, f"{path.name}:\n```\n{text.rstrip()}\n```"))
+    controller.screen.note(f"{path.name}, {count} tokens, goes before the next message; /undo leaves it out")
 
 
-def _set(talk: Controller, rest: str) -> None:
-    name, *values = rest.split(maxsplit=1) or [""]
+def _set(controller: Controller, argument: str) -> None:
+    name, *values = argument.split(maxsplit=1) or [""]
     value = "".join(values)
     if name not in SETTINGS:
-        near = get_close_matches(name, SETTINGS, 1)
-        wrong = f"there is no setting {name!r}" + (f": did you mean {near[0]}?" if near else "")
+        nearest = get_close_matches(name, SETTINGS, 1)
+        wrong = f"there is no setting {name!r}" + (f": did you mean {nearest[0]}?" if nearest else "")
         raise InvalidRequest(f"{wrong if name else 'which setting?'} /set knows {', '.join(SETTINGS)}")
     option = SETTINGS[name]
     if option is None:
-        setattr(talk.screen, name, _on(name, value))
+        setattr(controller.screen, name, _parse_switch(name, value))
     elif option.is_flag:
-        talk.options[str(option.name)] = _on(name, value)
+        controller.options[str(option.name)] = _parse_switch(name, value)
     else:
-        _set_value(talk, option, name, value)
-    talk.screen.note(f"{name} {value.strip()}")
+        _set_value(controller, option, name, value)
+    controller.screen.note(f"{name} {value.strip()}")
 
 
-def _set_value(talk: Controller, option: click.Option, name: str, value: str) -> None:
+def _set_value(controller: Controller, option: click.Option, name: str, value: str) -> None:
     try:
-        found = option.type_cast_value(click.Context(click.Command("set")), value.strip() or None)
+        converted = option.type_cast_value(click.Context(click.Command("set")), value.strip() or None)
     except click.BadParameter as error:
         raise InvalidRequest(f"{name} {value!r}: {error.message}") from error
-    if found is None:
+    if converted is None:
         raise InvalidRequest(f"/set {name} needs a value")
     if option.name == "max_tokens":
-        if found < 1:
-            raise InvalidRequest(f"max-tokens is {found}: it must be at least 1")
-        talk.options["max_tokens"] = found
+        if converted < 1:
+            raise InvalidRequest(f"max-tokens is {converted}: it must be at least 1")
+        controller.options["max_tokens"] = converted
     else:
-        talk.set_sampling(str(option.name), found)
+        controller.set_sampling(str(option.name), converted)
 
 
-def _stats(talk: Controller, rest: str) -> None:
-    if talk.last is None:
+def _stats(controller: Controller, argument: str) -> None:
+    if controller.last is None:
         raise InvalidRequest("there is no answer yet")
-    print_stats(talk.last, talk.engine, talk.last_seed)
+    print_stats(controller.last, controller.engine, controller.last_seed)
 
 
-def _model(talk: Controller, rest: str) -> None:
-    if rest:
-        talk.change_model(rest)
-    talk.screen.note(f"{talk.engine.model.name} ({talk.engine.model.path.name})")
+def _model(controller: Controller, argument: str) -> None:
+    if argument:
+        controller.change_model(argument)
+    controller.screen.note(f"{controller.engine.model.name} ({controller.engine.model.path.name})")
 
 
-def _drafter(talk: Controller, rest: str) -> None:
-    if rest:
-        talk.change_drafter(rest)
-    talk.screen.note(talk.engine.drafter_name)
+def _drafter(controller: Controller, argument: str) -> None:
+    if argument:
+        controller.change_drafter(argument)
+    controller.screen.note(controller.engine.drafter_name)
 
 
-def _draft(talk: Controller, rest: str) -> None:
-    if rest:
-        talk.draft(_on("/draft", rest))
-    why = "" if talk.engine.drafters else ": there is no drafter; /drafter auto finds one"
-    talk.screen.note("drafting where it pays" if talk.drafting else f"decoding plainly{why}")
+def _draft(controller: Controller, argument: str) -> None:
+    if argument:
+        controller.draft(_parse_switch("/draft", argument))
+    reason = "" if controller.engine.drafters else ": there is no drafter; /drafter auto finds one"
+    controller.screen.note("drafting where it pays" if controller.drafting else f"decoding plainly{reason}")
 
 
-def _path(rest: str, usage: str) -> Path:
-    if not rest:
+def _path(argument: str, usage: str) -> Path:
+    if not argument:
         raise InvalidRequest(f"usage: {usage}")
     try:
-        return Path(rest).expanduser()
+        return Path(argument).expanduser()
     except RuntimeError as error:  # ~somebody
-        raise InvalidRequest(f"{rest}: {error}") from error
+        raise InvalidRequest(f"{argument}: {error}") from error
 
 
-def _on(what: str, value: str) -> bool:
+def _parse_switch(what: str, value: str) -> bool:
     if value.strip() not in ("on", "off"):
         raise InvalidRequest(f"{what} {value.strip()!r}: write on or off")
     return value.strip() == "on"
 
 
-COMMANDS: dict[str, Command] = {
-    "/help": Command("", "This list.", _help),
-    "/exit": Command("", "Leave. Ctrl-D does, too.", _exit),
-    "/clear": Command("", "Begin a new conversation.", _clear),
-    "/system": Command("[TEXT]", "Show or set the system prompt; - removes it.", _system),
-    "/regen": Command("", "Answer the last message again.", _regen),
-    "/undo": Command("", "Leave out the last file that was not sent yet, or take back the last turn.", _undo),
-    "/edit": Command("", "Edit the last message and send it again.", _edit),
-    "/save": Command("FILE", "Save the conversation to a file.", _save),
-    "/load": Command("FILE", "Continue a saved conversation.", _load),
-    "/file": Command("PATH", "Add a file's text to the next message.", _file),
-    "/set": Command("NAME VALUE", "Change a setting: /set temp 0.7, /set colour on.", _set),
-    "/stats": Command("", "Print statistics of the last answer.", _stats),
-    "/model": Command("[MODEL]", "Show or change the model.", _model),
-    "/drafter": Command("[DRAFTER]", "Show or change the drafter.", _drafter),
-    "/draft": Command("[on|off]", "Draft where it pays, or decode plainly.", _draft),
+CHAT_COMMANDS: dict[str, ChatCommand] = {
+    "/help": ChatCommand("", "This list.", _help),
+    "/exit": ChatCommand("", "Leave. Ctrl-D does, too.", _exit),
+    "/clear": ChatCommand("", "Begin a new conversation.", _clear),
+    "/system": ChatCommand("[TEXT]", "Show or set the system prompt; - removes it.", _system),
+    "/regen": ChatCommand("", "Answer the last message again.", _regen),
+    "/undo": ChatCommand("", "Leave out the last file that was not sent yet, or take back the last turn.", _undo),
+    "/edit": ChatCommand("", "Edit the last message and send it again.", _edit),
+    "/save": ChatCommand("FILE", "Save the conversation to a file.", _save),
+    "/load": ChatCommand("FILE", "Continue a saved conversation.", _load),
+    "/file": ChatCommand("PATH", "Add a file's text to the next message.", _file),
+    "/set": ChatCommand("NAME VALUE", "Change a setting: /set temp 0.7, /set colour on.", _set),
+    "/stats": ChatCommand("", "Print statistics of the last answer.", _stats),
+    "/model": ChatCommand("[MODEL]", "Show or change the model.", _model),
+    "/drafter": ChatCommand("[DRAFTER]", "Show or change the drafter.", _drafter),
+    "/draft": ChatCommand("[on|off]", "Draft where it pays, or decode plainly.", _draft),
 }
 ALIASES = {"/quit": "/exit", "/bye": "/exit", "/?": "/help"}
 TAKES_A_PATH = ("/save", "/load", "/file", "/model", "/drafter")
@@ -232,19 +232,21 @@ TAKES_A_PATH = ("/save", "/load", "/file", "/model", "/drafter")
 _SWITCHES = ("colour", "footer")
 
 
-def _settings() -> dict[str, click.Option | None]:
-    """The sampling options of the command line, by name, and the switches of the screen."""
+def _make_settings() -> dict[str, click.Option | None]:
+    """The settings by name: the sampling options of the command line, and the switches of the screen (None)."""
 
     @click.command()
     @sampling_options
-    def carrier(**_: Any) -> None:
+    def sampling_command(**_: Any) -> None:
         pass
 
-    left_out = {"system", "stop", "logit_bias", "grammar", "json_schema"}
-    options = [one for one in carrier.params if isinstance(one, click.Option) and one.name not in left_out]
-    named: dict[str, click.Option | None] = {one.opts[-1].removeprefix("--"): one for one in options}
+    excluded = {"system", "stop", "logit_bias", "grammar", "json_schema"}
+    options = [
+        option for option in sampling_command.params if isinstance(option, click.Option) and option.name not in excluded
+    ]
+    named: dict[str, click.Option | None] = {option.opts[-1].removeprefix("--"): option for option in options}
     return {**dict.fromkeys(_SWITCHES), **named}
 
 
-SETTINGS = _settings()
-"""What /set knows."""
+SETTINGS = _make_settings()
+"""The settings that /set changes."""

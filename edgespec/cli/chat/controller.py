@@ -1,4 +1,4 @@
-"""A conversation as a person leads it: the engine, the chat on it, and what was set."""
+"""The controller of a chat: the engine, the conversation, its settings, and what is saved of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgespec import Chat, Engine, Session
 from edgespec.cli.build import open_engine, sampling_of
 from edgespec.cli.chat.screen import Screen
 from edgespec.cli.interrupt import cancelled_by_ctrl_c
-from edgespec.cli.report import Decisions, PromptProgress, print_stats
+from edgespec.cli.report import DecisionLog, PromptProgress, print_stats
 from edgespec.engine.saved_chats import ChatMemory, SavedChat
 from edgespec.errors import ContextOverflow, UnsupportedModel
 
@@ -23,25 +23,25 @@ class Attached(NamedTuple):
 
 
 class Controller:
-    """Use it as a context manager: at the end, what is kept is written, and the engine closed.
+    """The state of a chat in the terminal. As a context manager it saves the chat and closes the engine at the end.
 
-    `options` are the command's; what is set later goes there too.
+    `options` are the command's; /set changes them.
     """
 
     def __init__(
-        self, options: dict[str, Any], screen: Screen, *, kept: SavedChat | None, memory: ChatMemory | None
+        self, options: dict[str, Any], screen: Screen, *, saved: SavedChat | None, memory: ChatMemory | None
     ) -> None:
         self.options = options
         self.screen = screen
         self.editor: Callable[[str], str | None] | None = None
-        """Lets a person change a text, and returns None where they did not; there is none without a terminal."""
+        """Lets the user edit a text, and returns None where it was not changed; None without a terminal."""
         self.last: Session | None = None
-        self._plainly = False  # a person said so
+        self._drafting_off = False  # by /draft off
         self.last_seed = 0
-        """Which that answer was made with: `sampling` may have changed since."""
+        """The seed of the last answer; `sampling` may have changed since."""
         self.attached: list[Attached] = []
-        self._kept, self._memory = kept, memory
-        self._name = kept.name if kept else f"/{secrets.token_hex(8)}"  # which no session can have
+        self._saved, self._memory = saved, memory
+        self._chat_name = saved.name if saved else f"/{secrets.token_hex(8)}"  # no name of a session
         self._progress = PromptProgress()
         self.sampling = sampling_of(options)
         self.engine: Engine = _open(options)
@@ -49,62 +49,62 @@ class Controller:
             self.chat: Chat = self.engine.chat(options["system"])
             if memory:
                 memory.teach(self.engine)
-            if kept:
-                for word in kept.restore(self.chat, self.engine):
-                    screen.note(word)
+            if saved:
+                for message in saved.restore(self.chat, self.engine):
+                    screen.note(message)
         except BaseException:
             self.engine.close()
             raise
 
     def say(self, text: str) -> None:
-        """One turn, streamed to the terminal, what is attached before it. Raises EdgespecError.
+        """Answer `text`, with the attached files before it, and print the answer. Raises EdgespecError.
 
-        Where no answer can begin, the turn has not happened, and what is attached stays.
+        Where no answer can start, the turn is not added, and the files stay attached.
         """
-        session = self._ask("\n\n".join([*(file.text for file in self.attached), text]))
+        session = self._start_answer("\n\n".join([*(file.text for file in self.attached), text]))
         self.attached.clear()
-        self._show(session)
-        self._keep()
+        self._print_answer(session)
+        self._save_conversation()
 
     def say_instead(self, text: str) -> None:
-        """Take the last turn back and say `text`; where no answer begins, all is as it was. Raises EdgespecError."""
+        """Replace the last turn by `text` and its answer; unchanged where no answer starts. Raises EdgespecError."""
         before = self.chat.as_json()
         session = None
         try:
             self.chat.undo()
-            session = self._ask(text)
-            self._show(session)
+            session = self._start_answer(text)
+            self._print_answer(session)
         finally:
             if session is None or not session.emitted:
                 self.chat.restore(before, same_model=True)
-        self._keep()
+        self._save_conversation()
 
-    def _ask(self, message: str) -> Session:
-        shifts = self.options["context_shift"]
+    def _start_answer(self, message: str) -> Session:
+        may_shift = self.options["context_shift"]
         try:
             return self.chat.stream(
                 message,
                 sampling=self.sampling,
                 max_tokens=self.options["max_tokens"],
                 stop=self.options["stop"],
-                overflow="shift" if shifts else "stop",
+                overflow="shift" if may_shift else "stop",
                 on_prefill=self._progress,
                 explain=self.options["stats"] == "full",
             )
         except ContextOverflow as error:
-            undo = f"/undo (leaves {self.attached[-1].name} out)" if self.attached else "/undo"
-            shift = "" if shifts else " or /set context-shift on"
-            raise ContextOverflow(f"{error}; in this chat: {undo}, /clear{shift}") from error
+            undo_hint = f"/undo (leaves {self.attached[-1].name} out)" if self.attached else "/undo"
+            shift_hint = "" if may_shift else " or /set context-shift on"
+            raise ContextOverflow(f"{error}; in this chat: {undo_hint}, /clear{shift_hint}") from error
 
-    def _show(self, session: Session) -> None:
-        """The answer, as it comes."""
+    def _print_answer(self, session: Session) -> None:
+        """Print the answer block by block, then its statistics."""
         self.last, self.last_seed = session, self.sampling.seed
-        decisions = Decisions(self.options["stats"])
+        decision_log = DecisionLog(self.options["stats"])
         try:
             with cancelled_by_ctrl_c(session):
                 for block in session.stream():
                     self._progress.clear()
-                    decisions.tell(session, block)
+                    decision_log.print_block(session, block)
                     self.screen.block(block)
         finally:
             self._progress.clear()
@@ -113,37 +113,37 @@ class Controller:
         if self.options["stats"]:
             print_stats(session, self.engine, self.last_seed)
 
-    def _keep(self) -> None:
-        if self._kept:
-            self._kept.save(self.chat, self.engine)
+    def _save_conversation(self) -> None:
+        if self._saved:
+            self._saved.save(self.chat, self.engine)
 
     def set_sampling(self, name: str, value: Any) -> None:
-        """Change an option of the sampling. Raises InvalidRequest; then it stays as it was."""
+        """Change a sampling option. Raises InvalidRequest; then it has not changed."""
         self.sampling = sampling_of({**self.options, "seed": self.sampling.seed, name: value})
         self.options[name] = value
 
     @property
     def drafting(self) -> bool:
-        """Whether drafts may come."""
+        """Whether the engine drafts."""
         return self.engine.drafting
 
     def draft(self, on: bool) -> None:
-        """Let the drafters draft, or decode plainly."""
-        self._plainly = not on
+        """Turn drafting on or off."""
+        self._drafting_off = not on
         self.engine.drafting = on
 
     def change_drafter(self, drafter: str) -> None:
-        """Go on with another drafter, drafting. Raises EdgespecError; then all is as it was."""
+        """Draft with another drafter. Raises EdgespecError; then nothing has changed."""
         self.engine.change_drafter(drafter)
         self.options = {**self.options, "drafter": drafter}
-        self._plainly = False
+        self._drafting_off = False
         if self._memory:
             self._memory.teach(self.engine)
 
     def change_model(self, model: str) -> None:
-        """Go on with another model. Raises EdgespecError.
+        """Continue the conversation with another model. Raises EdgespecError.
 
-        Where it does not come to that, for an error or Ctrl-C, all is as it was.
+        After an error or Ctrl-C, nothing has changed.
         """
         options = {**self.options, "model": model}
         engine = _open(options)
@@ -157,15 +157,15 @@ class Controller:
             raise
         before = self.engine
         self.options, self.engine, self.chat = options, engine, chat
-        self.draft(not self._plainly)
+        self.draft(not self._drafting_off)
         before.close()
 
     def save(self) -> None:
-        """Write what is kept, the KV cache too."""
-        if self._kept:
-            self._kept.save(self.chat, self.engine, cache=True)
+        """Save the conversation with its KV cache, and its token ids for drafters."""
+        if self._saved:
+            self._saved.save(self.chat, self.engine, cache=True)
         if self._memory:
-            self._memory.add(self._name, self.chat, self.engine)
+            self._memory.add(self._chat_name, self.chat, self.engine)
 
     def __enter__(self) -> Controller:
         return self
@@ -178,7 +178,7 @@ class Controller:
 
 
 def _open(options: dict[str, Any]) -> Engine:
-    """The engine that the options ask for, if one can chat with it."""
+    """Load an engine by the options. Raises UnsupportedModel where the model has no chat template."""
     engine = open_engine(options)
     if engine.model.chat_template is None:
         engine.close()

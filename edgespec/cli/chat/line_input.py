@@ -1,4 +1,4 @@
-"""Where the lines of a chat come from: a terminal with history and completion, or a pipe."""
+"""The input of a chat: a terminal with history and completion, or a pipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prompt_toolkit.history import FileHistory, History
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import create_output
 
-from edgespec.cli.chat.commands import COMMANDS, SETTINGS, TAKES_A_PATH
+from edgespec.cli.chat.commands import CHAT_COMMANDS, SETTINGS, TAKES_A_PATH
 from edgespec.drafters import KNOWN
 from edgespec.hub.catalogue import entries
 
@@ -26,69 +26,69 @@ _COMMAND = re.compile(r"/[a-z?]+(\s|$)")
 
 
 class Line(NamedTuple):
-    """What a person said. `command`: in one line, without quotes, and as commands look: no path, no comment of C."""
+    """A message or a command: one line without quotes that looks like a command, not like a path or a comment of C."""
 
     text: str
     command: bool
 
 
-class Piped:
-    """Lines of standard input; empty ones are left out."""
+class PipedInput:
+    """Reads messages from standard input; empty lines are skipped."""
 
     def next(self) -> Line | None:
         """The next message; None at the end."""
         for line in sys.stdin:
-            if (said := _whole(line, lambda: next(sys.stdin, None))).text:
-                return said
+            if (message := _read_message(line, lambda: next(sys.stdin, None))).text:
+                return message
         return None
 
 
-class Typed:
-    """Lines that a person types."""
+class TerminalInput:
+    """Reads messages that the user types in a terminal."""
 
     def __init__(self, history: History) -> None:
         self._session: PromptSession[str] = PromptSession(
-            history=history, completer=_Commands(), complete_while_typing=False, key_bindings=_keys(),
+            history=history, completer=_CommandCompleter(), complete_while_typing=False, key_bindings=_key_bindings(),
             prompt_continuation="… ",
-            output=create_output(None if sys.stdout.isatty() else sys.stderr),  # in `chat > answers.txt`, no prompts
+            output=create_output(None if sys.stdout.isatty() else sys.stderr),  # no prompts in `chat > answers.txt`
         )  # fmt: skip
 
     def next(self) -> Line | None:
         """The next message; None at the end (Ctrl-D)."""
         while True:
             try:
-                said = _whole(self._session.prompt("> "), lambda: self._session.prompt("… "))
+                message = _read_message(self._session.prompt("> "), lambda: self._session.prompt("… "))
             except KeyboardInterrupt:  # Ctrl-C clears what is being typed
                 continue
             except EOFError:
                 return None
-            if said.text:
-                return said
+            if message.text:
+                return message
 
     def edit(self, text: str) -> str | None:
-        """`text` as the person changed it; None where nothing is left of it, or they gave up (Ctrl-C, Ctrl-D)."""
+        """`text` as the user edited it; None where it is empty or the user cancelled (Ctrl-C, Ctrl-D)."""
         try:
             return self._session.prompt("> ", default=text).strip() or None
         except (KeyboardInterrupt, EOFError):
             return None
 
 
-def kept_history(path: Path, tell: Callable[[str], None]) -> History:
-    """What was typed in other chats, in a file that is readable for its owner alone. Raises OSError.
+def file_history(path: Path, on_error: Callable[[str], None]) -> History:
+    """The history of typed lines in a file that is readable by its owner alone. Raises OSError.
 
-    `tell` is told if the file can no longer be written.
+    `on_error` gets a message when the file can no longer be written.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is said to a model is nobody else's business
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # private: what a user writes to a model
     path.touch(mode=0o600)
-    return _History(path, tell)
+    return _SafeHistory(path, on_error)
 
 
-class _History(FileHistory):
-    """A full disk, or bytes that are no text, end no chat."""
+class _SafeHistory(FileHistory):
+    """A history in which a full disk or invalid text ends no chat."""
 
-    def __init__(self, path: Path, tell: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, on_error: Callable[[str], None]) -> None:
         super().__init__(str(path))
-        self._tell = tell
+        self._on_error = on_error
         self._writable = True
 
     def store_string(self, string: str) -> None:
@@ -97,11 +97,11 @@ class _History(FileHistory):
                 super().store_string(string.encode(errors="replace").decode())
             except OSError as error:
                 self._writable = False
-                self._tell(f"what you type from now on is not kept for the next chat: {error.strerror}")
+                self._on_error(f"what you type from now on is not kept for the next chat: {error.strerror}")
 
 
-def _whole(line: str, more: Callable[[], str | None]) -> Line:
-    """A message that begins with QUOTE goes on, line by line, to the first that ends with it.
+def _read_message(line: str, more: Callable[[], str | None]) -> Line:
+    """Read a message: one that starts with QUOTE continues to the first line that ends with it.
 
     Where text follows the second QUOTE in the first line already, or in what was pasted with it (a file of Python that
     begins with a docstring), they are not around the message but in it.
@@ -120,7 +120,7 @@ def _whole(line: str, more: Callable[[], str | None]) -> Line:
     return Line("\n".join(lines).rstrip().removesuffix(QUOTE).strip(), command=False)
 
 
-def _keys() -> KeyBindings:
+def _key_bindings() -> KeyBindings:
     keys = KeyBindings()
 
     @keys.add("escape", "enter")
@@ -134,8 +134,8 @@ def _keys() -> KeyBindings:
     return keys
 
 
-class _Commands(Completer):
-    """Tab completes commands, what can be set, models and drafters by name, and paths."""
+class _CommandCompleter(Completer):
+    """Completes commands, settings, aliases of models, drafters, and paths."""
 
     def __init__(self) -> None:
         self._paths = PathCompleter(expanduser=True)
@@ -144,20 +144,20 @@ class _Commands(Completer):
         typed = document.text_before_cursor
         if not typed.startswith("/"):
             return
-        *before, begun = typed.split(" ")
-        for one in sorted(_choices(before)):
-            if one.startswith(begun):
-                yield Completion(one, start_position=-len(begun))
+        *before, incomplete = typed.split(" ")
+        for choice in sorted(_choices(before)):
+            if choice.startswith(incomplete):
+                yield Completion(choice, start_position=-len(incomplete))
         if before and before[0] in TAKES_A_PATH:
             path = typed.removeprefix(before[0]).lstrip(" ")
             yield from self._paths.get_completions(Document(path), complete_event)
 
 
 def _choices(before: list[str]) -> Iterable[str]:
-    """What may come after these words."""
+    """The words that may follow `before`."""
     match before:
         case []:
-            return COMMANDS
+            return CHAT_COMMANDS
         case ["/set"]:
             return SETTINGS
         case ["/set", name] if name in SETTINGS and ((option := SETTINGS[name]) is None or option.is_flag):

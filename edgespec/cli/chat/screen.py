@@ -1,6 +1,6 @@
-"""What a chat prints: the answer to standard output, everything else to standard error.
+"""The output of a chat: answers on standard output, everything else on standard error.
 
-The text is printed as it is, character by character: Markdown stays readable, and code can be copied.
+Text is printed unchanged: Markdown stays readable, and code can be copied.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ class Screen:
         self.footer = footer
 
     def block(self, block: Block) -> None:
-        """A piece of the answer, as it comes."""
+        """Print a block of the answer."""
         drafted = block.text[: block.drafted_characters]
         if self.colour and drafted:
             drafted = styled(drafted, sys.stdout, **_DRAFTED)
         click.echo(drafted + block.text[block.drafted_characters :], nl=False, color=True)  # escapes in it stay, too
 
     def end_line(self) -> None:
-        """The answer is over, or was interrupted: what follows begins a line."""
+        """End the line of the answer."""
         click.echo()
 
     def end(self, session: Session, engine: Engine, max_tokens: int) -> None:
-        """What there is to say of an answer that is over."""
-        if words := ending(session, max_tokens):
-            self.note(words)
+        """Print why an answer ended, and the footer."""
+        if note := ending(session, max_tokens):
+            self.note(note)
         if self.footer and session.emitted:
             self.note(footer(session, engine))
 
     def note(self, text: str) -> None:
-        """A word of the program's own."""
+        """Print a note of the program."""
         click.echo(styled(text, sys.stderr, dim=True), err=True)
 
     def error(self, text: str) -> None:
-        """What went wrong."""
+        """Print an error."""
         click.echo(f"edgespec: {text}", err=True)
 
 
 def ending(session: Session, max_tokens: int) -> str | None:
-    """Why an answer ended that the model did not end itself, and how to get more."""
+    """Why an answer was cut, and how to get more; None where the model ended it."""
     if session.finish_reason == "cancelled":
         return "[stopped]"
     if session.finish_reason != "length":
@@ -61,7 +61,7 @@ def ending(session: Session, max_tokens: int) -> str | None:
 
 
 def footer(session: Session, engine: Engine) -> str:
-    """Speed, speed-up over plain decoding by what an evaluation of one token takes, block length, context used."""
+    """Speed, speed-up over plain decoding by T(1), mean acceptance length, context used."""
     tally = session.tally
     used = tally.prompt_tokens + len(session.emitted) - tally.dropped_tokens
     parts = [f"{tally.tokens_per_second:.1f} tokens/s"]
