@@ -1,0 +1,53 @@
+"""How an answer is asked for: what is refused, and what one may rely on afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from edgespec.decode.options import GREEDY, GenerationOptions
+from edgespec.decode.sampling import SamplingParams
+from edgespec.errors import InvalidRequest
+
+
+def test_the_defaults_are_greedy_and_filter_nothing() -> None:
+    options = GenerationOptions()
+    assert (options.max_tokens, options.stop, options.overflow, options.explain) == (512, (), "stop", False)
+    assert options.sampling is GREEDY
+    assert not (GREEDY.temperature or GREEDY.filters or GREEDY.reweighs)
+
+
+def test_one_stop_string_is_one() -> None:
+    assert GenerationOptions(stop="end").stop == ("end",)
+
+
+def test_stop_strings_cannot_change_afterwards() -> None:
+    stops = ["a", "b"]
+    options = GenerationOptions(stop=stops)
+    stops.append("c")
+    assert options.stop == ("a", "b")
+
+
+@pytest.mark.parametrize("count", [0, -1, -(10**9)])
+def test_an_answer_has_at_least_one_token(count: int) -> None:
+    with pytest.raises(InvalidRequest, match=f"{count} tokens to generate: it must be at least 1"):
+        GenerationOptions(max_tokens=count)
+    with pytest.raises(InvalidRequest):
+        GenerationOptions().but(max_tokens=count)
+
+
+def test_some_can_be_changed_and_the_others_stay() -> None:
+    sampling = SamplingParams(temperature=0.5, seed=3)
+    before = GenerationOptions(sampling, 10, ("x",), "shift", True)
+    after = before.but(max_tokens=20, stop="y")
+    assert after == GenerationOptions(sampling, 20, ("y",), "shift", True)
+    assert before == GenerationOptions(sampling, 10, ("x",), "shift", True)
+    assert before.but() == before
+
+
+def test_what_there_is_not_cannot_be_changed() -> None:
+    with pytest.raises(TypeError):
+        GenerationOptions().but(max_token=3)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        GenerationOptions().max_tokens = 3  # type: ignore[misc]
