@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgespec.backend.batch import SEQUENCE, Batch
+from edgespec.backend.batch import SEQUENCE_ID, Batch
 from edgespec.backend.embedding import EmbeddingTable
 
 CAPACITY, COLUMNS, ROWS = 16, 4, 9
@@ -39,7 +39,7 @@ def test_tokens_positions_and_rows(batch: Batch, data: st.DataObject) -> None:
     assert _array(filled.pos, count) == list(range(position, position + count))
     assert _array(filled.logits, count) == [0] * (count - rows) + [1] * rows
     assert _array(filled.n_seq_id, count) == [1] * count
-    assert {int(filled.seq_id[place][0]) for place in range(count)} == {SEQUENCE}
+    assert {int(filled.seq_id[place][0]) for place in range(count)} == {SEQUENCE_ID}
 
 
 @pytest.fixture

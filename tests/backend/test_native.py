@@ -130,7 +130,7 @@ def test_logits_are_looked_at_and_not_copied() -> None:
 
 
 def test_ctrl_c_waits_and_can_be_asked_for() -> None:
-    with pytest.raises(KeyboardInterrupt), native._signals_later() as interrupted:
+    with pytest.raises(KeyboardInterrupt), native._delayed_signals() as interrupted:
         assert not interrupted()
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupted()
@@ -145,7 +145,7 @@ def test_a_handler_of_ones_own_is_called_afterwards_and_is_no_ctrl_c() -> None:
 
     before = {number: signal.signal(number, mine) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with native._signals_later() as interrupted:
+        with native._delayed_signals() as interrupted:
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGINT)
             assert not interrupted()
@@ -158,7 +158,7 @@ def test_a_handler_of_ones_own_is_called_afterwards_and_is_no_ctrl_c() -> None:
 
 
 def test_handlers_come_back_after_an_error() -> None:
-    with pytest.raises(ValueError, match="within"), native._signals_later():
+    with pytest.raises(ValueError, match="within"), native._delayed_signals():
         raise ValueError("within")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -167,7 +167,7 @@ def test_in_another_thread_no_signal_is_touched() -> None:
     found: list[object] = []
 
     def work() -> None:
-        with native._signals_later() as interrupted:
+        with native._delayed_signals() as interrupted:
             found.extend([signal.getsignal(signal.SIGINT), interrupted()])
 
     thread = threading.Thread(target=work)

@@ -47,7 +47,7 @@ def test_nobody_is_faster_than_themselves(rows: list[dict[str, Any]]) -> None:
     assert metrics.mean_ratio(rows, "auto", "auto") == 1.0
     assert metrics.total_ratio(rows, PLAIN, PLAIN) == 1.0
     assert metrics.whole_ratio(rows, "auto", "auto") == pytest.approx(1.0)
-    assert metrics.slowest(rows, PLAIN) == (1.0, 0)
+    assert metrics.slowest_prompt(rows, PLAIN) == (1.0, 0)
 
 
 def test_who_takes_half_the_time_is_twice_as_fast() -> None:
@@ -57,7 +57,7 @@ def test_who_takes_half_the_time_is_twice_as_fast() -> None:
     }
     for figure in (metrics.mean_ratio, metrics.total_ratio, metrics.whole_ratio):
         assert figure([row], "auto", PLAIN) == pytest.approx(2.0)
-    assert metrics.slowest([row], "auto") == (2.0, 0)
+    assert metrics.slowest_prompt([row], "auto") == (2.0, 0)
 
 
 @given(_rows())
@@ -90,7 +90,7 @@ def test_the_whole_lies_between_its_parts(rows: list[dict[str, Any]]) -> None:
     for figure in (metrics.total_ratio, metrics.mean_ratio):
         each = [figure([row], "auto", PLAIN) for row in rows]
         assert min(each) - 1e-9 <= figure(rows, "auto", PLAIN) <= max(each) + 1e-9
-    found = metrics.slowest(rows, "auto")
+    found = metrics.slowest_prompt(rows, "auto")
     assert found is not None
     assert found[0] == pytest.approx(min(metrics.mean_ratio([row], "auto", PLAIN) for row in rows))
 
@@ -138,16 +138,16 @@ def test_figures_of_nothing() -> None:
         {"answers": {PLAIN: [], "auto": []}, "first_token_seconds": {PLAIN: 1.0}, "partings": {}}
     ]
     for rows in ([], nobody):
-        assert metrics.paired(rows, "auto", PLAIN) is None
-        assert metrics.slowest(rows, "auto") is None
+        assert metrics.median_ratio(rows, "auto", PLAIN) is None
+        assert metrics.slowest_prompt(rows, "auto") is None
         assert metrics.first_token(rows, "auto") is None
         assert metrics.acceptance(rows, "auto") is None
-        assert metrics.acceptance_by_place(rows, "auto") == {}
+        assert metrics.acceptance_by_position(rows, "auto") == {}
         assert metrics.same_text(rows, "auto") == "0 of 0"
         assert not metrics.drafts(rows, "auto")
         assert [metrics.mean_ratio(rows, "auto", PLAIN), metrics.total_ratio(rows, "auto", PLAIN)] == [0.0, 0.0]
         assert [metrics.whole_ratio(rows, "auto", PLAIN), metrics.total_speed(rows, "auto")] == [0.0, 0.0]
-        assert [metrics.block_length(rows, "auto"), metrics.counted(rows, "auto", "blocks")] == [0.0, 0.0]
+        assert [metrics.block_length(rows, "auto"), metrics.total_count(rows, "auto", "blocks")] == [0.0, 0.0]
         assert metrics.memory_bound(rows, "auto", {"x": 0.5}) == 0.0
 
 
@@ -162,7 +162,7 @@ def test_places_add_up_over_answers_of_any_length(answers: list[list[tuple[int, 
         {"judged_at": {"x": [count for count, _ in one]}, "accepted_at": {"x": [min(right, n) for n, right in one]}}
         for one in answers
     ]
-    found = metrics.acceptance_by_place([{"answers": {"auto": told}}], "auto").get("x", [])
+    found = metrics.acceptance_by_position([{"answers": {"auto": told}}], "auto").get("x", [])
     assert len(found) == max(map(len, answers), default=0)
     for place, (right, judged) in enumerate(found):
         there = [one[place] for one in answers if len(one) > place]

@@ -1,4 +1,4 @@
-"""Peers that fail: the others go on, and the one that failed is started anew."""
+"""Peers that fail: the others go on, and the one that failed is started prefill_all."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ class _Peer:
         self.name, self.events = name, events
         self.broken = False
 
-    def answer(self, prompt: Sequence[int], count: int, temperature: float, seed: int, *, anew: bool = False) -> Answer:
+    def answer(
+        self, prompt: Sequence[int], count: int, temperature: float, seed: int, *, prefill_all: bool = False
+    ) -> Answer:
         if self.broken:
             raise EvaluationError(f"{self.name} fell over")
-        self.events.append(f"{self.name} {list(prompt)} {count} {temperature} {seed} {anew}")
+        self.events.append(f"{self.name} {list(prompt)} {count} {temperature} {seed} {prefill_all}")
         return Answer((1, 2), 1.0, 0.5, 1)
 
     def close(self) -> int | None:
@@ -52,8 +54,8 @@ def test_all_are_started_before_anything_else_and_ended_with_the_pool() -> None:
     start = _Starter()
     with PeerPool(SPECS, start) as pool:
         assert start.events == ["one started", "two started"]
-        assert pool.left == ["one", "two"]
-        assert pool.answer("two", [5], 3, 0.0, 7, anew=True) == Answer((1, 2), 1.0, 0.5, 1)
+        assert pool.remaining == ["one", "two"]
+        assert pool.answer("two", [5], 3, 0.0, 7, prefill_all=True) == Answer((1, 2), 1.0, 0.5, 1)
     assert start.events[2] == "two [5] 3 0.0 7 True"
     assert sorted(start.events[3:]) == ["one closed", "two closed"]
 
@@ -64,11 +66,11 @@ def test_a_peer_that_fails_costs_nobody_else_and_gets_another_chance() -> None:
         start.peers["one"].broken = True
         assert pool.answer("one", [5], 3, 0.0, 7) is None
         assert pool.failed == {"one": "one fell over"}
-        assert pool.left == ["two"]
+        assert pool.remaining == ["two"]
         assert start.events[-1] == "one closed"
         assert pool.answer("two", [5], 3, 0.0, 7) is not None
         pool.begin()
-        assert pool.left == ["one", "two"]
+        assert pool.remaining == ["one", "two"]
         assert pool.answer("one", [6], 3, 0.0, 7) is not None
         assert start.events.count("one started") == 2
         assert start.events.count("two started") == 1

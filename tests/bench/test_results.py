@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgespec.bench.measurements import Answer
-from edgespec.bench.results import begun, code_digest, origin, without_folders, write
+from edgespec.bench.results import code_digest, origin, resumed, without_folders, write
 from edgespec.errors import InvalidRequest, OutputError
 
 FRESH: dict[str, Any] = {
@@ -32,12 +32,12 @@ def _stored(folder: Path, **changes: Any) -> Path:
 
 
 def test_where_there_is_no_file_nothing_was_begun(tmp_path: Path) -> None:
-    assert begun(tmp_path / "r.json", FRESH, holds="prompts") is None
+    assert resumed(tmp_path / "r.json", FRESH, holds="prompts") is None
 
 
 def test_what_was_begun_alike_is_gone_on_with(tmp_path: Path) -> None:
     path = _stored(tmp_path, prompts=[{"question_id": 1}], date="long ago", command="another")
-    assert begun(path, FRESH, holds="prompts") == {
+    assert resumed(path, FRESH, holds="prompts") == {
         **FRESH, "prompts": [{"question_id": 1}], "date": "long ago", "command": "another"
     }  # fmt: skip
 
@@ -55,20 +55,20 @@ def test_what_was_begun_alike_is_gone_on_with(tmp_path: Path) -> None:
     ],
 )
 def test_what_was_begun_otherwise_is_not(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
-    with pytest.raises(InvalidRequest, match=f"it was begun with {named}; choose another file, or remove this one"):
-        begun(_stored(tmp_path, **changes), FRESH, holds="prompts")
+    with pytest.raises(InvalidRequest, match=f"it was resumed with {named}; choose another file, or remove this one"):
+        resumed(_stored(tmp_path, **changes), FRESH, holds="prompts")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"what": "speed"}', '{"what": "else", "settings": {}}'])
 def test_what_is_no_result_is_not_written_over(tmp_path: Path, content: str) -> None:
     (tmp_path / "r.json").write_text(content, encoding="utf-8")
     with pytest.raises(InvalidRequest, match="it exists and is no result of this benchmark; choose another file"):
-        begun(tmp_path / "r.json", FRESH, holds="prompts")
+        resumed(tmp_path / "r.json", FRESH, holds="prompts")
 
 
 def test_a_file_that_does_not_tell_its_code(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="it does not say which code it was measured with"):
-        begun(_stored(tmp_path, versions={"edgespec": "0"}), FRESH, holds="prompts")
+        resumed(_stored(tmp_path, versions={"edgespec": "0"}), FRESH, holds="prompts")
 
 
 def test_a_result_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -110,14 +110,14 @@ def test_no_folder_of_an_absolute_path_is_left(parts: list[str], before: str) ->
 
 
 def test_an_answer_for_a_file_has_no_tokens_and_nothing_empty() -> None:
-    assert Answer((5, 6, 7), 1.5, 0.5, 2).told() == {
+    assert Answer((5, 6, 7), 1.5, 0.5, 2).as_json() == {
         "tokens": 3,
         "seconds": 1.5,
         "first_token_seconds": 0.5,
         "blocks": 2,
     }
-    assert Answer((), 0.0, 0.0, 0).told() == {"tokens": 0}
-    told = Answer((5,), 0.0, 0.5, 0, 4, 2, {"x": 3}, {"x": [4]}, {"x": [2]}).told()
+    assert Answer((), 0.0, 0.0, 0).as_json() == {"tokens": 0}
+    told = Answer((5,), 0.0, 0.5, 0, 4, 2, {"x": 3}, {"x": [4]}, {"x": [2]}).as_json()
     assert told == {
         "tokens": 1, "first_token_seconds": 0.5, "drafted": 4, "accepted": 2, "guesses": {"x": 3},
         "judged_at": {"x": [4]}, "accepted_at": {"x": [2]},

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edgespec.bench import tables
 from edgespec.bench.contestants import PLAIN
-from edgespec.bench.metrics import FEWEST
+from edgespec.bench.metrics import MIN_JUDGED
 
 _CELLS = st.text(st.characters(codec="ascii", categories=["L", "N"]), max_size=5)
 
@@ -101,17 +101,17 @@ def test_what_was_measured_has_one() -> None:
 
 
 def test_a_share_of_few_is_not_shown() -> None:
-    judged = [FEWEST, FEWEST - 1, *[FEWEST] * 10]
-    accepted = [FEWEST // 2, 1, *[FEWEST] * 10]
+    judged = [MIN_JUDGED, MIN_JUDGED - 1, *[MIN_JUDGED] * 10]
+    accepted = [MIN_JUDGED // 2, 1, *[MIN_JUDGED] * 10]
     result = _result(judged_at={"x": judged}, accepted_at={"x": accepted})
-    _, table = tables.places(result)
+    _, table = tables.acceptance_by_position(result)
     assert table.split("\n")[2] == "| `auto` | `x` | 50% |  | 100% | 100% | 100% | 100% | 100% | 100% |"
-    assert list(tables.places(_result())) == [], "where nothing was drafted there is no table"
+    assert list(tables.acceptance_by_position(_result())) == [], "where nothing was drafted there is no table"
 
 
 def test_partings_are_listed_where_there_are_any() -> None:
     result = _result()
-    assert list(tables.partings(result)) == []
+    assert list(tables.divergences(result)) == []
     result["prompts"][0]["partings"] = {"auto": {"position": 3, "plain": 1, "drafted": 2, "margin": 0.00123}}
-    _, table = tables.partings(result)
+    _, table = tables.divergences(result)
     assert table.split("\n")[2:] == ["| qa 7 | `auto` | 3 | 0.0012 |"]

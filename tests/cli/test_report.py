@@ -12,7 +12,7 @@ import pytest
 
 from edgespec import Engine, SamplingParams
 from edgespec.cli import report
-from edgespec.cli.report import Decisions, PromptProgress, as_json, json_line, stats_lines, styled
+from edgespec.cli.report import DecisionLog, PromptProgress, as_json, json_line, stats_lines, styled
 from edgespec.core import TokenLogprob, TokenSequence
 from edgespec.decode.options import GenerationOptions
 from edgespec.decode.session import Block, Session
@@ -95,7 +95,7 @@ def _model_drafter(*, known: bool) -> Any:
 
 def test_a_model_is_worth_what_it_brings_for_its_size() -> None:
     session = _answered()
-    session.tally.guessed["scripted"] = 4 * session.tally.blocks
+    session.tally.draft_tokens["scripted"] = 4 * session.tally.blocks
     length = session.tally.mean_block_length
     (figures,) = as_json(session, _engine(_model_drafter(known=True)), SamplingParams())["drafters"].values()
     assert figures["mbsu_by_parameters"] == pytest.approx(length / (0.5 * 4 + 1))
@@ -154,10 +154,10 @@ def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatc
 
 def test_decisions_tell_each_block_where_it_began_and_why(capsys: pytest.CaptureFixture[str]) -> None:
     session = cast(Session, SimpleNamespace(emitted=[], finish_reason="stop"))
-    decisions = Decisions("full", {"question_id": "ü"})
+    decisions = DecisionLog("full", {"question_id": "ü"})
     for tokens, reasons in (((7,), ("unused",)), ((8, 9), ("it pays",)), ((), ())):
         session.emitted.extend(tokens)
-        decisions.tell(session, Block(tokens, "", 2, 1, "suffix", reasons=reasons))
+        decisions.print_block(session, Block(tokens, "", 2, 1, "suffix", reasons=reasons))
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [(line["at"], line["tokens"], line["why"]) for line in lines] == [
         (0, 1, ["the prefill gives the first token"]),
@@ -172,7 +172,7 @@ def test_decisions_tell_each_block_where_it_began_and_why(capsys: pytest.Capture
 
 @pytest.mark.parametrize("wanted", [None, "short"])
 def test_decisions_that_nobody_wants_are_not_told(capsys: pytest.CaptureFixture[str], wanted: str | None) -> None:
-    Decisions(wanted).tell(cast(Session, None), Block((1,), ""))
+    DecisionLog(wanted).print_block(cast(Session, None), Block((1,), ""))
     assert capsys.readouterr().err == ""
 
 

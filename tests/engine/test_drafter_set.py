@@ -13,7 +13,14 @@ import pytest
 
 from edgespec.drafters import make_drafter
 from edgespec.engine import drafter_set
-from edgespec.engine.drafter_set import DrafterSet, OpenedDrafter, checked, is_model, of_text, open_drafters
+from edgespec.engine.drafter_set import (
+    DrafterSet,
+    OpenedDrafter,
+    is_model,
+    open_drafters,
+    opened_text_drafter,
+    validated_drafter,
+)
 from edgespec.engine.options import Resources
 from edgespec.errors import ModelError, ModelNotFound, UnknownDrafter
 from edgespec.testing import ScriptedDrafter
@@ -70,7 +77,7 @@ def test_drafters_are_opened_in_the_order_of_their_names(tmp_path: Path) -> None
 def test_a_drafter_of_ones_own_is_taken_as_it_is(tmp_path: Path) -> None:
     mine = ScriptedDrafter(lambda tokens, limit: (), name="mine")
     (opened,), name = _set(tmp_path)[0].open(mine)
-    assert (opened.drafter, opened.anew(), name) == (mine, mine, "mine")
+    assert (opened.drafter, opened.fresh(), name) == (mine, mine, "mine")
     opened.teach([1, 2])
     opened.save()
     opened.close()
@@ -122,18 +129,20 @@ def test_with_exact_nothing_drafts_where_one_row_alone_is_exact(
 @pytest.mark.parametrize("drafter", [None, 3, object(), ["suffix"]])
 def test_what_is_no_drafter_is_told(drafter: object) -> None:
     with pytest.raises(UnknownDrafter, match=r"is not a drafter: give a name, a .gguf file or an object"):
-        checked(drafter)
+        validated_drafter(drafter)
 
 
 def test_a_drafter_as_it_may_be_given(tmp_path: Path) -> None:
     mine = ScriptedDrafter(lambda tokens, limit: ())
-    assert checked(mine) is mine
-    assert checked("suffix+anpd") == "suffix+anpd"
-    assert checked(tmp_path / "small.gguf") == str(tmp_path / "small.gguf"), "whether it is there is seen later"
+    assert validated_drafter(mine) is mine
+    assert validated_drafter("suffix+anpd") == "suffix+anpd"
+    assert validated_drafter(tmp_path / "small.gguf") == str(tmp_path / "small.gguf"), (
+        "whether it is there is seen later"
+    )
     with pytest.raises(UnknownDrafter, match="'sufix'"):
-        checked("sufix")
+        validated_drafter("sufix")
     with pytest.raises(UnknownDrafter, match="'nothing'"):
-        checked("suffix+nothing")
+        validated_drafter("suffix+nothing")
 
 
 def test_what_names_a_model(tmp_path: Path) -> None:
@@ -169,13 +178,13 @@ def test_those_already_open_are_freed_when_another_cannot_be(tmp_path: Path, mon
             raise ModelError("bad")
         return path.stem
 
-    def of_model(stem: str) -> OpenedDrafter:
+    def opened_model_drafter(stem: str) -> OpenedDrafter:
         return OpenedDrafter(
             ScriptedDrafter(lambda tokens, limit: (), stem), cast(Any, None), close=lambda: closed.append(stem)
         )
 
     monkeypatch.setattr(drafter_set, "open_drafter", opened)
-    monkeypatch.setattr(drafter_set, "of_model", of_model)
+    monkeypatch.setattr(drafter_set, "opened_model_drafter", opened_model_drafter)
     with pytest.raises(ModelError, match="bad"):
         open_drafters(["good.gguf", "suffix", "bad.gguf"], cast(Any, _Target()), _resources(tmp_path))
     assert closed == ["good"]
@@ -201,10 +210,10 @@ def _draft(drafter: Any, tokens: Sequence[int]) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("name", ["suffix", "anpd"])
 def test_what_is_taught_is_drafted_and_one_begun_anew_knows_nothing(name: str) -> None:
-    opened = of_text(make_drafter(name))
+    opened = opened_text_drafter(make_drafter(name))
     text = list(range(10, 40))
     opened.teach(text)
-    fresh = opened.anew()
+    fresh = opened.fresh()
     assert type(fresh) is type(opened.drafter)
     assert _draft(fresh, [1, 2, *text[3:9]]) == ()
     if name == "suffix":

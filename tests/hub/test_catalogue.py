@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgespec.hub.catalogue import DEFAULT, Entry, entries, kept_lists, of_repository
-from edgespec.hub.resolve import is_alias, kept_list
+from edgespec.hub.catalogue import DEFAULT_ALIAS, Entry, entries, entry_of_repository, shipped_keep_lists
+from edgespec.hub.resolve import is_alias, keep_list_path
 
 SOUND: dict[str, Any] = {"alias": "a", "file": "a.gguf", "licence": "MIT", "repository": "org/name"}
 
 
 def test_the_catalogue_that_ships_is_sound() -> None:
     found = entries()
-    assert DEFAULT in found
+    assert DEFAULT_ALIAS in found
     assert len({entry.stored_as for entry in found.values()}) == len(found), "two files of one name in our store"
     for alias, entry in found.items():
         assert alias == entry.alias
@@ -25,23 +25,23 @@ def test_the_catalogue_that_ships_is_sound() -> None:
         assert not alias.endswith(".gguf"), "it would be taken for a file"
         assert entry.licence
         assert entry.drafter is None or entry.drafter in found
-        assert entry.kept is None or entry.kept in kept_lists()
+        assert entry.kept is None or entry.kept in shipped_keep_lists()
         assert entry.tried == (entry.size is not None), "whoever takes the sha256 has the size too"
         assert entry.size is None or entry.size > 0
         assert entry.context is None or entry.context >= 512
 
 
 def test_the_default_needs_no_network() -> None:
-    assert entries()[DEFAULT].package is not None
-    assert entries()[DEFAULT].source == f"package {entries()[DEFAULT].package}"
+    assert entries()[DEFAULT_ALIAS].package is not None
+    assert entries()[DEFAULT_ALIAS].source == f"package {entries()[DEFAULT_ALIAS].package}"
 
 
 def test_lists_that_ship_are_found_by_name_or_as_files() -> None:
-    for name, path in kept_lists().items():
-        assert kept_list(name) == path
-        assert kept_list(path) == path
+    for name, path in shipped_keep_lists().items():
+        assert keep_list_path(name) == path
+        assert keep_list_path(path) == path
         assert json.loads(path.read_text(encoding="utf-8"))["ids"]
-    assert str(kept_list("nothing")) == "nothing", "whoever opens it says that it is not there"
+    assert str(keep_list_path("nothing")) == "nothing", "whoever opens it says that it is not there"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_who_we_had_in_our_hands_is_tried() -> None:
     ],
 )
 def test_a_model_of_a_repository(name: str, repository: str, file: str) -> None:
-    entry = of_repository(name)
+    entry = entry_of_repository(name)
     assert entry is not None
     assert (entry.alias, entry.repository, entry.file) == (name, repository, file)
     assert not entry.tried
@@ -103,7 +103,7 @@ def test_a_model_of_a_repository(name: str, repository: str, file: str) -> None:
      "örg/name/file.gguf", "org/name/file.gguf\n"],
 )  # fmt: skip
 def test_what_names_no_model_of_a_repository(name: str) -> None:
-    assert of_repository(name) is None
+    assert entry_of_repository(name) is None
 
 
 _PART = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,8}", fullmatch=True)
@@ -111,7 +111,7 @@ _PART = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,8}", fullmatch=True)
 
 @given(_PART, _PART, _PART)
 def test_no_name_of_a_repository_leaves_the_store(organisation: str, name: str, stem: str) -> None:
-    entry = of_repository(f"{organisation}/{name}/{stem}.gguf")
+    entry = entry_of_repository(f"{organisation}/{name}/{stem}.gguf")
     assert entry is not None
     assert "/" not in entry.stored_as
     assert not entry.stored_as.startswith(".")

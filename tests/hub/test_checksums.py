@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgespec.hub import checksums
-from edgespec.hub.checksums import known_sha256, note
+from edgespec.hub.checksums import cached_sha256, save_sha256
 
 
 def _sha256(data: bytes) -> str:
@@ -40,31 +40,31 @@ def _file(folder: Path, data: bytes, name: str = "größe.gguf") -> Path:
 def test_it_is_taken_once_for_each_file(tmp_path: Path, taken: list[Path]) -> None:
     one, two = _file(tmp_path, b"1", "one"), _file(tmp_path, b"2", "two")
     for _ in range(3):
-        assert known_sha256(one, tmp_path / "cache") == _sha256(b"1")
-        assert known_sha256(two, tmp_path / "cache") == _sha256(b"2")
+        assert cached_sha256(one, tmp_path / "cache") == _sha256(b"1")
+        assert cached_sha256(two, tmp_path / "cache") == _sha256(b"2")
     assert taken == [one, two]
 
 
 def test_a_file_of_another_size_or_time_is_another_file(tmp_path: Path, taken: list[Path]) -> None:
     path = _file(tmp_path, b"abc")
     status = path.stat()
-    known_sha256(path, tmp_path)
+    cached_sha256(path, tmp_path)
     path.write_bytes(b"abcd")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert known_sha256(path, tmp_path) == _sha256(b"abcd")
+    assert cached_sha256(path, tmp_path) == _sha256(b"abcd")
     path.write_bytes(b"dcba")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    assert known_sha256(path, tmp_path) == _sha256(b"dcba")
+    assert cached_sha256(path, tmp_path) == _sha256(b"dcba")
     assert len(taken) == 3
 
 
 def test_what_was_noted_is_not_taken_again(tmp_path: Path, taken: list[Path]) -> None:
     path = _file(tmp_path, b"abc")
     other = _file(tmp_path, b"other", "other")
-    known_sha256(other, tmp_path)
-    note(path, "f" * 64, tmp_path)
-    assert known_sha256(path, tmp_path) == "f" * 64
-    assert known_sha256(other, tmp_path) == _sha256(b"other"), "what was known of others stays known"
+    cached_sha256(other, tmp_path)
+    save_sha256(path, "f" * 64, tmp_path)
+    assert cached_sha256(path, tmp_path) == "f" * 64
+    assert cached_sha256(other, tmp_path) == _sha256(b"other"), "what was known of others stays known"
     assert taken == [other]
 
 
@@ -77,8 +77,8 @@ def test_a_memory_that_makes_no_sense_is_no_memory(tmp_path: Path, taken: list[P
     path = _file(tmp_path, b"abc")
     text = memory.replace("PATH", str(path)).replace("TIME", str(path.stat().st_mtime_ns))
     (tmp_path / "checked.json").write_text(text, encoding="utf-8")
-    assert known_sha256(path, tmp_path) == _sha256(b"abc")
-    assert known_sha256(path, tmp_path) == _sha256(b"abc")
+    assert cached_sha256(path, tmp_path) == _sha256(b"abc")
+    assert cached_sha256(path, tmp_path) == _sha256(b"abc")
     assert taken == [path], "and it makes sense from then on"
 
 
@@ -88,7 +88,7 @@ def test_a_memory_that_holds_no_sha256_is_no_memory(tmp_path: Path, remembered: 
     path = _file(tmp_path, b"abc")
     memory = {str(path): [3, path.stat().st_mtime_ns, remembered]}
     (tmp_path / "checked.json").write_text(json.dumps(memory), encoding="utf-8")
-    assert known_sha256(path, tmp_path) == _sha256(b"abc")
+    assert cached_sha256(path, tmp_path) == _sha256(b"abc")
 
 
 def test_without_a_place_to_remember_it_is_taken_each_time(
@@ -97,14 +97,14 @@ def test_without_a_place_to_remember_it_is_taken_each_time(
     path = _file(tmp_path, b"abc")
     _file(tmp_path, b"", "cache")  # a file where the folder should be
     for _ in range(2):
-        assert known_sha256(path, tmp_path / "cache") == _sha256(b"abc")
+        assert cached_sha256(path, tmp_path / "cache") == _sha256(b"abc")
     assert taken == [path, path]
     assert "cannot be written" in caplog.text or "is left aside" in caplog.text
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        known_sha256(tmp_path / "nothing", tmp_path)
+        cached_sha256(tmp_path / "nothing", tmp_path)
 
 
 @pytest.mark.parametrize(("size", "told"), [(3, 0), (4, 1)])
@@ -114,7 +114,7 @@ def test_what_takes_long_is_told(
     monkeypatch.setattr(checksums, "_LONG", 4)
     path = _file(tmp_path, b"x" * size)
     for _ in range(2):
-        known_sha256(path, tmp_path)
+        cached_sha256(path, tmp_path)
     lines: list[Any] = [record.getMessage() for record in caplog.records]
     assert len(lines) == told
     assert all("checking" in line and line.endswith("once") for line in lines)
@@ -122,6 +122,6 @@ def test_what_takes_long_is_told(
 
 def test_the_memory_is_json_with_the_paths_as_they_are(tmp_path: Path) -> None:
     path = _file(tmp_path, b"abc")
-    known_sha256(path, tmp_path)
+    cached_sha256(path, tmp_path)
     stored = json.loads((tmp_path / "checked.json").read_text(encoding="utf-8"))
     assert stored == {str(path): [3, path.stat().st_mtime_ns, _sha256(b"abc")]}

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from edgespec.errors import DownloadError
 from edgespec.hub import web
-from edgespec.hub.web import Broken, Endpoint, content_length, content_range, endpoint, offline, opened
+from edgespec.hub.web import Endpoint, TransientDownloadError, content_length, content_range, endpoint, offline
 from tests.model_server import Hub, serving
 
 
@@ -150,13 +150,13 @@ def hub() -> Iterator[Hub]:
 
 def _got(hub: Hub, token: str | None = None, base: str | None = None, **headers: str) -> tuple[int, bytes]:
     host = Endpoint(base or hub.url, token)
-    with opened(host.url_of("org/name", "a.gguf"), host, headers, 5.0) as answer:
+    with open_url(host.url_of("org/name", "a.gguf"), host, headers, 5.0) as answer:
         return answer.status, b"".join(answer.pieces)
 
 
 def test_an_answer_has_the_bytes_and_what_the_endpoint_says_of_them(hub: Hub) -> None:
     host = Endpoint(hub.url)
-    with opened(host.url_of("org/name", "a.gguf"), host, {}, 5.0) as answer:
+    with open_url(host.url_of("org/name", "a.gguf"), host, {}, 5.0) as answer:
         assert b"".join(answer.pieces) == hub.content
         assert (answer.status, answer.sha256, answer.size) == (200, hub.true_sha256, len(hub.content))
     assert _got(hub, Range="bytes=10000-") == (206, hub.content[10000:])
@@ -173,7 +173,7 @@ def test_a_redirect_leaves_the_token_behind_and_keeps_what_the_endpoint_said(hub
     with serving(Hub(sha256="e" * 64)) as storage:
         hub.redirect = f"{storage.url}/blob"
         host = Endpoint(hub.url, "secret")
-        with opened(host.url_of("org/name", "a.gguf"), host, {}, 5.0) as answer:
+        with open_url(host.url_of("org/name", "a.gguf"), host, {}, 5.0) as answer:
             assert b"".join(answer.pieces) == storage.content
             assert answer.sha256 == hub.true_sha256, "a storage server has no say in that"
     assert [headers.get("Authorization") for _, headers in storage.requests] == [None]
@@ -226,8 +226,8 @@ def test_what_a_server_answers_and_whether_to_ask_again(hub: Hub, status: int, a
     hub.status = status
     with pytest.raises(DownloadError, match=says) as refused:
         _got(hub)
-    assert isinstance(refused.value, Broken) is again
-    if isinstance(refused.value, Broken):
+    assert isinstance(refused.value, TransientDownloadError) is again
+    if isinstance(refused.value, TransientDownloadError):
         assert refused.value.code == status
 
 
@@ -238,7 +238,7 @@ def test_of_a_connection_that_ends_early_comes_what_came(hub: Hub) -> None:
 
 
 def test_nobody_there() -> None:
-    with pytest.raises(Broken, match=r"127.0.0.1:9: the connection failed"):
+    with pytest.raises(TransientDownloadError, match=r"127.0.0.1:9: the connection failed"):
         _got(Hub(url="http://127.0.0.1:9"))
 
 
@@ -251,24 +251,24 @@ def _certificate() -> ssl.SSLCertVerificationError:
 @pytest.mark.parametrize(
     ("raised", "kind", "says"),
     [
-        (TimeoutError, Broken, "h: nothing came for 3 seconds"),
-        (lambda: URLError(TimeoutError()), Broken, "h: nothing came for 3 seconds"),
+        (TimeoutError, TransientDownloadError, "h: nothing came for 3 seconds"),
+        (lambda: URLError(TimeoutError()), TransientDownloadError, "h: nothing came for 3 seconds"),
         (lambda: URLError(_certificate()), DownloadError, "h: its certificate is not trusted .self-signed."),
         (lambda: ValueError("bad header"), DownloadError, "the server's answer makes no sense .bad header."),
-        (lambda: OSError("two\n lines"), Broken, "the connection failed .two lines."),
-        (OSError, Broken, "the connection failed .OSError."),
+        (lambda: OSError("two\n lines"), TransientDownloadError, "the connection failed .two lines."),
+        (OSError, TransientDownloadError, "the connection failed .OSError."),
         (lambda: HTTPError("u", 404, "m", Message(), None), DownloadError, "there is no such file"),
     ],
 )
 def test_what_a_connection_raises_is_said_in_our_words(
     raised: Callable[[], Exception], kind: type[DownloadError], says: str
 ) -> None:
-    with pytest.raises(DownloadError, match=says) as refused, web._refusals("http://h/a", 3.0):
+    with pytest.raises(DownloadError, match=says) as refused, web._as_download_errors("http://h/a", 3.0):
         raise raised()
     assert type(refused.value) is kind
     assert "\n" not in str(refused.value)
 
 
 def test_what_is_no_failure_passes() -> None:
-    with pytest.raises(KeyboardInterrupt), web._refusals("http://h/a", 3.0):
+    with pytest.raises(KeyboardInterrupt), web._as_download_errors("http://h/a", 3.0):
         raise KeyboardInterrupt

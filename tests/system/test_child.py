@@ -14,7 +14,7 @@ import pytest
 
 from edgespec.errors import EvaluationError
 from edgespec.system import child
-from edgespec.system.child import Ended
+from edgespec.system.child import ChildEnd
 
 
 def _python(program: str) -> tuple[str, ...]:
@@ -24,22 +24,22 @@ def _python(program: str) -> tuple[str, ...]:
 def test_every_line_is_passed_on_and_the_last_one_kept() -> None:
     lines: list[str] = []
     ended = child.run(_python("print('one'); print('tw\\x1bo\\tthree'); print(); print()"), lines.append)
-    assert ended == Ended(0, "tw o three"), "the last that is not empty"
+    assert ended == ChildEnd(0, "tw o three"), "the last that is not empty"
     assert lines == ["one", "tw o three", "", ""]
 
 
 def test_what_goes_to_stderr_is_passed_on_too() -> None:
-    assert child.run(_python("import sys; sys.stderr.write('no memory')")) == Ended(0, "no memory")
+    assert child.run(_python("import sys; sys.stderr.write('no memory')")) == ChildEnd(0, "no memory")
 
 
 def test_bytes_that_are_no_text_and_a_line_without_an_end() -> None:
     ended = child.run(_python("import sys; sys.stdout.buffer.write(b'\\xff caf\\xc3\\xa9')"))
-    assert ended == Ended(0, "� café")
+    assert ended == ChildEnd(0, "� café")
 
 
 def test_the_exit_status_and_the_reason() -> None:
     ended = child.run(_python("import sys; print('no memory'); sys.exit(7)"))
-    assert ended == Ended(7, "no memory")
+    assert ended == ChildEnd(7, "no memory")
     assert ended.how == "exit status 7: no memory"
 
 
@@ -52,12 +52,12 @@ def test_a_child_that_is_killed() -> None:
 @pytest.mark.parametrize(
     ("ended", "how"),
     [
-        (Ended(1, ""), "exit status 1"),
-        (Ended(1, "/home/me/ggml/src/ggml.c:12: no way"), "exit status 1: ggml.c:12: no way"),
-        (Ended(1, "see /tmp/file"), "exit status 1: see /tmp/file"),
+        (ChildEnd(1, ""), "exit status 1"),
+        (ChildEnd(1, "/home/me/ggml/src/ggml.c:12: no way"), "exit status 1: ggml.c:12: no way"),
+        (ChildEnd(1, "see /tmp/file"), "exit status 1: see /tmp/file"),
     ],
 )
-def test_how_a_child_ended_names_no_folder_of_the_machine_it_was_built_on(ended: Ended, how: str) -> None:
+def test_how_a_child_ended_names_no_folder_of_the_machine_it_was_built_on(ended: ChildEnd, how: str) -> None:
     assert ended.how == how
 
 
@@ -69,7 +69,7 @@ def test_a_program_that_is_not_there() -> None:
 def test_it_gets_no_input_and_runs_where_the_package_is() -> None:
     lines: list[str] = []
     child.run(_python("import os, sys; print(repr(sys.stdin.read())); print(os.getcwd())"), lines.append)
-    assert lines == ["''", str(child.ROOT)]
+    assert lines == ["''", str(child.IMPORT_ROOT)]
 
 
 def test_where_it_is_interrupted_it_and_its_children_end() -> None:
@@ -124,6 +124,6 @@ def test_serving_answers_line_by_line_to_the_end(monkeypatch: pytest.MonkeyPatch
     out = io.StringIO()
     monkeypatch.setattr(sys, "stdin", io.StringIO('{"n": 1}\n{"n": "ä"}\n'))
     monkeypatch.setattr(sys, "stdout", out)
-    child.serve(answer)
+    child.serve_json_lines(answer)
     assert asked == [{"n": 1}, {"n": "ä"}]
     assert [json.loads(line) for line in out.getvalue().splitlines()] == [{}, {"got": 1}, {"got": "ä"}]

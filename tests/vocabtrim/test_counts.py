@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 from edgespec.errors import InvalidRequest
 from edgespec.gguf.reader import walk
-from edgespec.vocabtrim.counts import HELD_OUT_EVERY, Counts, Source, load_counts, merged, tokenizer_hash
+from edgespec.vocabtrim.counts import HELD_OUT_INTERVAL, Counts, CountSource, load_counts, merged, tokenizer_hash
 from tests.gguf_files import changed, encode, strings
 
 _TEXTS = st.lists(st.lists(st.integers(0, 9), max_size=8), max_size=35)
-_SOURCES: tuple[Source, ...] = ("target", "answers", "text")
+_SOURCES: tuple[CountSource, ...] = ("target", "answers", "text")
 _COUNTERS = st.dictionaries(st.integers(0, 9), st.integers(1, 5), max_size=6).map(Counter)
 
 
-def _counts(texts: list[list[int]], source: Source = "target") -> Counts:
+def _counts(texts: list[list[int]], source: CountSource = "target") -> Counts:
     counts = Counts(source, "hash")
     for text in texts:
         counts.add(text)
@@ -33,12 +33,12 @@ def test_every_tenth_text_is_held_out_and_nothing_is_lost(texts: list[list[int]]
     counts = _counts(texts)
     assert counts.texts == len(texts)
     assert counts.tokens + counts.held_out == Counter(token for text in texts for token in text)
-    held = [text for number, text in enumerate(texts, 1) if number % HELD_OUT_EVERY == 0]
+    held = [text for number, text in enumerate(texts, 1) if number % HELD_OUT_INTERVAL == 0]
     assert counts.held_out == Counter(token for text in held for token in text)
 
 
 @pytest.mark.parametrize("source", _SOURCES)
-def test_what_is_saved_is_loaded(tmp_path: Path, source: Source) -> None:
+def test_what_is_saved_is_loaded(tmp_path: Path, source: CountSource) -> None:
     counts = _counts([[3, 3, 1], [], *[[2]] * 9], source)
     counts.origin = {"model": "größe.gguf", "prompts": {"sha256": "ab"}}
     counts.save(tmp_path / "c.json")
@@ -66,7 +66,7 @@ def test_a_file_lists_the_most_frequent_first(tmp_path: Path) -> None:
 
 
 def test_a_file_tells_of_the_counts_what_a_trimmed_model_carries() -> None:
-    counts = _counts([[1, 1]] * HELD_OUT_EVERY)
+    counts = _counts([[1, 1]] * HELD_OUT_INTERVAL)
     counts.origin = {"model": "m"}
     assert counts.told == {
         "source": "target",
@@ -129,7 +129,7 @@ def test_counts_that_are_not_there(tmp_path: Path) -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(_SOURCES), _COUNTERS, _COUNTERS), max_size=5))
 def test_what_was_said_and_what_was_read_are_counted_apart(
-    parts: list[tuple[Source, Counter[int], Counter[int]]],
+    parts: list[tuple[CountSource, Counter[int], Counter[int]]],
 ) -> None:
     said, read, held_out = merged([Counts(source, "h", tokens, held) for source, tokens, held in parts])
     empty: Counter[int] = Counter()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edgespec.errors import MalformedModel
 from edgespec.gguf.reader import Part, walk
-from edgespec.vocabtrim.format import PREFIX, Table, Trimming, trimming_of
+from edgespec.vocabtrim.format import KEY_PREFIX, EmbeddingTableSpec, Trimming, trimming_of
 from tests.gguf_files import SOUND, Raw, RawTensor, encode, text, u32
 
 COLUMNS, FULL = 32, 9
@@ -24,10 +24,10 @@ def _entries(
     kept: list[int] = KEPT, *, full: int = FULL, kind: int = 0, offset: int = 4096, counts: dict[str, Any] | None = None
 ) -> list[tuple[str, Raw]]:
     """The entries that `Trimming.entries` gives, as a test's file takes them."""
-    table = Table(0, kind, full, COLUMNS)
+    table = EmbeddingTableSpec(0, kind, full, COLUMNS)
     trimming = Trimming(np.array(kept, np.int32), full, "größe.gguf", "ab" * 32, counts or {}, table)
     found = []
-    for data in trimming.entries("gpt2", offset):
+    for data in trimming.metadata_entries("gpt2", offset):
         (length,) = struct.unpack_from("<Q", data)
         (value_type,) = struct.unpack_from("<I", data, 8 + length)
         found.append((data[8 : 8 + length].decode(), Raw(value_type, data[8 + length + 4 :])))
@@ -42,8 +42,8 @@ def _walked(folder: Path, entries: list[tuple[str, Raw]], rows: int = len(KEPT),
 
 def _but(key: str, value: Raw | None) -> list[tuple[str, Raw]]:
     """The entries with one replaced or left out."""
-    rest = [(name, raw) for name, raw in _entries() if name != f"{PREFIX}{key}"]
-    return rest if value is None else [*rest, (f"{PREFIX}{key}", value)]
+    rest = [(name, raw) for name, raw in _entries() if name != f"{KEY_PREFIX}{key}"]
+    return rest if value is None else [*rest, (f"{KEY_PREFIX}{key}", value)]
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +58,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_written_is_read(folder: Path, kept: list[int], counts: dict[str, Any]) -> None:
     found = trimming_of(_walked(folder, _entries(kept, full=51, counts=counts), rows=len(kept)))
     assert found is not None
-    assert found.kept.tolist() == kept
+    assert found.kept_ids.tolist() == kept
     assert (found.full_vocab, found.source_name, found.source_sha256) == (51, "größe.gguf", "ab" * 32)
-    assert found.counts == counts
-    assert found.table == Table(4096, 0, 51, COLUMNS)
+    assert found.provenance == counts
+    assert found.table == EmbeddingTableSpec(4096, 0, 51, COLUMNS)
 
 
 def test_a_full_model_is_not_trimmed(folder: Path) -> None:
@@ -69,14 +69,14 @@ def test_a_full_model_is_not_trimmed(folder: Path) -> None:
 
 
 def test_the_size_of_the_entries_does_not_depend_on_where_the_table_is() -> None:
-    trimming = Trimming(np.array(KEPT, np.int32), FULL, "m", "s", {}, Table(0, 0, FULL, COLUMNS))
-    sizes = {sum(map(len, trimming.entries("gpt2", offset))) for offset in (0, 1 << 33, (1 << 62) - 1)}
+    trimming = Trimming(np.array(KEPT, np.int32), FULL, "m", "s", {}, EmbeddingTableSpec(0, 0, FULL, COLUMNS))
+    sizes = {sum(map(len, trimming.metadata_entries("gpt2", offset))) for offset in (0, 1 << 33, (1 << 62) - 1)}
     assert len(sizes) == 1
 
 
 @pytest.mark.parametrize(("kind", "size"), [(0, 128), (1, 64), (8, 34), (2, 18)])
 def test_the_bytes_of_a_row(kind: int, size: int) -> None:
-    assert Table(0, kind, 5, 32).row_bytes == size
+    assert EmbeddingTableSpec(0, kind, 5, 32).row_bytes == size
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_the_bytes_of_a_row(kind: int, size: int) -> None:
         (_entries(offset=10), "its table of embeddings is not complete"),  # within the header
         (_entries(offset=1 << 40), "its table of embeddings is not complete"),
         (_entries(full=10_000), "its table of embeddings is not complete"),
-        (_but("counts", text("{")), "edgespec.trim.counts is no JSON object"),
-        (_but("counts", text("[]")), "edgespec.trim.counts is no JSON object"),
+        (_but("counts", text("{")), "edgespec.trim.provenance is no JSON object"),
+        (_but("counts", text("[]")), "edgespec.trim.provenance is no JSON object"),
     ],
 )
 def test_nonsense_is_refused(folder: Path, entries: list[tuple[str, Raw]], says: str) -> None:
@@ -127,4 +127,4 @@ def test_a_file_cut_within_its_table_is_refused(folder: Path) -> None:
 def test_where_it_comes_from_may_be_missing(folder: Path, key: str) -> None:
     found = trimming_of(_walked(folder, _but(key, None)))
     assert found is not None
-    assert found.kept.tolist() == KEPT
+    assert found.kept_ids.tolist() == KEPT

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgespec.errors import InvalidRequest
-from edgespec.vocabtrim.keep_list import KeptList, load_kept
+from edgespec.vocabtrim.keep_list import KeepList, load_keep_list
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +22,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=20, unique=True))
 def test_what_is_saved_is_loaded_in_its_order(folder: Path, ids: list[int]) -> None:
-    KeptList("häsh", np.array(ids, np.int32), {"texts": 3}).save(folder / "k.json")
-    found = load_kept(folder / "k.json")
+    KeepList("häsh", np.array(ids, np.int32), {"texts": 3}).save(folder / "k.json")
+    found = load_keep_list(folder / "k.json")
     assert found.ids.tolist() == ids
     assert found.ids.dtype == np.int32
     assert (found.tokenizer, found.told) == ("häsh", {"texts": 3})
@@ -36,7 +36,7 @@ def _stored(**changes: Any) -> dict[str, Any]:
 
 def test_the_sound_one_is_sound(folder: Path) -> None:
     (folder / "k.json").write_text(json.dumps(_stored()), encoding="utf-8")
-    assert load_kept(folder / "k.json").ids.tolist() == [3, 1]
+    assert load_keep_list(folder / "k.json").ids.tolist() == [3, 1]
 
 
 @pytest.mark.parametrize(
@@ -67,9 +67,9 @@ def test_the_sound_one_is_sound(folder: Path) -> None:
 def test_what_is_no_list_is_refused(folder: Path, stored: Any) -> None:
     (folder / "k.json").write_text(json.dumps(stored), encoding="utf-8")
     with pytest.raises(InvalidRequest, match=r"k\.json: no list of kept tokens"):
-        load_kept(folder / "k.json")
+        load_keep_list(folder / "k.json")
 
 
 def test_a_list_that_is_not_there(folder: Path) -> None:
     with pytest.raises(InvalidRequest, match="no such file or list; calibrate and give --counts instead"):
-        load_kept(folder / "qwen99")
+        load_keep_list(folder / "qwen99")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgespec.errors import InvalidRequest
-from edgespec.vocabtrim.selection import coverage, keep_by_size, listed_first, ranked, size_for_coverage
+from edgespec.vocabtrim.selection import coverage, ranked, ranked_by_list, select_ids, size_for_coverage
 
 N_VOCAB = 12
 _COUNTS = st.dictionaries(st.integers(0, N_VOCAB - 1), st.integers(0, 6), max_size=N_VOCAB)
@@ -26,18 +26,18 @@ def test_each_count_decides_where_those_before_it_are_equal(counts: list[dict[in
 @given(_IDS.filter(bool).map(sorted).flatmap(st.permutations))
 def test_a_list_comes_first_in_its_own_order_and_then_the_rest(ids: list[int]) -> None:
     rest = [token for token in range(N_VOCAB) if token not in ids]
-    assert listed_first(N_VOCAB, np.array(ids, np.int32)).tolist() == [*ids, *rest]
+    assert ranked_by_list(N_VOCAB, np.array(ids, np.int32)).tolist() == [*ids, *rest]
 
 
 @given(st.permutations(range(N_VOCAB)), _IDS, st.integers(1, N_VOCAB))
 def test_forced_tokens_are_kept_and_then_the_best(ranking: list[int], forced: set[int], size: int) -> None:
     if size < len(forced):
         with pytest.raises(InvalidRequest, match="choose a larger --size"):
-            keep_by_size(np.array(ranking, np.int32), forced, size)
+            select_ids(np.array(ranking, np.int32), forced, size)
         return
     best = [token for token in ranking if token not in forced]
     expected = sorted([*forced, *best[: size - len(forced)]])
-    assert keep_by_size(np.array(ranking, np.int32), forced, size).tolist() == expected
+    assert select_ids(np.array(ranking, np.int32), forced, size).tolist() == expected
 
 
 @given(_COUNTS.filter(lambda counts: sum(counts.values()) > 0), _IDS, st.floats(0.01, 1.0))
@@ -47,9 +47,9 @@ def test_the_size_for_a_coverage_reaches_it_and_no_smaller_one_does(
     ranking = ranked(N_VOCAB, counts)
     size = size_for_coverage(ranking, forced, counts, wanted)
     assert max(1, len(forced)) <= size <= N_VOCAB
-    assert coverage(keep_by_size(ranking, forced, size), counts) >= wanted - 1e-12
+    assert coverage(select_ids(ranking, forced, size), counts) >= wanted - 1e-12
     if size > max(1, len(forced)):
-        assert coverage(keep_by_size(ranking, forced, size - 1), counts) < wanted
+        assert coverage(select_ids(ranking, forced, size - 1), counts) < wanted
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_the_id_that_there_is_not_is_named() -> None:
 
 def test_a_list_of_another_vocabulary() -> None:
     with pytest.raises(InvalidRequest, match="the list holds token 12, and this vocabulary has 12"):
-        listed_first(N_VOCAB, np.array([0, N_VOCAB], np.int32))
+        ranked_by_list(N_VOCAB, np.array([0, N_VOCAB], np.int32))
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,8 @@ def test_a_list_of_another_vocabulary() -> None:
 )
 def test_sizes_that_cannot_be(size: int, forced: list[int], remedy: str) -> None:
     with pytest.raises(InvalidRequest, match=remedy):
-        keep_by_size(ranked(N_VOCAB), forced, size)
+        select_ids(ranked(N_VOCAB), forced, size)
 
 
 def test_all_of_a_vocabulary_is_all_of_it() -> None:
-    assert keep_by_size(ranked(N_VOCAB), [3, 3, 3], N_VOCAB).tolist() == list(range(N_VOCAB))
+    assert select_ids(ranked(N_VOCAB), [3, 3, 3], N_VOCAB).tolist() == list(range(N_VOCAB))

@@ -15,8 +15,8 @@ from edgespec.errors import InvalidRequest, UnsupportedModel
 from edgespec.gguf.metadata import entry, strings
 from edgespec.gguf.reader import Part, walk
 from edgespec.vocabtrim import writer
-from edgespec.vocabtrim.format import PREFIX, trimming_of
-from edgespec.vocabtrim.writer import trimmable, write_trimmed
+from edgespec.vocabtrim.format import KEY_PREFIX, trimming_of
+from edgespec.vocabtrim.writer import read_trimmable, write_trimmed
 from tests.gguf_files import tiny_model
 
 KEPT = np.array([0, 1, 2, 40, 41, 319], np.int32)
@@ -30,7 +30,7 @@ def full(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def _written(full: Path, kept: npt.NDArray[np.int32] = KEPT, **options: Any) -> Part:
     path = full.with_name("trimmed.gguf")
     with path.open("wb") as file:
-        write_trimmed(trimmable(full), kept, file, {"source": "test"}, **options)
+        write_trimmed(read_trimmable(full), kept, file, {"source": "test"}, **options)
     return walk(path)
 
 
@@ -67,7 +67,7 @@ def test_metadata_is_copied_byte_for_byte(full: Path) -> None:
         if key not in replaced:
             assert entry(after, key) == entry(before, key)
     assert after.values["tokenizer.ggml.model"] == "no_vocab"
-    assert after.values[f"{PREFIX}tokenizer"] == "llama"
+    assert after.values[f"{KEY_PREFIX}tokenizer"] == "llama"
     assert after.values["llama.vocab_size"] == len(KEPT)
     assert strings(after, "tokenizer.ggml.tokens") == strings(before, "tokenizer.ggml.tokens")
 
@@ -101,7 +101,7 @@ def test_progress_ends_at_the_size_of_the_file(full: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("kept", [[], [320], [0, 1000]])
 def test_tokens_that_there_are_not(full: Path, kept: list[int]) -> None:
     with pytest.raises(InvalidRequest, match="tokens to keep that the vocabulary of 320 does not have"):
-        write_trimmed(trimmable(full), np.array(kept, np.int32), io.BytesIO(), {})
+        write_trimmed(read_trimmable(full), np.array(kept, np.int32), io.BytesIO(), {})
 
 
 def test_a_disk_that_refuses_is_the_callers_business(full: Path) -> None:
@@ -110,20 +110,20 @@ def test_a_disk_that_refuses_is_the_callers_business(full: Path) -> None:
             raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        write_trimmed(trimmable(full), KEPT, Full(), {})
+        write_trimmed(read_trimmable(full), KEPT, Full(), {})
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({f"{PREFIX}format": 1}, "trimmed already; trim the full model"),
+        ({f"{KEY_PREFIX}format": 1}, "trimmed already; trim the full model"),
         ({"architecture": "gemma3"}, None),
     ],
 )
 def test_what_can_be_trimmed(tmp_path: Path, changes: dict[str, Any], says: str | None) -> None:
     path = tiny_model(tmp_path / "m.gguf", **changes)
     if says is None:
-        assert trimmable(path).path == path
+        assert read_trimmable(path).path == path
         return
     with pytest.raises(UnsupportedModel, match=says):
-        trimmable(path)
+        read_trimmable(path)
