@@ -67,7 +67,7 @@ def test_what_is_written_over_a_vector_does_not_come_back(tmp_path: Path) -> Non
 
 
 def test_more_rows_than_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "_REMEMBERED", 3)
+    monkeypatch.setattr(embedding, "_MAX_CACHED_ROWS", 3)
     path, expected, row_bytes = _file(tmp_path, _Q.F16)
     table = _table(path, int(_Q.F16), row_bytes)
     tokens = [*range(ROWS), *range(ROWS)]

@@ -55,7 +55,7 @@ def test_what_was_begun_alike_is_gone_on_with(tmp_path: Path) -> None:
     ],
 )
 def test_what_was_begun_otherwise_is_not(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
-    with pytest.raises(InvalidRequest, match=f"it was resumed with {named}; choose another file, or remove this one"):
+    with pytest.raises(InvalidRequest, match=f"it was begun with {named}; choose another file, or remove this one"):
         resumed(_stored(tmp_path, **changes), FRESH, holds="prompts")
 
 

@@ -111,7 +111,7 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 def test_what_takes_long_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, size: int, told: int
 ) -> None:
-    monkeypatch.setattr(checksums, "_LONG", 4)
+    monkeypatch.setattr(checksums, "_SLOW_BYTES", 4)
     path = _file(tmp_path, b"x" * size)
     for _ in range(2):
         cached_sha256(path, tmp_path)

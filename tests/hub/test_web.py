@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 
 from edgespec.errors import DownloadError
 from edgespec.hub import web
-from edgespec.hub.web import Endpoint, TransientDownloadError, content_length, content_range, endpoint, offline
+from edgespec.hub.web import (
+    Endpoint,
+    TransientDownloadError,
+    content_length,
+    content_range,
+    endpoint,
+    offline,
+    open_url,
+)
 from tests.model_server import Hub, serving
 
 

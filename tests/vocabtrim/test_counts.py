@@ -68,7 +68,7 @@ def test_a_file_lists_the_most_frequent_first(tmp_path: Path) -> None:
 def test_a_file_tells_of_the_counts_what_a_trimmed_model_carries() -> None:
     counts = _counts([[1, 1]] * HELD_OUT_INTERVAL)
     counts.origin = {"model": "m"}
-    assert counts.told == {
+    assert counts.provenance == {
         "source": "target",
         "texts": 10,
         "tokens": 18,

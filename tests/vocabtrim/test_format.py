@@ -101,8 +101,8 @@ def test_the_bytes_of_a_row(kind: int, size: int) -> None:
         (_entries(offset=10), "its table of embeddings is not complete"),  # within the header
         (_entries(offset=1 << 40), "its table of embeddings is not complete"),
         (_entries(full=10_000), "its table of embeddings is not complete"),
-        (_but("counts", text("{")), "edgespec.trim.provenance is no JSON object"),
-        (_but("counts", text("[]")), "edgespec.trim.provenance is no JSON object"),
+        (_but("counts", text("{")), "edgespec.trim.counts is no JSON object"),
+        (_but("counts", text("[]")), "edgespec.trim.counts is no JSON object"),
     ],
 )
 def test_nonsense_is_refused(folder: Path, entries: list[tuple[str, Raw]], says: str) -> None:

@@ -26,7 +26,7 @@ def test_what_is_saved_is_loaded_in_its_order(folder: Path, ids: list[int]) -> N
     found = load_keep_list(folder / "k.json")
     assert found.ids.tolist() == ids
     assert found.ids.dtype == np.int32
-    assert (found.tokenizer, found.told) == ("häsh", {"texts": 3})
+    assert (found.tokenizer, found.provenance) == ("häsh", {"texts": 3})
 
 
 def _stored(**changes: Any) -> dict[str, Any]:

@@ -83,13 +83,13 @@ def test_tensors_are_aligned_as_the_file_says(tmp_path: Path) -> None:
 
 def test_a_vocabulary_size_that_was_there_is_replaced_and_not_said_twice(tmp_path: Path) -> None:
     size: dict[str, Any] = {"llama.vocab_size": 320}
-    full = tiny_model(tmp_path / "full.gguf", **size)
+    full = tiny_model(tmp_path / "full.gguf", metadata=size)
     assert _written(full).values["llama.vocab_size"] == len(KEPT)
 
 
 def test_progress_ends_at_the_size_of_the_file(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "_PIECE", 1000)
-    monkeypatch.setattr(writer, "_ROWS", 2)
+    monkeypatch.setattr(writer, "_COPY_BYTES", 1000)
+    monkeypatch.setattr(writer, "_ROWS_PER_PIECE", 2)
     told: list[tuple[int, int]] = []
     part = _written(full, progress=lambda done, total: told.append((done, total)))
     assert told[-1] == (part.size, part.size)
@@ -121,7 +121,7 @@ def test_a_disk_that_refuses_is_the_callers_business(full: Path) -> None:
     ],
 )
 def test_what_can_be_trimmed(tmp_path: Path, changes: dict[str, Any], says: str | None) -> None:
-    path = tiny_model(tmp_path / "m.gguf", **changes)
+    path = tiny_model(tmp_path / "m.gguf", metadata=changes)
     if says is None:
         assert read_trimmable(path).path == path
         return
