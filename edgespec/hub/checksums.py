@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from edgespec.hub.catalogue import SHA256
 from edgespec.system.files import read_json, sha256_of, try_write_json
 
 _log = logging.getLogger("edgespec.hub")
@@ -20,7 +21,7 @@ def cached_sha256(path: Path, cache_dir: Path) -> str:
     cache_path = cache_dir / "checked.json"
     cached = _read_cache(cache_path)
     entry = cached.get(str(path))
-    if isinstance(entry, list) and entry[:2] == stamp and len(entry) == 3:
+    if isinstance(entry, list) and entry[:2] == stamp and len(entry) == 3 and SHA256.fullmatch(str(entry[2])):
         return str(entry[2])
     if status.st_size >= _SLOW_BYTES:
         _log.warning("checking %s (%.1f GB), once", path, status.st_size / 1e9)

@@ -101,7 +101,7 @@ def _stored_token() -> str | None:
         token = expanded_path(str(path)).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
         return None
-    return token if token.isprintable() else None
+    return token if token and token.isprintable() else None
 
 
 @contextmanager

@@ -28,7 +28,7 @@ _VISIBLE = 0.003
 class Curve:
     """T(n)/T(1) for n = 1 .. `rows`, drawn from what was `seen` of some n up to `most`, logarithms of ratios.
 
-    `draw` it anew where entries of `seen` went or several came, `bend` it where one came or changed.
+    `refit` it where entries of `seen` went or several came, `refit_at` a size where one came or changed.
     """
 
     def __init__(self, rows: int, most: int, seen: Mapping[int, Estimate]) -> None:

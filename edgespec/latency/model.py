@@ -39,7 +39,7 @@ def is_typical(before: int, total: int) -> bool:
 
 
 class LatencyModel:
-    """T(n) in seconds for n from 1 to `rows`, as known so far; for long contexts, see `at`."""
+    """T(n) in seconds for n from 1 to `rows`, as known so far; for long contexts, see `for_context`."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows

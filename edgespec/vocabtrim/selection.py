@@ -25,9 +25,10 @@ def ranked(n_vocab: int, *counts: Mapping[int, int]) -> TokenIds:
     keys: list[npt.NDArray[np.int64]] = [np.arange(n_vocab, dtype=np.int64)]
     for counts_table in reversed(counts):
         ids = np.fromiter(counts_table.keys(), np.int64, len(counts_table))
-        if len(ids) and not 0 <= ids.min() <= ids.max() < n_vocab:
+        unknown = ids[(ids < 0) | (ids >= n_vocab)]
+        if len(unknown):
             raise InvalidRequest(
-                f"the counts hold token {int(ids.max())}, and this vocabulary has {n_vocab}: they are of another "
+                f"the counts hold token {int(unknown[0])}, and this vocabulary has {n_vocab}: they are of another "
                 "tokenizer; count again with this one's target"
             )
         column = np.zeros(n_vocab, np.int64)

@@ -135,7 +135,6 @@ def test_the_token_that_hugging_faces_tools_keep(tmp_path: Path, content: bytes,
     assert endpoint().token == token
 
 
-@pytest.mark.xfail(strict=True, reason="an empty token file gives the token '', and `Bearer ` is sent")
 def test_an_empty_file_keeps_no_token(tmp_path: Path) -> None:
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "token").write_bytes(b"\n")
