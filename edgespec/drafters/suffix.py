@@ -6,14 +6,16 @@ weighing continuations by how often they occurred follows SuffixDecoding (arXiv 
 
 from __future__ import annotations
 
+import weakref
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from sys import getsizeof
 from typing import Literal
 
-from edgespec.core import NOTHING, Draft, Evaluation, Verdict
+from edgespec.core import NOTHING, Draft, Evaluation, TokenSequence, Verdict
 from edgespec.drafters.texts import MAX_TOKENS, Agreement, Text, Texts, agreement
 
 _ROOT = 0
@@ -210,16 +212,24 @@ _TEXT_BITS = 32
 _PLACE = (1 << _TEXT_BITS) - 1
 
 
-class _Cursor:
-    """What is known of one text: where its prompt ends, and its last run of copying."""
+@dataclass(slots=True)
+class _Answer:
+    """Where the prompt of a sequence ends.
 
-    __slots__ = ("length", "offset", "prompt", "since")
+    `prompt` is the number of its first token that the target said, `length` that of all tokens after the last forward
+    pass that was observed.
+    """
+
+    prompt: int = 0
+    length: int = -1
+
+
+class _Cursor:
+    """The last run of copying in one text."""
+
+    __slots__ = ("offset", "since")
 
     def __init__(self) -> None:
-        self.prompt = 0
-        """The number of the sequence's first token that the target said."""
-        self.length = -1
-        """Of the sequence, after what was observed last."""
         self.offset = 0
         """From the place in the text back to the source of the last run of copying."""
         self.since = _RESUMED + 1
@@ -235,10 +245,11 @@ class Suffix:
     the older half is forgotten.
     """
 
-    __slots__ = ("_automaton", "_texts")
+    __slots__ = ("_answers", "_automaton", "_texts")
 
     def __init__(self, max_tokens: int = MAX_TOKENS) -> None:
         self._texts = Texts(self, max_tokens)
+        self._answers: weakref.WeakKeyDictionary[TokenSequence, _Answer] = weakref.WeakKeyDictionary()
 
     @property
     def name(self) -> str:
@@ -256,7 +267,7 @@ class Suffix:
         probabilities: list[float] = []
         buckets: list[tuple[int, Agreement, Source]] = []
         reach = 1.0
-        for token, length, agreed, source in islice(self._continuation(text), max(limit, 0)):
+        for token, length, agreed, source in islice(self._continuation(text, self._prompt_of(tokens)), max(limit, 0)):
             column = bisect_right(_LENGTHS, length) - 1
             probability = _PRIOR[agreed, source][column]
             reach *= probability
@@ -268,11 +279,17 @@ class Suffix:
         return Draft.chain(found, probabilities, buckets, self.name) if found else NOTHING
 
     def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
-        """Notice where the prompt ends. Accepted tokens arrive with the next call of `propose`."""
-        cursor = _cursor_of(self._texts.read(evaluation.sequence))
-        if evaluation.length != cursor.length:
-            cursor.prompt = evaluation.length
-        cursor.length = evaluation.length + len(verdict.emitted)
+        """Notice where the prompt ends. Tokens are read by `propose`: the first one must not wait for that."""
+        if not isinstance(evaluation.sequence, TokenSequence):
+            return
+        answer = self._answers.setdefault(evaluation.sequence, _Answer())
+        if evaluation.length != answer.length:
+            answer.prompt = evaluation.length
+        answer.length = evaluation.length + len(verdict.emitted)
+
+    def _prompt_of(self, tokens: Sequence[int]) -> int:
+        answer = self._answers.get(tokens) if isinstance(tokens, TokenSequence) else None
+        return answer.prompt if answer else 0
 
     def read(self, text: Text, tokens: Sequence[int]) -> None:
         """`texts.Index.read`."""
@@ -303,7 +320,7 @@ class Suffix:
             return place
         return None
 
-    def _continuation(self, text: Text) -> Iterator[tuple[int, int, Agreement, Source]]:
+    def _continuation(self, text: Text, prompt: int) -> Iterator[tuple[int, int, Agreement, Source]]:
         """The next token after a text, the length of the match that it continues, its support and source; and so on."""
         index, cursor = self._automaton, _cursor_of(text)
         state = text.states[-1]
@@ -312,7 +329,7 @@ class Suffix:
         resumed = self._resumed(text, cursor, index.length(state))
         if resumed is not None:
             return self._run(text, *resumed)
-        return self._matched(text, cursor, state)
+        return self._matched(text, prompt - text.skipped, state)
 
     def _resumed(self, text: Text, cursor: _Cursor, known: int) -> tuple[int, int] | None:
         """The place from which a run of copying goes on that broke off, and the tokens that match before it.
@@ -336,9 +353,9 @@ class Suffix:
         for at in range(place, len(text.ids)):
             yield text.ids[at], length + at - place, "once", "resumed"
 
-    def _matched(self, text: Text, cursor: _Cursor, state: int) -> Iterator[tuple[int, int, Agreement, Source]]:
+    def _matched(self, text: Text, prompt: int, state: int) -> Iterator[tuple[int, int, Agreement, Source]]:
         """Without end in a loop: what followed the longest match most often."""
-        index, prompt = self._automaton, cursor.prompt - text.skipped
+        index = self._automaton
         here = (text.number << _TEXT_BITS) + len(text.ids) - 1
         length = index.length(state)
         unfinished = 1  # occurrences without a continuation: the one at the end of the text
