@@ -6,7 +6,9 @@
 
 `simulate` plays the cases of simulate.py once each; what the best fixed draft length takes does not depend on the
 policy and is kept in the reference file. `replay` plays recorded answers on measured curves of T(n), beside two rows
-of reference: llama-server's ngram-simple, and an oracle that knows how many tokens of each proposal are right.
+of reference: llama-server's ngram-simple, and an oracle that knows how many tokens of each proposal are right. "auto
+first" begins each answer with T(n) unknown but for what reading the prompt tells, "auto" with T(n) known; "in a row" is
+one policy for all answers.
 An answer's lateness is its time beyond plain decoding, in T(1); the promise allows 10 T(1) or 5%, whichever is more.
 """
 
@@ -260,11 +262,14 @@ GUESS, PREFILL = 0.15, 2.6
 """A small model in Q4_0 beside a target in F16: a draft token and its prefill, in T(1) of the target."""
 
 
-def played(answer: dict[str, Any], policy: Any, truth: Sequence[float], clock: Clock, room: int) -> dict[str, Any]:
-    """One answer: its seconds by the clock, and plainly."""
+def played(
+    answer: dict[str, Any], policy: Any, truth: Sequence[float], clock: Clock, room: int, *, timed: bool = False
+) -> dict[str, Any]:
+    """One answer: its seconds by the clock, and plainly; `timed` tells the policy what reading the prompt takes."""
     policy, said = policy.begin(), answer["answer"]
     tokens = TokenSequence(answer["prompt"])
-    policy.prefilled(without_rows(tokens), Verdict((), (said[0],)), cached=len(tokens) - 1, seconds=0.0)
+    cached, seconds = (0, truth[-1] * len(tokens) / len(truth)) if timed else (len(tokens) - 1, 0.0)
+    policy.prefilled(without_rows(tokens), Verdict((), (said[0],)), cached=cached, seconds=seconds)
     tokens.append(said[0])
     begun, place, drafted, accepted, beyond = clock.now, 1, 0, 0, -PROMISED_TIMES
     while place < len(said):
@@ -359,15 +364,15 @@ def replayed(task: tuple[str, str], answers: list[dict[str, Any]], guesses: dict
         if who == "ngram-simple":
             rows.append(played(answer, NgramSimple(), truth, clock, longest))
             continue
-        if policy is None or who in ("auto", "auto + model"):  # "in a row": one policy for all answers
+        if policy is None or "in a row" not in who:
             drafters = [Suffix(), *([model] if "model" in who else [])]
-            cost = LatencyModel(MAX_ROWS) if "new" in who else measured_cost(truth)
+            cost = LatencyModel(MAX_ROWS) if "first" in who else measured_cost(truth)
             policy = make_policy(drafters, cost, clock)
         if "model" in who:
             if answer["question_id"] not in guesses:
                 continue
             model.begin(guesses[answer["question_id"]], len(answer["prompt"]))
-        rows.append(played(answer, policy, truth, clock, longest))
+        rows.append(played(answer, policy, truth, clock, longest, timed="first" in who))
     return [{**row, "curve": curve, "who": who} for row in rows]
 
 
@@ -407,7 +412,7 @@ def replay(
     said = {}
     if guesses:
         said = {one["question_id"]: one for one in map(json.loads, guesses.read_text().splitlines())}
-    contestants = list(who) or ["ngram-simple", "oracle", "auto", "auto in a row"]
+    contestants = list(who) or ["ngram-simple", "oracle", "auto first", "auto", "auto in a row"]
     chosen_curves = [name for name in curves() if name in (only or name)]
     tasks = [(curve, name) for curve in chosen_curves for name in contestants]
     if said and not who:

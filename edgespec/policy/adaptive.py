@@ -102,6 +102,9 @@ class _AnswerPolicy:
             cost.observe_prompt(*self._prompt)
             self._prompt = None
         limit = min(room, shared.config.max_draft, cost.rows - 1)
+        if cost.known:  # what the answer cannot afford is not worth proposing
+            ratios, allowed = cost.ratios(), 1.0 + self._budget.worst
+            limit = next((n for n in range(limit, 0, -1) if ratios[n] <= allowed), 0)
         if limit <= 0 or not shared.drafters:
             return _because("there is no room for a draft" if shared.drafters else "nobody drafts", explain)
         if self._backoff.goes_on():
@@ -112,7 +115,7 @@ class _AnswerPolicy:
         begun = shared.clock()
         plan = step.plan()
         if cost.known and (plan.draft.tokens or not plan.spent):  # costed drafters' time is in their loss budgets
-            self._backoff.proposed((shared.clock() - begun) / cost.t1, found=bool(plan.draft.tokens))
+            self._backoff.proposed((shared.clock() - begun) / cost.t1, found=step.promising)
         return plan
 
     def settle(self, plan: Plan, evaluation: Evaluation, verdict: Verdict, seconds: float) -> None:
@@ -149,6 +152,9 @@ def _because(reason: str, explain: bool) -> Plan:
 
 _PLAINLY = Plan()
 
+_Option = tuple[Draft, Sizes, Limits]
+"""A proposal, what its sizes promise, and what they may lose."""
+
 
 class _Planning:
     """One plan in the making."""
@@ -174,16 +180,19 @@ class _Planning:
         self._spent: dict[str, float] = {}
         self._deferred: dict[str, float] = {}
         self._risked = 0.0
+        self.promising = False
+        """Whether a draft would be faster than plain decoding, whether or not its loss can be afforded."""
         self._reasons: list[str] | None = [] if explain else None
 
     def plan(self) -> Plan:
         """The plan."""
         draft = self._best()
+        self.promising = self.promising or bool(draft.tokens)
         risk = self._risked if draft.tokens and not self._spent else 0.0
         return Plan(draft, tuple(self._proposals), self._spent, tuple(self._reasons or ()), self._deferred, risk)
 
     def _best(self) -> Draft:
-        best, gain, loss, options = self._best_free()
+        best, gain, options = self._best_free()
         if not self._cost.known:
             self._say("T(1) is not known yet: without it, no forward pass tells what it costs more than that")
             return NOTHING
@@ -201,7 +210,7 @@ class _Planning:
             promised *= own / (own + before)
             if drafted.tokens and (promised > gain or not best.tokens):
                 best, gain, time, options = drafted, promised, own + before, []
-        return self._explored(options, alone, loss) or best
+        return self._explored(options, alone) or best
 
     def _say(self, reason: str) -> None:
         if self._reasons is not None:
@@ -222,10 +231,10 @@ class _Planning:
         end = next((place for place, chance in enumerate(reach) if chance < HOPELESS), len(reach))
         return Sizes(reach[:end], self._cost.ratios(), spent)
 
-    def _best_free(self) -> tuple[Draft, float, float, list[tuple[Draft, Sizes]]]:
-        """The best draft that costs nothing to draft, its gain and loss, and all that there was to choose from."""
-        best, best_gain, best_loss = NOTHING, 1.0, 0.0
-        options: list[tuple[Draft, Sizes]] = []
+    def _best_free(self) -> tuple[Draft, float, list[_Option]]:
+        """The best draft that costs nothing to draft, its gain, and all that there was to choose from."""
+        best, best_gain = NOTHING, 1.0
+        options: list[_Option] = []
         for drafter in self._shared.free:
             proposal = drafter.propose(self._tokens, self._limit).by(drafter.name)
             if not proposal.tokens:
@@ -233,11 +242,12 @@ class _Planning:
                 continue
             self._proposals.append(proposal)
             sizes = self._sizes(proposal)
-            options.append((proposal, sizes))
             limits = self._limits(drafter.name)
+            options.append((proposal, sizes, limits))
             size = sizes.best(limits, max(best_gain, self.config.minimum_speed_up))
+            self.promising = self.promising or max(sizes.gains) > self.config.minimum_speed_up
             if size:
-                best, best_gain, best_loss = proposal.first(size), sizes.gains[size], sizes.shortfall(size)
+                best, best_gain = proposal.first(size), sizes.gains[size]
                 self._risked = sizes.risk(size, limits.noticed)
             if self._reasons is not None and len(sizes.gains) > 1:
                 most = max(range(1, len(sizes.gains)), key=sizes.gains.__getitem__)
@@ -247,28 +257,34 @@ class _Planning:
                     f"T(1), allowed is {limits.expected:.2f}; at worst {sizes.times[most] - 1:.2f}, allowed is "
                     f"{limits.worst:.2f}; risk {sizes.risk(most, limits.noticed):.2f}"
                 )
-        return best, best_gain, best_loss, options
+        return best, best_gain, options
 
-    def _explored(self, options: Sequence[tuple[Draft, Sizes]], gain: float, loss: float) -> Draft:
-        """A size that may be better than one with that gain and loss, since T(n) may be less than estimated."""
+    def _explored(self, options: Sequence[_Option], gain: float) -> Draft:
+        """A size that may be better than one of that gain, since T(n) may be less than estimated.
+
+        It keeps the promise to the answer as every draft does; what it may lose by expectation is bounded by what
+        exploration may, beside whatever draft.
+        """
         gain = max(gain, self.config.minimum_speed_up)
-        found: tuple[Draft, int, float] | None = None
+        found: tuple[_Option, int, float] | None = None
         optimistic, ratios = self._cost.optimistic(), self._cost.ratios()
-        for proposal, sizes in options:
+        for option in options:
+            _, sizes, limits = option
             for size in range(1, len(sizes.gains)):
                 if optimistic[size] >= ratios[size]:  # there is nothing to be learned of T(n)
                     continue
                 hope = sizes.expected[size] / (optimistic[size] + sizes.times[size] - ratios[size])
-                if hope <= gain or sizes.times[size] - 1.0 > self._answer.worst:
+                if hope <= gain or not sizes.keeps_promise(size, limits):
                     continue
-                more = sizes.shortfall(size) - loss
-                if more <= self._shared.exploration:
-                    found, gain = (proposal, size, more), hope
+                price = sizes.shortfall(size) - sizes.shortfall(0)  # what drafting took is spent in any case
+                if price <= self._shared.exploration:
+                    found, gain = (option, size, price), hope
         if found is None:
             return NOTHING
-        proposal, size, cost = found
+        (proposal, sizes, limits), size, price = found
+        self._shared.exploration -= price
+        self._risked = sizes.risk(size, limits.noticed)
         tried = proposal.first(size)
-        self._shared.exploration -= max(cost, 0.0)
         self._say(f"{tried.drafter}: {size} tokens are tried: T({size + 1}) may be less than estimated")
         return tried
 
@@ -316,10 +332,11 @@ class _Planning:
         sizes = self._sizes(proposal, spent)
         # The time is spent whatever comes of it: from here on, a draft has to beat plain decoding after it.
         plainly = 1 / (1 + spent)
-        size = sizes.best(Limits(float("inf"), self._answer.worst, 0.0, 1.0), plainly)
+        limits = Limits(float("inf"), self._answer.worst, 0.0, 1.0)
+        size = sizes.best(limits, plainly)
         draft = proposal.first(size) if size else NOTHING
-        gain, loss = (sizes.gains[size], sizes.shortfall(size)) if size else (plainly, spent)
-        tried = self._explored([(proposal, sizes)], gain, loss)
+        gain = sizes.gains[size] if size else plainly
+        tried = self._explored([(proposal, sizes, limits)], gain)
         return (tried or draft), gain
 
     def _longest(self, start: float, token: float, prefill: float) -> int:

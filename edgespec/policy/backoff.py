@@ -19,7 +19,7 @@ class Backoff:
         return self._left_out >= 0
 
     def proposed(self, share: float, *, found: bool) -> None:
-        """It took this share of T(1), and there was a draft or not."""
+        """It took this share of T(1), and a draft that promises something was found or not."""
         if found:
             self._in_vain = 0
         elif share > self._config.backoff_share:

@@ -72,11 +72,11 @@ class Sizes:
 
     def allows(self, size: int, limits: Limits) -> bool:
         """Whether that size keeps the limits."""
-        return (
-            self.times[size] - 1.0 <= limits.worst
-            and self.shortfall(size) <= limits.expected
-            and self.risk(size, limits.noticed) <= limits.risk
-        )
+        return self.shortfall(size) <= limits.expected and self.keeps_promise(size, limits)
+
+    def keeps_promise(self, size: int, limits: Limits) -> bool:
+        """Whether that size keeps those limits that are the promise to the answer, `worst` and `risk`."""
+        return self.times[size] - 1.0 <= limits.worst and self.risk(size, limits.noticed) <= limits.risk
 
     def best(self, limits: Limits, minimum: float) -> int:
         """The size of the largest expected speed-up above `minimum` that keeps the limits; 0 is to draft nothing.

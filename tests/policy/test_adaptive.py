@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections.abc import Callable, Hashable, Sequence
+from itertools import accumulate
+from operator import mul
 from typing import Any, cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgespec.core import NOTHING, Draft, DraftCost, Drafter, Evaluation, SharedNoise, Verdict
 from edgespec.latency.model import LatencyModel
 from edgespec.policy.adaptive import AdaptivePolicy
+from edgespec.policy.speedup import Limits, Sizes
 from edgespec.testing import ScriptedDrafter
 from tests.answering import Answering
 from tests.curves import chain, curve, flat, steep
@@ -174,6 +180,53 @@ def test_probing_costs_at_most_its_share() -> None:
         spent += seconds
         plain += 0.01 * (right + 1)
     assert spent <= plain * 1.015
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(0.1, 1.0), st.lists(st.integers(0, 12), min_size=1, max_size=8))
+def test_a_trial_keeps_the_promise_and_is_charged_for_itself(slope: float, right: list[int]) -> None:
+    """Its risk and its expected loss are those of the size that is sent, not of the one that it replaces."""
+    cost = LatencyModel(64)
+    cost.observe(1, 1.0)
+    drafter = ScriptedDrafter(lambda tokens, limit: [1] * min(limit, 12))
+    shared = AdaptivePolicy([drafter], cost, clock=lambda: 0.0)
+    policy = Answering(shared, explain=True)
+    policy.prefilled(1, 0.0)
+    budget = cast(Any, policy._answer)._budget
+    for place in range(60):
+        exploration = shared.exploration
+        limits = Limits(math.inf, budget.worst, max(budget.noticed(shared.lengths.mean), 0.5), budget.risk)
+        chances = shared.acceptance.estimates(drafter.propose([1], 12))
+        sizes = Sizes(list(accumulate(chances, mul)), cost.ratios())
+        draft = policy.plan([1] * (place + 1), 60)
+        assert policy.made.risk == pytest.approx(sizes.risk(len(draft), limits.noticed) if draft.tokens else 0.0)
+        assert sizes.keeps_promise(len(draft), limits) or not draft.tokens
+        tried = any("are tried" in reason for reason in policy.made.reasons)
+        assert exploration - shared.exploration == pytest.approx(sizes.shortfall(len(draft)) if tried else 0.0)
+        assert shared.exploration >= 0.0
+        accepted = min(right[place % len(right)], len(draft))
+        policy.settle(draft, Verdict(tuple(range(accepted)), (1,) * accepted + (2,)), 1.0 + slope * len(draft))
+
+
+@pytest.mark.parametrize(("probability", "least", "most"), [(0.97, 100, 100), (0.3, 20, 60)])
+def test_a_draft_that_cannot_be_afforded_was_not_looked_for_in_vain(probability: float, least: int, most: int) -> None:
+    """One that promises nothing was."""
+    now, passes = [0.0], [0]
+
+    class Slow(ScriptedDrafter):
+        def propose(self, tokens: Sequence[int], limit: int) -> Draft:
+            now[0] += 0.001
+            passes[0] += 1
+            return chain([1] * min(limit, 8), probability)
+
+    cost = curve(lambda n: 2.6 + 0.1 * n)
+    policy = Answering(AdaptivePolicy([Slow(lambda tokens, limit: [])], cost, clock=lambda: now[0]))
+    policy.prefilled(1, 0.0)
+    cast(Any, policy._answer)._budget.risk = 0.0
+    for _ in range(100):
+        assert policy.plan([1], 60) == NOTHING
+        policy.settle(NOTHING, Verdict((), (1 if probability > 0.9 else 2,)), cost.t1)
+    assert least <= passes[0] <= most
 
 
 def test_what_a_plan_takes_is_learned_at_its_depth() -> None:
