@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,6 +19,7 @@ import click
 from edgespec import __version__
 from edgespec.cli.commands import COMMANDS
 from edgespec.cli.config import defaults_for
+from edgespec.cli.terminal import echo, visible
 from edgespec.errors import EdgespecError
 from edgespec.system import cpu
 
@@ -26,7 +28,24 @@ class _UserError(click.ClickException):
     """An error that the user can act on: one line on stderr, exit status 1."""
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"edgespec: {self.message}", err=True, file=file)
+        echo(f"edgespec: {self.message}", err=True)
+
+
+class _LogFormatter(logging.Formatter):
+    """A line for each record, which may quote a file."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
+@contextlib.contextmanager
+def _visible_errors() -> Iterator[None]:
+    """What click says about the command line quotes it with its control characters visible."""
+    try:
+        yield
+    except click.ClickException as error:
+        vars(error)["message"] = visible(error.message)
+        raise
 
 
 class _CommandGroup(click.Group):
@@ -35,9 +54,14 @@ class _CommandGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _visible_errors():
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _visible_errors():
+                return super().invoke(ctx)
         except EdgespecError as error:
             raise _UserError(str(error)) from error
         except UnicodeError as error:
@@ -115,7 +139,7 @@ def _read_config(ctx: click.Context, path: Path | None) -> None:
 def _log_to_stderr(verbose: int) -> None:
     """Log edgespec's warnings to stderr, more with -v, and llama.cpp's log with -vv."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("edgespec: %(message)s"))
+    handler.setFormatter(_LogFormatter("edgespec: %(message)s"))
     if verbose < 2:
         handler.addFilter(lambda record: not record.name.startswith("edgespec.llama_cpp"))
     logger = logging.getLogger("edgespec")

@@ -7,14 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import click
-
 from edgespec.bench.contestants import PLAIN
 from edgespec.bench.metrics import ratios, speed_of
 from edgespec.bench.peers import parse_peer
 from edgespec.bench.report import markdown, summary_lines
 from edgespec.bench.run import run as run_bench
 from edgespec.bench.settings import RunProgress, Settings
+from edgespec.cli.terminal import echo
 from edgespec.errors import InvalidRequest, OutputError
 from edgespec.system.files import check_writable, replacing
 from edgespec.system.prompts import identified, read_prompts, spread
@@ -45,18 +44,18 @@ def run(options: dict[str, Any]) -> None:
         )
     except KeyboardInterrupt:
         if options["out"]:
-            click.echo(f"\nstopped; the same command continues with {options['out']}", err=True)
+            echo(f"\nstopped; the same command continues with {options['out']}", err=True)
         raise
     if options["report"]:
         _write_report(options["report"], result)
-    click.echo("\n".join(summary_lines(result)))
+    echo("\n".join(summary_lines(result)))
 
 
 def _print_progress(progress: RunProgress) -> None:
     """Print a line on stderr for each prompt and each other stage."""
     row = progress.row
     if row and "reason" in row:
-        click.echo(f"{row['category']} {row['question_id']} left out: {row['reason']}", err=True)
+        echo(f"{row['category']} {row['question_id']} left out: {row['reason']}", err=True)
     elif row:
         plain = statistics.median(map(speed_of, row["answers"][PLAIN]))
         speeds = ", ".join(
@@ -64,11 +63,11 @@ def _print_progress(progress: RunProgress) -> None:
             for name in row["answers"]
             if name != PLAIN and (speed_ratios := ratios(row, name, PLAIN))
         )
-        click.echo(f"{row['category']} {row['question_id']}: plain {plain:.1f} tokens/s, {speeds}", err=True)
+        echo(f"{row['category']} {row['question_id']}: plain {plain:.1f} tokens/s, {speeds}", err=True)
     left = "" if progress.seconds_left is None else f", {progress.seconds_left / 60:.0f} min left"
     count = f" {progress.done} of {progress.total} prompts" if progress.total else ""
     done = progress.total and progress.done == progress.total
-    click.echo(f"{'measured' if done else progress.doing}{count}{left}", err=True)
+    echo(f"{'measured' if done else progress.doing}{count}{left}", err=True)
 
 
 def _write_report(path: Path, result: dict[str, Any]) -> None:
@@ -78,13 +77,13 @@ def _write_report(path: Path, result: dict[str, Any]) -> None:
             temporary.write_text(markdown(result, _plots(path, result)), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-    click.echo(f"wrote {path}", err=True)
+    echo(f"wrote {path}", err=True)
 
 
 def _plots(report: Path, result: dict[str, Any]) -> dict[str, str]:
     try:
         from edgespec.bench.plots import draw  # noqa: PLC0415
     except ImportError:
-        click.echo('the report has no plots: they need matplotlib (pip install "edgespec[plot]")', err=True)
+        echo('the report has no plots: they need matplotlib (pip install "edgespec[plot]")', err=True)
         return {}
     return draw(result, report.parent, report.stem)

@@ -11,7 +11,7 @@ import click
 
 from edgespec.backend import LlamaModel
 from edgespec.backend.load_check import check_loads
-from edgespec.cli.terminal import redraw
+from edgespec.cli.terminal import echo, redraw
 from edgespec.errors import OutputError
 from edgespec.hub.resolve import resolve
 from edgespec.system import cpu
@@ -45,9 +45,9 @@ def run(options: dict[str, Any]) -> None:
         journal_of(out).unlink(missing_ok=True)
     total = counts.provenance
     if n_skipped := counts.origin.get("prompts_too_long"):
-        click.echo(f"{n_skipped} prompts were left out: they do not fit into {options['ctx']} tokens (--ctx)", err=True)
-    click.echo(f"{out}: {total['tokens']} tokens counted, {total['distinct']} different, in {total['texts']} texts; "
-               f"{total['held_out_tokens']} more held out")  # fmt: skip
+        echo(f"{n_skipped} prompts were left out: they do not fit into {options['ctx']} tokens (--ctx)", err=True)
+    echo(f"{out}: {total['tokens']} tokens counted, {total['distinct']} different, in {total['texts']} texts; "
+         f"{total['held_out_tokens']} more held out")  # fmt: skip
 
 
 def journal_of(out: Path) -> Path:
@@ -95,9 +95,9 @@ class _AnswerProgress:
         if sys.stderr.isatty():
             redraw(line)
         elif done == total or done % max(1, total // 10) == 0:
-            click.echo(line, err=True)
+            echo(line, err=True)
 
     def finish(self) -> None:
         """End the line: prompts that are too long never count as done."""
         if sys.stderr.isatty():
-            click.echo(err=True)
+            echo(err=True)

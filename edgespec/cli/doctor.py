@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-import click
-
 from edgespec.cli.build import open_engine
-from edgespec.cli.terminal import redraw
+from edgespec.cli.report import json_line
+from edgespec.cli.terminal import echo, redraw
 from edgespec.doctor.report import report
 
 _MAX_BAR = 32
@@ -25,9 +23,9 @@ def run(options: dict[str, Any]) -> None:
     with open_engine(options) as engine:
         results = report(engine, _MeasurementProgress)
     if options["as_object"]:
-        click.echo(json.dumps(results))
+        echo(json_line(results, sys.stdout))
     else:
-        click.echo("\n".join(_lines(results)))
+        echo("\n".join(_lines(results)))
 
 
 def _lines(results: dict[str, Any]) -> Iterator[str]:

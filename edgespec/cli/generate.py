@@ -13,6 +13,7 @@ from edgespec import Engine, SamplingParams, Session
 from edgespec.cli.build import open_engine, sampling_of
 from edgespec.cli.interrupt import cancelled_by_ctrl_c
 from edgespec.cli.report import DecisionLog, PromptProgress, as_json, json_line, print_stats
+from edgespec.cli.terminal import echo, write
 from edgespec.errors import ContextOverflow
 from edgespec.system.jsonl import read_text
 from edgespec.system.prompts import read_prompts
@@ -33,7 +34,7 @@ def run(options: dict[str, Any]) -> None:
                 if options["prompts"] is None:
                     raise
                 too_long += 1
-                click.echo(f"edgespec: prompt {conversation.get('question_id', '')}: {error}", err=True)
+                echo(f"edgespec: prompt {conversation.get('question_id', '')}: {error}", err=True)
     if too_long:
         sys.exit(1)
 
@@ -82,7 +83,7 @@ def _answer(engine: Engine, conversation: dict[str, Any], sampling: SamplingPara
             result = as_json(session, engine, sampling)
             if many_prompts:
                 result = {**prompt_fields, **result}
-            click.echo(json_line(result, sys.stdout))
+            echo(json_line(result, sys.stdout))
         if options["stats"]:
             print_stats(session, engine, sampling.seed)
         if session.finish_reason == "cancelled":
@@ -101,6 +102,6 @@ def _run(session: Session, progress: PromptProgress, decisions: DecisionLog, *, 
             progress.clear()
             decisions.print_block(session, block)
             if not silent:
-                click.echo(block.text, nl=False, color=True)  # unchanged, escape sequences too
+                write(block.text)
     if not silent:
-        click.echo()
+        echo()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from edgespec.cli.terminal import redraw
+from edgespec.cli.report import json_line
+from edgespec.cli.terminal import echo, redraw, write
 from edgespec.errors import MalformedModel, ModelError, ModelNotFound
 from edgespec.hub import store
 from edgespec.hub.catalogue import Entry, entries
@@ -26,7 +26,7 @@ def show(as_object: bool) -> None:
     """Print the catalogue, and which of its models are here."""
     listed = [_as_json(entry) for entry in (*entries().values(), *store.entries_outside_catalogue())]
     if as_object:
-        click.echo(json.dumps(listed))
+        echo(json_line(listed, sys.stdout))
         return
     alias_width = max(len(model["alias"]) for model in listed)
     for model in listed:
@@ -34,7 +34,7 @@ def show(as_object: bool) -> None:
         remarks = [_location(model), model["licence"]]
         remarks += [] if model["tried"] else ["not tried by us"]
         remarks += [f"drafter: {model['drafter']}"] if model["drafter"] else []
-        click.echo(f"{model['alias']:<{alias_width}}  {size:>8}  {', '.join(remarks)}")
+        echo(f"{model['alias']:<{alias_width}}  {size:>8}  {', '.join(remarks)}")
 
 
 def pull(aliases: tuple[str, ...], local: Path | None) -> None:
@@ -45,17 +45,17 @@ def pull(aliases: tuple[str, ...], local: Path | None) -> None:
     for entry in [entry_of(alias) for alias in aliases]:  # a wrong name is an error before any download
         file = store.find_checked(entry, cache)
         if file is not None:
-            click.echo(f"{entry.alias} is here already: {file.path} ({file.owner})")
+            echo(f"{entry.alias} is here already: {file.path} ({file.owner})")
         else:
             _pull(entry, local, cache)
         if entry.drafter is not None:
-            click.echo(_use_both(entry))
+            echo(_use_both(entry))
 
 
 def locate(alias: str) -> None:
     """Print the path of the model's file."""
     entry_of(alias)
-    click.echo(resolve(alias, cache_dir=cpu.cache_directory()))
+    write(str(resolve(alias, cache_dir=cpu.cache_directory())), nl=True)
 
 
 def verify(aliases: tuple[str, ...]) -> None:
@@ -70,7 +70,7 @@ def verify(aliases: tuple[str, ...]) -> None:
             outcome = _verified(file)
             n_wrong += outcome.startswith(_WRONG)
             n_unread += outcome.startswith(_UNREAD)
-            click.echo(f"{entry.alias}: {file.path} ({file.owner}): {outcome}")
+            echo(f"{entry.alias}: {file.path} ({file.owner}): {outcome}")
     if n_wrong:
         raise MalformedModel(
             f"{n_wrong} of the files above {'is' if n_wrong == 1 else 'are'} not what they should be: remove them "
@@ -85,7 +85,7 @@ def remove(aliases: tuple[str, ...]) -> None:
     for entry in [entry_of(alias) for alias in aliases]:
         removed = store.remove(entry)
         for path in removed:
-            click.echo(f"removed {path}")
+            echo(f"removed {path}")
         if not removed:
             other = next(store.candidates(entry), None)
             where = f"; {other.path} belongs to another ({other.owner}): remove it there" if other else ""
@@ -101,14 +101,14 @@ def _pull(entry: Entry, local: Path | None, cache: Path) -> None:
             file = store.pull(entry, cache, progress=progress)
     except KeyboardInterrupt:
         left = "the same command continues this download" if local is None else "nothing was copied"
-        click.echo(f"\nstopped; {left}", err=True)
+        echo(f"\nstopped; {left}", err=True)
         raise
     finally:
         progress.finish()
     if entry.sha256 is None:
         whose = "the file's own" if local is not None else "the server's"
-        click.echo(f"{entry.alias}: sha256 {file.sha256} is {whose}, and is saved; nobody tried this file yet")
-    click.echo(f"{entry.alias}: {file.path}")
+        echo(f"{entry.alias}: sha256 {file.sha256} is {whose}, and is saved; nobody tried this file yet")
+    echo(f"{entry.alias}: {file.path}")
 
 
 def _use_both(entry: Entry) -> str:
@@ -177,7 +177,7 @@ class _DownloadProgress:
         if terminal:
             redraw(line)
         else:
-            click.echo(line, err=True)
+            echo(line, err=True)
 
     def finish(self) -> None:
         """Clear the line on a terminal."""

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import IO, Any, TextIO
-
-import click
+from typing import Any, TextIO
 
 from edgespec import Block, Engine, SamplingParams, Session
-from edgespec.cli.terminal import redraw
+from edgespec.cli.terminal import CONTROLS, echo, redraw
 from edgespec.decode.stats import DrafterTally
 from edgespec.vocabtrim.sizes import mbsu
 
@@ -53,8 +50,9 @@ def as_json(session: Session, engine: Engine, sampling: SamplingParams) -> dict[
 
 
 def json_line(value: Any, stream: TextIO) -> str:
-    """The JSON text of `value`, with characters escaped that `stream` cannot encode."""
-    return json.dumps(value, ensure_ascii=(stream.encoding or "").lower() not in ("utf-8", "utf8"))
+    """The JSON text of `value`, with characters escaped that `stream` cannot encode or a terminal would obey."""
+    text = json.dumps(value, ensure_ascii=(stream.encoding or "").lower() not in ("utf-8", "utf8"))
+    return CONTROLS.sub(lambda control: f"\\u{ord(control[0]):04x}", text)
 
 
 def _drafter_json(engine: Engine, session: Session, name: str, tally: DrafterTally) -> dict[str, Any]:
@@ -110,12 +108,7 @@ def stats_lines(session: Session, engine: Engine, seed: int) -> Iterator[str]:
 def print_stats(session: Session, engine: Engine, seed: int) -> None:
     """Print the statistics of an answer to stderr."""
     for line in stats_lines(session, engine, seed):
-        click.echo(styled(line, sys.stderr, dim=True), err=True)
-
-
-def styled(text: str, stream: IO[str], **style: Any) -> str:
-    """`text` with a style, on a terminal and without NO_COLOR (no-color.org); else unchanged."""
-    return click.style(text, **style) if stream.isatty() and not os.environ.get("NO_COLOR") else text
+        echo(line, err=True, dim=True)
 
 
 class DecisionLog:
@@ -143,7 +136,7 @@ class DecisionLog:
             "drafted": block.drafted, "accepted": block.accepted, "ms": round(1e3 * (now - self._last_time), 3),
             "why": reasons,
         }  # fmt: skip
-        click.echo(json_line(line, sys.stderr), err=True)
+        echo(json_line(line, sys.stderr), err=True)
         self._n_emitted, self._last_time = len(session.emitted), now
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from edgespec.backend.load_check import check_loads
+from edgespec.cli.terminal import echo
 from edgespec.hub.resolve import keep_list_path, resolve
 from edgespec.system import cpu
 from edgespec.system.files import check_writable
@@ -35,7 +36,7 @@ def run(options: dict[str, Any]) -> None:
             path, options["out"], counts, keep_list=keep_list, size=options["size"],
             wanted_coverage=options["coverage"], quantization=options["quantize"], progress=_TrimBars(bars),
         )  # fmt: skip
-    click.echo(trim_report(trimmed))
+    echo(trim_report(trimmed))
 
 
 class _TrimBars:

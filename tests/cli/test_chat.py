@@ -642,7 +642,7 @@ class TestScreen:
         screen.block(self.BLOCK)
         assert capsys.readouterr().out == shown
 
-    def test_an_answer_is_shown_as_it_is(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_an_answer_goes_into_a_pipe_as_it_is(self, capsys: pytest.CaptureFixture[str]) -> None:
         """A log file that it quotes may hold escapes."""
         Screen(footer=False).block(edgespec.Block((1,), "\x1b[1mbold\x1b[0m"))
         assert capsys.readouterr().out == "\x1b[1mbold\x1b[0m"

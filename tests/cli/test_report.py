@@ -12,7 +12,8 @@ import pytest
 
 from edgespec import Engine, SamplingParams
 from edgespec.cli import report
-from edgespec.cli.report import DecisionLog, PromptProgress, as_json, json_line, stats_lines, styled
+from edgespec.cli.report import DecisionLog, PromptProgress, as_json, json_line, stats_lines
+from edgespec.cli.terminal import styled
 from edgespec.core import TokenLogprob, TokenSequence
 from edgespec.decode.options import GenerationOptions
 from edgespec.decode.session import Block, Session

@@ -15,6 +15,7 @@ from edgespec.cli.chat.commands import LeaveChat, run_command
 from edgespec.cli.chat.controller import Controller
 from edgespec.cli.chat.line_input import Line, PipedInput, TerminalInput, file_history
 from edgespec.cli.chat.screen import Screen
+from edgespec.cli.terminal import visible
 from edgespec.engine.saved_chats import ChatMemory, SavedChat
 from edgespec.errors import EdgespecError
 from edgespec.system import cpu
@@ -43,9 +44,8 @@ def run(ctx: click.Context, options: dict[str, Any]) -> None:
             screen.note("with the system prompt of --system from now on, not the one of the session")
         lines: PipedInput | TerminalInput = PipedInput()
         if interactive:
-            screen.note(
-                f"{controller.engine.model.name}, drafter {controller.engine.drafter_name}. /help lists the commands."
-            )
+            name = visible(controller.engine.model.name, one_line=True)
+            screen.note(f"{name}, drafter {controller.engine.drafter_name}. /help lists the commands.")
             lines = TerminalInput(_history(None if options["private"] else data / "history", screen))
             controller.editor = lines.edit
         without_error = _run_conversation(controller, lines)

@@ -13,6 +13,7 @@ import click
 from edgespec.cli.chat.controller import Attached, Controller
 from edgespec.cli.options import sampling_options
 from edgespec.cli.report import print_stats
+from edgespec.cli.terminal import echo, visible
 from edgespec.engine.saved_chats import is_chat, read_chat, write_chat
 from edgespec.errors import InvalidRequest
 from edgespec.system.jsonl import read_text
@@ -46,10 +47,10 @@ def run_command(controller: Controller, line: str) -> None:
 def _help(controller: Controller, argument: str) -> None:
     width = max(len(f"{name} {command.arguments}") for name, command in CHAT_COMMANDS.items())
     for name, command in CHAT_COMMANDS.items():
-        click.echo(f"{f'{name} {command.arguments}':{width}}  {command.help}")
-    click.echo('\n""" begins and ends a message of several lines; Alt-Enter makes a new line. Ctrl-C stops an answer.')
-    click.echo("Tab completes; the arrows bring back what was typed before; Ctrl-X Ctrl-E opens $EDITOR.")
-    click.echo(f"/set knows: {', '.join(SETTINGS)}")
+        echo(f"{f'{name} {command.arguments}':{width}}  {command.help}")
+    echo('\n""" begins and ends a message of several lines; Alt-Enter makes a new line. Ctrl-C stops an answer.')
+    echo("Tab completes; the arrows bring back what was typed before; Ctrl-X Ctrl-E opens $EDITOR.")
+    echo(f"/set knows: {', '.join(SETTINGS)}")
 
 
 def _exit(controller: Controller, argument: str) -> None:
@@ -178,7 +179,8 @@ def _stats(controller: Controller, argument: str) -> None:
 def _model(controller: Controller, argument: str) -> None:
     if argument:
         controller.change_model(argument)
-    controller.screen.note(f"{controller.engine.model.name} ({controller.engine.model.path.name})")
+    model = controller.engine.model
+    controller.screen.note(visible(f"{model.name} ({model.path.name})", one_line=True))
 
 
 def _drafter(controller: Controller, argument: str) -> None:

@@ -1,18 +1,16 @@
 """The output of a chat: answers on standard output, everything else on standard error.
 
-Text is printed unchanged: Markdown stays readable, and code can be copied.
+Markdown is printed as it is: it stays readable, and code can be copied.
 """
 
 from __future__ import annotations
 
-import sys
-
-import click
+from typing import Any
 
 from edgespec import Block, Engine, Session
-from edgespec.cli.report import styled
+from edgespec.cli.terminal import echo, write
 
-_DRAFTED = {"fg": "green"}
+_DRAFTED: dict[str, Any] = {"fg": "green"}
 
 
 class Screen:
@@ -25,13 +23,13 @@ class Screen:
     def block(self, block: Block) -> None:
         """Print a block of the answer."""
         drafted = block.text[: block.drafted_characters]
-        if self.colour and drafted:
-            drafted = styled(drafted, sys.stdout, **_DRAFTED)
-        click.echo(drafted + block.text[block.drafted_characters :], nl=False, color=True)  # escapes in it stay, too
+        if drafted:
+            write(drafted, **(_DRAFTED if self.colour else {}))
+        write(block.text[block.drafted_characters :])
 
     def end_line(self) -> None:
         """End the line of the answer."""
-        click.echo()
+        echo()
 
     def end(self, session: Session, engine: Engine, max_tokens: int) -> None:
         """Print why an answer ended, and the footer."""
@@ -42,11 +40,11 @@ class Screen:
 
     def note(self, text: str) -> None:
         """Print a note of the program."""
-        click.echo(styled(text, sys.stderr, dim=True), err=True)
+        echo(text, err=True, dim=True)
 
     def error(self, text: str) -> None:
         """Print an error."""
-        click.echo(f"edgespec: {text}", err=True)
+        echo(f"edgespec: {text}", err=True)
 
 
 def ending(session: Session, max_tokens: int) -> str | None:
