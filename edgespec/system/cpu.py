@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import platformdirs
+
+from edgespec.system import cgroup
 
 _OTHERS_SHARE = 0.2
 """The share of a core that other programs may use without slowing down what is timed."""
@@ -25,7 +28,15 @@ _CPU_FOLDER = Path("/sys/devices/system/cpu")
 
 
 def default_threads() -> int:
-    """Physical cores this process may use; on CPUs with fast and slow cores, the fast ones."""
+    """Physical cores this process may use; on CPUs with fast and slow cores, the fast ones. A container may have less.
+
+    Threads beyond a container's quota of CPU time would only wait for each other.
+    """
+    quota = cgroup.cpu_quota()
+    return _fast_cores() if quota == math.inf else max(1, min(_fast_cores(), int(quota)))
+
+
+def _fast_cores() -> int:
     if sys.platform == "darwin":
         return _sysctl("hw.perflevel0.physicalcpu") or _sysctl("hw.physicalcpu") or os.cpu_count() or 1
     if sys.platform.startswith(("linux", "android")):
