@@ -18,7 +18,7 @@ import numpy as np
 
 from edgespec.backend.pages import NewMemory
 from edgespec.core import Row
-from edgespec.errors import EvaluationError
+from edgespec.errors import EvaluationError, InvalidRequest
 
 _log = logging.getLogger("edgespec.llama_cpp")
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}  # ggml.h: debug, info, warn, error
@@ -54,12 +54,26 @@ _collector = _LogCollector()
 _callback = llama_cpp.llama_log_callback(_collector.receive)  # kept here: llama.cpp holds only its address
 
 
-@lru_cache(maxsize=1)
 def initialise() -> None:
-    """Start llama.cpp once a process, with its log going to `logging` ("edgespec.llama_cpp")."""
+    """Start llama.cpp once a process, with its log going to `logging` ("edgespec.llama_cpp").
+
+    Raises InvalidRequest in a process that was forked after that: it lacks the parent's threads, and OpenMP would wait
+    for them for ever.
+    """
+    if os.getpid() != (starter := _started_by()):
+        raise InvalidRequest(
+            f"process {os.getpid()} was forked from {starter} after that had started llama.cpp, and lacks its threads: "
+            'use multiprocessing\'s "spawn" method, or load models in the children alone'
+        )
+
+
+@lru_cache(maxsize=1)
+def _started_by() -> int:
+    """The id of the process that started llama.cpp: this one, at the first call."""
     logging.getLogger("edgespec").addHandler(logging.NullHandler())
     llama_cpp.llama_log_set(_callback, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
+    return os.getpid()
 
 
 def forget_errors() -> None:
@@ -92,6 +106,7 @@ def load_model(path: Path, params: Any) -> Any:
 
 def new_context(model: Any, params: Any) -> Any:
     """`llama_init_from_model`: a context, or nothing. Raises KeyboardInterrupt, and what signals raise."""
+    initialise()
     forget_errors()
     context = None
     try:
@@ -127,7 +142,8 @@ def _delayed_signals() -> Iterator[Callable[[], bool]]:
 
 
 def decode(context: Any, batch: Any) -> None:
-    """One forward pass of a llama_batch. Raises EvaluationError with llama.cpp's reason."""
+    """One forward pass of a llama_batch. Raises EvaluationError with llama.cpp's reason; InvalidRequest in a fork."""
+    initialise()
     forget_errors()
     status = llama_cpp.llama_decode(context, batch)
     if status:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,9 @@ from edgespec.policy.adaptive import AdaptivePolicy
 
 _MARKER = "\ue000"
 """A user's message that shows where a template puts it: a private-use character that no template contains."""
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+"""All engines of this process."""
 
 
 class Engine:
@@ -53,6 +57,7 @@ class Engine:
         """Identifies the model's file; empty where it is not known."""
         self.lock = threading.RLock()
         """Held during each forward pass, and while the KV cache or the vocabulary is read."""
+        _engines.add(self)
         self._drafter_set = drafter_set
         self._save: Callable[[], object] = lambda: None
         self._draft_with(drafters, drafter_name)
@@ -209,3 +214,13 @@ def _save(profiles: ProfileStore, policy: AdaptivePolicy, models: Mapping[str, s
     profiles.save(policy.latency)
     for name, fingerprint in models.items():
         profiles.save_acceptance(policy.acceptance, name, fingerprint)
+
+
+def _free_locks() -> None:
+    """In a forked child: free the locks that threads of the parent held. No thread of the child would ever do it."""
+    for engine in _engines:
+        engine.lock._at_fork_reinit()  # type: ignore[attr-defined] # as logging does
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free_locks)
