@@ -22,6 +22,7 @@ _BIASES: dict[str, tuple[int, ...]] = {
 _MORE: dict[str, dict[str, tuple[int, ...]]] = {
     "llama": {},
     "qwen2": _BIASES,
+    "qwen2vl": _BIASES,
     "qwen3": _NORMS,
     "gemma": {},
     "gemma2": _POST_NORMS,
@@ -42,7 +43,8 @@ def tiny_model(
 ) -> Path:
     """Write a model of two blocks with random weights to `path`, some 160 KB, and return `path`.
 
-    `architecture`: llama, qwen2, qwen3, gemma, gemma2 or gemma3, which differ in norms and biases.
+    `architecture`: llama, qwen2, qwen2vl, qwen3, gemma, gemma2 or gemma3, which differ in norms and biases. The
+    positions of qwen2vl have several dimensions (M-RoPE), so that llama.cpp cannot shift them.
 
     `tied`: without an output layer of its own, so that the embeddings serve as one.
 
@@ -64,6 +66,7 @@ def tiny_model(
         "general.architecture": architecture,
         "general.name": "tiny",
         **{f"{architecture}.{key}": value for key, value in shaped.items()},
+        **({"qwen2vl.rope.dimension_sections": [2, 1, 1, 0]} if architecture == "qwen2vl" else {}),
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.tokens": _tokens(n_vocab),
         "tokenizer.ggml.scores": [-float(token) for token in range(n_vocab)],

@@ -165,15 +165,15 @@ class LlamaContext:
     def shift(self, keep: int, drop: int) -> None:
         """Drop `drop` tokens after the first `keep` and move the rest up, without a forward pass.
 
-        The rest was computed with the dropped tokens in view. Raises UnsupportedModel where llama.cpp cannot shift.
+        The rest was computed with the dropped tokens in view. Where llama.cpp cannot shift (positions of several
+        dimensions, M-RoPE), the rest leaves the cache, and the next call evaluates it again.
         """
         held = len(self._cached_tokens())
         if keep < 0 or drop < 1 or keep + drop > held:
             raise InvalidRequest(f"cannot drop {drop} tokens after {keep}: the cache holds {held}")
         if not llama_cpp.llama_memory_can_shift(self._memory):
-            raise UnsupportedModel(
-                f"{self._model.path.name} cannot shift its context: start a new one or enlarge --ctx"
-            )
+            self._truncate(keep)
+            return
         tail = self._tokens[keep + drop :]
         self._mark = self._mark._replace(length=min(self._mark.length, keep))
         del self._tokens[keep:]  # an interrupt from here on only loses the tail

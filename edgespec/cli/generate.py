@@ -14,9 +14,12 @@ from edgespec.cli.build import open_engine, sampling_of
 from edgespec.cli.interrupt import cancelled_by_ctrl_c
 from edgespec.cli.report import DecisionLog, PromptProgress, as_json, json_line, print_stats
 from edgespec.cli.terminal import echo, write
-from edgespec.errors import ContextOverflow
+from edgespec.errors import ContextOverflow, EdgespecError, EvaluationError, GrammarError, InvalidRequest
 from edgespec.system.jsonl import read_text
 from edgespec.system.prompts import read_prompts
+
+_ERRORS_OF_ONE_PROMPT = (ContextOverflow, EvaluationError, InvalidRequest)
+"""Errors after which the other prompts of a file are still answered; but a GrammarError concerns them all."""
 
 
 def run(options: dict[str, Any]) -> None:
@@ -25,17 +28,17 @@ def run(options: dict[str, Any]) -> None:
         options["system"] = None  # the configuration file's, for conversations
     sampling = sampling_of(options, logprobs=options["logprobs"])
     conversations = list(_conversations(options))
-    too_long = 0
+    n_failed = 0
     with open_engine(options) as engine:
         for conversation in conversations:
             try:
                 _answer(engine, conversation, sampling, options)
-            except ContextOverflow as error:
-                if options["prompts"] is None:
+            except _ERRORS_OF_ONE_PROMPT as error:
+                if options["prompts"] is None or isinstance(error, GrammarError):
                     raise
-                too_long += 1
+                n_failed += 1
                 echo(f"edgespec: prompt {conversation.get('question_id', '')}: {error}", err=True)
-    if too_long:
+    if n_failed:
         sys.exit(1)
 
 
@@ -78,14 +81,22 @@ def _answer(engine: Engine, conversation: dict[str, Any], sampling: SamplingPara
             session = engine.stream(text, system=options["system"], raw=options["raw"], **arguments)
         prompt_fields = {**_prompt_fields(conversation), "turn": turn} if many_prompts else {}
         decisions = DecisionLog(options["stats"], prompt_fields)
-        _run(session, progress, decisions, silent=many_prompts or options["as_object"])
-        if many_prompts or options["as_object"]:
-            result = as_json(session, engine, sampling)
-            if many_prompts:
-                result = {**prompt_fields, **result}
-            echo(json_line(result, sys.stdout))
+        silent = many_prompts or options["as_object"]
+        failure = None
+        try:
+            _run(session, progress, decisions, silent=silent)
+        except EdgespecError as error:
+            if not session.emitted:
+                raise
+            failure = error  # what was said before it is printed first
+        if silent:
+            echo(json_line({**prompt_fields, **as_json(session, engine, sampling)}, sys.stdout))
+        else:
+            echo()
         if options["stats"]:
             print_stats(session, engine, sampling.seed)
+        if failure is not None:
+            raise failure
         if session.finish_reason == "cancelled":
             sys.exit(130)
 
@@ -96,12 +107,18 @@ def _prompt_fields(conversation: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(session: Session, progress: PromptProgress, decisions: DecisionLog, *, silent: bool) -> None:
-    """Decode the answer, and print each block unless `silent`."""
-    with cancelled_by_ctrl_c(session):
-        for block in session.stream():
-            progress.clear()
-            decisions.print_block(session, block)
-            if not silent:
-                write(block.text)
-    if not silent:
-        echo()
+    """Decode the answer, and print each block unless `silent`; after an error, print what was held back too."""
+    n_printed = 0
+    try:
+        with cancelled_by_ctrl_c(session):
+            for block in session.stream():
+                progress.clear()
+                decisions.print_block(session, block)
+                if not silent:
+                    write(block.text)
+                    n_printed += len(block.text)
+    except EdgespecError:
+        progress.clear()
+        if not silent:
+            write(session.text[n_printed:])
+        raise

@@ -45,7 +45,7 @@ class Context(Protocol):
         ...
 
     def shift(self, keep: int, drop: int) -> None:
-        """Drop `drop` tokens after the first `keep` and move the rest up, without a forward pass."""
+        """Drop `drop` tokens after the first `keep`, and move the rest up, where possible without a forward pass."""
         ...
 
 

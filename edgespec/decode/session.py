@@ -134,6 +134,7 @@ class Session:
                 block = self.step()
             except BaseException:
                 self.finish_reason = "cancelled"
+                self._text.finish()
                 raise
             if block.tokens or block.text or block.finish_reason:
                 yield block
