@@ -12,6 +12,7 @@ one that may pay is allowed out of a small share of the time.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Hashable, Sequence
 
@@ -222,7 +223,9 @@ class _Planning:
 
     def _limits(self, name: str) -> Limits:
         """What a draft of this drafter may lose."""
-        noticed = max(self._answer.noticed(self._shared.lengths.mean), 0.5)
+        noticed = self._answer.noticed(self._shared.lengths.mean)
+        # An answer that counts as slower already can only become faster: no draft is a risk then.
+        noticed = max(noticed, 0.5) if noticed > 0.0 else math.inf
         return Limits(self._budget(name), self._answer.worst, noticed, self._answer.risk)
 
     def _sizes(self, proposal: Draft, spent: float = 0.0) -> Sizes:
@@ -357,7 +360,7 @@ class _Planning:
 
     def _try_out(self, drafter: CostedDrafter, first: float, token: float, rival: float) -> None:
         """Ask for one draft token, not to draft it but to learn how good it is, if it might be good enough."""
-        if first > 0.5 * self._shared.budgets[drafter.name] or first > self._answer.worst:
+        if first > min(CATCH_UP, 0.5 * self._shared.budgets[drafter.name], self._answer.worst):
             return
         chances = self._chains.by_depth(drafter.name, self.config.max_draft, self.config.optimistic_acceptance)
         if expected_speed_up(chances, self._cost.optimistic_unseen(), token, token)[0] <= rival:

@@ -44,9 +44,10 @@ class AnswerBudget:
     def settle(self, tokens: int, seconds: float, *, prefill: float = 0.0, risk: float = 0.0) -> None:
         """A forward pass brought so many tokens in that time, drafting included and drafter prefill not.
 
-        `risk` was that of its draft.
+        `risk` was that of its draft. A draft that was no slower than plain decoding takes none of the allowance.
         """
-        self.risk -= risk
+        if tokens < seconds:
+            self.risk -= risk
         self.prefill += prefill
         self.tokens += tokens
         self.gained += tokens - seconds

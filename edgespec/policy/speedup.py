@@ -64,9 +64,10 @@ class Sizes:
 
     def risk(self, size: int, noticed: float) -> float:
         """The chance that a pass of that size comes more than `noticed` later than plain decoding."""
-        accepted = math.ceil(self.times[size] - noticed - 1e-9) - 1  # so many must be
-        if accepted <= 0:
+        needed = self.times[size] - noticed - 1e-9
+        if needed <= 1.0:
             return 0.0
+        accepted = math.ceil(needed) - 1  # so many must be
         tail = self._tail(size)
         return 1.0 - tail[accepted - 1] if accepted <= len(tail) else 1.0
 

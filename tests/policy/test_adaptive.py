@@ -195,7 +195,8 @@ def test_a_trial_keeps_the_promise_and_is_charged_for_itself(slope: float, right
     budget = cast(Any, policy._answer)._budget
     for place in range(60):
         exploration = shared.exploration
-        limits = Limits(math.inf, budget.worst, max(budget.noticed(shared.lengths.mean), 0.5), budget.risk)
+        noticed = budget.noticed(shared.lengths.mean)
+        limits = Limits(math.inf, budget.worst, max(noticed, 0.5) if noticed > 0.0 else math.inf, budget.risk)
         chances = shared.acceptance.estimates(drafter.propose([1], 12))
         sizes = Sizes(list(accumulate(chances, mul)), cost.ratios())
         draft = policy.plan([1] * (place + 1), 60)
@@ -206,6 +207,49 @@ def test_a_trial_keeps_the_promise_and_is_charged_for_itself(slope: float, right
         assert shared.exploration >= 0.0
         accepted = min(right[place % len(right)], len(draft))
         policy.settle(draft, Verdict(tuple(range(accepted)), (1,) * accepted + (2,)), 1.0 + slope * len(draft))
+
+
+@pytest.mark.parametrize(("gained", "drafts"), [(0.0, False), (-3.0, True)])
+def test_an_answer_that_is_slower_already_may_become_faster(gained: float, drafts: bool) -> None:
+    """The allowance of risk protects answers that do not count as slower yet."""
+
+    class Unsure(ScriptedDrafter):
+        def propose(self, tokens: Sequence[int], limit: int) -> Draft:
+            return chain([1] * min(limit, 8), 0.97)
+
+    cost = curve(lambda n: 2.6 + 0.1 * n)
+    policy = Answering(AdaptivePolicy([Unsure(lambda tokens, limit: [])], cost))
+    policy.prefilled(1, 0.0)
+    budget = cast(Any, policy._answer)._budget
+    budget.risk, budget.gained = 0.0, gained
+    assert bool(policy.plan([1], 60).tokens) == drafts
+
+
+def test_a_costed_drafter_does_not_prefill_only_to_see_how_good_it_is() -> None:
+    class Weak(ScriptedDrafter):
+        name, asked = "model", 0
+        first = 2.0
+
+        def draft_cost(self, tokens: Sequence[int], target_seconds: float) -> DraftCost:
+            return DraftCost(first=self.first * target_seconds, next=0.2 * target_seconds)
+
+        def draft(
+            self, tokens: Sequence[int], limit: int, noise: SharedNoise, go_on: Callable[[float, Hashable], bool]
+        ) -> Draft:
+            self.asked += 1
+            return NOTHING
+
+    weak = Weak(lambda tokens, limit: [])
+    policy = Answering(AdaptivePolicy([weak], curve(lambda n: 1.0 + 0.4 * (n - 1))))
+    policy.prefilled(1, 0.0)
+    policy.policy.budgets._budgets["model"] = 15.0
+    for _ in range(60):  # it was wrong so far
+        cast(Any, policy._answer)._chains.observe(chain([1], drafter="model"), [2])
+    policy.plan([1], 60)
+    assert weak.asked == 0
+    weak.first = 0.2  # it has read the text
+    policy.plan([1], 60)
+    assert weak.asked == 1
 
 
 @pytest.mark.parametrize(("probability", "least", "most"), [(0.97, 100, 100), (0.3, 20, 60)])

@@ -202,6 +202,15 @@ def test_what_an_answer_has_gained_may_be_lost_again() -> None:
     assert answer.noticed(100.0) == pytest.approx(100 * config.noticed_share + 7.0)
 
 
+@given(st.lists(st.tuples(st.integers(1, 9), st.floats(0.5, 9.0), st.floats(0.0, 0.05)), max_size=9))
+def test_only_drafts_that_came_late_take_of_the_allowance_of_risk(passes: list[tuple[int, float, float]]) -> None:
+    answer = AnswerBudget(PolicyConfig())
+    for tokens, seconds, risk in passes:
+        answer.settle(tokens, seconds, risk=risk)
+    late = sum(risk for tokens, seconds, risk in passes if tokens < seconds)
+    assert answer.risk == pytest.approx(PolicyConfig().risk - late)
+
+
 @given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=16), st.floats(0.01, 0.5), st.floats(0.0, 1.0))
 def test_no_chain_exceeds_the_upper_bound(chances: list[float], slope: float, token: float) -> None:
     ratios = [1.0 + slope * n for n in range(len(chances) + 1)]
