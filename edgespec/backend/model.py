@@ -6,18 +6,22 @@ import ctypes
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import llama_cpp
-from llama_cpp import llama_chat_format
 
 from edgespec.backend import native
 from edgespec.backend.embedding import EmbeddingTable
+from edgespec.backend.template import ChatTemplate
+from edgespec.core import arguments
 from edgespec.errors import InvalidRequest, MalformedModel, UnsupportedModel
 from edgespec.gguf.reader import Part, walk
 
 Message = Mapping[str, str]
 """One turn of a conversation: `role` (system, user, assistant) and `content`."""
+
+NO_VARIABLES: Mapping[str, Any] = MappingProxyType({})
 
 _VALUE_BYTES = 1 << 16
 """The longest metadata text that is read, in bytes."""
@@ -45,10 +49,7 @@ class LlamaVocabulary:
         Raises InvalidRequest for invalid text, such as half a surrogate pair.
         """
         self._check_texts()
-        try:
-            data = text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidRequest(f"the input is not UTF-8 text: character {error.start} is none") from error
+        data = arguments.text("the input", text).encode()
         size = len(data) + 8
         while True:
             buffer = (llama_cpp.llama_token * size)()
@@ -64,10 +65,12 @@ class LlamaVocabulary:
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token as they appear in text; empty for control tokens."""
-        cached = self._pieces.get(token)
-        if cached is None:
-            cached = self._pieces[token] = self._read_piece(token, special=False)
-        return cached
+        try:
+            return self._pieces[token]
+        except (KeyError, TypeError):  # asked for the first time, or no token id at all
+            token = self._checked(token)
+        piece = self._pieces[token] = self._read_piece(token, special=False)
+        return piece
 
     def special_piece(self, token: int) -> str:
         """The text of a token, a control token's own text included: `<|im_end|>`, say."""
@@ -79,10 +82,12 @@ class LlamaVocabulary:
 
     def is_end(self, token: int) -> bool:
         """Whether this token ends an answer."""
-        cached = self._ends.get(token)
-        if cached is None:
-            cached = self._ends[token] = bool(llama_cpp.llama_vocab_is_eog(self._pointer, token))
-        return cached
+        try:
+            return self._ends[token]
+        except (KeyError, TypeError):
+            token = self._checked(token)
+        is_end = self._ends[token] = bool(llama_cpp.llama_vocab_is_eog(self._pointer, token))
+        return is_end
 
     def special_text(self, kind: str) -> str:
         """The text of the `bos` or `eos` token; empty where the model has none."""
@@ -101,10 +106,12 @@ class LlamaVocabulary:
                 f"{self._model.path.name} has tokens without texts (a trimmed drafter, perhaps): name the full model"
             )
 
+    def _checked(self, token: int) -> int:
+        return arguments.integer("token", token, 0, self.size - 1)
+
     def _read_piece(self, token: int, *, special: bool) -> bytes:
         self._check_texts()
-        if not 0 <= token < self.size:
-            raise InvalidRequest(f"token {token} is not in the vocabulary of {self.size}")
+        token = self._checked(token)
         size = 64
         while True:
             buffer = ctypes.create_string_buffer(size)  # not a shared one: another thread may ask meanwhile
@@ -150,7 +157,7 @@ class LlamaModel:
             self._release()
             raise UnsupportedModel(f"{path}: not a decoder-only model; edgespec generates text with those")
         self._vocabulary = LlamaVocabulary(self)
-        self._formatter: llama_chat_format.Jinja2ChatFormatter | None = None
+        self._template: ChatTemplate | None = None
 
     def close(self) -> None:
         """Free the weights. Contexts on them must be closed before."""
@@ -221,22 +228,30 @@ class LlamaModel:
         template = llama_cpp.llama_model_chat_template(self.pointer, None)
         return template.decode(errors="replace") if template else None
 
-    def render(self, messages: Sequence[Message], *, reply: bool = True) -> str:
-        """The conversation as one text, by the model's own chat template; `reply` opens the assistant's turn."""
-        if self._formatter is None:
-            template = self.chat_template
-            if template is None:
+    def render(
+        self, messages: Sequence[Message], *, reply: bool = True, variables: Mapping[str, Any] = NO_VARIABLES
+    ) -> str:
+        """The conversation as one text, by the model's own chat template; `reply` opens the assistant's turn.
+
+        `variables` are further ones that the template reads: `{"enable_thinking": False}`. Raises InvalidRequest.
+        """
+        template = self._compiled_template()
+        template.check(variables)
+        try:
+            return template.render(messages, reply=reply, variables=variables)
+        except Exception as error:  # a template is a program of the model's author: it may raise anything
+            raise InvalidRequest(f"the chat template of {self.path.name} refuses this conversation: {error}") from error
+
+    def _compiled_template(self) -> ChatTemplate:
+        if self._template is None:
+            source = self.chat_template
+            if source is None:
                 raise UnsupportedModel(f"{self.path.name} has no chat template: give a raw prompt (--raw)")
+            bos, eos = self.vocabulary.special_text("bos"), self.vocabulary.special_text("eos")
             try:
-                self._formatter = llama_chat_format.Jinja2ChatFormatter(
-                    template, self.vocabulary.special_text("eos"), self.vocabulary.special_text("bos")
-                )
-            except Exception as error:  # it is compiled here, and may be no Jinja, or of another dialect
+                self._template = ChatTemplate(source, bos=bos, eos=eos)
+            except Exception as error:  # it may be no Jinja, or of another dialect
                 raise UnsupportedModel(
                     f"the chat template of {self.path.name} cannot be used ({error}): give a raw prompt (--raw)"
                 ) from error
-        self._formatter.add_generation_prompt = reply
-        try:
-            return str(self._formatter(messages=[dict(message) for message in messages]).prompt)
-        except Exception as error:  # a template is a program of the model's author: it may raise anything
-            raise InvalidRequest(f"the chat template of {self.path.name} refuses this conversation: {error}") from error
+        return self._template
