@@ -66,12 +66,6 @@ class LlamaContext:
         kv_type: str = "f16",
         flash_attention: str = "auto",
     ) -> None:
-        for value, choices, kind_name in (
-            (kv_type, KV_TYPES, "KV cache type"),
-            (flash_attention, FLASH_ATTENTION, "flash attention"),
-        ):
-            if value not in choices:
-                raise InvalidRequest(f"{kind_name} {value!r} is unknown: choose one of {', '.join(choices)}")
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = max(n_ctx, PREFILL_CHUNK)  # llama.cpp limits n_batch to it
         params.n_batch = params.n_ubatch = max(PREFILL_CHUNK, MAX_ROWS)

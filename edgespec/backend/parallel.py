@@ -15,7 +15,7 @@ import llama_cpp
 
 from edgespec.backend import native
 from edgespec.backend.model import LlamaModel
-from edgespec.core import Row
+from edgespec.core import Row, arguments
 from edgespec.errors import InvalidRequest, UnsupportedModel
 
 _BATCH_TOKENS = 256
@@ -37,8 +37,7 @@ class ParallelContext:
     """`slots` sequences of `n_ctx` tokens each. Not thread-safe."""
 
     def __init__(self, model: LlamaModel, *, slots: int, n_ctx: int, threads: int) -> None:
-        if not 1 <= slots <= 64:
-            raise InvalidRequest(f"{slots} answers at once: it must be from 1 to 64")
+        slots = arguments.integer("slots", slots, 1, 64, "answers at once")
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = slots * n_ctx
         params.n_batch = params.n_ubatch = _BATCH_TOKENS

@@ -18,6 +18,8 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
+from edgespec.core import arguments
+from edgespec.core.arguments import MAX_INT32
 from edgespec.errors import EvaluationError, InvalidRequest
 
 Ids = npt.NDArray[np.integer]
@@ -42,6 +44,8 @@ class SamplingParams:
     unless given. `grammar` is GBNF text. `logprobs` asks for that many
     alternatives with each token (0: only the token's own; None: none). The order is llama.cpp's: logit bias,
     penalties, dry, top-k, typical, top-p, min-p, temperature, and the draw.
+
+    None is a parameter's default. Numbers of numpy are stored as Python's. Raises InvalidRequest.
     """
 
     temperature: float = 0.0
@@ -63,19 +67,21 @@ class SamplingParams:
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
+        arguments.none_is_default(self)
         for name, low, high, meaning in _PARAMETER_BOUNDS:
             value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and low <= value <= high):  # NaN fails this too
-                raise InvalidRequest(f"{name} is {value}: it must be from {low:g} to {high:g} ({meaning})")
+            if isinstance(low, int) and isinstance(high, int):
+                checked: float = arguments.integer(name, value, low, high, meaning)
+            else:
+                checked = arguments.number(name, value, low, high, meaning)
+            object.__setattr__(self, name, checked)
         if 0.0 < self.temperature < _COLDEST:
             raise InvalidRequest(f"temperature is {self.temperature}: it must be 0 or at least {_COLDEST:g}")
-        if not 0 <= self.seed < 2**64:
-            raise InvalidRequest(f"seed is {self.seed}: it must be from 0 to 2**64 - 1")
-        for token, bias in self.logit_bias.items():
-            if token < 0 or math.isnan(bias) or bias == math.inf:
-                raise InvalidRequest(f"logit bias {token}={bias}: give a token id and a number (-inf forbids it)")
-        if self.logprobs is not None and not 0 <= self.logprobs <= 1000:
-            raise InvalidRequest(f"logprobs is {self.logprobs}: it must be from 0 to 1000")
+        object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
+        if self.grammar is not None:
+            arguments.text("grammar", self.grammar)
+        if self.logprobs is not None:
+            object.__setattr__(self, "logprobs", arguments.integer("logprobs", self.logprobs, 0, 1000))
 
     @property
     def reweighs(self) -> bool:
@@ -94,23 +100,39 @@ class SamplingParams:
         return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0 or self.typical_p < 1.0
 
 
+def _checked_bias(biases: object) -> dict[int, float]:
+    """The biases by token id, each below infinity. Raises InvalidRequest."""
+    if not isinstance(biases, Mapping):
+        raise InvalidRequest(f"logit_bias is {arguments.shown(biases)}: it must be a mapping of token ids to numbers")
+    checked = {}
+    for token, bias in biases.items():
+        meaning = "-inf forbids the token"
+        checked[arguments.integer("a token id in logit_bias", token, 0, MAX_INT32)] = arguments.number(
+            f"logit_bias[{arguments.shown(token)}]", bias, -math.inf, _MAX_BIAS, meaning
+        )
+    return checked
+
+
+_MAX_BIAS = float(np.finfo(np.float32).max)
+
 _COLDEST = 1e-9
 """The lowest temperature above 0: far below it, a logit over the temperature overflows."""
 
-_PARAMETER_BOUNDS: tuple[tuple[str, float, float, str], ...] = (
+_PARAMETER_BOUNDS: tuple[tuple[str, float, float, str], ...] = (  # whole numbers for whole numbers alone
     ("temperature", 0.0, 100.0, "0 takes the most likely token"),
-    ("top_k", 0, 2**31 - 1, "0 keeps all"),
+    ("top_k", 0, MAX_INT32, "0 keeps all"),
     ("top_p", 0.0, 1.0, "1 keeps all"),
     ("min_p", 0.0, 1.0, "0 keeps all"),
     ("typical_p", 0.0, 1.0, "1 keeps all"),
     ("repeat_penalty", 0.01, 100.0, "1 is none"),
     ("presence_penalty", -100.0, 100.0, "0 is none"),
     ("frequency_penalty", -100.0, 100.0, "0 is none"),
-    ("penalty_last_n", -1, 2**31 - 1, "tokens looked back at; -1 is the whole context"),
+    ("penalty_last_n", -1, MAX_INT32, "tokens looked back at; -1 is the whole context"),
     ("dry_multiplier", 0.0, 100.0, "0 is off"),
     ("dry_base", 1.0, 100.0, "growth of the penalty with the length of the repetition"),
-    ("dry_allowed_length", 1, 2**31 - 1, "tokens that may repeat freely"),
-    ("dry_penalty_last_n", -1, 2**31 - 1, "tokens looked back at; -1 is the whole context"),
+    ("dry_allowed_length", 1, MAX_INT32, "tokens that may repeat freely"),
+    ("dry_penalty_last_n", -1, MAX_INT32, "tokens looked back at; -1 is the whole context"),
+    ("seed", 0, 2**64 - 1, "random unless given"),
 )
 
 assert {name for name, *_ in _PARAMETER_BOUNDS} <= {parameter.name for parameter in fields(SamplingParams)}

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 from edgespec.backend import LlamaModel, Message
-from edgespec.core import Context, TokenSequence, common_prefix
+from edgespec.core import Context, TokenSequence, arguments, common_prefix
 from edgespec.decode.detokenizer import continuation
 from edgespec.decode.options import GenerationOptions
 from edgespec.decode.sampling import SamplingParams
@@ -72,6 +72,11 @@ def _shifted_turns(turns: list[_TurnStart], keep: int, drop: int) -> list[_TurnS
     return [turn._replace(tokens=turn.tokens - drop) for turn in turns if turn.tokens >= keep + drop]
 
 
+def _with_system(system: str | None, messages: list[Message]) -> list[Message]:
+    """The messages after the system prompt, where there is one. Raises InvalidRequest where that is no text."""
+    return messages if system is None else [{"role": "system", "content": arguments.text("system", system)}, *messages]
+
+
 class Chat:
     """Turns of a user and the assistant. Each answer is added as far as it was decoded, a cancelled one too.
 
@@ -83,7 +88,7 @@ class Chat:
 
     def __init__(self, engine: ChatEngine, system: str | None = None) -> None:
         self._engine = engine
-        self._messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        self._messages: list[Message] = _with_system(system, [])
         self._text = ""  # the text of the ids in _tokens
         self._tokens = TokenSequence()
         self._dropped = 0
@@ -105,9 +110,9 @@ class Chat:
 
     @system.setter
     def system(self, text: str | None) -> None:
+        messages = _with_system(text, [message for message in self._messages if message["role"] != "system"])
         self._take_answer()
-        turns = [message for message in self._messages if message["role"] != "system"]
-        self._restart_with(turns if text is None else [{"role": "system", "content": text}, *turns])
+        self._restart_with(messages)
 
     def clear(self) -> None:
         """Remove all messages but the system prompt."""
@@ -168,6 +173,8 @@ class Chat:
         Raises ContextOverflow when the conversation does not fit; then the turn is not added. With `overflow="shift"`
         the oldest tokens after the system prompt are dropped instead.
         """
+        text = arguments.text("text", text)
+        arguments.function("on_prefill", on_prefill)
         generation = GenerationOptions(**{"sampling": SamplingParams(), **options})
         self._take_answer()
         with self._engine.lock:

@@ -11,11 +11,12 @@ from types import TracebackType
 from typing import Any
 
 from edgespec.backend import LlamaContext, LlamaModel, LlamaSampler, Message
-from edgespec.core import Drafter, Policy, TokenSequence, common_prefix
+from edgespec.core import Drafter, Policy, TokenSequence, arguments, common_prefix
 from edgespec.decode.options import GenerationOptions
 from edgespec.decode.session import Session
 from edgespec.engine.chat import Chat
 from edgespec.engine.drafter_set import DrafterSet, OpenedDrafter, close_all
+from edgespec.engine.messages import conversation
 from edgespec.engine.profile_store import ProfileStore
 from edgespec.errors import InvalidRequest
 from edgespec.latency.model import LatencyModel
@@ -81,7 +82,7 @@ class Engine:
 
     @drafting.setter
     def drafting(self, on: bool) -> None:
-        self.policy = self._adaptive if on else AdaptivePolicy((), self.latency)
+        self.policy = self._adaptive if arguments.switch("drafting", on) else AdaptivePolicy((), self.latency)
 
     def change_drafter(self, drafter: str | Path | Drafter) -> None:
         """Draft with another drafter, as `load` takes it, from the next answer on.
@@ -118,6 +119,8 @@ class Engine:
         max_tokens, stop, overflow, explain.
         Raises InvalidRequest, ContextOverflow.
         """
+        arguments.function("on_prefill", on_prefill)
+        raw = arguments.switch("raw", raw)
         if raw and (not isinstance(prompt, str) or system is not None):
             raise InvalidRequest("a raw prompt is one text, without a system prompt")
         generation = GenerationOptions(**options)
@@ -157,7 +160,10 @@ class Engine:
 
     def session(self, tokens: Sequence[int], **options: Any) -> Session:
         """The session that answers prompt ids; `options` are those of `GenerationOptions`."""
-        return self.answer(tokens, GenerationOptions(**options))
+        generation = GenerationOptions(**options)
+        if not isinstance(tokens, TokenSequence):
+            tokens = arguments.token_ids("tokens", tokens, self.context.input_size)
+        return self.answer(tokens, generation)
 
     def answer(
         self,
@@ -201,12 +207,6 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def conversation(prompt: str | Sequence[Message], system: str | None) -> list[Message]:
-    """The messages for the chat template: `prompt`, after the system prompt where there is one."""
-    messages: list[Message] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-    return messages if system is None else [{"role": "system", "content": system}, *messages]
 
 
 def _save(profiles: ProfileStore, policy: AdaptivePolicy, models: Mapping[str, str]) -> None:

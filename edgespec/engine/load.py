@@ -26,7 +26,7 @@ def load(
     kv_type: str = "f16",
     flash_attention: str = "auto",
     exact: bool = False,
-    cache_dir: Path | None = None,
+    cache_dir: str | Path | None = None,
 ) -> Engine:
     """Load a target with its drafters.
 
@@ -51,7 +51,7 @@ def load(
 def open_engine(options: EngineOptions) -> Engine:
     """The engine that `load` returns, by its arguments as one value."""
     drafter = validated_drafter(options.drafter)  # an unknown name is an error before the model is loaded
-    cache = options.cache_dir or cpu.cache_directory()
+    cache = Path(options.cache_dir or cpu.cache_directory())
     path = resolve(options.model, cache_dir=cache)
     header = check_loads(path, cache_dir=cache)
     with contextlib.ExitStack() as cleanup:  # on an error, what is loaded already is freed at once

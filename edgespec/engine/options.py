@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgespec.core import Drafter
-from edgespec.errors import InvalidRequest
+from edgespec.backend.context import FLASH_ATTENTION, KV_TYPES
+from edgespec.core import Drafter, arguments
+from edgespec.core.arguments import MAX_INT32, integer
 from edgespec.system import cpu
 
 DEFAULT_CONTEXT = 8192
@@ -15,7 +16,10 @@ DEFAULT_CONTEXT = 8192
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """The arguments of `edgespec.load`, which explains them. Raises InvalidRequest where one is out of range."""
+    """The arguments of `edgespec.load`, which explains them. Raises InvalidRequest where one cannot be used.
+
+    `drafter` is checked where it is opened.
+    """
 
     model: str | Path | None = None
     drafter: str | Path | Drafter = "auto"
@@ -25,13 +29,26 @@ class EngineOptions:
     kv_type: str = "f16"
     flash_attention: str = "auto"
     exact: bool = False
-    cache_dir: Path | None = None
+    cache_dir: str | Path | None = None
 
     def __post_init__(self) -> None:
-        if self.threads is not None and not 1 <= self.threads <= 1024:
-            raise InvalidRequest(f"{self.threads} threads: it must be from 1 to 1024")
-        if self.n_ctx is not None and not 8 <= self.n_ctx <= 1 << 22:
-            raise InvalidRequest(f"a context of {self.n_ctx} tokens: it must be from 8 to {1 << 22}")
+        arguments.none_is_default(self, but=("drafter",))  # it could mean "none", or "auto"
+        checked: dict[str, object] = {
+            "gpu_layers": integer("gpu_layers", self.gpu_layers, -MAX_INT32, MAX_INT32, "below 0: all"),
+            "kv_type": arguments.choice("kv_type", self.kv_type, KV_TYPES),
+            "flash_attention": arguments.choice("flash_attention", self.flash_attention, FLASH_ATTENTION),
+            "exact": arguments.switch("exact", self.exact),
+        }
+        if self.model is not None:
+            checked["model"] = arguments.path("model", self.model)
+        if self.n_ctx is not None:
+            checked["n_ctx"] = integer("n_ctx", self.n_ctx, 8, 1 << 22, "the context in tokens, --ctx")
+        if self.threads is not None:
+            checked["threads"] = integer("threads", self.threads, 1, 1024)
+        if self.cache_dir is not None:
+            checked["cache_dir"] = Path(arguments.path("cache_dir", self.cache_dir))
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,5 +67,5 @@ class Resources:
             min(n_ctx_train, DEFAULT_CONTEXT) if options.n_ctx is None else options.n_ctx,
             cpu.default_threads() if options.threads is None else options.threads,
             options.gpu_layers,
-            options.cache_dir or cpu.cache_directory(),
+            Path(options.cache_dir or cpu.cache_directory()),
         )

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from llama_cpp.llama_speculative import LlamaDraftModel
 
-from edgespec.core import Drafter
+from edgespec.core import Drafter, arguments
 from edgespec.drafters import KNOWN, make_drafter, names_of
-from edgespec.errors import InvalidRequest, UnknownDrafter
+from edgespec.errors import UnknownDrafter
 
 
 class DraftModel(LlamaDraftModel):  # type: ignore[misc]
@@ -31,11 +31,9 @@ class DraftModel(LlamaDraftModel):  # type: ignore[misc]
     """
 
     def __init__(self, drafter: str | Drafter = "suffix", *, max_tokens: int = 8, confidence: float = 0.5) -> None:
-        if max_tokens < 1 or not 0.0 <= confidence <= 1.0:
-            raise InvalidRequest(f"max_tokens {max_tokens} must be at least 1, confidence {confidence} from 0 to 1")
-        self.drafter = _n_gram_drafter(drafter) if isinstance(drafter, str) else drafter
-        self._max_tokens = max_tokens
-        self._confidence = confidence
+        self.drafter = _n_gram_drafter(drafter)
+        self._max_tokens = arguments.integer("max_tokens", max_tokens, 1, arguments.MAX_INT32)
+        self._confidence = arguments.number("confidence", confidence, 0.0, 1.0)
 
     def __call__(self, input_ids: npt.NDArray[np.intc], /, **_: Any) -> npt.NDArray[np.intc]:
         """The draft tokens after `input_ids`, shape (n,), n from 0 to `max_tokens`."""
@@ -51,8 +49,11 @@ class DraftModel(LlamaDraftModel):  # type: ignore[misc]
         return np.array(draft.tokens[:length], np.intc)
 
 
-def _n_gram_drafter(name: str) -> Drafter:
-    """The n-gram drafter that `name` means. Raises UnknownDrafter for a model or several drafters."""
+def _n_gram_drafter(drafter: str | Drafter) -> Drafter:
+    """The n-gram drafter that a name means. Raises UnknownDrafter for a model, several drafters, or what is none."""
+    if isinstance(drafter, Drafter):
+        return drafter
+    name = str(drafter)
     names = names_of(name)
     if len(names) != 1 or names[0] not in KNOWN:
         raise UnknownDrafter(f"no drafter {name!r} for Llama: choose auto, {', '.join(KNOWN)}")

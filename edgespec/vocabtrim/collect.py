@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from edgespec.backend import LlamaModel, ParallelContext
-from edgespec.core import Row
-from edgespec.decode.sampling import draw_any
+from edgespec.core import Row, arguments
+from edgespec.decode.sampling import SamplingParams, draw_any
 from edgespec.errors import InvalidRequest, OutputError
 from edgespec.vocabtrim.counts import Counts, CountSource, tokenizer_hash
 
@@ -29,7 +29,7 @@ CollectProgress = Callable[[int, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class AnswerSettings:
-    """How the target answers. A journal can be resumed with equal settings."""
+    """How the target answers. A journal can be resumed with equal settings. Raises InvalidRequest."""
 
     max_tokens: int = 512
     temperature: float = 0.0
@@ -38,6 +38,18 @@ class AnswerSettings:
     """Tokens of one prompt and its answer; longer prompts are skipped."""
     raw: bool = False
     """Use the prompts as they are, without the chat template."""
+
+    def __post_init__(self) -> None:
+        arguments.none_is_default(self)
+        sampling = SamplingParams(temperature=self.temperature, seed=self.seed)
+        for name, checked in (
+            ("max_tokens", arguments.integer("max_tokens", self.max_tokens, 1, arguments.MAX_INT32)),
+            ("temperature", sampling.temperature),
+            ("seed", sampling.seed),
+            ("n_ctx", arguments.integer("n_ctx", self.n_ctx, 8, 1 << 22)),
+            ("raw", arguments.switch("raw", self.raw)),
+        ):
+            object.__setattr__(self, name, checked)
 
     def choose(self, row: Row, position: int) -> int:
         """The token at `position`, given its logits, shape (n_vocab,)."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from edgespec.backend import QUANTIZATIONS, LlamaModel
+from edgespec.core import arguments
 from edgespec.errors import InvalidRequest, OutputError
 from edgespec.gguf.metadata import numbers, strings
 from edgespec.gguf.reader import Part, walk
@@ -70,10 +71,9 @@ def trim(
     Raises InvalidRequest (counts of another tokenizer, sizes out of range), ModelError, ProofFailed, OutputError; then
     there is no new file.
     """
-    if (size is None) == (wanted_coverage is None):
-        raise InvalidRequest("give either a size or a coverage")
-    if quantization is not None and quantization not in QUANTIZATIONS:
-        raise InvalidRequest(f"quantization {quantization!r} is unknown: choose one of {', '.join(QUANTIZATIONS)}")
+    size, wanted_coverage = _checked_goal(size, wanted_coverage)
+    if quantization is not None:
+        quantization = arguments.choice("quantization", quantization, QUANTIZATIONS)
     part = read_trimmable(full)
     tokenizer = tokenizer_hash(part)
     counted_tokenizers = {part_counts.tokenizer for part_counts in counts} | (
@@ -118,6 +118,15 @@ def trim(
         out, len(kept), len(ranking), len(forced), coverage(kept, held_out), held_out.total(), trimmed_size,
         per_token(part), proof,
     )  # fmt: skip
+
+
+def _checked_goal(size: int | None, coverage: float | None) -> tuple[int | None, float | None]:
+    """The one of the two that is given, checked. Raises InvalidRequest."""
+    if (size is None) == (coverage is None):
+        raise InvalidRequest("give either a size or a coverage")
+    if size is not None:
+        return arguments.integer("size", size, 0, arguments.MAX_INT32, "tokens to keep"), None
+    return None, arguments.number("coverage", coverage, 0.0, 1.0)
 
 
 def forced_tokens(part: Part) -> TokenIds:

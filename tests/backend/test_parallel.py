@@ -135,7 +135,7 @@ def test_a_prompt_longer_than_one_evaluation(model: LlamaModel) -> None:
 
 @pytest.mark.parametrize("slots", [0, -1, 65])
 def test_numbers_of_answers_that_cannot_be(model: LlamaModel, slots: int) -> None:
-    with pytest.raises(InvalidRequest, match=f"{slots} answers at once: it must be from 1 to 64"):
+    with pytest.raises(InvalidRequest, match=f"slots is {slots}: it must be a whole number from 1 to 64"):
         ParallelContext(model, slots=slots, n_ctx=N_CTX, threads=1)
 
 

@@ -64,7 +64,7 @@ def test_a_bias_that_is_none(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["42=nan", "42=inf", "-1=2"])
 def test_a_bias_that_cannot_be(text: str) -> None:
-    with pytest.raises(InvalidRequest, match="give a token id and a number"):
+    with pytest.raises(InvalidRequest, match="logit_bias"):
         sampling_of(_options(f"--logit-bias={text}"))
 
 

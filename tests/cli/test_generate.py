@@ -20,7 +20,7 @@ import edgespec
 from edgespec.cli import main
 from edgespec.cli.report import json_line
 from edgespec.cli.terminal import redraw
-from edgespec.engine.engine import conversation
+from edgespec.engine.messages import conversation
 from tests.present import present
 from tests.rounding import assert_same_answer
 from tests.terminal import Terminal, heeding_signals

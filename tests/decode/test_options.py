@@ -31,7 +31,7 @@ def test_stop_strings_cannot_change_afterwards() -> None:
 
 @pytest.mark.parametrize("count", [0, -1, -(10**9)])
 def test_an_answer_has_at_least_one_token(count: int) -> None:
-    with pytest.raises(InvalidRequest, match=f"{count} tokens to generate: it must be at least 1"):
+    with pytest.raises(InvalidRequest, match=f"max_tokens is {count}: it must be a whole number from 1 "):
         GenerationOptions(max_tokens=count)
     with pytest.raises(InvalidRequest):
         GenerationOptions().but(max_tokens=count)

@@ -15,13 +15,13 @@ from edgespec.system import cpu
 
 @pytest.mark.parametrize("threads", [0, -1, 1025])
 def test_threads_out_of_range(threads: int) -> None:
-    with pytest.raises(InvalidRequest, match=f"{threads} threads: it must be from 1 to 1024"):
+    with pytest.raises(InvalidRequest, match=f"threads is {threads}: it must be a whole number from 1 to 1024"):
         EngineOptions(threads=threads)
 
 
 @pytest.mark.parametrize("n_ctx", [0, 7, -8, (1 << 22) + 1])
 def test_contexts_out_of_range(n_ctx: int) -> None:
-    with pytest.raises(InvalidRequest, match=f"a context of {n_ctx} tokens: it must be from 8 to 4194304"):
+    with pytest.raises(InvalidRequest, match=f"n_ctx is {n_ctx}: it must be a whole number from 8 to 4194304"):
         EngineOptions(n_ctx=n_ctx)
 
 
