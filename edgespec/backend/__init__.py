@@ -7,7 +7,7 @@ from edgespec.backend.model import LlamaModel, LlamaVocabulary, Message
 from edgespec.backend.native import build_name
 from edgespec.backend.parallel import ParallelContext
 from edgespec.backend.quantize import QUANTIZATIONS, quantize
-from edgespec.backend.sampler import LlamaSampler, schema_to_grammar
+from edgespec.backend.sampler import LlamaSampler
 
 __all__ = [
     "EXACT_KV",
@@ -22,5 +22,4 @@ __all__ = [
     "build_name",
     "gpus",
     "quantize",
-    "schema_to_grammar",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import math
 import weakref
 from collections.abc import Sequence
@@ -12,28 +11,18 @@ from typing import Any
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
-from llama_cpp import llama_grammar
 
 from edgespec.backend import native
 from edgespec.backend.model import LlamaVocabulary
 from edgespec.core import Row, SharedNoise, TokenLogprob
 from edgespec.decode.sampling import NO_NUMBERS, SamplingParams, draw, draw_any, log_probabilities
 from edgespec.errors import EvaluationError, GrammarError, InvalidRequest
+from edgespec.grammar import check_grammar
 
 _DRY_BREAKERS = (b"\n", b":", b'"', b"*")
 _MAX_LAST_N = 1 << 20
 """The most tokens that penalties look back at; llama.cpp's dry sampler reserves memory for as many."""
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
-
-
-def schema_to_grammar(schema: str) -> str:
-    """The GBNF grammar of a JSON schema. Raises GrammarError with the reason."""
-    try:
-        return str(llama_grammar.json_schema_to_gbnf(schema))
-    except json.JSONDecodeError as error:
-        raise GrammarError(f"the JSON schema is not JSON: {error}") from error
-    except Exception as error:  # the converter raises what it meets: KeyError, AssertionError, TypeError
-        raise GrammarError(f"the JSON schema cannot become a grammar: {type(error).__name__}: {error}") from error
 
 
 class _Candidates:
@@ -190,13 +179,11 @@ class LlamaSampler:
     def _make_grammar(self) -> Any:
         if self._params.grammar is None:
             return None
-        if not self._params.grammar.strip():  # llama.cpp would take it as no grammar at all
-            raise GrammarError("the grammar is empty: it needs a rule named root")
+        check_grammar(self._params.grammar, lambda text: len(self._vocabulary.tokenize(text)) == 1)
         native.forget_errors()
         grammar = llama_cpp.llama_sampler_init_grammar(self._vocabulary.pointer, self._params.grammar.encode(), b"root")
         if not grammar:
-            reason = native.last_error() or "it does not parse, or has no rule named root"
-            raise GrammarError(f"the grammar cannot be used: {reason}")
+            raise GrammarError(f"the grammar cannot be used: {native.last_error() or 'llama.cpp gives no reason'}")
         weakref.finalize(self, llama_cpp.llama_sampler_free, grammar)
         return grammar
 

@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from edgespec import Engine, SamplingParams, load
-from edgespec.backend import schema_to_grammar
 from edgespec.decode.sampling import random_seed
 from edgespec.errors import InvalidRequest
+from edgespec.grammar import schema_to_grammar
 from edgespec.system.jsonl import read_text
 
 

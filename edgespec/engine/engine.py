@@ -116,7 +116,7 @@ class Engine:
         `prompt`: a user's message, or a conversation of {"role", "content"}; rendered by the model's chat template.
         `raw`: use the text without the chat template. `system`: the system prompt. `on_prefill(done, total)`: called
         before every chunk of the prefill, with numbers of tokens. `options` are those of `GenerationOptions`: sampling,
-        max_tokens, stop, overflow, explain.
+        max_tokens, stop, overflow, explain, schema.
         Raises InvalidRequest, ContextOverflow.
         """
         arguments.function("on_prefill", on_prefill)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgespec.backend import LlamaModel, LlamaSampler, LlamaVocabulary, schema_to_grammar
+from edgespec.backend import LlamaModel, LlamaSampler, LlamaVocabulary
 from edgespec.core import Row, SharedNoise
 from edgespec.decode.sampling import SamplingParams, gumbel
 from edgespec.errors import EvaluationError, GrammarError, InvalidRequest
@@ -232,36 +231,33 @@ def test_a_grammar_that_allows_nothing_that_may_be_said(vocabulary: LlamaVocabul
         LlamaSampler(vocabulary, params).choose(_row(0))
 
 
-@pytest.mark.parametrize("grammar", ["", " \n\t", 'start ::= "a"', "root ::= (", "root ::= nothing"])
-def test_grammars_that_are_none(vocabulary: LlamaVocabulary, grammar: str) -> None:
-    with pytest.raises(GrammarError, match=r"the grammar is empty|the grammar cannot be used"):
-        LlamaSampler(vocabulary, SamplingParams(grammar=grammar))
-
-
-def test_a_schema_becomes_a_grammar_that_lets_its_json_through(vocabulary: LlamaVocabulary) -> None:
-    schema = {"type": "object", "properties": {"a": {"enum": [1, "x"]}}, "required": ["a"]}
-    grammar = schema_to_grammar(json.dumps(schema))
-    sampler = LlamaSampler(vocabulary, SamplingParams(grammar=grammar))
-    text = b""
-    for seed in range(100):
-        row = _row(seed)
-        row[[_byte(" "), _byte("\n"), _byte("\t")]] = -50.0  # else it may go on with spaces for long
-        if (token := sampler.choose(row)) == END:
-            break
-        text += vocabulary.piece(token)
-    assert json.loads(text)["a"] in (1, "x")
-
-
 @pytest.mark.parametrize(
-    ("schema", "reason"),
+    ("grammar", "reason"),
     [
-        ("", "the JSON schema is not JSON"),
-        ("{", "the JSON schema is not JSON"),
-        ('{"type": "nonsense"}', "cannot become a grammar"),
-        ('{"$ref": "#/nowhere"}', "cannot become a grammar"),
+        ("", "the grammar is empty"),
+        (" \n\t", "the grammar is empty"),
+        ('start ::= "a"', "no rule named root"),
+        ("root ::= (", r"line 1, column 11: \) should be here"),
+        ('root ::= "ab" bad', "there is no rule named bad"),
+        ('root ::= "a" )', "line 1, column 14: the end of the line should be here, not '\\)'"),
+        ("root ::= " + "(" * 30_000 + '"a"' + ")" * 30_000, "groups within each other"),
+        ('root ::= "a\0b"', "NUL at character 12"),
+        ('root ::= "\ud800"', "half a surrogate pair at character 11"),
+        ("root ::= <|nowhere|>", r"<\|nowhere\|> is not one token of this vocabulary"),
     ],
 )
-def test_schemas_that_cannot_become_a_grammar(schema: str, reason: str) -> None:
+def test_grammars_that_are_none_are_refused_in_one_line(
+    vocabulary: LlamaVocabulary, grammar: str, reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(GrammarError, match=reason) as refused:
-        schema_to_grammar(schema)
-    assert "\n" not in str(refused.value)
+        LlamaSampler(vocabulary, SamplingParams(grammar=grammar))
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 200
+    assert capfd.readouterr().err == ""
+
+
+def test_a_grammar_may_name_tokens(vocabulary: LlamaVocabulary) -> None:
+    sampler = LlamaSampler(vocabulary, SamplingParams(grammar=f"root ::= <[{WORD}]> !<[{WORD}]>"))
+    row = _row(0)
+    row[WORD] = 99.0
+    assert sampler.choose(row) == WORD
+    assert sampler.choose(row) != WORD
