@@ -85,7 +85,7 @@ class Tensor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One walked file, a whole model or one shard of it: `size` and `header_size` in bytes, `modified` in ns.
+    """One walked file, a whole model or one shard of it: `size` and `header_size` in bytes.
 
     `spans` has the first and the end byte of each metadata entry, key and type included.
     """
@@ -96,7 +96,6 @@ class Part:
     spans: dict[str, tuple[int, int]]
     tensors: list[Tensor]
     size: int
-    modified: int
     header_size: int
     header_crc: int
 
@@ -106,26 +105,24 @@ def walk(path: Path) -> Part:
 
     Raises ModelNotFound, MalformedModel, or ModelError when the operating system does not let the file be read.
     """
-    data, modified = _map(path)
-    with data:
+    with _map(path) as data:
         reader = _Reader(path, data)
         version, n_tensors, n_values = reader.preamble()
         values = reader.values(n_values)
         tensors = reader.tensors(n_tensors)
         with memoryview(data) as view, view[: reader.position] as header:
             crc = zlib.crc32(header)
-        return Part(path, version, values, reader.spans, tensors, len(data), modified, reader.position, crc)
+        return Part(path, version, values, reader.spans, tensors, len(data), reader.position, crc)
 
 
-def _map(path: Path) -> tuple[mmap.mmap, int]:
-    """The file's bytes and the time it was modified (ns)."""
+def _map(path: Path) -> mmap.mmap:
+    """The file's bytes."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):  # anything else may block when opened
             with path.open("rb") as file:
-                status = os.fstat(file.fileno())
-                if status.st_size:
-                    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), status.st_mtime_ns
+                if os.fstat(file.fileno()).st_size:
+                    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no path can hold a NUL character
         raise ModelNotFound(f"{path}: no such file; check the path, or give the alias of a model") from None
     except OSError as error:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from edgespec.errors import ModelNotFound, UnsupportedModel
+from edgespec.errors import ModelError, ModelNotFound, UnsupportedModel
 from edgespec.gguf.reader import BLOCKS, GET_AGAIN, MAX_STRINGS, STRING, Array, Part, Value, malformed, walk
 
 __all__ = ["Header", "read_header"]
@@ -46,6 +47,8 @@ _KEY_BOUNDS = (  # key under the architecture's name, lowest value, highest valu
 
 _EPSILONS = ("layer_norm_rms_epsilon", "layer_norm_epsilon", "group_norm_epsilon")
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
+_SAMPLE_BYTES = 256
+"""Bytes of each tensor that count for the fingerprint."""
 _NEVER_WEIGHTS = (9, 15, 24, 25, 26, 27, 28)  # Q8_1 and Q8_K exist in memory only; integers and doubles
 
 
@@ -53,8 +56,8 @@ _NEVER_WEIGHTS = (9, 15, 24, 25, 26, 27, 28)  # Q8_1 and Q8_K exist in memory on
 class Header:
     """The checked header of a model file.
 
-    `fingerprint` changes with the size, the modification time or the header (by the CRC-32 of all bytes before the
-    tensor data) of any shard.
+    `fingerprint` identifies the bytes of the file, whatever its name and age: by the size, the header (the CRC-32 of
+    all bytes before the tensor data) and a sample of each tensor, of every shard.
     """
 
     architecture: str
@@ -67,8 +70,8 @@ class Header:
 def read_header(path: Path) -> Header:
     """The checked header of the model at `path`; of all its shards when `path` is the first of a split model.
 
-    Takes time in proportion to the header, never to the file. Raises ModelNotFound, MalformedModel, UnsupportedModel,
-    or ModelError when the operating system does not let the file be read.
+    Takes time in proportion to the header and the number of tensors, never to the file. Raises ModelNotFound,
+    MalformedModel, UnsupportedModel, or ModelError when the operating system does not let the file be read.
     """
     first = _walk_to_data(path)
     metadata = _CheckedMetadata(path, first.values)
@@ -79,17 +82,44 @@ def read_header(path: Path) -> Header:
 
 
 def _fingerprint(parts: list[Part]) -> str:
-    identities = [(part.size, part.modified, part.header_size, part.header_crc) for part in parts]
+    try:
+        identities = [(part.size, part.header_size, part.header_crc, _sampled_crc(part)) for part in parts]
+    except OSError as error:
+        raise ModelError(f"{parts[0].path}: {error.strerror}; check its permissions and the disk") from error
     return hashlib.blake2b(repr(identities).encode(), digest_size=8).hexdigest()
+
+
+def _sampled_crc(part: Part) -> int:
+    """The CRC-32 of a sample from the middle of each tensor, and of the file's end.
+
+    Another training or quantization changes all weights of a tensor, and reading them all would take minutes.
+    """
+    start, crc = _data_start(part), 0
+    middles = [start + tensor.offset + (tensor.size or 0) // 2 for tensor in part.tensors]
+    with part.path.open("rb", buffering=0) as file:
+        for position in (*middles, max(start, part.size - _SAMPLE_BYTES)):
+            file.seek(position)
+            crc = zlib.crc32(file.read(_SAMPLE_BYTES), crc)
+    return crc
+
+
+def _data_start(part: Part) -> int:
+    """The position of the first tensor's data. Raises MalformedModel for an alignment that is none."""
+    alignment = _alignment(part)
+    return -(-part.header_size // alignment) * alignment
+
+
+def _alignment(part: Part) -> int:
+    alignment = part.values.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
+        raise malformed(part.path, f"gives {alignment} as its alignment, which is no power of two")
+    return alignment
 
 
 def _walk_to_data(path: Path) -> Part:
     """The header of one file whose tensors lie in it one right after the other, as llama.cpp demands."""
     part = walk(path)
-    alignment = part.values.get("general.alignment", 32)
-    if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
-        raise malformed(path, f"gives {alignment} as its alignment, which is no power of two")
-    start, offset = -(-part.header_size // alignment) * alignment, 0
+    alignment, start, offset = _alignment(part), _data_start(part), 0
     for tensor in part.tensors:
         size = tensor.size
         if size is None and tensor.type not in BLOCKS:

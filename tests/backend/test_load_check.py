@@ -56,6 +56,10 @@ def test_a_good_file_is_tried_once(tmp_path: Path, model: Path, cache: Path) -> 
 
     os.utime(model, ns=(0, 0))
     check_loads(model, cache_dir=cache, load=load)
+    assert len(_tried(tmp_path)) == 1, "the same bytes are the same model"
+    with model.open("ab") as file:
+        file.write(b"more")
+    check_loads(model, cache_dir=cache, load=load)
     assert len(_tried(tmp_path)) == 2
 
 

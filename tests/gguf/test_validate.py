@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -263,20 +264,36 @@ def test_header_of_a_tiny_model(tmp_path: Path) -> None:
     assert part.values["tokenizer.ggml.add_bos_token"] is False
 
 
-def test_fingerprint(file: Callable[[bytes], Path]) -> None:
-    path = file(encode())
-    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+def test_the_same_bytes_have_the_same_fingerprint(tmp_path: Path) -> None:
+    path, copy = tiny_model(tmp_path / "tiny.gguf"), tmp_path / "copy.gguf"
     first = read_header(path).fingerprint
-    assert first == read_header(path).fingerprint
+    os.utime(path, ns=(0, 0))
+    shutil.copyfile(path, copy)
+    assert read_header(path).fingerprint == read_header(copy).fingerprint == first
 
-    changes = {"header": _with("llama.context_length", u32(65)), "size": encode() + b"\0", "time": encode()}
-    for name, data in changes.items():
-        file(data)
-        os.utime(path, ns=(times[0], times[1] + (name == "time")))
-        assert read_header(path).fingerprint != first, name
-    file(encode())
-    os.utime(path, ns=times)
-    assert read_header(path).fingerprint == first
+
+def test_other_bytes_have_another_fingerprint(file: Callable[[bytes], Path], tmp_path: Path) -> None:
+    fingerprints = {
+        read_header(file(data)).fingerprint
+        for data in (encode(), _with("llama.context_length", u32(65)), encode() + b"\0", encode()[:-1] + b"\1")
+    }
+    trained = {read_header(tiny_model(tmp_path / "tiny.gguf", seed=seed)).fingerprint for seed in range(3)}
+    assert (len(fingerprints), len(trained)) == (4, 3)
+
+
+@settings(max_examples=30)
+@given(data=st.data())
+def test_another_value_of_any_one_tensor_shows(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """As of a fine-tune that trained some matrices only: all values of each changed one differ."""
+    path = tiny_model(tmp_path_factory.mktemp("tensors") / "tiny.gguf")
+    first, part = read_header(path).fingerprint, walk(path)
+    tensor = data.draw(st.sampled_from(part.tensors))
+    start = -(-part.header_size // 32) * 32 + tensor.offset
+    content = bytearray(path.read_bytes())
+    for position in range(start, start + (tensor.size or 0)):
+        content[position] ^= 1
+    path.write_bytes(content)
+    assert read_header(path).fingerprint != first
 
 
 def _write_shards(directory: Path) -> list[Path]:
@@ -295,6 +312,8 @@ def test_shards(tmp_path: Path) -> None:
     assert header.n_vocab == 4
 
     os.utime(paths[2], ns=(0, 0))
+    assert read_header(paths[0]).fingerprint == header.fingerprint
+    paths[2].write_bytes(paths[2].read_bytes()[:-1] + b"\1")
     assert read_header(paths[0]).fingerprint != header.fingerprint
 
 

@@ -19,7 +19,7 @@ NORM = Tensor("output_norm.weight", (32,), 0, 0)
 
 
 def _part(*tensors: Tensor) -> Part:
-    return Part(Path("m.gguf"), 3, {}, {}, list(tensors), 0, 0, 0, 0)
+    return Part(Path("m.gguf"), 3, {}, {}, list(tensors), 0, 0, 0)
 
 
 def test_of_the_embeddings_a_token_reads_only_its_own_row() -> None:
