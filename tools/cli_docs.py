@@ -21,11 +21,11 @@ This page is written by `python tools/cli_docs.py` from what the program says of
 Exit status: 0 done, 1 an error that a line on stderr explains, 2 wrong usage, 130 ended by Ctrl-C.
 
 Options that several commands share can be set in the environment: `EDGESPEC_MODEL`, `EDGESPEC_DRAFTER`, `EDGESPEC_TEMP`
-and so on, by the name of the option; but not `--stop` and `--logit-bias`, which may be repeated, nor `--json`, `--raw`
-and `--prompts`, nor what only one command has, like `--session`. A file `config.toml` in the user's configuration
-folder (`~/.config/edgespec/config.toml` on Linux; `edgespec --config FILE COMMAND` or `EDGESPEC_CONFIG` names another)
-sets them too, and in a command's table what belongs to that command. How `bench` and `calibrate` answer (`--temp`,
-`--seed`, `--max-tokens`, `--ctx`, and the drafters of `bench`) is theirs alone: only their tables set it.
+and so on, by the name of the option; but not `--stop`, `--logit-bias` and `--template-var`, which may be repeated, nor
+`--json`, `--raw` and `--prompts`, nor what only one command has, like `--session`. A file `config.toml` in the user's
+configuration folder (`~/.config/edgespec/config.toml` on Linux; `edgespec --config FILE COMMAND` or `EDGESPEC_CONFIG`
+names another) sets them too, and in a command's table what belongs to that command. How `bench` and `calibrate` answer
+(`--temp`, `--seed`, `--max-tokens`, `--ctx`, and the drafters of `bench`) is theirs alone: only their tables set it.
 
 ```toml
 model = "~/models/small.gguf"

@@ -3,7 +3,7 @@
 from edgespec.backend.context import EXACT_KV, LlamaContext
 from edgespec.backend.devices import gpus
 from edgespec.backend.embedding import EmbeddingTable
-from edgespec.backend.model import LlamaModel, LlamaVocabulary, Message
+from edgespec.backend.model import NO_VARIABLES, LlamaModel, LlamaVocabulary, Message
 from edgespec.backend.native import build_name
 from edgespec.backend.parallel import ParallelContext
 from edgespec.backend.quantize import QUANTIZATIONS, quantize
@@ -11,6 +11,7 @@ from edgespec.backend.sampler import LlamaSampler
 
 __all__ = [
     "EXACT_KV",
+    "NO_VARIABLES",
     "QUANTIZATIONS",
     "EmbeddingTable",
     "LlamaContext",

@@ -242,6 +242,15 @@ class LlamaModel:
         except Exception as error:  # a template is a program of the model's author: it may raise anything
             raise InvalidRequest(f"the chat template of {self.path.name} refuses this conversation: {error}") from error
 
+    @property
+    def template_variables(self) -> frozenset[str]:
+        """The variables that the chat template reads, besides those that it always gets."""
+        return self._compiled_template().variables
+
+    def check_variables(self, variables: Mapping[str, Any]) -> None:
+        """Raises InvalidRequest for a variable that the chat template never reads, with the names that it reads."""
+        self._compiled_template().check(variables)
+
     def _compiled_template(self) -> ChatTemplate:
         if self._template is None:
             source = self.chat_template

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from edgespec import Engine, SamplingParams, load
+from edgespec.core import arguments
 from edgespec.decode.sampling import random_seed
 from edgespec.errors import InvalidRequest
 from edgespec.grammar import schema_to_grammar
@@ -45,6 +47,26 @@ def sampling_of(options: dict[str, Any], logprobs: int | None = None) -> Samplin
         grammar=_grammar(options["grammar"], options["json_schema"]),
         seed=random_seed() if options["seed"] is None else options["seed"],
         logprobs=logprobs,
+    )
+
+
+def template_variables_of(options: dict[str, Any]) -> dict[str, Any]:
+    """The variables of the chat template by the options."""
+    variables = dict(map(_variable, options["template_var"]))
+    if options["think"] is not None:
+        variables["enable_thinking"] = options["think"]
+    return variables
+
+
+def _variable(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    try:
+        if name and equals:
+            return name, json.loads(value)
+    except (ValueError, RecursionError):
+        pass
+    raise InvalidRequest(
+        f"template variable {arguments.shown(text)}: write NAME=JSON, like documents=[] or name='\"Ann\"'"
     )
 
 

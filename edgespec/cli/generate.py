@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from edgespec import Engine, SamplingParams, Session
-from edgespec.cli.build import open_engine, sampling_of
+from edgespec.cli.build import open_engine, sampling_of, template_variables_of
 from edgespec.cli.interrupt import cancelled_by_ctrl_c
 from edgespec.cli.report import DecisionLog, PromptProgress, as_json, json_line, print_stats
 from edgespec.cli.terminal import echo, write
@@ -24,8 +24,8 @@ _ERRORS_OF_ONE_PROMPT = (ContextOverflow, EvaluationError, InvalidRequest)
 
 def run(options: dict[str, Any]) -> None:
     """Answer the prompts that the options name."""
-    if options["raw"] and click.get_current_context().get_parameter_source("system") != ParameterSource.COMMANDLINE:
-        options["system"] = None  # the configuration file's, for conversations
+    if options["raw"]:
+        _leave_out_what_is_for_conversations(options)
     sampling = sampling_of(options, logprobs=options["logprobs"])
     conversations = list(_conversations(options))
     n_failed = 0
@@ -40,6 +40,14 @@ def run(options: dict[str, Any]) -> None:
                 echo(f"edgespec: prompt {conversation.get('question_id', '')}: {error}", err=True)
     if n_failed:
         sys.exit(1)
+
+
+def _leave_out_what_is_for_conversations(options: dict[str, Any]) -> None:
+    """Reset the options of the chat template, unless they stand on the command line: a raw prompt has none."""
+    source = click.get_current_context().get_parameter_source
+    for name, nothing in (("system", None), ("think", None), ("template_var", ())):
+        if source(name) != ParameterSource.COMMANDLINE:
+            options[name] = nothing
 
 
 def _conversations(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -64,7 +72,8 @@ def _conversations(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _answer(engine: Engine, conversation: dict[str, Any], sampling: SamplingParams, options: dict[str, Any]) -> None:
     """Answer every turn of one conversation."""
     many_prompts = options["prompts"] is not None
-    chat = engine.chat(options["system"]) if many_prompts else None
+    variables = template_variables_of(options)
+    chat = engine.chat(options["system"], template_variables=variables) if many_prompts else None
     for turn, text in enumerate(conversation["turns"]):
         progress = PromptProgress()
         arguments: dict[str, Any] = {
@@ -78,7 +87,9 @@ def _answer(engine: Engine, conversation: dict[str, Any], sampling: SamplingPara
         if chat is not None:
             session = chat.stream(text, **arguments)
         else:
-            session = engine.stream(text, system=options["system"], raw=options["raw"], **arguments)
+            session = engine.stream(
+                text, system=options["system"], raw=options["raw"], template_variables=variables, **arguments
+            )
         prompt_fields = {**_prompt_fields(conversation), "turn": turn} if many_prompts else {}
         decisions = DecisionLog(options["stats"], prompt_fields)
         silent = many_prompts or options["as_object"]

@@ -25,7 +25,7 @@ class Shared(click.Option):
 
 def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     """A shared option, which EDGESPEC_NAME sets too, unless it is repeatable."""
-    name = names[-1].removeprefix("--")
+    name = names[-1].removeprefix("--").partition("/")[0]  # of --on/--off it is the first
     SHARED.add(name)
     variable = None if attributes.get("multiple") else f"EDGESPEC_{name.upper().replace('-', '_')}"
     return click.option(*names, cls=Shared, envvar=variable, **attributes)
@@ -98,6 +98,10 @@ _SAMPLING_OPTIONS = (
                  help="Longest answer, in tokens."),
     _option("--seed", type=int, metavar="N", help="Random seed. Default: a new one, which --stats and --json report."),
     _option("--system", metavar="TEXT", help="System prompt."),
+    _option("--think/--no-think", default=None,
+                 help="Let the model think first, or not, where its chat template offers that (enable_thinking)."),
+    _option("--template-var", multiple=True, metavar="NAME=JSON",
+                 help="Set a variable of the chat template: date_string='\"1 May 2026\"'. Repeatable."),
     _option("--stop", multiple=True, metavar="TEXT", help="Stop before this text. Repeatable."),
     _option("--temp", type=float, default=0.0, show_default=True, metavar="F",
                  help="Temperature; 0 always takes the likeliest token."),

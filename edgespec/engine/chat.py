@@ -13,6 +13,7 @@ from edgespec.decode.detokenizer import continuation
 from edgespec.decode.options import GenerationOptions
 from edgespec.decode.sampling import SamplingParams
 from edgespec.decode.session import Session
+from edgespec.engine.messages import template_variables_of
 from edgespec.errors import ContextOverflow, InvalidRequest
 
 _log = logging.getLogger("edgespec.engine.chat")
@@ -31,7 +32,7 @@ class ChatEngine(Protocol):
         """The ids of a whole prompt."""
         ...
 
-    def system_length(self, tokens: Sequence[int], system: str | None) -> int:
+    def system_length(self, tokens: Sequence[int], system: str | None, variables: Mapping[str, Any]) -> int:
         """How many leading tokens are the system prompt's."""
         ...
 
@@ -83,11 +84,14 @@ class Chat:
     Generated ids are never tokenized again; only the template's and the user's new text is. Two cases need the whole
     text tokenized: a template that rewrites history (it may drop an earlier answer's reasoning), and a tokenizer that
     gives the new text other ids when it stands alone. The KV cache then keeps the prefix that the ids still share;
-    `rewritten` counts these turns.
+    `rewritten` counts these turns. `template_variables` are what else the template reads (`enable_thinking`, say).
     """
 
-    def __init__(self, engine: ChatEngine, system: str | None = None) -> None:
+    def __init__(
+        self, engine: ChatEngine, system: str | None = None, template_variables: Mapping[str, Any] | None = None
+    ) -> None:
         self._engine = engine
+        self.template_variables = template_variables
         self._messages: list[Message] = _with_system(system, [])
         self._text = ""  # the text of the ids in _tokens
         self._tokens = TokenSequence()
@@ -102,6 +106,18 @@ class Chat:
         """The messages so far, the answer in progress included. From another thread, this waits for a forward pass."""
         with self._engine.lock:
             return self._state().messages
+
+    @property
+    def template_variables(self) -> Mapping[str, Any]:
+        """The template's variables. New ones take effect with the next turn, for the whole conversation."""
+        return self._variables
+
+    @template_variables.setter
+    def template_variables(self, variables: Mapping[str, Any] | None) -> None:
+        checked = template_variables_of(variables)
+        if checked:
+            self._engine.model.check_variables(checked)
+        self._variables = checked
 
     @property
     def system(self) -> str | None:
@@ -179,7 +195,7 @@ class Chat:
         self._take_answer()
         with self._engine.lock:
             messages: list[Message] = [*self._messages, {"role": "user", "content": text}]
-            rendered = self._engine.model.render(messages)
+            rendered = self._engine.model.render(messages, variables=self._variables)
             turns = [*self._turns, _TurnStart(len(self._messages), self._text, len(self._tokens))]
             known, dropped = self._continued(rendered), self._dropped
             continued = known is not None
@@ -189,7 +205,7 @@ class Chat:
             tokens = TokenSequence(known)
             keep = drop = 0
             if generation.overflow == "shift":
-                keep = self._engine.system_length(tokens, self.system)
+                keep = self._engine.system_length(tokens, self.system, self._variables)
                 drop = self._drop_oldest(tokens, keep, generation.max_tokens, continued=continued)
             session = self._engine.answer(tokens, generation, keep=keep, skipped=dropped + drop, on_prefill=on_prefill)
             if self._tokens and not continued:
@@ -269,6 +285,7 @@ class Chat:
     def _earlier(self, tokens: Sequence[int]) -> int:
         """The number of leading tokens of a whole conversation that belong to earlier turns."""
         try:
-            return common_prefix(self._engine.tokenize(self._engine.model.render(self._messages, reply=False)), tokens)
+            earlier = self._engine.model.render(self._messages, reply=False, variables=self._variables)
+            return common_prefix(self._engine.tokenize(earlier), tokens)
         except InvalidRequest:  # a template that wants a user's turn
             return 0

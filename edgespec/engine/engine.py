@@ -10,13 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edgespec.backend import LlamaContext, LlamaModel, LlamaSampler, Message
+from edgespec.backend import NO_VARIABLES, LlamaContext, LlamaModel, LlamaSampler, Message
 from edgespec.core import Drafter, Policy, TokenSequence, arguments, common_prefix
 from edgespec.decode.options import GenerationOptions
 from edgespec.decode.session import Session
 from edgespec.engine.chat import Chat
 from edgespec.engine.drafter_set import DrafterSet, OpenedDrafter, close_all
-from edgespec.engine.messages import conversation
+from edgespec.engine.messages import conversation, template_variables_of
 from edgespec.engine.profile_store import ProfileStore
 from edgespec.errors import InvalidRequest
 from edgespec.latency.model import LatencyModel
@@ -108,27 +108,33 @@ class Engine:
         *,
         system: str | None = None,
         raw: bool = False,
+        template_variables: Mapping[str, Any] | None = None,
         on_prefill: Callable[[int, int], None] | None = None,
         **options: Any,
     ) -> Session:
         """The session of an answer: `for block in engine.stream("...").stream(): print(block.text)`.
 
         `prompt`: a user's message, or a conversation of {"role", "content"}; rendered by the model's chat template.
-        `raw`: use the text without the chat template. `system`: the system prompt. `on_prefill(done, total)`: called
-        before every chunk of the prefill, with numbers of tokens. `options` are those of `GenerationOptions`: sampling,
-        max_tokens, stop, overflow, explain, schema.
+        `raw`: use the text without the chat template. `system`: the system prompt. `template_variables`: what else the
+        template reads (`{"enable_thinking": False}`). `on_prefill(done, total)`: called before every chunk of the
+        prefill, with numbers of tokens. `options` are those of `GenerationOptions`: sampling, max_tokens, stop,
+        overflow, explain, schema.
         Raises InvalidRequest, ContextOverflow.
         """
         arguments.function("on_prefill", on_prefill)
         raw = arguments.switch("raw", raw)
         if raw and (not isinstance(prompt, str) or system is not None):
             raise InvalidRequest("a raw prompt is one text, without a system prompt")
+        variables = template_variables_of(template_variables)
+        if raw and variables:
+            raise InvalidRequest("a raw prompt has no chat template that could read variables")
         generation = GenerationOptions(**options)
         with self.lock:
-            tokens = self.tokenize(str(prompt) if raw else self.model.render(conversation(prompt, system)))
+            rendered = str(prompt) if raw else self.model.render(conversation(prompt, system), variables=variables)
+            tokens = self.tokenize(rendered)
             keep = 0
             if generation.overflow == "shift":
-                keep = len(self.tokenize("")) if raw else self.system_length(tokens, system)
+                keep = len(self.tokenize("")) if raw else self.system_length(tokens, system, variables)
             return self.answer(tokens, generation, keep=keep, on_prefill=on_prefill)
 
     def generate(
@@ -140,22 +146,25 @@ class Engine:
             pass
         return session
 
-    def chat(self, system: str | None = None) -> Chat:
+    def chat(self, system: str | None = None, *, template_variables: Mapping[str, Any] | None = None) -> Chat:
         """A conversation that keeps its token ids, so that each turn prefills only its new tokens."""
-        return Chat(self, system)
+        return Chat(self, system, template_variables)
 
     def tokenize(self, text: str) -> list[int]:
         """The ids of a whole prompt, with the BOS token where the model wants one."""
         return self.model.vocabulary.tokenize_prompt(text)
 
-    def system_length(self, tokens: Sequence[int], system: str | None) -> int:
+    def system_length(
+        self, tokens: Sequence[int], system: str | None, variables: Mapping[str, Any] = NO_VARIABLES
+    ) -> int:
         """The number of leading tokens that belong to the system prompt: a context shift keeps them."""
         try:
-            head = self.model.render(conversation([], system), reply=False)
+            head = self.model.render(conversation([], system), reply=False, variables=variables)
         except InvalidRequest:
             head = None
         if head is None or (system or "").strip() not in head:  # it wants a user's turn, to write the prompt into
-            head = self.model.render(conversation(_MARKER, system), reply=False).partition(_MARKER)[0]
+            whole = self.model.render(conversation(_MARKER, system), reply=False, variables=variables)
+            head = whole.partition(_MARKER)[0]
         return common_prefix(self.tokenize(head), list(tokens))
 
     def session(self, tokens: Sequence[int], **options: Any) -> Session:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgespec.backend import Message
+from edgespec.backend import NO_VARIABLES, Message
 from edgespec.core import arguments
 from edgespec.errors import InvalidRequest
 
@@ -25,6 +25,11 @@ def conversation(prompt: str | Sequence[Message], system: str | None) -> list[Me
     else:
         raise InvalidRequest(f"prompt is {arguments.shown(prompt)}: it must be a text or a list of messages")
     return messages if system is None else [{"role": "system", "content": arguments.text("system", system)}, *messages]
+
+
+def template_variables_of(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The template variables of an argument. Raises InvalidRequest where it is no mapping of names."""
+    return NO_VARIABLES if given is None else arguments.mapping("template_variables", given)
 
 
 def _message(name: str, message: Any) -> Message:

@@ -197,7 +197,7 @@ def _ids(chat: Chat, engine: Engine) -> list[int]:
     if tokens or not chat.messages:
         return tokens
     try:
-        return engine.tokenize(engine.model.render(chat.messages, reply=False))
+        return engine.tokenize(engine.model.render(chat.messages, reply=False, variables=chat.template_variables))
     except InvalidRequest:  # the template wants other messages
         return []
 

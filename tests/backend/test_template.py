@@ -11,17 +11,7 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from edgespec.backend.template import ChatTemplate
 from edgespec.errors import InvalidRequest
-
-CHATML = """{%- for message in messages %}
-    {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\n' }}
-    {%- if enable_thinking is defined and enable_thinking is false %}
-        {{- '<think>\n\n</think>\n\n' }}
-    {%- endif %}
-{%- endif %}"""
-"""The end of it is Qwen 3's."""
+from tests.templates import CHATML
 
 TEMPLATES = [
     CHATML,

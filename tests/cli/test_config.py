@@ -115,7 +115,11 @@ def test_what_may_be_repeated_alone_has_no_variable() -> None:
     shared = {
         option.opts[-1]: option.envvar for option in generate.params if option.opts[-1].removeprefix("--") in SHARED
     }
-    assert {name for name, variable in shared.items() if variable is None} == {"--stop", "--logit-bias"}
+    assert {name for name, variable in shared.items() if variable is None} == {
+        "--stop",
+        "--logit-bias",
+        "--template-var",
+    }
     assert shared["--max-tokens"] == "EDGESPEC_MAX_TOKENS"
 
 

@@ -148,6 +148,8 @@ def _set(controller: Controller, argument: str) -> None:
     option = SETTINGS[name]
     if option is None:
         setattr(controller.screen, name, _parse_switch(name, value))
+    elif option.name == "think":
+        controller.think(_parse_switch(name, value))
     elif option.is_flag:
         controller.options[str(option.name)] = _parse_switch(name, value)
     else:
@@ -242,7 +244,7 @@ def _make_settings() -> dict[str, click.Option | None]:
     def sampling_command(**_: Any) -> None:
         pass
 
-    excluded = {"system", "stop", "logit_bias", "grammar", "json_schema"}
+    excluded = {"system", "template_var", "stop", "logit_bias", "grammar", "json_schema"}
     options = [
         option for option in sampling_command.params if isinstance(option, click.Option) and option.name not in excluded
     ]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from edgespec import Chat, Engine, Session
-from edgespec.cli.build import open_engine, sampling_of
+from edgespec.cli.build import open_engine, sampling_of, template_variables_of
 from edgespec.cli.chat.screen import Screen
 from edgespec.cli.interrupt import cancelled_by_ctrl_c
 from edgespec.cli.report import DecisionLog, PromptProgress, print_stats
@@ -46,7 +46,8 @@ class Controller:
         self.sampling = sampling_of(options)
         self.engine: Engine = _open(options)
         try:
-            self.chat: Chat = self.engine.chat(options["system"])
+            variables = template_variables_of(options)
+            self.chat: Chat = self.engine.chat(options["system"], template_variables=variables)
             if memory:
                 memory.teach(self.engine)
             if saved:
@@ -122,6 +123,10 @@ class Controller:
         self.sampling = sampling_of({**self.options, "seed": self.sampling.seed, name: value})
         self.options[name] = value
 
+    def think(self, on: bool) -> None:
+        """Let the model think first, or not. Raises InvalidRequest where its chat template does not offer that."""
+        self.chat.template_variables = {**self.chat.template_variables, "enable_thinking": on}
+
     @property
     def drafting(self) -> bool:
         """Whether the engine drafts."""
@@ -148,7 +153,9 @@ class Controller:
         options = {**self.options, "model": model}
         engine = _open(options)
         try:
-            chat = engine.chat()
+            readable = engine.model.template_variables
+            variables = {name: value for name, value in self.chat.template_variables.items() if name in readable}
+            chat = engine.chat(template_variables=variables)
             chat.restore(self.chat.as_json(), same_model=False)
             if self._memory:
                 self._memory.teach(engine)
