@@ -10,9 +10,11 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import llama_cpp
 import numpy as np
+import numpy.typing as npt
 
 from edgespec.backend import native
 from edgespec.backend.batch import SEQUENCE_ID, Batch
@@ -92,6 +94,8 @@ class LlamaContext:
         self._unrotated_from: int | None = (
             None  # first position whose keys were shifted; the next forward pass rotates them
         )
+        self._shifted_from: int | None = None  # first position that was computed with dropped tokens in view
+        self._uncuttable = 0  # tokens of a restored state that is complete only as a whole
         self._logits_address = 0
         self._logits: Row = np.empty((0, 0), np.float32)
         self.max_rows = MAX_ROWS
@@ -99,6 +103,8 @@ class LlamaContext:
         self.n_ctx = int(llama_cpp.llama_n_ctx(pointer))
         self.threads = threads
         self.settings = f"{native.build_name()}; keys and values {kv_type}, flash attention {flash_attention}"
+        if (first := model.n_ctx_before_scaling) is not None:  # llama.cpp rotates keys by other factors beyond it
+            self.settings += f"; {'more than' if self.n_ctx > first else 'at most'} {first} tokens"
         """The build and settings that a saved state depends on, besides the model."""
 
     @property
@@ -172,6 +178,8 @@ class LlamaContext:
         self._mark = self._mark._replace(length=min(self._mark.length, keep))
         del self._tokens[keep:]  # an interrupt from here on only loses the tail
         self._unrotated_from = keep if self._unrotated_from is None else min(keep, self._unrotated_from)
+        self._shifted_from = keep if self._shifted_from is None else min(keep, self._shifted_from)
+        self._uncuttable = max(0, self._uncuttable - drop)
         llama_cpp.llama_memory_seq_rm(self._memory, SEQUENCE_ID, keep, keep + drop)
         llama_cpp.llama_memory_seq_add(self._memory, SEQUENCE_ID, keep + drop, -1, -drop)
         self._tokens += tail
@@ -186,37 +194,51 @@ class LlamaContext:
         self._check_open()
         self._tokens.clear()
         self._mark = NO_MARK
-        self._unrotated_from = None
+        self._unrotated_from = self._shifted_from = None
+        self._uncuttable = 0
         llama_cpp.llama_memory_clear(self._memory, False)
 
-    def state(self) -> tuple[list[int], bytes]:
-        """The cached tokens, and their keys and values as llama.cpp writes them.
+    @property
+    def unshifted(self) -> int:
+        """The number of leading cached tokens that were computed with the tokens before them in view, and no others."""
+        held = len(self._cached_tokens())
+        return held if self._shifted_from is None else min(held, self._shifted_from)
+
+    @property
+    def state_bytes(self) -> int:
+        """The size of `state`."""
+        self._check_open()
+        return int(llama_cpp.llama_state_seq_get_size(self._pointer, SEQUENCE_ID))
+
+    def state(self) -> tuple[list[int], memoryview]:
+        """The cached tokens, and a copy of their keys and values as llama.cpp writes them.
 
         Tokens that a shift moved since the last forward pass are dropped: llama.cpp would write their old keys.
         """
         if self._unrotated_from is not None:
             self.rewind(self._unrotated_from)
         tokens = list(self._cached_tokens())
-        size = int(llama_cpp.llama_state_seq_get_size(self._pointer, SEQUENCE_ID))
-        buffer = (ctypes.c_uint8 * size)()
-        written = int(llama_cpp.llama_state_seq_get_data(self._pointer, buffer, size, SEQUENCE_ID))
-        return tokens, bytes(memoryview(buffer)[:written])
+        buffer = np.empty(self.state_bytes, np.uint8)
+        written = int(llama_cpp.llama_state_seq_get_data(self._pointer, _address(buffer), len(buffer), SEQUENCE_ID))
+        return tokens, buffer.data[:written]
 
-    def set_state(self, tokens: Sequence[int], data: bytes) -> bool:
+    def set_state(self, tokens: Sequence[int], data: bytes | memoryview, *, unshifted: bool = False) -> bool:
         """Restore a `state` of the same model and settings; False, and an empty cache, where llama.cpp refuses it.
 
-        The data has to be complete: llama.cpp ends the process over data that is not.
+        `unshifted`: all of its tokens were. The data has to be complete: llama.cpp ends the process over data that is
+        not.
         """
         self.forget()
         if len(tokens) > self.n_ctx:
             return False
-        buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
-        taken = int(llama_cpp.llama_state_seq_set_data(self._pointer, buffer, len(data), SEQUENCE_ID))
-        held = int(llama_cpp.llama_memory_seq_pos_max(self._memory, SEQUENCE_ID)) + 1
-        if not taken or held != len(tokens):
+        buffer = np.frombuffer(data, np.uint8)
+        taken = int(llama_cpp.llama_state_seq_set_data(self._pointer, _address(buffer), len(buffer), SEQUENCE_ID))
+        if not taken or self._n_cells() != len(tokens):
             self.forget()
             return False
         self._tokens[:] = tokens
+        self._shifted_from = None if unshifted else 0
+        self._uncuttable = len(tokens) if len(tokens) > self._model.max_cuttable else 0
         return True
 
     def _check_open(self) -> None:
@@ -255,12 +277,12 @@ class LlamaContext:
         """Remove all but the first `length` tokens; returns the number of tokens that stay."""
         self._mark = self._mark._replace(length=min(self._mark.length, length))
         del self._tokens[length:]
+        if self._shifted_from is not None and length <= self._shifted_from:
+            self._shifted_from = None
         if self._n_cells() <= length:
             return length  # nothing to remove: llama.cpp would search all cells
-        if not llama_cpp.llama_memory_seq_rm(self._memory, SEQUENCE_ID, length, -1):
-            self._tokens.clear()  # a recurrent state cannot be cut: start over
-            self._mark = NO_MARK
-            llama_cpp.llama_memory_clear(self._memory, False)
+        if length < self._uncuttable or not llama_cpp.llama_memory_seq_rm(self._memory, SEQUENCE_ID, length, -1):
+            self.forget()  # a recurrent state cannot be cut: start over
             return 0
         return length
 
@@ -282,3 +304,8 @@ class LlamaContext:
             self._logits = native.logits(pointer, MAX_ROWS, self._model.vocabulary.size)
             self._logits_address = address
         return self._logits[:count]
+
+
+def _address(buffer: npt.NDArray[np.uint8]) -> Any:
+    """The address of a buffer's bytes, as ctypes wants it; the buffer has to outlive its use."""
+    return buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -191,6 +192,22 @@ class LlamaModel:
     def n_ctx_train(self) -> int:
         """The context length the model was trained for, in tokens."""
         return int(llama_cpp.llama_model_n_ctx_train(self.pointer))
+
+    @property
+    def max_cuttable(self) -> int:
+        """The most tokens of a saved state from which tokens can be removed at the end.
+
+        llama.cpp saves keys and values of a layer with a sliding window only for the last window.
+        """
+        if not self.can_rewind:
+            return 0
+        return int(llama_cpp.llama_model_n_swa(self.pointer)) or sys.maxsize
+
+    @property
+    def n_ctx_before_scaling(self) -> int | None:
+        """The context length before it was stretched by scaled positions; None where the file names none."""
+        length = self.metadata(f"{self.metadata('general.architecture')}.rope.scaling.original_context_length")
+        return int(length) if length is not None and length.isdigit() else None
 
     @property
     def size_bytes(self) -> int:

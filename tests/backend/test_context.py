@@ -276,6 +276,32 @@ def test_a_state_has_no_keys_that_a_shift_has_yet_to_turn(
     assert difference(turned, kept) < noise
 
 
+def test_a_restored_window_is_complete_only_as_a_whole(tmp_path: Path) -> None:
+    """llama.cpp saves a sliding window's last tokens only: what is cut from them has to be read again."""
+    metadata = {"gemma3.attention.sliding_window": 32}
+    model = LlamaModel(tiny_model(tmp_path / "windowed.gguf", architecture="gemma3", metadata=metadata))
+    saved, restored, fresh = (LlamaContext(model, n_ctx=512, threads=1) for _ in range(3))
+    tokens = [3 + 7 * place % 300 for place in range(200)]
+    for length, cut, kept in ((200, 200, 200), (200, 199, 0), (200, 150, 0), (32, 20, 20)):
+        saved.prefill(tokens[:length])
+        assert restored.set_state(*saved.state())
+        other = [*tokens[:cut], *range(300, 310)]
+        assert restored.cached(other) == cut
+        restored.rewind(cut)
+        fresh.forget()
+        assert difference(present(restored.prefill(other)), present(fresh.prefill(other))) < 0.01
+        assert restored.set_state(*saved.state())
+        restored.rewind(cut)
+        assert restored.cached(other) == kept
+    restored.forget()
+    restored.prefill(tokens)
+    restored.rewind(100)
+    assert restored.cached(tokens) == 100, "what was read here is complete"
+    for context in (saved, restored, fresh):
+        context.close()
+    model.close()
+
+
 def test_what_does_not_fit_is_refused_and_breaks_nothing(
     make_context: Callable[..., LlamaContext], text: list[int]
 ) -> None:
