@@ -49,6 +49,26 @@ class Context(Protocol):
         ...
 
 
+class PromptStore(Protocol):
+    """Keeps what an answer read of its prompt, so that later prompts which begin alike need not read it again."""
+
+    def restore(self) -> None:
+        """Before the prefill: bring what is stored of the prompt into the KV cache."""
+        ...
+
+    def before_chunk(self, done: int) -> None:
+        """During the prefill: the KV cache holds the first `done` tokens."""
+        ...
+
+    def take(self, seconds: float) -> None:
+        """After a prefill of `seconds`, and before anything else is evaluated; it may have been cancelled."""
+        ...
+
+    def write(self) -> None:
+        """The answer is over."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
     """A token's log-probability in nats by the model's logits, before temperature, filters and grammar.

@@ -20,6 +20,7 @@ from edgespec.core import (
     Evaluation,
     Plan,
     Policy,
+    PromptStore,
     Sampler,
     TokenLogprob,
     TokenSequence,
@@ -59,8 +60,8 @@ class Session:
     """One answer of a target, decoded block by block: iterate over `stream()`, or call `step()` until `finished`.
 
     `tokens` (the prompt, not empty) grows in place with the emitted tokens: the caller's sequence is the conversation.
-    A context shift keeps the first `keep` tokens. `lock` is held during each step, so that sessions that share a
-    context take turns. Not thread-safe, except for `cancel`.
+    A context shift keeps the first `keep` tokens. `prompt_store` keeps what is read of the prompt. `lock` is held
+    during each step, so that sessions that share a context take turns. Not thread-safe, except for `cancel`.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Session:
         *,
         keep: int = 0,
         on_prefill: Callable[[int, int], None] | None = None,
+        prompt_store: PromptStore | None = None,
         lock: AbstractContextManager[object] | None = None,
     ) -> None:
         if not tokens:
@@ -92,6 +94,8 @@ class Session:
         self._options = options
         self._keep = keep
         self._on_prefill = on_prefill
+        self._prompt_store = prompt_store
+        self._prefill_seconds = 0.0
         self._lock = lock or nullcontext()
         self._cancelled = threading.Event()
         self._started = 0.0
@@ -144,28 +148,47 @@ class Session:
         if self.finished:
             raise InvalidRequest("the answer is finished")
         with self._lock:
-            if self._started and self._cancelled.is_set():
-                return self._finish("cancelled")
-            if self._started and not self._make_room():
-                return self._finish("length")
-            block = self._prefill_prompt() if self._policy is None else self._decode_step(self._policy)
-            last = len(self._tokens) - 1
-            if self.finished and self._target.cached(self._tokens) >= last:
-                self._target.rewind(last)  # plain decoding never evaluates it: the next prefill must be split alike
+            is_second = bool(self._started) and not self.tally.blocks
+            if is_second:  # the first token is out: it did not wait for the copy
+                self._take_prompt()
+            block = self._next_block()
+            if self.finished and self._prompt_store is not None:
+                if not (is_second or self.tally.blocks):
+                    self._take_prompt()
+                self._prompt_store.write()
             return block
+
+    def _take_prompt(self) -> None:
+        if self._prompt_store is not None:
+            self._prompt_store.take(self._prefill_seconds)
+
+    def _next_block(self) -> Block:
+        if self._started and self._cancelled.is_set():
+            return self._finish("cancelled")
+        if self._started and not self._make_room():
+            return self._finish("length")
+        block = self._prefill_prompt() if self._policy is None else self._decode_step(self._policy)
+        last = len(self._tokens) - 1
+        if self.finished and self._target.cached(self._tokens) >= last:
+            self._target.rewind(last)  # plain decoding never evaluates it: the next prefill must be split alike
+        return block
 
     def _prefill_prompt(self) -> Block:
         """The first block: the prefill of the prompt, and the token that follows it."""
         self._started = time.perf_counter()
+        if self._prompt_store is not None:
+            self._prompt_store.restore()
+        begun = time.perf_counter()
         self.tally.cached_tokens = min(self._target.cached(self._tokens), len(self._tokens) - 1)
         row = self._target.prefill(self._tokens, self._proceed)
+        ended = time.perf_counter()
+        self._prefill_seconds, self.tally.prompt_seconds = ended - begun, ended - self._started
         if row is None:
             return self._finish("cancelled")
-        elapsed = self.tally.prompt_seconds = time.perf_counter() - self._started
         evaluation = Evaluation(self._tokens, len(self._tokens), NOTHING, row[None])
         verdict = Verdict((), (self._sampler.choose(row),))
         self._policy = self._shared_policy.begin()
-        self._policy.prefilled(evaluation, verdict, cached=self.tally.cached_tokens, seconds=elapsed)
+        self._policy.prefilled(evaluation, verdict, cached=self.tally.cached_tokens, seconds=self._prefill_seconds)
         block = self._emit(Plan(), verdict)
         self.tally.tokens += len(block.tokens)
         self.tally.first_token_seconds = time.perf_counter() - self._started
@@ -236,6 +259,8 @@ class Session:
         return Block((), self._text.finish(), finish_reason=reason)
 
     def _proceed(self, done: int, total: int) -> bool:
+        if self._prompt_store is not None and self._policy is None:
+            self._prompt_store.before_chunk(done)
         if self._on_prefill is not None:
             self._on_prefill(done, total)
         return not self._cancelled.is_set()

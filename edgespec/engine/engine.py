@@ -17,6 +17,7 @@ from edgespec.decode.session import Session
 from edgespec.engine.chat import Chat
 from edgespec.engine.drafter_set import DrafterSet, OpenedDrafter, close_all
 from edgespec.engine.messages import conversation, template_variables_of
+from edgespec.engine.prefix_cache import PrefixCache
 from edgespec.engine.profile_store import ProfileStore
 from edgespec.errors import InvalidRequest
 from edgespec.latency.model import LatencyModel
@@ -47,6 +48,7 @@ class Engine:
         profiles: ProfileStore | None = None,
         drafter_set: DrafterSet | None = None,
         fingerprint: str = "",
+        prefix_cache: PrefixCache | None = None,
     ) -> None:
         self.model = model
         self.context = context
@@ -56,6 +58,8 @@ class Engine:
         """The stored profiles of the model; None where none are kept."""
         self.fingerprint = fingerprint
         """Identifies the model's file; empty where it is not known."""
+        self.prefix_cache = prefix_cache
+        """What was read of prompts, on disk; None where it is off."""
         self.lock = threading.RLock()
         """Held during each forward pass, and while the KV cache or the vocabulary is read."""
         _engines.add(self)
@@ -194,6 +198,7 @@ class Engine:
         return Session(
             self.context, vocabulary, sampler, self.policy, tokens, options,
             keep=keep, on_prefill=on_prefill, lock=self.lock,
+            prompt_store=self.prefix_cache.answer(tokens) if self.prefix_cache else None,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -208,6 +213,8 @@ class Engine:
             close_all(self.drafters)
             self.context.close()
             self.model.close()
+        if self.prefix_cache is not None:
+            self.prefix_cache.wait()
 
     def __enter__(self) -> Engine:
         return self

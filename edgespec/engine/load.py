@@ -11,6 +11,7 @@ from edgespec.core import Drafter
 from edgespec.engine.drafter_set import DrafterSet, close_all, validated_drafter
 from edgespec.engine.engine import Engine
 from edgespec.engine.options import EngineOptions, Resources
+from edgespec.engine.prefix_cache import prefix_cache
 from edgespec.engine.profile_store import ProfileStore
 from edgespec.hub.resolve import resolve
 from edgespec.system import cpu
@@ -27,6 +28,7 @@ def load(
     flash_attention: str = "auto",
     exact: bool = False,
     cache_dir: str | Path | None = None,
+    prefix_cache: bool | float = False,
 ) -> Engine:
     """Load a target with its drafters.
 
@@ -37,14 +39,18 @@ def load(
     is a GPU. `kv_type` (f16, q8_0, ...) and `flash_attention` (auto, on, off) are llama.cpp's. `exact`: draft only as
     many tokens as a forward pass checks with logits bit-identical to single-token decoding (`engine.context.max_rows`,
     which a self-test finds once for a model on a machine). Text then cannot differ, as long as answers are decoded one
-    after the other; keys and values are stored as f16 and bf16. `cache_dir`: where profiles are stored (default: the
-    user's cache directory).
+    after the other; keys and values are stored as f16 and bf16. `cache_dir`: where profiles and prefixes are stored
+    (default: the user's cache directory). `prefix_cache`: store on disk what is read of long prompts, so that later
+    prompts which begin alike are read faster, in other processes too. True allows a tenth of the free space, at most 4
+    GB; a number is the bound in GB. It is off by default, since prompts are then on disk, readable by their owner.
 
     Raises ModelError (no such file, malformed, unsupported) and InvalidRequest. The first load of a file runs in a
     child process too, which doubles the time of that one start.
     """
     return open_engine(
-        EngineOptions(model, drafter, n_ctx, threads, gpu_layers, kv_type, flash_attention, exact, cache_dir)
+        EngineOptions(
+            model, drafter, n_ctx, threads, gpu_layers, kv_type, flash_attention, exact, cache_dir, prefix_cache
+        )
     )
 
 
@@ -74,6 +80,7 @@ def open_engine(options: EngineOptions) -> Engine:
         engine = Engine(
             target, context, latency=profiles.latency(context.max_rows), drafters=drafters, drafter_name=name,
             profiles=profiles, drafter_set=drafter_set, fingerprint=header.fingerprint,
+            prefix_cache=prefix_cache(options, target, context, header.fingerprint) if options.prefix_cache else None,
         )  # fmt: skip
         cleanup.pop_all()
         return engine

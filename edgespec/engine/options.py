@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgespec.backend.context import FLASH_ATTENTION, KV_TYPES
 from edgespec.core import Drafter, arguments
-from edgespec.core.arguments import MAX_INT32, integer
+from edgespec.core.arguments import MAX_INT32, integer, number
 from edgespec.system import cpu
 
 DEFAULT_CONTEXT = 8192
@@ -30,6 +30,7 @@ class EngineOptions:
     flash_attention: str = "auto"
     exact: bool = False
     cache_dir: str | Path | None = None
+    prefix_cache: bool | float = False
 
     def __post_init__(self) -> None:
         arguments.none_is_default(self, but=("drafter",))  # it could mean "none", or "auto"
@@ -47,6 +48,8 @@ class EngineOptions:
             checked["threads"] = integer("threads", self.threads, 1, 1024)
         if self.cache_dir is not None:
             checked["cache_dir"] = Path(arguments.path("cache_dir", self.cache_dir))
+        if not isinstance(self.prefix_cache, bool):
+            checked["prefix_cache"] = number("prefix_cache", self.prefix_cache, 0.0, 1e6, "gigabytes on disk")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
