@@ -87,7 +87,7 @@ say "Answering on aarch64, plainly and with drafts. qemu takes its time: minutes
 for drafter in none suffix; do
     # Nothing of the person's own settings: neither EDGESPEC_* nor a configuration file.
     env -i "PATH=$PATH" "HOME=$here" "PYTHONPATH=$PWD:$packages" "$root/usr/bin/emulated" -m edgespec generate \
-        -d "$drafter" --json -n "$tokens" -p "$prompt" >"$here/$drafter.json"
+        -d "$drafter" --json -n "$tokens" -p "$prompt" </dev/null >"$here/$drafter.json"
 done
 "$python" -I - "$here" "$prompt" "$tokens" <<'PYTHON'
 import json

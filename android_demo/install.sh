@@ -191,5 +191,5 @@ install_edgespec
 install_launcher
 forget_settings
 act "Trying it: a short answer." "run it by itself: .venv/bin/edgespec -v generate -p Hello" \
-    .venv/bin/edgespec generate -n 16 -p "Name three colours."
+    .venv/bin/edgespec generate -n 16 -p "Name three colours." </dev/null
 [ "$dry" ] || say "Done. Next: edgespec-chat, or: .venv/bin/edgespec doctor"

@@ -65,7 +65,7 @@ def start_up(model: str | None) -> float:
     times = []
     for _ in range(6):
         begun = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
         times.append(time.perf_counter() - begun)
     return statistics.median(times[1:])
 

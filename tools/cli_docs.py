@@ -50,6 +50,23 @@ Files of prompts are JSON lines in the form of [Spec-Bench](https://github.com/h
 ```
 """
 
+PROMPTS = r"""The prompt is typed (`edgespec generate Why does it rain`, `-p TEXT`), in a file (`-f FILE`), or piped
+in. What is piped in goes before the prompt that is typed or in a file, with a blank line between:
+
+```sh
+cat letter.txt | edgespec generate -p "Answer this letter politely."
+while read -r line; do edgespec generate -p "$line" </dev/null; done <questions.txt
+```
+
+Standard input is then read to its end if it is a pipe or a file: in a loop over lines, `</dev/null` leaves them to the
+loop. `--prompts` does not read it. One line end is left out at the end of what is piped in, and of a file. `--raw`
+changes nothing in the texts, and joins them as they are.
+
+`-f`, `--prompts`, `--grammar` and `--json-schema` take `-` for standard input, one of them at a time. A grammar or a
+schema can also be typed: `--json-schema '{"type": "boolean"}'`, `--grammar 'root ::= "yes" | "no"'`. All texts are
+UTF-8, with or without a byte order mark; typed ones too, whatever the locale. In `--stop`, `\n`, `\r`, `\t` and `\\`
+stand for a newline, a carriage return, a tab and a backslash; any other backslash stays.
+"""
 
 TYPING = """`\"\"\"` begins and ends a message of several lines,
 Alt-Enter makes a new line, Tab completes commands, settings and paths, and what is pasted is one message. Ctrl-C
@@ -71,6 +88,8 @@ def _sections(command: click.Command, context: click.Context) -> list[str]:
     """A command's help, then that of its own commands."""
     context.max_content_width = context.terminal_width = 100
     sections = [f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"]
+    if command.name == "generate":
+        sections.append(PROMPTS)
     if command.name == "chat":
         sections.append(_chat_commands())
     if isinstance(command, click.Group):

@@ -8,10 +8,10 @@ cd "$(dirname "$0")/.."
 # answer PROMPT: streams the answer with drafting, then sets the speed beside that of plain decoding.
 answer() {
     printf '\n> %s\n\n' "$1"
-    .venv/bin/edgespec generate -d auto --stats -n 200 -p "$1"
+    .venv/bin/edgespec generate -d auto --stats -n 200 -p "$1" </dev/null
     for round in 1 2 3; do
         for drafter in auto none; do
-            .venv/bin/edgespec generate -d "$drafter" --json -n 200 -p "$1" >"$results/$drafter-$round.json"
+            .venv/bin/edgespec generate -d "$drafter" --json -n 200 -p "$1" </dev/null >"$results/$drafter-$round.json"
         done
     done
     "$python" -I - "$results" <<'PYTHON'

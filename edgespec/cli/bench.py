@@ -25,8 +25,6 @@ def run(options: dict[str, Any]) -> None:
     if options["per_subtask"]:
         prompts = spread(prompts, options["per_subtask"])
     prompts = prompts[: options["limit"]]
-    if not prompts:
-        raise InvalidRequest(f"{options['prompts']}: there are no prompts in it")
     drafters = options["drafters"].split(",")
     if "none" in drafters:
         raise InvalidRequest("plain decoding always takes part: name with -d the drafters to compare with it")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
 
 from edgespec import Engine, SamplingParams, load
+from edgespec.cli.inputs import text_or_file
 from edgespec.core import arguments
 from edgespec.decode.sampling import random_seed
 from edgespec.errors import InvalidRequest
 from edgespec.grammar import schema_to_grammar
-from edgespec.system.jsonl import read_text
 
 
 def open_engine(options: dict[str, Any]) -> Engine:
@@ -78,9 +77,9 @@ def _bias(text: str) -> tuple[int, float]:
         raise InvalidRequest(f"logit bias {text!r}: write ID=NUMBER, like 42=-5") from error
 
 
-def _grammar(grammar: Path | None, schema: Path | None) -> str | None:
+def _grammar(grammar: str | None, schema: str | None) -> str | None:
     if grammar is not None and schema is not None:
         raise click.UsageError("--grammar and --json-schema exclude each other")
     if schema is not None:
-        return schema_to_grammar(read_text(schema))
-    return None if grammar is None else read_text(grammar)
+        return schema_to_grammar(text_or_file(schema, "--json-schema", text=r"^\s*\{"))
+    return None if grammar is None else text_or_file(grammar, "--grammar", text="::=")

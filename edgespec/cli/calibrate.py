@@ -16,8 +16,9 @@ from edgespec.errors import OutputError
 from edgespec.hub.resolve import resolve
 from edgespec.system import cpu
 from edgespec.system.files import check_writable
-from edgespec.system.jsonl import read_objects, read_text
+from edgespec.system.jsonl import read_objects
 from edgespec.system.prompts import read_prompts
+from edgespec.system.texts import read_input
 from edgespec.vocabtrim.collect import AnswerSettings, count_answers_of, count_recorded, count_text
 from edgespec.vocabtrim.counts import Counts
 
@@ -57,7 +58,7 @@ def journal_of(out: Path) -> Path:
 
 def _count(model: LlamaModel, fingerprint: str, options: dict[str, Any]) -> Counts:
     if options["text"] is not None:
-        return count_text(model, options["text"], read_text(options["text"]))
+        return count_text(model, options["text"], read_input(options["text"]))
     if options["answers"] is not None:
         return count_recorded(model, options["answers"], read_objects(options["answers"]))
     prompts = [prompt["turns"][0] for prompt in read_prompts(options["prompts"])]

@@ -15,6 +15,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from edgespec.cli.inputs import typed
 from edgespec.cli.options import (
     complete_alias,
     gpu_layers_option,
@@ -38,9 +39,10 @@ def _complete_session(
 
 
 @click.command()
+@click.argument("words", nargs=-1, callback=typed, metavar="[PROMPT]")
 @model_options
-@click.option("-p", "--prompt", metavar="TEXT", help="The prompt.")
-@click.option("-f", "--file", type=_FILE, metavar="FILE", help="Read the prompt from a file.")
+@click.option("-p", "--prompt", callback=typed, metavar="TEXT", help="The prompt.")
+@click.option("-f", "--file", type=_FILE, metavar="FILE", help="Read the prompt from a file; -: standard input.")
 @click.option(
     "--prompts", type=_FILE, metavar="FILE.jsonl",
     help="Answer all prompts of a file in Spec-Bench's form; print one JSON object per turn.",
@@ -54,7 +56,10 @@ def _complete_session(
 @stats_option
 @click.option("--json", "as_object", is_flag=True, help="Print one JSON object instead of the text.")
 def generate(**options: Any) -> None:
-    """Answer a prompt: from -p, -f, --prompts, or standard input."""
+    """Answer PROMPT, or a prompt from -p, -f, --prompts or standard input.
+
+    What is piped in goes before the prompt that is typed, as a document goes before a question.
+    """
     from edgespec.cli.generate import run
 
     run(options)

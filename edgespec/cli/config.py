@@ -23,7 +23,7 @@ import click
 
 from edgespec.cli.options import SHARED, Shared
 from edgespec.errors import InvalidRequest
-from edgespec.system.jsonl import read_text
+from edgespec.system.texts import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib

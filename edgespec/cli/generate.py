@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -11,11 +10,11 @@ from click.core import ParameterSource
 
 from edgespec import Engine, SamplingParams, Session
 from edgespec.cli.build import open_engine, sampling_of, template_variables_of
+from edgespec.cli.inputs import options_from_input, prompt_of
 from edgespec.cli.interrupt import cancelled_by_ctrl_c
 from edgespec.cli.report import DecisionLog, PromptProgress, as_json, json_line, print_stats
 from edgespec.cli.terminal import echo, write
 from edgespec.errors import ContextOverflow, EdgespecError, EvaluationError, GrammarError, InvalidRequest
-from edgespec.system.jsonl import read_text
 from edgespec.system.prompts import read_prompts
 
 _ERRORS_OF_ONE_PROMPT = (ContextOverflow, EvaluationError, InvalidRequest)
@@ -26,8 +25,9 @@ def run(options: dict[str, Any]) -> None:
     """Answer the prompts that the options name."""
     if options["raw"]:
         _leave_out_what_is_for_conversations(options)
+    _check_sources(options)
     sampling = sampling_of(options, logprobs=options["logprobs"])
-    conversations = list(_conversations(options))
+    conversations = _conversations(options)
     n_failed = 0
     with open_engine(options) as engine:
         for conversation in conversations:
@@ -50,23 +50,24 @@ def _leave_out_what_is_for_conversations(options: dict[str, Any]) -> None:
             options[name] = nothing
 
 
-def _conversations(options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _conversations(options: dict[str, Any]) -> list[dict[str, Any]]:
     """The conversations to answer: objects with `turns` and the other fields of the prompt file."""
-    given = [name for name in ("prompt", "file", "prompts") if options[name] is not None]
+    if options["prompts"] is None:
+        return [{"turns": [prompt_of(options)]}]
+    if options["raw"]:
+        raise click.UsageError("--prompts holds conversations: they need the chat template, so not --raw")
+    return read_prompts(options["prompts"])
+
+
+def _check_sources(options: dict[str, Any]) -> None:
+    """Raises UsageError where prompts are given twice, or two texts would come from standard input."""
+    given = [f"--{name}" for name in ("prompt", "file", "prompts") if options[name] is not None]
+    if given and options["words"]:
+        raise click.UsageError(f"{' '.join(options['words'])!r} would be the prompt, and {given[0]} gives one too")
     if len(given) > 1:
-        raise click.UsageError(f"--{given[0]} and --{given[1]} exclude each other")
-    if options["prompts"] is not None:
-        if options["raw"]:
-            raise click.UsageError("--prompts holds conversations: they need the chat template, so not --raw")
-        yield from read_prompts(options["prompts"])
-    elif options["prompt"] is not None:
-        yield {"turns": [options["prompt"]]}
-    elif options["file"] is not None:
-        yield {"turns": [read_text(options["file"])]}
-    elif sys.stdin.isatty():
-        raise click.UsageError("no prompt: give -p TEXT, -f FILE, --prompts FILE.jsonl, or pipe one in")
-    else:
-        yield {"turns": [sys.stdin.buffer.read().decode("utf-8")]}
+        raise click.UsageError(f"{given[0]} and {given[1]} exclude each other")
+    if len(from_input := options_from_input(options)) > 1:
+        raise click.UsageError(f"{from_input[0]} - and {from_input[1]} -: standard input can be read only once")
 
 
 def _answer(engine: Engine, conversation: dict[str, Any], sampling: SamplingParams, options: dict[str, Any]) -> None:

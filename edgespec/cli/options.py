@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable
 from glob import escape, glob
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
+from edgespec.cli.inputs import typed, typed_with_escapes
 from edgespec.hub.catalogue import entries
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -60,6 +60,11 @@ def _file_and_name_completions(incomplete: str, names: Iterable[str], head: str 
     return [CompletionItem(head + incomplete, type="file"), *(CompletionItem(head + name) for name in matches)]
 
 
+def _complete_file(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Completions: files, which the shell finds."""
+    return [CompletionItem(incomplete, type="file")]
+
+
 model_option = _option(
     "-m",
     "--model",
@@ -97,12 +102,14 @@ _SAMPLING_OPTIONS = (
     _option("-n", "--max-tokens", type=int, default=512, show_default=True, metavar="N",
                  help="Longest answer, in tokens."),
     _option("--seed", type=int, metavar="N", help="Random seed. Default: a new one, which --stats and --json report."),
-    _option("--system", metavar="TEXT", help="System prompt."),
+    _option("--system", callback=typed, metavar="TEXT", help="System prompt."),
     _option("--think/--no-think", default=None,
                  help="Let the model think first, or not, where its chat template offers that (enable_thinking)."),
-    _option("--template-var", multiple=True, metavar="NAME=JSON",
+    _option("--template-var", multiple=True, callback=typed, metavar="NAME=JSON",
                  help="Set a variable of the chat template: date_string='\"1 May 2026\"'. Repeatable."),
-    _option("--stop", multiple=True, metavar="TEXT", help="Stop before this text. Repeatable."),
+    _option("--stop", multiple=True, callback=typed_with_escapes, metavar="TEXT",
+                 help=r"Stop before this text, in which \n, \t and \\ stand for a newline, a tab and a backslash. "
+                 "Repeatable."),
     _option("--temp", type=float, default=0.0, show_default=True, metavar="F",
                  help="Temperature; 0 always takes the likeliest token."),
     _option("--top-k", type=int, default=0, metavar="N", help="Sample from the N likeliest tokens; 0: off."),
@@ -127,10 +134,10 @@ _SAMPLING_OPTIONS = (
     _option("--dry-allowed-length", type=int, default=2, metavar="N",
                  help="Longest repeat that DRY does not penalize, in tokens."),
     _option("--logit-bias", multiple=True, metavar="ID=F", help="Add F to a token's logit. Repeatable."),
-    _option("--grammar", type=click.Path(path_type=Path), metavar="FILE",
-                 help="Constrain the answer by a GBNF grammar."),
-    _option("--json-schema", type=click.Path(path_type=Path), metavar="FILE",
-                 help="Constrain the answer by a JSON schema."),
+    _option("--grammar", metavar="FILE", shell_complete=_complete_file,
+                 help="Constrain the answer by a GBNF grammar: a file, - for standard input, or the grammar itself."),
+    _option("--json-schema", metavar="FILE", shell_complete=_complete_file,
+                 help="Constrain the answer by a JSON schema: a file, - for standard input, or the schema itself."),
     _option("--context-shift", is_flag=True,
                  help="When the context is full, drop its oldest tokens, but not the system prompt, and continue."),
 )  # fmt: skip

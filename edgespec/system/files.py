@@ -25,7 +25,7 @@ _log = logging.getLogger("edgespec.system.files")
 def read_json(path: Path) -> Any:
     """The JSON value in `path`; None where the file is missing or, with a log line, unreadable."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:

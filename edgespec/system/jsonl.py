@@ -1,4 +1,4 @@
-"""Reads text files, and JSON lines: one object on each line."""
+"""Reads JSON lines: one object on each line."""
 
 from __future__ import annotations
 
@@ -7,23 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from edgespec.errors import InvalidRequest
+from edgespec.system.texts import read_input
 
-
-def read_text(path: Path) -> str:
-    """The text of a file. Raises InvalidRequest with the reason."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InvalidRequest(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{path} is not UTF-8 text: {error}") from error
+_BYTE_ORDER_MARK = "\ufeff"
 
 
 def read_objects(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """The objects of a file with their line numbers; empty lines are skipped. Raises InvalidRequest."""
-    text = read_text(path)
+    """The objects of a file, or of standard input (`-`), with their line numbers; empty lines are skipped.
+
+    Raises InvalidRequest.
+    """
     objects: list[tuple[int, dict[str, Any]]] = []
-    for number, line in enumerate(text.split("\n"), start=1):  # `splitlines` would split at more characters
+    for number, line in enumerate(read_input(path).split("\n"), start=1):  # `splitlines` would split at more characters
+        line = line.removeprefix(_BYTE_ORDER_MARK)  # noqa: PLW2901 - files with one were joined
         if not line.strip():
             continue
         try:

@@ -17,8 +17,10 @@ def subtask(category: str) -> str:
 
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:
-    """The prompts of a file; keys other than `turns` are not checked. Raises InvalidRequest."""
+    """The prompts of a file, at least one; keys other than `turns` are not checked. Raises InvalidRequest."""
     prompts = read_objects(path)
+    if not prompts:
+        raise InvalidRequest(f"{path}: there are no prompts in it")
     for number, prompt in prompts:
         turns = prompt.get("turns")
         if not (isinstance(turns, list) and turns and all(isinstance(turn, str) for turn in turns)):

@@ -1,4 +1,4 @@
-"""Text files and JSON lines as people have them: other encodings, odd line ends, half a file."""
+"""JSON lines as people have them: odd line ends, half a file, files joined."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgespec.errors import InvalidRequest
-from edgespec.system.jsonl import read_objects, read_text
+from edgespec.system.jsonl import read_objects
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 _OBJECTS = st.dictionaries(_TEXT, st.one_of(_TEXT, st.integers(), st.booleans(), st.none()), max_size=4)
@@ -66,11 +66,7 @@ def test_a_file_without_lines_has_no_objects(folder: Path, content: bytes) -> No
     assert read_objects(path) == []
 
 
-def test_a_file_that_cannot_be_read_is_told_with_the_reason(folder: Path) -> None:
-    with pytest.raises(InvalidRequest, match=r"cannot read .*nowhere: No such file"):
-        read_text(folder / "nowhere")
-    with pytest.raises(InvalidRequest, match="Is a directory"):
-        read_text(folder)
-    (folder / "latin").write_bytes("größe".encode("latin-1"))
-    with pytest.raises(InvalidRequest, match="latin is not UTF-8 text"):
-        read_text(folder / "latin")
+def test_files_that_were_joined_keep_the_mark_of_each(folder: Path) -> None:
+    path = folder / "joined.jsonl"
+    path.write_bytes(2 * b'\xef\xbb\xbf{"a": 1}\n')
+    assert read_objects(path) == [(1, {"a": 1}), (2, {"a": 1})]

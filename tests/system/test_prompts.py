@@ -24,7 +24,11 @@ def _file(folder: Path, *prompts: Any) -> Path:
 def test_prompts_keep_their_other_keys(tmp_path: Path) -> None:
     prompt = {"question_id": 1, "turns": ["ä", ""], "reference": [None]}
     assert read_prompts(_file(tmp_path, prompt)) == [prompt]
-    assert read_prompts(_file(tmp_path)) == []
+
+
+def test_a_file_without_prompts_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"prompts\.jsonl: there are no prompts in it"):
+        read_prompts(_file(tmp_path))
 
 
 @pytest.mark.parametrize("turns", [None, [], "text", [1], ["a", None], {"0": "a"}])

@@ -15,6 +15,7 @@ from edgespec.cli.chat.commands import LeaveChat, run_command
 from edgespec.cli.chat.controller import Controller
 from edgespec.cli.chat.line_input import Line, PipedInput, TerminalInput, file_history
 from edgespec.cli.chat.screen import Screen
+from edgespec.cli.inputs import options_from_input
 from edgespec.cli.terminal import visible
 from edgespec.engine.saved_chats import ChatMemory, SavedChat
 from edgespec.errors import EdgespecError
@@ -28,6 +29,8 @@ def run(ctx: click.Context, options: dict[str, Any]) -> None:
             if options[name] and _on_command_line(ctx, name):
                 raise click.UsageError(f"--private keeps nothing: leave out --{name}")
             options[name] = None  # from the configuration file, for other chats
+    for option in options_from_input(options):
+        raise click.UsageError(f"{option} -: a chat reads what you say from standard input: name a file")
     data = cpu.data_directory()
     interactive = sys.stdin.isatty()
     screen = Screen(footer=interactive)

@@ -16,7 +16,7 @@ from edgespec.cli.report import print_stats
 from edgespec.cli.terminal import echo, visible
 from edgespec.engine.saved_chats import is_chat, read_chat, write_chat
 from edgespec.errors import InvalidRequest
-from edgespec.system.jsonl import read_text
+from edgespec.system.texts import read_text
 
 _MAX_BYTES_PER_TOKEN = 16
 """Bytes of a file for each token of the context; a larger file is refused without tokenizing it."""
