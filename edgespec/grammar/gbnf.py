@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 MOST_REPETITIONS = 2000
@@ -29,6 +30,7 @@ class Rules:
     def __init__(self) -> None:
         self._bodies: dict[str, str] = {}
         self._names: dict[str, str] = {}
+        self._numbers = itertools.count()
 
     def add(self, kind: str, body: str) -> str:
         """The name of the rule with this body."""
@@ -40,13 +42,21 @@ class Rules:
 
     def reserve(self, kind: str) -> str:
         """The name of a rule whose body comes later, by `define`."""
-        name = f"{kind}-{len(self._bodies)}"
+        name = f"{kind}-{next(self._numbers)}"
         self._bodies[name] = ""
         return name
 
     def define(self, name: str, body: str) -> None:
         """Set the body of a reserved rule, or of one with a name of its own, like root."""
         self._bodies[name] = body
+
+    def defined(self, name: str) -> bool:
+        """Whether a reserved rule has its body."""
+        return bool(self._bodies[name])
+
+    def discard(self, name: str) -> None:
+        """Remove a reserved rule that no other one names."""
+        del self._bodies[name]
 
     def one_of(self, texts: Iterable[str]) -> str:
         """An expression for any of these texts. Common beginnings are written once: each alternative costs time."""

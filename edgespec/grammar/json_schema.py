@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from edgespec.errors import GrammarError
@@ -84,6 +85,7 @@ class _Compiler:
         self._names: dict[str, str] = {}
         self._impossible: dict[str, Impossible] = {}
         self._places: dict[str, str] = {}
+        self._awaited: set[str] = set()  # rules that others named before they had a body
         self._space = self._rules.add("space", f'" " | {EMPTY}')
         self._types: dict[str, Callable[[Flat], str]] = {
             "null": lambda flat: '"null"',
@@ -105,8 +107,7 @@ class _Compiler:
         text = self._rules.text()
         endless = endless_rules(parsed(text))
         if endless:
-            place = next((place for name, place in self._places.items() if name in endless), "#")
-            raise GrammarError(f"JSON schema: a value at {place} would never end: it requires another one of itself")
+            raise self._endless(next((name for name in self._places if name in endless), "root"))
         return text
 
     def _rule(self, sub: Sub) -> str:
@@ -122,10 +123,18 @@ class _Compiler:
             try:
                 self._rules.define(name, self._union(sub))
             except Impossible as error:
+                if name in self._awaited:
+                    raise self._endless(name) from error
                 self._impossible[key] = error
-                self._rules.define(name, name)  # never comes to an end, where something begun before refers to it
+                self._rules.discard(name)
                 raise
+        if not self._rules.defined(self._names[key]):
+            self._awaited.add(self._names[key])
         return self._names[key]
+
+    def _endless(self, name: str) -> GrammarError:
+        place = self._places.get(name, "#")
+        return GrammarError(f"JSON schema: a value at {place} would never end: it requires another one of itself")
 
     def _union(self, sub: Sub) -> str:
         flats = self._reader.expand(sub)
@@ -157,7 +166,8 @@ class _Compiler:
             raise Impossible(f"{error} ({name} at {flat.place})") from error
 
     def _values(self, flat: Flat) -> str:
-        allowed = [value for value in flat.values or () if obeys_flat(self._reader, value, flat)]
+        others = replace(flat, values=None)
+        allowed = [value for value in flat.values or () if obeys_flat(self._reader, value, others)]
         if not allowed:
             raise Impossible(f"no value of enum or const obeys the other words at {flat.place}")
         return self._rules.one_of(map(dumps, allowed))

@@ -15,7 +15,7 @@ _EXACT_DIGITS = 15
 _MOST_MULTIPLES = 500
 _LARGEST_DIVISOR = 100
 _HUGE = Decimal(10) ** 40
-_LIMIT = 10**MOST_DIGITS - 1
+_LIMIT: int = 10**MOST_DIGITS - 1
 
 NUMBER = '"-"? ("0" | [1-9] [0-9]{0,15}) ("." [0-9]{1,15})? ([eE] [-+]? [0-9]{1,2})?'
 """A number without bounds; exponents have two digits, so that none is infinite as a double."""
@@ -69,8 +69,8 @@ class Interval:
 
     def written(self) -> Interval:
         """It without bounds that no number of `MOST_DIGITS` digits reaches. Raises Unsupported for huge ones."""
-        low = None if self.low is not None and self.low < -_LIMIT else self.low
-        high = None if self.high is not None and self.high > _LIMIT else self.high
+        low = None if self.low is not None and self.low < -_furthest(self.high) else self.low
+        high = None if self.high is not None and self.high > _furthest(self.low) else self.high
         for bound in (low, high):
             if bound is not None and abs(bound) > _HUGE:
                 raise Unsupported(f"{bound} is out of reach: numbers are written with at most 40 digits")
@@ -80,11 +80,19 @@ class Interval:
 UNBOUNDED = Interval()
 
 
+def _furthest(other: Decimal | None) -> int:
+    """How far from zero numbers go on the side without a bound, given the bound of the other side."""
+    if other is None or abs(other) > _HUGE:
+        return _LIMIT
+    return max(_LIMIT, 10 * math.ceil(abs(other)))
+
+
 def integers(interval: Interval) -> str:
     """The integers of `interval`. Raises Impossible where there are none."""
-    lowest, highest = interval.written().integers()
-    low = -max(_LIMIT, 10 * abs(highest or 0)) if lowest is None else lowest
-    high = max(_LIMIT, 10 * abs(lowest or 0)) if highest is None else highest
+    written = interval.written()
+    lowest, highest = written.integers()
+    low = -_furthest(written.high) if lowest is None else lowest
+    high = _furthest(written.low) if highest is None else highest
     parts = []
     if low < 0:
         parts += [f'"-" {alternatives(digits)}' for digits in [_naturals(max(1, -high), -low)] if digits]
@@ -144,24 +152,21 @@ def _from_zero(interval: Interval) -> list[str]:
     """The numbers of an interval whose lower bound is 0 or more, as alternatives."""
     assert interval.low is not None
     low, low_digits = _split(interval.low)
-    if interval.high is None:
-        places = max(1, _EXACT_DIGITS - len(str(low)))
-        high, high_digits = max(_LIMIT, 10 * low), None
-    else:
-        high, high_digits = _split(interval.high)
-        places = max(1, _EXACT_DIGITS - len(str(high)))
-    first = _Fraction(low_digits, interval.low_open, None, False)
+    high, high_digits = (_furthest(interval.low), None) if interval.high is None else _split(interval.high)
+    low_places = max(1, _EXACT_DIGITS - len(str(low)))
+    high_is_left_out = interval.high is not None and interval.high_open
+    high_places = max(1, _EXACT_DIGITS - len(str(high))) if high_is_left_out else low_places
     if low == high and high_digits is not None:
         both = _Fraction(low_digits, interval.low_open, high_digits, interval.high_open)
-        return [part for part in [both.after(literal(str(low)), places)] if part]
-    parts = [first.after(literal(str(low)), places)]
-    between = _naturals(low + 1, high - (high_digits is not None))
-    if between:
-        parts.append(_Fraction().after(alternatives(between), places))
-    if high_digits is not None:
-        last = _Fraction(None, False, high_digits, interval.high_open)
-        parts.append(last.after(literal(str(high)), places))
-    return [part for part in parts if part]
+        found = [both.after(literal(str(low)), min(low_places, high_places))]
+    else:
+        found = [_Fraction(low=low_digits, low_open=interval.low_open).after(literal(str(low)), low_places)]
+        between = _naturals(low + 1, high - (high_digits is not None))
+        found += [_Fraction().after(alternatives(between), high_places)] if between else []
+        if high_digits is not None:
+            last = _Fraction(high=high_digits, high_open=interval.high_open)
+            found.append(last.after(literal(str(high)), high_places))
+    return [part for part in found if part]
 
 
 def _split(value: Decimal) -> tuple[int, str]:

@@ -79,7 +79,7 @@ def check_growth(rules: dict[str, Rule]) -> None:
     nullable = _least(rules, lambda option, known: all(name in known for name in option))
     started = _least(rules, lambda option, known: _starts(option, known, nullable))
     for name in rules:
-        if name not in started:
+        if name not in started and name not in nullable:
             raise unusable(f"the rule {_known(name, rules)} never comes to a character")
     begins = {name: list(_beginnings(rule, nullable)) for name, rule in rules.items()}
     try:
@@ -97,8 +97,8 @@ def _starts(option: Option, started: set[str], nullable: set[str]) -> bool:
         if name is None or name in started:
             return True
         if name not in nullable:
-            return False
-    return True
+            break
+    return False
 
 
 def _reaches(graph: dict[str, list[str]], start: str, goal: str) -> bool:
