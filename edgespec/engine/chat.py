@@ -126,9 +126,10 @@ class Chat:
 
     @system.setter
     def system(self, text: str | None) -> None:
-        messages = _with_system(text, [message for message in self._messages if message["role"] != "system"])
+        if text is not None:
+            arguments.text("system", text)
         self._take_answer()
-        self._restart_with(messages)
+        self._restart_with(_with_system(text, [message for message in self._messages if message["role"] != "system"]))
 
     def clear(self) -> None:
         """Remove all messages but the system prompt."""
