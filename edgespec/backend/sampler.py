@@ -19,7 +19,6 @@ from edgespec.decode.sampling import NO_NUMBERS, SamplingParams, draw, draw_any,
 from edgespec.errors import EvaluationError, GrammarError, InvalidRequest
 from edgespec.grammar import check_grammar
 
-_DRY_BREAKERS = (b"\n", b":", b'"', b"*")
 _MAX_LAST_N = 1 << 20
 """The most tokens that penalties look back at; llama.cpp's dry sampler reserves memory for as many."""
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
@@ -83,13 +82,15 @@ class LlamaSampler:
         self._params = params
         self._position = position
         self._penalties = self._chain(_penalty_samplers(vocabulary, params))
+        self._dry = self._chain(_dry_samplers(vocabulary, params))
         self._filter = self._chain(_filter_samplers(params))
         self._grammar = self._make_grammar()
         self._candidates = _Candidates(vocabulary.size) if params.reweighs or params.filters or self._grammar else None
         self._penalized: set[int] = set(params.logit_bias)
         self.logprobs: list[TokenLogprob] = []
-        for token in history if params.reweighs else ():
-            self._accept(token)
+        if params.reweighs:
+            for token in history:
+                self._accept(token, dry=params.dry_prompt)
 
     @property
     def noise(self) -> SharedNoise:
@@ -111,9 +112,11 @@ class LlamaSampler:
         self._position += 1
         return token
 
-    def _accept(self, token: int) -> None:
+    def _accept(self, token: int, *, dry: bool = True) -> None:
         self._penalized.add(token)
         llama_cpp.llama_sampler_accept(self._penalties, token)
+        if dry:
+            llama_cpp.llama_sampler_accept(self._dry, token)
 
     def _penalized_row(self, row: Row) -> Row:
         """The row after bias and penalties, as a copy.
@@ -126,6 +129,7 @@ class LlamaSampler:
         ids = np.fromiter(self._penalized, np.int32, len(self._penalized))
         self._candidates.fill_some(ids, row[ids])
         self._candidates.apply(self._penalties)
+        self._candidates.apply(self._dry)
         penalized_row: Row = row.copy()
         penalized_row[self._candidates.remaining["id"]] = self._candidates.remaining["logit"]
         return penalized_row
@@ -204,20 +208,25 @@ def _penalty_samplers(vocabulary: LlamaVocabulary, params: SamplingParams) -> li
                 params.presence_penalty,
             )
         )
-    if params.dry_multiplier:
-        breakers = (ctypes.c_char_p * len(_DRY_BREAKERS))(*_DRY_BREAKERS)
-        samplers.append(
-            llama_cpp.llama_sampler_init_dry(
-                vocabulary.pointer,
-                params.dry_multiplier,
-                params.dry_base,
-                params.dry_allowed_length,
-                _last_n(params.dry_penalty_last_n),
-                breakers,
-                len(breakers),
-            )
-        )
     return samplers
+
+
+def _dry_samplers(vocabulary: LlamaVocabulary, params: SamplingParams) -> list[Any]:
+    """llama.cpp's DRY sampler, where `params` ask for it."""
+    if not params.dry_multiplier:
+        return []
+    breakers = (ctypes.c_char_p * len(params.dry_breakers))(*map(str.encode, params.dry_breakers))
+    return [
+        llama_cpp.llama_sampler_init_dry(
+            vocabulary.pointer,
+            params.dry_multiplier,
+            params.dry_base,
+            params.dry_allowed_length,
+            _last_n(params.dry_penalty_last_n),
+            breakers,
+            len(breakers),
+        )
+    ]
 
 
 def _filter_samplers(params: SamplingParams) -> list[Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 
@@ -42,8 +42,9 @@ class SamplingParams:
 
     Names and meanings are llama.cpp's. `seed` is 64 bits unsigned, and random
     unless given. `grammar` is GBNF text. `logprobs` asks for that many
-    alternatives with each token (0: only the token's own; None: none). The order is llama.cpp's: logit bias,
-    penalties, dry, top-k, typical, top-p, min-p, temperature, and the draw.
+    alternatives with each token (0: only the token's own; None: none). DRY sees no repetition across one of
+    `dry_breakers`, and without `dry_prompt` none of the prompt, which may then be copied. The order is llama.cpp's:
+    logit bias, penalties, dry, top-k, typical, top-p, min-p, temperature, and the draw.
 
     None is a parameter's default. Numbers of numpy are stored as Python's. Raises InvalidRequest.
     """
@@ -61,6 +62,8 @@ class SamplingParams:
     dry_base: float = 1.75
     dry_allowed_length: int = 2
     dry_penalty_last_n: int = -1
+    dry_breakers: Sequence[str] = ("\n", ":", '"', "*")
+    dry_prompt: bool = True
     logit_bias: Mapping[int, float] = field(default_factory=lambda: _NO_BIAS)
     grammar: str | None = None
     seed: int = field(default_factory=random_seed)
@@ -78,6 +81,8 @@ class SamplingParams:
         if 0.0 < self.temperature < _COLDEST:
             raise InvalidRequest(f"temperature is {self.temperature}: it must be 0 or at least {_COLDEST:g}")
         object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
+        object.__setattr__(self, "dry_breakers", arguments.texts("dry_breakers", self.dry_breakers))
+        arguments.switch("dry_prompt", self.dry_prompt)
         if self.grammar is not None:
             arguments.text("grammar", self.grammar)
         if self.logprobs is not None:

@@ -13,12 +13,14 @@ from typing import Any
 from edgespec.backend import NO_VARIABLES, LlamaContext, LlamaModel, LlamaSampler, Message
 from edgespec.core import Drafter, Policy, TokenSequence, arguments, common_prefix
 from edgespec.decode.options import GenerationOptions
+from edgespec.decode.sampling import SamplingParams
 from edgespec.decode.session import Session
 from edgespec.engine.chat import Chat
 from edgespec.engine.drafter_set import DrafterSet, OpenedDrafter, close_all
 from edgespec.engine.messages import conversation, template_variables_of
 from edgespec.engine.prefix_cache import PrefixCache
 from edgespec.engine.profile_store import ProfileStore
+from edgespec.engine.sampling_defaults import SamplingDefaults
 from edgespec.errors import InvalidRequest
 from edgespec.latency.model import LatencyModel
 from edgespec.policy.adaptive import AdaptivePolicy
@@ -63,6 +65,8 @@ class Engine:
         self.lock = threading.RLock()
         """Held during each forward pass, and while the KV cache or the vocabulary is read."""
         _engines.add(self)
+        self.sampling_defaults = SamplingDefaults(model)
+        """The sampling parameters that are recommended for the model in a chat."""
         self._drafter_set = drafter_set
         self._save: Callable[[], object] = lambda: None
         self._draft_with(drafters, drafter_name)
@@ -153,6 +157,13 @@ class Engine:
     def chat(self, system: str | None = None, *, template_variables: Mapping[str, Any] | None = None) -> Chat:
         """A conversation that keeps its token ids, so that each turn prefills only its new tokens."""
         return Chat(self, system, template_variables)
+
+    def chat_sampling(self, **chosen: Any) -> SamplingParams:
+        """The sampling parameters for a chat: those given, else what is recommended for the model.
+
+        `generate`, `stream` and `Chat.stream` take them as `sampling`; without it they decode greedily.
+        """
+        return self.sampling_defaults.sampling(chosen)
 
     def tokenize(self, text: str) -> list[int]:
         """The ids of a whole prompt, with the BOS token where the model wants one."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,8 @@ DEFAULT_ALIAS = "smollm2-135m"
 _FILE_NAME = re.compile(r"[A-Za-z0-9][\w.-]*\.gguf", re.ASCII)
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _REPOSITORY_FILE = re.compile(rf"({_REPOSITORY.pattern})/({_FILE_NAME.pattern})", re.ASCII)
+_VARIANT = re.compile(r"([-._](I?Q[1-8]\w*|TQ\d\w*|MXFP4\w*|B?F16|F32)|-\d{5}-of-\d{5})$", re.ASCII | re.IGNORECASE)
+"""What names of files say at their end of the quantization and of the part."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -41,6 +44,7 @@ class Entry:
     context: int | None = None
     drafter: str | None = None
     kept: str | None = None
+    sampling: Mapping[str, float] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         if not _FILE_NAME.fullmatch(self.file):
@@ -80,6 +84,20 @@ def entry_of_repository(name: str) -> Entry | None:
     """An entry for ORGANISATION/NAME/FILE.gguf at Hugging Face; None for any other name."""
     parts = _REPOSITORY_FILE.fullmatch(name)
     return Entry(name, parts[2], "licence: see its page", repository=parts[1]) if parts else None
+
+
+def entry_of_file(path: Path) -> Entry | None:
+    """The entry of the model in a file of this name, in whatever quantization; None where the catalogue has none."""
+    model = _model_name(path.name)
+    return next((entry for entry in entries().values() if _model_name(entry.file) == model), None)
+
+
+def _model_name(file: str) -> str:
+    """The name of a file without folder of the store, quantization and part, in small letters."""
+    name = Path(file).stem.rpartition("--")[2]
+    while (shorter := _VARIANT.sub("", name)) != name:
+        name = shorter
+    return name.lower()
 
 
 def shipped_keep_lists() -> dict[str, Path]:

@@ -159,6 +159,28 @@ def test_dry_makes_what_would_repeat_itself_less_likely(vocabulary: LlamaVocabul
     assert LlamaSampler(vocabulary, params, history=[310, 311]).choose(row) == 303, "nothing repeats itself"
 
 
+def test_dry_lets_the_prompt_be_copied_where_it_is_told_to(vocabulary: LlamaVocabulary) -> None:
+    """And still penalizes what the answer repeats of itself, across what is no breaker."""
+    passage = [300, 301, 302, 303, BYTE + ord("\n")]
+    row = np.zeros(N_VOCAB, np.float32)
+    row[290] = 5.0
+    params = SamplingParams(dry_multiplier=9.0, dry_allowed_length=2, dry_prompt=False, dry_breakers=(), seed=0)
+
+    def chosen(params: SamplingParams, times: int) -> list[int]:
+        """What is said in the copy of that number of a passage in the prompt, by a model that wants to copy it."""
+        sampler = LlamaSampler(vocabulary, params, history=passage)
+        tokens = []
+        for token in passage * times:
+            eager = row.copy()
+            eager[token] = 10.0
+            tokens.append(sampler.choose(eager))
+        return tokens[-len(passage) :]
+
+    assert chosen(params, 1) == passage
+    assert chosen(params, 2) == [300, 301, 290, 303, BYTE + ord("\n")]
+    assert 290 in chosen(SamplingParams(dry_multiplier=9.0, dry_allowed_length=2, seed=0), 1)
+
+
 @pytest.mark.parametrize(
     "wanted", [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_k": 5}], ids=["greedy", "warm", "filtered"]
 )
