@@ -70,7 +70,14 @@ stand for a newline, a carriage return, a tab and a backslash; any other backsla
 
 TYPING = """`\"\"\"` begins and ends a message of several lines,
 Alt-Enter makes a new line, Tab completes commands, settings and paths, and what is pasted is one message. Ctrl-C
-stops an answer, Ctrl-D leaves."""
+stops an answer, Ctrl-D leaves. A line like `/tmp is full, what now?` is a message; quotes around one say any line to
+the model. A path may be typed as in a shell, with quotes or backslashes, or be a `file://` address, as terminals paste
+what is dropped on them.
+
+How a chat samples: as you set it; else as the file says (GGUF's `general.sampling.*`); else as the model's publisher
+recommends, where the catalogue knows it; else with temperature 0.7 and min-p 0.05. A repetition guard (DRY on the
+answer alone) applies beside, unless a repetition penalty is set. `--temp 0` decodes greedily. The first lines of a chat
+say what is in force."""
 
 KEPT = """What you type is kept for the next chat in the user's data folder (`~/.local/share/edgespec` on Linux), in
 `history`; a conversation under a name in `sessions/NAME.json`, and its KV cache in `sessions/NAME.kv`; what `--memory`

@@ -27,26 +27,36 @@ def open_engine(options: dict[str, Any]) -> Engine:
     )
 
 
+_PARAMETERS = {
+    "temp": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "typical": "typical_p",
+    "repeat_penalty": "repeat_penalty",
+    "repeat_last_n": "penalty_last_n",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "dry_multiplier": "dry_multiplier",
+    "dry_base": "dry_base",
+    "dry_allowed_length": "dry_allowed_length",
+}
+"""The options that stand for a sampling parameter, with its name. One that was not given is None."""
+
+
+def chosen_sampling(options: dict[str, Any]) -> dict[str, Any]:
+    """The sampling parameters that the options set, by name; a random seed where they set none."""
+    return {
+        **{name: options[option] for option, name in _PARAMETERS.items() if options[option] is not None},
+        "logit_bias": dict(map(_bias, options["logit_bias"])),
+        "grammar": _grammar(options["grammar"], options["json_schema"]),
+        "seed": random_seed() if options["seed"] is None else options["seed"],
+    }
+
+
 def sampling_of(options: dict[str, Any], logprobs: int | None = None) -> SamplingParams:
-    """The sampling parameters by the options."""
-    return SamplingParams(
-        temperature=options["temp"],
-        top_k=options["top_k"],
-        top_p=options["top_p"],
-        min_p=options["min_p"],
-        typical_p=options["typical"],
-        repeat_penalty=options["repeat_penalty"],
-        penalty_last_n=options["repeat_last_n"],
-        presence_penalty=options["presence_penalty"],
-        frequency_penalty=options["frequency_penalty"],
-        dry_multiplier=options["dry_multiplier"],
-        dry_base=options["dry_base"],
-        dry_allowed_length=options["dry_allowed_length"],
-        logit_bias=dict(map(_bias, options["logit_bias"])),
-        grammar=_grammar(options["grammar"], options["json_schema"]),
-        seed=random_seed() if options["seed"] is None else options["seed"],
-        logprobs=logprobs,
-    )
+    """The sampling parameters by the options; greedy where they say nothing."""
+    return SamplingParams(**chosen_sampling(options), logprobs=logprobs)
 
 
 def template_variables_of(options: dict[str, Any]) -> dict[str, Any]:

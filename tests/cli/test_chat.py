@@ -24,7 +24,7 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 import edgespec
-from edgespec import Engine
+from edgespec import Engine, SamplingParams
 from edgespec.cli import main
 from edgespec.cli.chat import _history, _run_conversation
 from edgespec.cli.chat.commands import CHAT_COMMANDS, SETTINGS, run_command
@@ -510,6 +510,9 @@ DOCSTRING = '"""A module."""\nimport os\n\n\ndef f():\n    """A function."""'
         (["/* main.c */"], "/* main.c */"),
         (["// a comment"], "// a comment"),
         (["/etc/hosts is what?"], "/etc/hosts is what?"),
+        (["/tmp is full, what now?"], "/tmp is full, what now?"),
+        (["/home and /root are what?"], "/home and /root are what?"),
+        (["/s means sarcasm, right?"], "/s means sarcasm, right?"),
     ],
 )
 def test_messages(lines: list[str], text: str) -> None:
@@ -517,7 +520,10 @@ def test_messages(lines: list[str], text: str) -> None:
     assert _read_message(lines[0], lambda: next(rest, None)) == (text, False)
 
 
-@pytest.mark.parametrize("line", ["/help", "/?", "/set temp 1", "/file\tnotes.txt", "/nonsense", " /exit \n"])
+@pytest.mark.parametrize(
+    "line",
+    ["/help", "/?", "/set temp 1", "/file\tnotes.txt", "/nonsense", " /exit \n", "/fiel notes.txt", "/sytem Be terse."],
+)
 def test_commands_are_single_lines(line: str) -> None:
     assert _read_message(line, lambda: None) == (line.strip(), True)
 
@@ -534,6 +540,14 @@ class TestTyped:
         assert lines.next() == ("hello", False)
         press("\x04")
         assert lines.next() is None
+
+    def test_what_was_no_command_can_be_edited(self, typed: tuple[Callable[[str], None], TerminalInput]) -> None:
+        press, lines = typed
+        lines.keep("/tmp")
+        press(" is full\r")
+        assert lines.next() == ("/tmp is full", False)
+        press("next\r")
+        assert lines.next() == ("next", False)
 
     def test_a_pasted_file_is_one_message(self, typed: tuple[Callable[[str], None], TerminalInput]) -> None:
         press, lines = typed
@@ -562,6 +576,10 @@ class Script:
 
     def __init__(self, *lines: Line) -> None:
         self.rest = iter(lines)
+        self.kept: list[str] = []
+
+    def keep(self, line: str) -> None:
+        self.kept.append(line)
 
     def next(self) -> Line | None:
         return next(self.rest, None)
@@ -670,6 +688,24 @@ class TestTurnsOfEvents:
         assert not converse(talk, InvalidRequest("no"), "b")
         assert talk.heard[-1] == "b"
 
+    @pytest.mark.parametrize(
+        ("line", "reason"),
+        [
+            ("/fiel notes.txt", "there is no command /fiel: did you mean /file?"),
+            ("/tmp", "there is no command /tmp: "),
+            ("/exit code 1, what does it mean?", "/exit takes nothing after it"),
+            ("/clear the table is a song?", "/clear takes nothing after it"),
+        ],
+    )
+    def test_a_line_that_is_no_command_is_kept_for_editing(
+        self, talk: Controller, capsys: pytest.CaptureFixture[str], line: str, reason: str
+    ) -> None:
+        lines = Script(_read_message(line, lambda: None), Line("w300", command=False))
+        assert not _run_conversation(talk, cast(PipedInput, lines))
+        told = capsys.readouterr().err
+        assert told.startswith(f"edgespec: {reason}") and 'to say it to the model, put """ before' in told
+        assert lines.kept == [line] and [message["role"] for message in talk.chat.messages] == ["user", "assistant"]
+
     def test_a_file_that_cannot_be_used_ends_nothing(self, capsys: pytest.CaptureFixture[str]) -> None:
         talk = FakeTalk(person=True)
         refused = PermissionError(13, "Permission denied", "/somewhere/x")
@@ -697,14 +733,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 ENDLESS = ("--logit-bias", "2=-100")  # never the token that ends an answer
 
 
+def options_of(path: Path, *arguments: str) -> dict[str, Any]:
+    """The options of a chat with the model in `path`."""
+    line = ["-m", str(path), "--ctx", "256", "--threads", "1", "-n", "12", "--seed", "1", *ENDLESS, *arguments]
+    return command.make_context("chat", line, parent=Context(main, **main.context_settings)).params
+
+
 @pytest.fixture
 def talk(tiny: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
     """A chat without a terminal."""
     path, cache = tiny
     monkeypatch.setenv("XDG_CACHE_HOME", cache)
-    arguments = ["-m", str(path), "--ctx", "256", "--threads", "1", "-n", "12", "--seed", "1", *ENDLESS]
-    options = command.make_context("chat", arguments, parent=Context(main, **main.context_settings)).params
-    with Controller(options, Screen(footer=False), saved=None, memory=None) as talk:
+    with Controller(options_of(path, "--temp", "0"), Screen(footer=False), saved=None, memory=None) as talk:
         yield talk
 
 
@@ -782,6 +822,86 @@ class TestTalk:
         run_command(talk, f"/file {tmp_path}/notes.txt")
         run_command(talk, "/clear")
         assert talk.attached == [] and talk.chat.messages == []
+
+    @pytest.mark.parametrize(
+        ("text", "fence"),
+        [("plain", "```"), ("a ```py\nx\n``` b", "````"), ("`one` and `````", "``````")],
+    )
+    def test_a_file_keeps_its_fences_in_a_longer_one(
+        self, talk: Controller, tmp_path: Path, text: str, fence: str
+    ) -> None:
+        (tmp_path / "my notes.md").write_text(text, encoding="utf-8")
+        run_command(talk, f'/file "{tmp_path}/my notes.md"')
+        (attached,) = talk.attached
+        assert attached.text == f"my notes.md:\n{fence}\n{text.removeprefix(chr(0xFEFF))}\n{fence}"
+
+    @pytest.mark.parametrize("typed", ['"x y.json"', r"x\ y.json", "x y.json", "'x y.json'"])
+    def test_a_quoted_name_is_the_files(
+        self, talk: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        talk.say("w300")
+        run_command(talk, f"/save {typed}")
+        assert [path.name for path in tmp_path.iterdir()] == ["x y.json"]
+        run_command(talk, f"/load {typed}")
+
+    def test_sampling_is_the_models_until_the_user_sets_it(
+        self,
+        tiny: tuple[Path, str],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        path, cache = tiny
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)
+        metadata = {"tokenizer.chat_template": TEMPLATE, "general.sampling.temp": 0.5, "general.sampling.top_k": 7}
+        other = tiny_model(tmp_path / "other.gguf", metadata=metadata)
+        with Controller(options_of(path), Screen(footer=False), saved=None, memory=None) as talk:
+            assert (talk.sampling.temperature, talk.sampling.min_p) == (0.7, 0.05)
+            run_command(talk, f"/model {other}")
+            assert (talk.sampling.temperature, talk.sampling.top_k, talk.sampling.min_p) == (0.5, 7, 0.0)
+            assert "temperature 0.5, top-k 7 (the file's), repetition guard" in capsys.readouterr().err
+            run_command(talk, "/set temp 0.9")
+            seed = talk.sampling.seed
+            run_command(talk, f'/model "{path}"')
+            assert (talk.sampling.temperature, talk.sampling.min_p, talk.sampling.seed) == (0.9, 0.05, seed)
+            assert talk.sampling_in_words == "temperature 0.9 (yours), min-p 0.05 (edgespec's), repetition guard"
+            run_command(talk, "/set temp 0")
+            assert talk.sampling == SamplingParams(seed=seed, logit_bias={2: -100.0})
+            before = talk.sampling
+            with pytest.raises(InvalidRequest):
+                run_command(talk, "/set top-p 3")
+            assert talk.sampling == before and talk.sampling_in_words == "temperature 0 (yours)"
+
+    @pytest.mark.parametrize("where", ["environment", "file", "line"])
+    def test_an_option_of_any_source_comes_before_the_models(
+        self, tiny: tuple[Path, str], home: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    ) -> None:
+        arguments = ["--temp", "0"] if where == "line" else []
+        if where == "environment":
+            monkeypatch.setenv("EDGESPEC_TEMP", "0")
+        elif where == "file":
+            config = home / "config" / "edgespec" / "config.toml"
+            config.parent.mkdir(parents=True)
+            config.write_text("temp = 0.0\n")
+        seen: list[float] = []
+        monkeypatch.setattr(Controller, "say", lambda self, text: seen.append(self.sampling.temperature))
+        result = CliRunner().invoke(main, ["chat", "-m", str(tiny[0]), "--ctx", "64", *arguments], input="w300\n")
+        assert result.exit_code == 0 and seen == [0.0], result.output
+
+    def test_a_person_is_told_that_an_answer_repeats_itself(
+        self, talk: Controller, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run_command(talk, "/set max-tokens 100")
+        talk.sampling = SamplingParams(logit_bias={300: 100.0})
+        for on_terminal in (False, True):
+            capsys.readouterr()
+            for stream in (sys.stdout, sys.stderr):
+                monkeypatch.setattr(stream, "isatty", lambda on_terminal=on_terminal: on_terminal)
+            talk.say("w301")
+            told = capsys.readouterr()
+            assert told.out.count("w300") == 100, "it runs on"
+            assert told.err.count("[it repeats itself; Ctrl-C stops it]") == on_terminal
 
     def test_why_an_answer_ends(self, talk: Controller, capsys: pytest.CaptureFixture[str]) -> None:
         run_command(talk, "/set max-tokens 5")
@@ -886,7 +1006,7 @@ class TestPiped:
         assert result.exit_code == 0, result.output
         result = piped("w300\n/nonsense\nw301\n/exit\nnot said\n", "--stats")
         assert result.exit_code == 1 and result.stderr.count("4 tokens at") == 2
-        assert "no command /nonsense" in result.stderr
+        assert "there is no command /nonsense: /help lists them; to say it" in result.stderr
 
     def test_nothing_kept_needs_no_place(self, piped: Callable[..., Result], home: Path, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("in the way")

@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 from prompt_toolkit.history import History, InMemoryHistory
 
-from edgespec.cli.chat.commands import LeaveChat, run_command
+from edgespec.cli.chat.commands import LeaveChat, NotACommand, run_command
 from edgespec.cli.chat.controller import Controller
 from edgespec.cli.chat.line_input import Line, PipedInput, TerminalInput, file_history
 from edgespec.cli.chat.screen import Screen
@@ -49,6 +49,7 @@ def run(ctx: click.Context, options: dict[str, Any]) -> None:
         if interactive:
             name = visible(controller.engine.model.name, one_line=True)
             screen.note(f"{name}, drafter {controller.engine.drafter_name}. /help lists the commands.")
+            screen.note(f"{controller.sampling_in_words}; /set changes it")
             lines = TerminalInput(_history(None if options["private"] else data / "history", screen))
             controller.editor = lines.edit
         without_error = _run_conversation(controller, lines)
@@ -67,6 +68,10 @@ def _run_conversation(controller: Controller, lines: PipedInput | TerminalInput)
             _handle_line(controller, line)
         except LeaveChat:
             break
+        except NotACommand as error:
+            controller.screen.error(str(error))
+            lines.keep(error.line)
+            without_error = False
         except EdgespecError as error:
             controller.screen.error(str(error))
             without_error = False

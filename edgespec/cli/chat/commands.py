@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Callable
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
 from edgespec.cli.chat.controller import Attached, Controller
+from edgespec.cli.chat.typed_paths import typed_path, unquoted
 from edgespec.cli.options import sampling_options
 from edgespec.cli.report import print_stats
 from edgespec.cli.terminal import echo, visible
@@ -22,8 +23,24 @@ _MAX_BYTES_PER_TOKEN = 16
 """Bytes of a file for each token of the context; a larger file is refused without tokenizing it."""
 
 
+QUOTE = '"""'
+"""Begins and ends a message of several lines."""
+
+_COMMAND = re.compile(r"/[a-z?]+(\s|$)")
+_NEARLY = 0.75
+"""How much of a word must be a command's for it to count as a typing error (difflib's ratio)."""
+
+
 class LeaveChat(Exception):
     """The user leaves the chat."""
+
+
+class NotACommand(InvalidRequest):
+    """A line that looks like a command and is none; `line` may be meant for the model."""
+
+    def __init__(self, line: str, reason: str) -> None:
+        super().__init__(f"{reason}; to say it to the model, put {QUOTE} before and after it")
+        self.line = line
 
 
 class ChatCommand(NamedTuple):
@@ -34,13 +51,28 @@ class ChatCommand(NamedTuple):
     run: Callable[[Controller, str], None]
 
 
+def is_command(line: str) -> bool:
+    """Whether a line is a command: its first word is one, is nearly one, or stands alone.
+
+    Any other line is a message: `/tmp is full, what now?`, a path, a comment of C.
+    """
+    if "\n" in line or not _COMMAND.match(line):
+        return False
+    name, *argument = line.split(maxsplit=1)
+    return not argument or bool(get_close_matches(name, [*CHAT_COMMANDS, *ALIASES], 1, cutoff=_NEARLY))
+
+
 def run_command(controller: Controller, line: str) -> None:
     """Run the command in a line. Raises EdgespecError, OSError, LeaveChat."""
     name, *argument = line.split(maxsplit=1)
-    command = CHAT_COMMANDS.get(ALIASES.get(name, name))
+    name = ALIASES.get(name, name)
+    command = CHAT_COMMANDS.get(name)
     if command is None:
         nearest = get_close_matches(name, CHAT_COMMANDS, 1)
-        raise InvalidRequest(f"no command {name}: " + (f"did you mean {nearest[0]}?" if nearest else "see /help"))
+        hint = f"did you mean {nearest[0]}?" if nearest else "/help lists them"
+        raise NotACommand(line, f"there is no command {name}: {hint}")
+    if argument and not command.arguments and name != "/help":  # /exit code 1, what does it mean?
+        raise NotACommand(line, f"{name} takes nothing after it")
     command.run(controller, "".join(argument))
 
 
@@ -106,7 +138,7 @@ def _edit(controller: Controller, argument: str) -> None:
 
 
 def _save(controller: Controller, argument: str) -> None:
-    path = _path(argument, "/save FILE.json")
+    path = typed_path(_given(argument, "/save FILE.json"))
     if path.exists() and not is_chat(path):
         raise InvalidRequest(f"{path} exists and is not a saved conversation: choose another name")
     write_chat(path, controller.chat, controller.engine)
@@ -114,7 +146,7 @@ def _save(controller: Controller, argument: str) -> None:
 
 
 def _load(controller: Controller, argument: str) -> None:
-    path = _path(argument, "/load FILE.json")
+    path = typed_path(_given(argument, "/load FILE.json"))
     same = read_chat(path, controller.chat, controller.engine)
     controller.last = None
     turns = sum(message["role"] == "user" for message in controller.chat.messages)
@@ -122,7 +154,7 @@ def _load(controller: Controller, argument: str) -> None:
 
 
 def _file(controller: Controller, argument: str) -> None:
-    path = _path(argument, "/file PATH")
+    path = typed_path(_given(argument, "/file PATH"))
     room = controller.engine.context.n_ctx
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -134,8 +166,11 @@ def _file(controller: Controller, argument: str) -> None:
     count = len(controller.engine.model.vocabulary.tokenize(text))
     if count >= room:
         raise InvalidRequest(too_large)
-    controller.attached.append(Attached(path.name, f"{path.name}:\n```\n{text.rstrip()}\n```"))
-    controller.screen.note(f"{path.name}, {count} tokens, goes before the next message; /undo leaves it out")
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))  # longer than any in the text
+    controller.attached.append(Attached(path.name, f"{path.name}:\n{fence}\n{text.rstrip()}\n{fence}"))
+    controller.screen.note(
+        f"{visible(path.name, one_line=True)}, {count} tokens, goes before the next message; /undo leaves it out"
+    )
 
 
 def _set(controller: Controller, argument: str) -> None:
@@ -180,14 +215,15 @@ def _stats(controller: Controller, argument: str) -> None:
 
 def _model(controller: Controller, argument: str) -> None:
     if argument:
-        controller.change_model(argument)
+        controller.change_model(unquoted(argument))
     model = controller.engine.model
     controller.screen.note(visible(f"{model.name} ({model.path.name})", one_line=True))
+    controller.screen.note(controller.sampling_in_words)
 
 
 def _drafter(controller: Controller, argument: str) -> None:
     if argument:
-        controller.change_drafter(argument)
+        controller.change_drafter(unquoted(argument))
     controller.screen.note(controller.engine.drafter_name)
 
 
@@ -198,13 +234,10 @@ def _draft(controller: Controller, argument: str) -> None:
     controller.screen.note("drafting where it pays" if controller.drafting else f"decoding plainly{reason}")
 
 
-def _path(argument: str, usage: str) -> Path:
+def _given(argument: str, usage: str) -> str:
     if not argument:
         raise InvalidRequest(f"usage: {usage}")
-    try:
-        return Path(argument).expanduser()
-    except RuntimeError as error:  # ~somebody
-        raise InvalidRequest(f"{argument}: {error}") from error
+    return argument
 
 
 def _parse_switch(what: str, value: str) -> bool:

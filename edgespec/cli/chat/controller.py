@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from edgespec import Chat, Engine, Session
-from edgespec.cli.build import open_engine, sampling_of, template_variables_of
+from edgespec.cli.build import chosen_sampling, open_engine, sampling_of, template_variables_of
+from edgespec.cli.chat.repetition import RepetitionWatch
 from edgespec.cli.chat.screen import Screen
 from edgespec.cli.interrupt import cancelled_by_ctrl_c
 from edgespec.cli.report import DecisionLog, PromptProgress, print_stats
@@ -43,8 +44,10 @@ class Controller:
         self._saved, self._memory = saved, memory
         self._chat_name = saved.name if saved else f"/{secrets.token_hex(8)}"  # no name of a session
         self._progress = PromptProgress()
-        self.sampling = sampling_of(options)
+        sampling_of(options)  # a wrong value is an error before the model is loaded
+        self._chosen = chosen_sampling(options)
         self.engine: Engine = _open(options)
+        self.sampling = self.engine.chat_sampling(**self._chosen)
         try:
             variables = template_variables_of(options)
             self.chat: Chat = self.engine.chat(options["system"], template_variables=variables)
@@ -100,13 +103,15 @@ class Controller:
     def _print_answer(self, session: Session) -> None:
         """Print the answer block by block, then its statistics."""
         self.last, self.last_seed = session, self.sampling.seed
-        decision_log = DecisionLog(self.options["stats"])
+        decision_log, watch = DecisionLog(self.options["stats"]), RepetitionWatch()
         try:
             with cancelled_by_ctrl_c(session):
                 for block in session.stream():
                     self._progress.clear()
                     decision_log.print_block(session, block)
                     self.screen.block(block)
+                    if watch.notices(block.text):
+                        self.screen.hint("[it repeats itself; Ctrl-C stops it]")
         finally:
             self._progress.clear()
             self.screen.end_line()
@@ -120,12 +125,19 @@ class Controller:
 
     def set_sampling(self, name: str, value: Any) -> None:
         """Change a sampling option. Raises InvalidRequest; then it has not changed."""
-        self.sampling = sampling_of({**self.options, "seed": self.sampling.seed, name: value})
+        chosen = chosen_sampling({**self.options, "seed": self.sampling.seed, name: value})
+        self.sampling = self.engine.chat_sampling(**chosen)
+        self._chosen = chosen
         self.options[name] = value
 
     def think(self, on: bool) -> None:
         """Let the model think first, or not. Raises InvalidRequest where its chat template does not offer that."""
         self.chat.template_variables = {**self.chat.template_variables, "enable_thinking": on}
+
+    @property
+    def sampling_in_words(self) -> str:
+        """The sampling parameters in force, and where they come from."""
+        return self.engine.sampling_defaults.describe(self._chosen)
 
     @property
     def drafting(self) -> bool:
@@ -164,6 +176,7 @@ class Controller:
             raise
         before = self.engine
         self.options, self.engine, self.chat = options, engine, chat
+        self.sampling = engine.chat_sampling(**self._chosen)
         self.draft(not self._drafting_off)
         before.close()
 

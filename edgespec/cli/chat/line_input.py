@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,18 +14,13 @@ from prompt_toolkit.history import FileHistory, History
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import create_output
 
-from edgespec.cli.chat.commands import CHAT_COMMANDS, SETTINGS, TAKES_A_PATH
+from edgespec.cli.chat.commands import CHAT_COMMANDS, QUOTE, SETTINGS, TAKES_A_PATH, is_command
 from edgespec.drafters import KNOWN
 from edgespec.hub.catalogue import entries
 
-QUOTE = '"""'
-"""Begins and ends a message of several lines."""
-
-_COMMAND = re.compile(r"/[a-z?]+(\s|$)")
-
 
 class Line(NamedTuple):
-    """A message or a command: one line without quotes that looks like a command, not like a path or a comment of C."""
+    """A message or a command."""
 
     text: str
     command: bool
@@ -42,6 +36,9 @@ class PipedInput:
                 return message
         return None
 
+    def keep(self, line: str) -> None:
+        """Nothing: who piped a line cannot edit it."""
+
 
 class TerminalInput:
     """Reads messages that the user types in a terminal."""
@@ -52,12 +49,19 @@ class TerminalInput:
             prompt_continuation="… ",
             output=create_output(None if sys.stdout.isatty() else sys.stderr),  # no prompts in `chat > answers.txt`
         )  # fmt: skip
+        self._kept = ""
+
+    def keep(self, line: str) -> None:
+        """Let the user edit `line` at the next prompt."""
+        self._kept = line
 
     def next(self) -> Line | None:
         """The next message; None at the end (Ctrl-D)."""
         while True:
             try:
-                message = _read_message(self._session.prompt("> "), lambda: self._session.prompt("… "))
+                kept, self._kept = self._kept, ""
+                typed = self._session.prompt("> ", default=kept)
+                message = _read_message(typed, lambda: self._session.prompt("… "))
             except KeyboardInterrupt:  # Ctrl-C clears what is being typed
                 continue
             except EOFError:
@@ -108,7 +112,7 @@ def _read_message(line: str, more: Callable[[], str | None]) -> Line:
     """
     text = line.strip()
     if not text.startswith(QUOTE):
-        return Line(text, "\n" not in text and _COMMAND.match(text) is not None)
+        return Line(text, is_command(text))
     lines = [text.removeprefix(QUOTE)]
     if QUOTE in lines[0].removesuffix(QUOTE):
         return Line(text, command=False)

@@ -5,6 +5,7 @@ Markdown is printed as it is: it stays readable, and code can be copied.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from edgespec import Block, Engine, Session
@@ -41,6 +42,13 @@ class Screen:
     def note(self, text: str) -> None:
         """Print a note of the program."""
         echo(text, err=True, dim=True)
+
+    def hint(self, text: str) -> None:
+        """Print a note in the midst of an answer, on a line of its own; only for a person at a terminal."""
+        if sys.stderr.isatty():
+            if sys.stdout.isatty():
+                echo()
+            self.note(text)
 
     def error(self, text: str) -> None:
         """Print an error."""
