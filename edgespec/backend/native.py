@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import logging
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,10 +15,18 @@ import numpy as np
 from edgespec.backend.pages import NewMemory
 from edgespec.core import Row
 from edgespec.errors import EvaluationError, InvalidRequest
+from edgespec.system.signals import EARLY_END, ENDING, delayed_signals
 
 _log = logging.getLogger("edgespec.llama_cpp")
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}  # ggml.h: debug, info, warn, error
 _CONTINUED = 5
+_abort_callback = (
+    # Called for each operation of a forward pass: a function of Python would be slow. This one returns 0 while the
+    # string is empty.
+    ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
+    if os.name == "posix"
+    else llama_cpp.ggml_abort_callback(0)
+)
 
 
 class _LogCollector:
@@ -90,7 +94,7 @@ def load_model(path: Path, params: Any) -> Any:
     """`llama_model_load_from_file`: a model, or nothing. Raises KeyboardInterrupt, and what signals raise."""
     model = None
     try:
-        with _delayed_signals() as interrupted:
+        with delayed_signals() as interrupted:
             memory = NewMemory()  # at first it is asked with all memory allocated, and nothing read
             proceed = llama_cpp.llama_progress_callback(
                 lambda share, _data: (share > 0.0 or memory.advise() >= 0) and not interrupted()
@@ -108,9 +112,10 @@ def new_context(model: Any, params: Any) -> Any:
     """`llama_init_from_model`: a context, or nothing. Raises KeyboardInterrupt, and what signals raise."""
     initialise()
     forget_errors()
+    params.abort_callback, params.abort_callback_data = _abort_callback, ENDING
     context = None
     try:
-        with _delayed_signals():
+        with delayed_signals():
             context = llama_cpp.llama_init_from_model(model, params)
     except BaseException:
         if context:
@@ -119,33 +124,15 @@ def new_context(model: Any, params: Any) -> Any:
     return context
 
 
-@contextlib.contextmanager
-def _delayed_signals() -> Iterator[Callable[[], bool]]:
-    """Delay signals until the end of the block; yields a function that says whether Ctrl-C was pressed.
-
-    Python would run a handler inside a callback of llama.cpp, where its exception is lost.
-    """
-    names = ("SIGINT", "SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
-    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
-    received: list[int] = []
-    for number in handlers:
-        signal.signal(number, lambda number, _frame: received.append(number))
-    try:
-        yield lambda: any(handlers[number] is signal.default_int_handler for number in received)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for number in received:
-            handlers[number](number, None)
-
-
 def decode(context: Any, batch: Any) -> None:
-    """One forward pass of a llama_batch. Raises EvaluationError with llama.cpp's reason; InvalidRequest in a fork."""
+    """One forward pass of a llama_batch. Raises EvaluationError with llama.cpp's reason; InvalidRequest in a fork.
+
+    A signal that ends the program ends the pass at once, and its exception is raised here: KeyboardInterrupt, say.
+    """
     initialise()
     forget_errors()
-    status = llama_cpp.llama_decode(context, batch)
+    with EARLY_END:
+        status = llama_cpp.llama_decode(context, batch)
     if status:
         raise EvaluationError(
             f"llama.cpp could not evaluate {batch.n_tokens} tokens from position {batch.pos[0]} on "

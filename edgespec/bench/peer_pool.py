@@ -8,6 +8,7 @@ from typing import Any
 from edgespec.bench.measurements import Answer, Peer
 from edgespec.bench.peers import PeerSpec
 from edgespec.errors import EvaluationError
+from edgespec.system.signals import delayed_signals
 
 
 class PeerPool:
@@ -53,9 +54,10 @@ class PeerPool:
             return None
 
     def close(self) -> None:
-        """End all peers."""
-        while self._peers:
-            self._peers.popitem()[1].close()
+        """End all peers. A second signal cannot keep any of them."""
+        with delayed_signals():
+            while self._peers:
+                self._peers.popitem()[1].close()
 
     def __enter__(self) -> PeerPool:
         return self

@@ -140,9 +140,7 @@ class LlamaServer:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         command = [str(server.absolute()), "--host", "127.0.0.1", "--port", str(port), *self._arguments]
         try:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._log
-            )
+            self._process = child.start(command, stderr=self._log)
         except OSError as error:
             self._log.close()
             raise EvaluationError(f"{server} cannot be started: {error.strerror}") from error
@@ -208,8 +206,7 @@ class LlamaServer:
 
     def close(self) -> int | None:
         peak = peak_so_far(self._process.pid)
-        self._process.terminate()
-        self._process.wait()
+        child.end(self._process)  # asked to end, it would first finish its forward pass
         self._log.close()
         return peak
 
@@ -220,9 +217,9 @@ class ProgramPeer:
     def __init__(self, name: str, module: str, arguments: Sequence[object]) -> None:
         self._name = name
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
-        self._process: subprocess.Popen[str] = subprocess.Popen(
+        self._process = child.start(
             [*child.program(module), *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._log, encoding="utf-8", cwd=child.IMPORT_ROOT,
+            stderr=self._log, cwd=child.IMPORT_ROOT,
         )  # fmt: skip
         try:
             self._read()  # the line that it writes when the model is loaded
@@ -255,10 +252,9 @@ class ProgramPeer:
     def close(self) -> int | None:
         assert self._process.stdin is not None and self._process.stdout is not None
         peak = peak_so_far(self._process.pid)
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()  # which ends it
-        self._process.terminate()  # also in the middle of an answer
-        self._process.wait()
+        child.end(self._process)
+        with contextlib.suppress(OSError):  # a request that it did not read
+            self._process.stdin.close()
         self._process.stdout.close()
         self._log.close()
         return peak

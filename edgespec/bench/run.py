@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -100,8 +100,9 @@ def run(
         memory_prompt = _tokens(contestants, _MEMORY_PROMPT)
     if out:
         write(out, result)
-    if "memory" not in result:
-        result["memory"] = dict(_peak_memory(settings, model, threads, memory_prompt, on_progress))
+    memory = result.setdefault("memory", {})
+    for name, peak in _peak_memory(settings, model, threads, memory_prompt, on_progress, known=memory):
+        memory[name] = peak
         if out:
             write(out, result)
     return result
@@ -247,10 +248,17 @@ def _peak_memory(
     threads: int,
     memory_prompt: Sequence[int],
     on_progress: Callable[[RunProgress], object],
+    *,
+    known: Container[str],
 ) -> Iterator[tuple[str, int | None]]:
-    """The peak memory in bytes of each contestant alone, with one short prompt; None where it is not known."""
+    """The peak memory in bytes of each contestant alone, with one short prompt; None where it cannot be measured.
+
+    Those in `known` are left out.
+    """
     for drafter in (*settings.drafters, "none"):
         name = PLAIN if drafter == "none" else contestant_name(drafter)
+        if name in known:
+            continue
         on_progress(RunProgress(f"measuring the memory of {name}"))
         files = drafter_files(drafter)  # that process has another working directory
         full_names = "+".join(str(files.get(part, part)) for part in names_of(drafter)) or "none"
@@ -265,6 +273,8 @@ def _peak_memory(
             on_progress(RunProgress(str(error)))
             yield name, None
     for spec in settings.peers:
+        if spec.name in known:
+            continue
         on_progress(RunProgress(f"measuring the memory of {spec.name}"))
         try:
             peer = _start_peer(spec, model, settings, threads, lambda progress: None)

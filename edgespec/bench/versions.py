@@ -11,6 +11,10 @@ from pathlib import Path
 
 from edgespec.bench.peers import PeerSpec
 from edgespec.errors import EvaluationError, InvalidRequest
+from edgespec.system import child
+
+_TIMEOUT = 60.0
+"""Seconds that a server may take to tell its version."""
 
 
 def versions(specs: Sequence[PeerSpec], server: Path | None) -> Iterator[tuple[str, str]]:
@@ -33,21 +37,25 @@ def server_version(server: Path) -> str:
 
     Builds with and without CUDA have the same version. Raises EvaluationError where it is no llama-server.
     """
-    result = _run_server(server, "--version")
-    match = re.search(r"^version: *(.+)", result.stdout, re.MULTILINE)
+    status, printed = _run_server(server, "--version")
+    match = re.search(r"^version: *(.+)", printed, re.MULTILINE)
     if not match:
-        raise EvaluationError(f"{server} --version ended with status {result.returncode} and told no version")
-    devices = re.findall(r"^ +(\w+): ", _run_server(server, "--list-devices").stdout, re.MULTILINE)
+        raise EvaluationError(f"{server} --version ended with status {status} and told no version")
+    devices = re.findall(r"^ +(\w+): ", _run_server(server, "--list-devices")[1], re.MULTILINE)
     return ", ".join([match[1].strip(), *devices])
 
 
-def _run_server(server: Path, option: str) -> subprocess.CompletedProcess[str]:
+def _run_server(server: Path, option: str) -> tuple[int, str]:
+    """The exit status and the output of the server with this option."""
     try:
-        return subprocess.run(
-            [str(server.absolute()), option], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, encoding="utf-8", errors="replace", timeout=60, check=False,
-        )  # fmt: skip
+        process = child.start([str(server.absolute()), option], stdout=subprocess.PIPE)
     except OSError as error:
         raise EvaluationError(f"{server} cannot be started: {error.strerror}") from error
-    except subprocess.TimeoutExpired as error:
-        raise EvaluationError(f"{server} {option} told nothing for {error.timeout:.0f} s") from error
+    with process:
+        try:
+            printed, _ = process.communicate(timeout=_TIMEOUT)
+        except subprocess.TimeoutExpired as error:
+            raise EvaluationError(f"{server} {option} told nothing for {_TIMEOUT:.0f} s") from error
+        finally:
+            child.end(process)
+    return process.returncode, printed

@@ -7,11 +7,9 @@ import errno
 import io
 import logging
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
@@ -22,6 +20,7 @@ from edgespec.cli.config import defaults_for
 from edgespec.cli.terminal import echo, visible
 from edgespec.errors import EdgespecError
 from edgespec.system import cpu
+from edgespec.system.signals import heeded_signals
 
 
 class _UserError(click.ClickException):
@@ -60,7 +59,7 @@ class _CommandGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _visible_errors():
+            with _visible_errors(), heeded_signals():  # so that child processes and temporary files are removed
                 return super().invoke(ctx)
         except EdgespecError as error:
             raise _UserError(str(error)) from error
@@ -98,10 +97,6 @@ def main(ctx: click.Context, verbose: int, config: Path | None) -> None:  # fmt:
         sys.stdout.reconfigure(errors="replace")  # characters that the terminal lacks must not end an answer
     _log_to_stderr(verbose)
     _read_config(ctx, config)
-    for name in ("SIGTERM", "SIGHUP"):  # as with Ctrl-C: child processes and temporary files are removed
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, _exit_on_signal)
 
 
 def _open_closed_streams() -> None:
@@ -115,12 +110,6 @@ def _discard_output() -> None:
     """Send stdout to the null device, so that what could not be written is not written again at exit."""
     with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("w") as null_device:
         os.dup2(null_device.fileno(), sys.stdout.fileno())
-
-
-def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
-    """Exit on a signal, once: a terminal that closes may send two, and the second must not interrupt the clean-up."""
-    signal.signal(number, signal.SIG_IGN)
-    sys.exit(128 + number)
 
 
 def _read_config(ctx: click.Context, path: Path | None) -> None:

@@ -13,6 +13,7 @@ from edgespec.bench.peers import parse_peer
 from edgespec.bench.report import markdown, summary_lines
 from edgespec.bench.run import run as run_bench
 from edgespec.bench.settings import RunProgress, Settings
+from edgespec.cli.interrupt import message_when_stopped
 from edgespec.cli.terminal import echo
 from edgespec.errors import InvalidRequest, OutputError
 from edgespec.system.files import check_writable, replacing
@@ -36,17 +37,22 @@ def run(options: dict[str, Any]) -> None:
         **{key: options[key] for key in
            ("model", "server", "count", "rounds", "peer_rounds", "seed", "threads", "gpu_layers")},
     )  # fmt: skip
-    try:
+    with message_when_stopped(lambda: _what_is_kept(options["out"])):
         result = run_bench(
             settings, prompts, out=options["out"], command=["edgespec", *sys.argv[1:]], on_progress=_print_progress
         )
-    except KeyboardInterrupt:
-        if options["out"]:
-            echo(f"\nstopped; the same command continues with {options['out']}", err=True)
-        raise
     if options["report"]:
         _write_report(options["report"], result)
     echo("\n".join(summary_lines(result)))
+
+
+def _what_is_kept(out: Path | None) -> str:
+    """What a stopped run leaves."""
+    if out is None:
+        return "nothing is kept without --json FILE"
+    if not out.exists():
+        return "no prompt was measured in full yet"
+    return f"every prompt that was measured in full is in {out}, and the same command continues with {out}"
 
 
 def _print_progress(progress: RunProgress) -> None:

@@ -11,6 +11,7 @@ import click
 
 from edgespec.backend import LlamaModel
 from edgespec.backend.load_check import check_loads
+from edgespec.cli.interrupt import message_when_stopped
 from edgespec.cli.terminal import echo, redraw
 from edgespec.errors import OutputError
 from edgespec.hub.resolve import resolve
@@ -33,8 +34,10 @@ def run(options: dict[str, Any]) -> None:
     header = check_loads(path, cache_dir=cache)
     check_writable(options["out"])
     model = LlamaModel(path, gpu_layers=options["gpu_layers"])
+    left = "nothing was written" if options["prompts"] is None else "the same command continues"
     try:
-        counts = _count(model, header.fingerprint, options)
+        with message_when_stopped(lambda: left):
+            counts = _count(model, header.fingerprint, options)
     finally:
         model.close()
     out: Path = options["out"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from edgespec.cli.interrupt import message_when_stopped
 from edgespec.cli.report import json_line
 from edgespec.cli.terminal import echo, redraw, write
 from edgespec.errors import MalformedModel, ModelError, ModelNotFound
@@ -94,15 +95,13 @@ def remove(aliases: tuple[str, ...]) -> None:
 
 def _pull(entry: Entry, local: Path | None, cache: Path) -> None:
     progress = _DownloadProgress(entry.alias)
+    left = "the same command continues this download" if local is None else "nothing was copied"
     try:
-        if local is not None:
-            file = store.adopt(entry, local, cache, progress=progress)
-        else:
-            file = store.pull(entry, cache, progress=progress)
-    except KeyboardInterrupt:
-        left = "the same command continues this download" if local is None else "nothing was copied"
-        echo(f"\nstopped; {left}", err=True)
-        raise
+        with message_when_stopped(lambda: left):
+            if local is not None:
+                file = store.adopt(entry, local, cache, progress=progress)
+            else:
+                file = store.pull(entry, cache, progress=progress)
     finally:
         progress.finish()
     if entry.sha256 is None:

@@ -1,7 +1,8 @@
-"""Child processes, for calls into llama.cpp that may end the process, or that Ctrl-C would not stop."""
+"""Child processes, for other programs and for calls into llama.cpp that may end the process. None is left behind."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -11,14 +12,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from edgespec.errors import EvaluationError
+from edgespec.system.signals import delayed_signals
 
 IMPORT_ROOT = Path(__file__).parents[2]
 """The working directory of child processes, in which `-m` finds this package and no file of the user."""
 
 _SOURCE_DIRECTORY = r"^\S*/"  # a failed assertion begins with the path of a source file
+
+_running: set[subprocess.Popen[str]] = set()
 
 
 class ChildEnd(NamedTuple):
@@ -40,46 +44,78 @@ def program(module: str) -> tuple[str, ...]:
     return (sys.executable, "-W", "ignore", "-m", module)
 
 
+def start(
+    command: Sequence[str],
+    *,
+    stdin: int = subprocess.DEVNULL,
+    stdout: int = subprocess.DEVNULL,
+    stderr: int | IO[bytes] = subprocess.STDOUT,
+    cwd: Path | None = None,
+) -> subprocess.Popen[str]:
+    """Start a child; `end` ends it, at the latest when this program exits. Raises OSError where it cannot be started.
+
+    It has a session of its own: Ctrl-C at the terminal is not for it, and its own children end with it.
+    """
+    child = None
+    try:
+        with delayed_signals():
+            child = subprocess.Popen(
+                command, stdin=stdin, stdout=stdout, stderr=stderr, encoding="utf-8", errors="replace", cwd=cwd,
+                env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # else a debugger is started on a child that aborts
+                start_new_session=True,
+            )  # fmt: skip
+            _running.add(child)
+    except BaseException:
+        if child is not None:
+            end(child)
+        raise
+    return child
+
+
+def end(child: subprocess.Popen[str]) -> None:
+    """Kill a child and its own children, and wait until it is gone."""
+    with delayed_signals():
+        if child.returncode is None:
+            _kill_with_children(child)
+            child.wait()
+        _running.discard(child)
+
+
+def _kill_with_children(child: subprocess.Popen[str]) -> None:
+    if os.name == "posix":
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it ended just now
+            os.killpg(child.pid, signal.SIGKILL)
+    else:
+        child.kill()
+
+
+@atexit.register
+def _end_all() -> None:
+    while _running:
+        end(next(iter(_running)))
+
+
 def run(command: Sequence[str], on_line: Callable[[str], object] = len) -> ChildEnd:
     """Run `command` to its end and give every line that it prints to `on_line`. Paths in it have to be absolute.
 
     An exception here, even KeyboardInterrupt, kills the child. Raises EvaluationError where no process can be started.
     """
     try:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            cwd=IMPORT_ROOT,
-            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # else a debugger is started on a child that aborts
-            start_new_session=True,  # so that its own children can be ended too
-        )
+        child = start(command, stdout=subprocess.PIPE, cwd=IMPORT_ROOT)
     except OSError as error:
         raise EvaluationError(f"no process can be started: {error.strerror}") from error
     last = ""
     with child:
-        assert child.stdout is not None
         try:
+            assert child.stdout is not None
             for text in child.stdout:
                 line = "".join(c if c.isprintable() else " " for c in text).strip()
                 last = line or last
                 on_line(line)
             status = child.wait()
-        except BaseException:
-            _kill_with_children(child)
-            raise
+        finally:
+            end(child)
     return ChildEnd(status, last)
-
-
-def _kill_with_children(child: subprocess.Popen[str]) -> None:
-    if os.name == "posix":
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-    else:
-        child.kill()
 
 
 def serve_json_lines(answer: Callable[..., dict[str, Any]]) -> None:

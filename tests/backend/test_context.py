@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import random
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import llama_cpp
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -32,6 +34,7 @@ from edgespec.errors import (
     UnsupportedModel,
 )
 from edgespec.grammar import schema_to_grammar
+from edgespec.system.signals import ENDING, heeded_signals
 from tests.gguf_files import tiny_model
 from tests.present import present
 from tests.rounding import chain, rounding
@@ -365,6 +368,33 @@ def test_signals_while_something_is_loaded_are_not_lost(
         signal.signal(number, before)
         logger.removeHandler(send)
         logger.setLevel(level)
+
+
+def test_a_signal_ends_a_forward_pass_at_once_and_its_exception_is_not_lost(
+    tiny: LlamaModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in the log callback either, to which llama.cpp tells that the pass ended early."""
+    decode = llama_cpp.llama_decode
+    tokens = list(range(259, 309))
+    statuses: list[int] = []
+
+    def interrupted(context: object, batch: object) -> int:
+        ctypes.memset(ENDING, signal.SIGINT, 1)  # as it is filled in the middle of a pass
+        signal.raise_signal(signal.SIGINT)
+        statuses.append(int(decode(context, batch)))
+        return statuses[-1]
+
+    context = LlamaContext(tiny, n_ctx=256, threads=1)
+    expected = present(context.prefill(tokens)).tolist()
+    context.rewind(40)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), heeded_signals():
+        patch.setattr(llama_cpp, "llama_decode", interrupted)
+        context.prefill(tokens)
+    assert statuses == [2], "aborted"
+    assert context.cached(tokens) == 40
+    context.forget()
+    assert present(context.prefill(tokens)).tolist() == expected
+    context.close()
 
 
 @pytest.mark.parametrize("params", [{}, {"temperature": 0.8}])

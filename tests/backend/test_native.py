@@ -1,14 +1,10 @@
-"""llama.cpp's log, joined into lines; signals that wait for it; its failures in our words."""
+"""llama.cpp's log, joined into lines; its failures in our words."""
 
 from __future__ import annotations
 
 import ctypes
 import logging
-import os
-import signal
-import threading
-from collections.abc import Iterator
-from types import FrameType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,14 +15,6 @@ from edgespec.backend import native
 from edgespec.errors import EvaluationError
 
 INFO, WARN, ERROR, CONTINUED = 2, 3, 4, 5
-
-
-@pytest.fixture(autouse=True)
-def heeding_ctrl_c() -> Iterator[None]:
-    """As in a terminal: in the background of a shell, programs start deaf to it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 class _Lines(logging.Handler):
@@ -127,53 +115,6 @@ def test_logits_are_looked_at_and_not_copied() -> None:
     numbers[5] = 9.0
     assert rows[1, 2] == 9.0
     assert rows.dtype == np.float32
-
-
-def test_ctrl_c_waits_and_can_be_asked_for() -> None:
-    with pytest.raises(KeyboardInterrupt), native._delayed_signals() as interrupted:
-        assert not interrupted()
-        os.kill(os.getpid(), signal.SIGINT)
-        assert interrupted()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_a_handler_of_ones_own_is_called_afterwards_and_is_no_ctrl_c() -> None:
-    came: list[int] = []
-
-    def mine(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-
-    before = {number: signal.signal(number, mine) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with native._delayed_signals() as interrupted:
-            os.kill(os.getpid(), signal.SIGTERM)
-            os.kill(os.getpid(), signal.SIGINT)
-            assert not interrupted()
-            assert came == []
-        assert sorted(came) == sorted([signal.SIGINT, signal.SIGTERM])
-        assert signal.getsignal(signal.SIGTERM) is mine
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def test_handlers_come_back_after_an_error() -> None:
-    with pytest.raises(ValueError, match="within"), native._delayed_signals():
-        raise ValueError("within")
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_in_another_thread_no_signal_is_touched() -> None:
-    found: list[object] = []
-
-    def work() -> None:
-        with native._delayed_signals() as interrupted:
-            found.extend([signal.getsignal(signal.SIGINT), interrupted()])
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert found == [signal.default_int_handler, False]
 
 
 def test_the_build_is_named_with_what_its_speed_depends_on() -> None:
