@@ -82,6 +82,19 @@ say what is in force."""
 KEPT = """What you type is kept for the next chat in the user's data folder (`~/.local/share/edgespec` on Linux), in
 `history`; a conversation under a name in `sessions/NAME.json`, and its KV cache in `sessions/NAME.kv`; what `--memory`
 learned in `memory/`. Only you can read it, and what you delete there is forgotten. `--private` keeps nothing.
+What was read of long prompts is stored too: see `edgespec cache`.
+"""
+
+
+CACHE = """Reading a long prompt can take longer than the answer. So `generate` and `chat` store what a model
+made of a prompt (its KV cache) in the user's cache folder (`~/.cache/edgespec/prefixes` on Linux), after the answer. A
+later prompt that begins alike, a file with another question, say, starts from there: `cached_tokens` in `--json` counts
+what was not read again. Only what takes longer to read than to load is stored. It is used by the same model with the
+same build and settings; with `--exact`, the text is the same to the bit.
+
+These files hold what was said, and only you can read them. `--private` neither writes nor uses them; `prefix-cache = 0`
+in the configuration file turns them off for good, and another number is the most that they take, in GB. What was used
+longest ago goes first. `edgespec cache clear` removes all of them.
 """
 
 
@@ -99,6 +112,8 @@ def _sections(command: click.Command, context: click.Context) -> list[str]:
         sections.append(PROMPTS)
     if command.name == "chat":
         sections.append(_chat_commands())
+    if command.name == "cache":
+        sections.append(CACHE)
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             below = command.get_command(context, name)

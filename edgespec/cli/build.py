@@ -24,6 +24,7 @@ def open_engine(options: dict[str, Any]) -> Engine:
         n_ctx=options["ctx"],
         threads=options["threads"],
         gpu_layers=options["gpu_layers"],
+        prefix_cache=_prefix_cache(options),
     )
 
 
@@ -52,6 +53,14 @@ def chosen_sampling(options: dict[str, Any]) -> dict[str, Any]:
         "grammar": _grammar(options["grammar"], options["json_schema"]),
         "seed": random_seed() if options["seed"] is None else options["seed"],
     }
+
+
+def _prefix_cache(options: dict[str, Any]) -> bool | float:
+    """The prefix cache's bound in GB, True for the default; False for commands without it and with --private."""
+    if "prefix_cache" not in options or options["private"]:
+        return False
+    bound: float | None = options["prefix_cache"]
+    return True if bound is None else bound
 
 
 def sampling_of(options: dict[str, Any], logprobs: int | None = None) -> SamplingParams:

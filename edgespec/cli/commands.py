@@ -21,6 +21,7 @@ from edgespec.cli.options import (
     gpu_layers_option,
     model_option,
     model_options,
+    prefix_cache_option,
     sampling_options,
     stats_option,
     threads_option,
@@ -48,12 +49,14 @@ def _complete_session(
     help="Answer all prompts of a file in Spec-Bench's form; print one JSON object per turn.",
 )
 @click.option("--raw", is_flag=True, help="Use the prompt as it is, without the chat template.")
+@prefix_cache_option
 @sampling_options
 @click.option(
     "--logprobs", type=int, metavar="N",
     help="With --json: log-probabilities of each token and of the N likeliest.",
 )
 @stats_option
+@click.option("--private", is_flag=True, help="Save nothing of the prompt: no prefix cache.")
 @click.option("--json", "as_object", is_flag=True, help="Print one JSON object instead of the text.")
 def generate(**options: Any) -> None:
     """Answer PROMPT, or a prompt from -p, -f, --prompts or standard input.
@@ -67,6 +70,7 @@ def generate(**options: Any) -> None:
 
 @click.command()
 @model_options
+@prefix_cache_option
 @sampling_options
 @stats_option
 @click.option(
@@ -74,7 +78,7 @@ def generate(**options: Any) -> None:
     help="Save the conversation under this name, and continue it next time.",
 )
 @click.option("--memory", is_flag=True, help="Let n-gram drafters learn from earlier chats.")
-@click.option("--private", is_flag=True, help="Save nothing: no history, no memory.")
+@click.option("--private", is_flag=True, help="Save nothing: no history, no memory, no prefix cache.")
 @click.pass_context
 def chat(ctx: click.Context, /, **options: Any) -> None:
     """Chat with a model. Ctrl-C stops an answer, Ctrl-D or /exit leaves, /help lists the commands."""
@@ -284,5 +288,28 @@ def rm(aliases: tuple[str, ...]) -> None:
     remove(aliases)
 
 
-COMMANDS = (generate, chat, calibrate, trim, doctor, bench, models)
+@click.group()
+def cache() -> None:
+    """List or clear what is stored to save time: what was read of prompts, and what was measured of models."""
+
+
+@cache.command("list")
+@click.option("--json", "as_object", is_flag=True, help="Print one JSON object instead of text.")
+def list_cache(as_object: bool) -> None:
+    """List the stored prefixes of prompts, the one used last first, and count the profiles."""
+    from edgespec.cli.cache import show
+
+    show(as_object)
+
+
+@cache.command("clear")
+@click.argument("kinds", nargs=-1, type=click.Choice(["prefixes", "profiles"]), metavar="[prefixes|profiles]...")
+def clear_cache(kinds: tuple[str, ...]) -> None:
+    """Remove the prefixes of prompts (by default), or the profiles, which are then measured again."""
+    from edgespec.cli.cache import clear
+
+    clear(kinds or ("prefixes",))
+
+
+COMMANDS = (generate, chat, calibrate, trim, doctor, bench, models, cache)
 """All commands, in the order of the help."""

@@ -87,6 +87,14 @@ stats_option = _option(
     help="Print statistics to stderr. --stats=full: a JSON line for every block too, with the reasons for its draft.",
 )
 
+prefix_cache_option = _option(
+    "--prefix-cache",
+    type=click.FloatRange(0),
+    metavar="GB",
+    help="Disk space for what was read of long prompts, which need not be read again; 0: off. Default: a tenth of the "
+    "free space, at most 4.",
+)
+
 _MODEL_OPTIONS = (
     model_option,
     _option("-d", "--drafter", default="auto", show_default=True, metavar="DRAFTER", shell_complete=_complete_drafter,

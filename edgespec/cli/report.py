@@ -141,19 +141,32 @@ class DecisionLog:
 
 
 class PromptProgress:
-    """Shows the progress of a long prefill on a terminal; cleared when the answer starts."""
+    """Shows the progress of a long prefill on a terminal, with the time left; cleared when the answer starts."""
 
     def __init__(self) -> None:
         self._shown = False
+        self._start: tuple[int, float] | None = None
         self._on_terminal = sys.stderr.isatty()
 
     def __call__(self, done: int, total: int) -> None:
-        if self._on_terminal and (self._shown or total - done > 256):
-            redraw(f"reading the prompt: {done} of {total} tokens")
+        if not self._on_terminal:
+            return
+        now = time.perf_counter()
+        if self._start is None:
+            self._start = done, now
+        read, seconds = done - self._start[0], now - self._start[1]
+        left = (total - done) * seconds / read if read > 0 else 0.0
+        if self._shown or total - done > 256 or left > 2.0:
+            redraw(f"reading {done} of {total} tokens" + (f", {_duration(left)} left" if read > 0 else ""))
             self._shown = True
 
     def clear(self) -> None:
-        """Clear the line."""
+        """Clear the line; what is read next is another prompt."""
+        self._start = None
         if self._shown:
             redraw()
             self._shown = False
+
+
+def _duration(seconds: float) -> str:
+    return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"

@@ -21,6 +21,12 @@ _log = logging.getLogger("edgespec")
 _EXACT_FORMAT = 3
 """Version of the files of exact rows; others are measured again."""
 
+_LATENCY, _EXACT, _ACCEPTANCE = "costs", "exact", "acceptance"
+"""Folders in the cache directory."""
+
+PROFILES = {"times of forward passes": _LATENCY, "exact rows": _EXACT, "acceptance rates": _ACCEPTANCE}
+"""What is measured, and the folder of its files: one for each model, machine and setting."""
+
 _LOG_INTERVAL = 10.0
 """Seconds between two log lines of a self-test's progress."""
 
@@ -48,9 +54,9 @@ class ProfileStore:
         self._base = cache_dir, threads, gpu_layers
         self._stored: dict[Path, Any] = {}
         """Contents of files when last read or written. What has not changed is not written again."""
-        self._latency_path = cache_dir / "costs" / name
-        self._exact_path = cache_dir / "exact" / name
-        self._acceptance_folder = cache_dir / "acceptance"
+        self._latency_path = cache_dir / _LATENCY / name
+        self._exact_path = cache_dir / _EXACT / name
+        self._acceptance_folder = cache_dir / _ACCEPTANCE
         self._fingerprint = fingerprint
 
     def with_exact_keys(self) -> ProfileStore:
@@ -130,6 +136,11 @@ class ProfileStore:
         _log.info("up to %d tokens at once are exact to the bit: found in %.1f s", rows, time.monotonic() - begun)
         try_write_json(self._exact_path, {"format": _EXACT_FORMAT, "rows": rows, "deepest": deepest})
         return rows
+
+
+def stored_profiles(cache_dir: Path) -> dict[str, list[Path]]:
+    """The files of each kind of PROFILES."""
+    return {kind: sorted((cache_dir / folder).glob("*.json")) for kind, folder in PROFILES.items()}
 
 
 class _LoggedProgress:

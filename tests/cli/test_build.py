@@ -97,8 +97,23 @@ def test_an_engine_is_loaded_with_what_was_asked_for(monkeypatch: pytest.MonkeyP
     )
     nothing, everything = loaded
     assert nothing == (
-        None, {"drafter": "auto", "exact": False, "n_ctx": None, "threads": None, "gpu_layers": -1}
+        None,
+        {
+            "drafter": "auto", "exact": False, "n_ctx": None, "threads": None, "gpu_layers": -1, "prefix_cache": False,
+        },
     )  # fmt: skip
     assert everything == (
-        "m.gguf", {"drafter": "suffix", "exact": True, "n_ctx": 64, "threads": 2, "gpu_layers": 0}
+        "m.gguf",
+        {"drafter": "suffix", "exact": True, "n_ctx": 64, "threads": 2, "gpu_layers": 0, "prefix_cache": False},
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("bound", "private", "loaded"),
+    [(None, False, True), (2.5, False, 2.5), (0.0, False, 0.0), (None, True, False), (2.5, True, False)],
+)
+def test_prompts_are_stored_by_default_and_never_in_private(
+    monkeypatch: pytest.MonkeyPatch, bound: float | None, private: bool, loaded: bool | float
+) -> None:
+    monkeypatch.setattr(build, "load", lambda model, **options: options["prefix_cache"])
+    assert open_engine({**_options(), "prefix_cache": bound, "private": private}) is loaded  # type: ignore[comparison-overlap]

@@ -181,15 +181,25 @@ def test_reading_a_long_prompt_is_shown_in_a_terminal_and_wiped_away(monkeypatch
     drawn: list[str] = []
     monkeypatch.setattr(report, "redraw", lambda line="": drawn.append(line))
     monkeypatch.setattr(sys, "stderr", _Terminal())
+    clock = iter([0.0, 10.0, 11.5, 20.0, 21.0, 100.0, 300.0])
+    monkeypatch.setattr(report, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     progress = PromptProgress()
     progress(0, 256)
     progress.clear()
     assert drawn == [], "a short one is read before anybody could look"
-    progress(0, 300)
-    progress(256, 300)
+    progress(40, 340)
+    progress(190, 340)
     progress.clear()
     progress.clear()
-    assert drawn == ["reading the prompt: 0 of 300 tokens", "reading the prompt: 256 of 300 tokens", ""]
+    progress(0, 200)
+    progress(128, 200)
+    progress.clear()
+    progress(0, 200)
+    progress(100, 200)
+    assert drawn == [
+        *("reading 40 of 340 tokens", "reading 190 of 340 tokens, 2 s left", ""),
+        "reading 100 of 200 tokens, 3 min left",
+    ]
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     PromptProgress()(0, 10_000)
-    assert len(drawn) == 3
+    assert len(drawn) == 4
