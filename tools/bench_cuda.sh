@@ -60,7 +60,8 @@ name=$(basename "$model" .gguf)
 set -- -m "$model" --prompts "$prompts" --server "$server" --rounds 5 "$@" \
     --peer llama-cpp-python --peer prompt-lookup=10 --peer llama-server --peer ngram-simple --peer ngram-mod \
     --peer ngram-cache \
-    --json "benchmarks/results/cuda-$name.json" --report "benchmarks/results/cuda-$name.md"
+    --json "benchmarks/results/cuda-$name.json" --report "benchmarks/results/cuda-$name.md" \
+    --force
 if [ -n "$drafter" ]; then
     set -- -d "auto+$drafter,auto" "$@" \
         --peer "draft-simple:3=$drafter" --peer "draft-simple:6=$drafter"

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from edgespec.bench import metrics
 from edgespec.bench.contestants import PLAIN
+from edgespec.bench.report import plot_files
 from edgespec.system.files import replacing
 
 _DPI = 120
@@ -33,8 +34,9 @@ def draw(result: dict[str, Any], folder: Path, stem: str) -> dict[str, str]:
         axes.spines[["top", "right"]].set_visible(False)
         if paint(axes, result):
             figure.legend(loc="outside lower center", ncols=4, fontsize="x-small", frameon=False)
-            drawn[title] = f"{stem}-{name}.png"
-            with replacing(folder / drawn[title]) as temporary:
+            file = plot_files(folder, stem)[name]
+            drawn[title] = file.name
+            with replacing(file) as temporary:
                 figure.savefig(temporary, dpi=_DPI)
     return drawn
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from edgespec.bench import metrics, tables
 from edgespec.bench.contestants import PLAIN
+
+
+def plot_files(folder: Path, stem: str) -> dict[str, Path]:
+    """The plots that may lie beside a report, by name."""
+    return {name: folder / f"{stem}-{name}.png" for name in ("speed-up", "curve", "acceptance")}
 
 
 def summary_lines(result: dict[str, Any]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from edgespec.bench.contestants import PLAIN
 from edgespec.bench.metrics import ratios, speed_of
 from edgespec.bench.peers import parse_peer
-from edgespec.bench.report import markdown, summary_lines
+from edgespec.bench.report import markdown, plot_files, summary_lines
 from edgespec.bench.run import run as run_bench
 from edgespec.bench.settings import RunProgress, Settings
 from edgespec.cli.interrupt import message_when_stopped
@@ -29,8 +29,7 @@ def run(options: dict[str, Any]) -> None:
     drafters = options["drafters"].split(",")
     if "none" in drafters:
         raise InvalidRequest("plain decoding always takes part: name with -d the drafters to compare with it")
-    for path in filter(None, (options["out"], options["report"])):
-        check_writable(path)
+    _check_outputs(options["out"], options["report"], force=options["force"])
     settings = Settings(
         drafters=drafters, peers=[parse_peer(peer) for peer in options["peers"]], temperature=options["temp"],
         n_ctx=options["ctx"],
@@ -44,6 +43,17 @@ def run(options: dict[str, Any]) -> None:
     if options["report"]:
         _write_report(options["report"], result)
     echo("\n".join(summary_lines(result)))
+
+
+def _check_outputs(out: Path | None, report: Path | None, *, force: bool) -> None:
+    """Raises OutputError where a file cannot be written, or would replace another one."""
+    if out is not None:
+        check_writable(out)  # it may hold a stopped run
+    if report is not None:
+        if out is not None and out.resolve() == report.resolve():
+            raise OutputError(f"{report}: it would replace the results of --json: choose another name")
+        for path in (report, *plot_files(report.parent, report.stem).values()):
+            check_writable(path, replace=force)
 
 
 def _what_is_kept(out: Path | None) -> str:

@@ -32,7 +32,7 @@ def run(options: dict[str, Any]) -> None:
     cache = cpu.cache_directory()
     path = resolve(options["model"], cache_dir=cache)
     header = check_loads(path, cache_dir=cache)
-    check_writable(options["out"])
+    check_writable(options["out"], replace=options["force"])
     model = LlamaModel(path, gpu_layers=options["gpu_layers"])
     left = "nothing was written" if options["prompts"] is None else "the same command continues"
     try:

@@ -18,6 +18,7 @@ from click.shell_completion import CompletionItem
 from edgespec.cli.inputs import typed
 from edgespec.cli.options import (
     complete_alias,
+    force_option,
     gpu_layers_option,
     model_option,
     model_options,
@@ -96,6 +97,7 @@ def chat(ctx: click.Context, /, **options: Any) -> None:
 )
 @click.option("--text", type=_FILE, metavar="FILE", help="Plain text to count.")
 @click.option("-o", "out", type=_FILE, required=True, metavar="COUNTS.json", help="Output file.")
+@force_option
 @click.option(
     "-n", "--max-tokens", type=click.IntRange(1), default=512, show_default=True, metavar="N",
     help="Longest answer, in tokens.",
@@ -129,6 +131,7 @@ def calibrate(**options: Any) -> None:
 @click.command()
 @click.argument("full", metavar="FULL.gguf")
 @click.option("-o", "out", type=_FILE, required=True, metavar="OUT.gguf", help="Output file.")
+@force_option
 @click.option(
     "--counts", type=_FILE, multiple=True, metavar="COUNTS.json",
     help="Counts from edgespec calibrate. Repeatable: counts are added.",
@@ -221,6 +224,7 @@ def doctor(**options: Any) -> None:
     help="Write all results to this file after each prompt; the same command continues a stopped run.",
 )
 @click.option("--report", type=_FILE, metavar="OUT.md", help="Write a report to this file, and its plots beside it.")
+@click.option("--force", is_flag=True, help="Replace a report and plots that are there already.")
 def bench(**options: Any) -> None:
     """Compare drafters with plain decoding and with other programs, side by side.
 

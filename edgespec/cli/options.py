@@ -79,6 +79,8 @@ gpu_layers_option = _option(
     "--gpu-layers", type=int, default=-1, metavar="N", help="Layers to run on the GPU. Default: as many as possible."
 )
 
+force_option = click.option("--force", is_flag=True, help="Replace what is there already under the name of the output.")
+
 stats_option = _option(
     "--stats",
     is_flag=False,

@@ -28,7 +28,7 @@ def run(options: dict[str, Any]) -> None:
     cache = cpu.cache_directory()
     path = resolve(options["full"], cache_dir=cache)
     check_loads(path, cache_dir=cache)
-    check_writable(options["out"])
+    check_writable(options["out"], replace=options["force"])
     counts = [load_counts(path_of_counts) for path_of_counts in options["counts"]]
     keep_list = load_keep_list(keep_list_path(options["kept"])) if options["kept"] else None
     with contextlib.ExitStack() as bars:

@@ -54,10 +54,17 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def check_writable(path: Path) -> None:
-    """Check that a file can be written to `path`, before long work. Raises OutputError."""
+def check_writable(path: Path, *, replace: bool = True) -> None:
+    """Check that a file can be written to `path`, before long work; `replace`: in place of one that is there.
+
+    Raises OutputError.
+    """
     if not path.name or path.is_dir():
         raise OutputError(f"{path}: that is a folder: name a file in it")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path}: that is no file but a device or a pipe, which would be replaced: name a file")
+    if not replace and os.path.lexists(path):
+        raise OutputError(f"{path}: there is one already: choose another name, or replace it with --force")
     try:
         with replacing(path) as temporary:
             temporary.touch()

@@ -822,6 +822,25 @@ def test_bad_input_gets_one_line(here: Path, arguments: tuple[str, ...], message
     assert {path.name: path.read_bytes() for path in here.iterdir()} == before
 
 
+@pytest.mark.parametrize("there", ["r.md", "r-speed-up.png", "r-curve.png", "r-acceptance.png"])
+def test_a_report_and_its_plots_are_replaced_only_with_force(here: Path, there: str) -> None:
+    (here / there).write_text("a year of work")
+    refused = bench("--limit", "1", "--report", "r.md")
+    assert refused.exit_code == 1 and (here / there).read_text() == "a year of work"
+    assert (
+        refused.stderr == f"edgespec: {there}: there is one already: choose another name, or replace it with --force\n"
+    )
+    if there == "r.md":
+        assert bench("--limit", "1", "--report", "r.md", "--force").exit_code == 0
+        assert (here / there).read_text() != "a year of work"
+
+
+def test_a_report_does_not_replace_the_results(here: Path) -> None:
+    for report in ("r.json", "./r.json", str(here / "r.json")):
+        refused = bench("--json", "r.json", "--report", report, "--force")
+        assert refused.exit_code == 1 and "it would replace the results of --json" in refused.stderr
+
+
 def test_other_prompts_of_the_same_numbers_are_not_taken_for_done(here: Path) -> None:
     assert bench("--limit", "1", "--json", "r.json").exit_code == 0
     (here / "p.jsonl").write_text(json.dumps({"question_id": 0, "turns": ["another"]}))

@@ -78,8 +78,13 @@ def test_counts_of_text_and_of_recorded_answers(here: Path) -> None:
         (("trim", "tiny.gguf", "-o", "s.gguf", "--counts", "no.json", "--size", "64"), 1, "no such file"),
         (("trim", "tiny.gguf", "-o", "s.gguf", "--counts", "c.json", "--size", "1000"), 1, "the vocabulary has 320"),
         (("trim", "tiny.gguf", "-o", "s.gguf", "--counts", "c.json", "--size", "1"), 1, "are needed"),
-        (("trim", "tiny.gguf", "-o", "s.gguf", "--counts", "c.json", "--coverage", "2"), 1, "at most 1"),
-        (("trim", "tiny.gguf", "-o", "tiny.gguf", "--counts", "c.json", "--size", "64"), 1, "the full model itself"),
+        (("trim", "tiny.gguf", "-o", "s.gguf", "--counts", "c.json", "--coverage", "2"), 1, "from 0 to 1"),
+        (("trim", "tiny.gguf", "-o", "tiny.gguf", "--counts", "c.json", "--size", "64"), 1, "there is one already"),
+        (
+            ("trim", "tiny.gguf", "-o", "tiny.gguf", "--force", "--counts", "c.json", "--size", "64"),
+            1,
+            "the full model itself",
+        ),
         (("trim", "tiny.gguf", "-o", "p.jsonl/s.gguf", "--counts", "c.json", "--size", "64"), 1, "cannot be written"),
         (("trim", "tiny.gguf", "-o", ".", "--counts", "c.json", "--size", "64"), 1, "that is a folder: name a file"),
         (("calibrate", "-m", "tiny.gguf", "-o", ".", "--prompts", "p.jsonl"), 1, "that is a folder: name a file in it"),
@@ -98,6 +103,44 @@ def test_bad_input_gets_one_line(here: Path, arguments: tuple[str, ...], status:
     assert message in result.stderr and "Traceback" not in result.stderr
     assert status == 2 or len(result.stderr.strip().splitlines()) == 1
     assert {path.name: path.read_bytes() for path in here.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("calibrate", "-m", "tiny.gguf", "--ctx", "64", "-n", "2", "--threads", "1", "--prompts", "p.jsonl"),
+        ("calibrate", "-m", "tiny.gguf", "--text", "p.jsonl"),
+        ("trim", "tiny.gguf", "--counts", "c.json", "--size", "128"),
+    ],
+)
+def test_a_file_that_is_there_is_replaced_only_with_force(here: Path, arguments: tuple[str, ...]) -> None:
+    assert calibrate("--prompts", "p.jsonl", "-o", "c.json").exit_code == 0
+    out = here / "out"
+    out.write_text("a year of work")
+    refused = run(*arguments, "-o", "out")
+    assert (refused.exit_code, out.read_text()) == (1, "a year of work")
+    assert refused.stderr == ("edgespec: out: there is one already: choose another name, or replace it with --force\n")
+    assert sorted(path.name for path in here.iterdir()) == ["c.json", "out", "p.jsonl", "tiny.gguf"]
+    done = run(*arguments, "-o", "out", "--force")
+    assert done.exit_code == 0, done.output
+    assert out.read_bytes() != b"a year of work"
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_a_stopped_calibration_goes_on(here: Path, monkeypatch: pytest.MonkeyPatch, force: tuple[str, ...]) -> None:
+    def stop(_progress: object, done: int, _total: int, _tokens: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    if force:
+        (here / "c.json").write_text("an earlier one")
+    with monkeypatch.context() as patch:
+        patch.setattr("edgespec.cli.calibrate._AnswerProgress.__call__", stop)
+        assert calibrate("--prompts", "p.jsonl", "-o", "c.json", "--parallel", "1", *force).exit_code == 130
+    assert (here / "c.json").exists() is bool(force)
+    done = calibrate("--prompts", "p.jsonl", "-o", "c.json", "--parallel", "1", *force)
+    assert done.exit_code == 0 and done.stderr.startswith("3 of 11 answers"), done.output
+    assert json.loads((here / "c.json").read_text())["texts"] == 11
 
 
 def test_a_drafter_from_a_list_of_kept_tokens(here: Path) -> None:

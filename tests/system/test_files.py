@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edgespec.system.files import private_folder, read_json, try_write_json, write_json
+from edgespec.errors import OutputError
+from edgespec.system.files import check_writable, private_folder, read_json, try_write_json, write_json
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -17,6 +18,11 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_json(path) is None
     write_json(path, {"a": [1, 2.5, None]})
     assert read_json(path) == {"a": [1, 2.5, None]}
+
+
+def test_a_byte_order_mark_is_no_part_of_a_value(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_bytes(b"\xef\xbb\xbf[1]")
+    assert read_json(tmp_path / "x.json") == [1]
 
 
 @pytest.mark.parametrize("spoilt", [b"{", b"\xff\xfe", b"[" * 100_000, b""])
@@ -39,6 +45,22 @@ def test_remembering_is_no_duty(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     try_write_json(tmp_path / "file" / "x.json", 1)  # a folder that cannot be made: a log line, no error
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_file_is_replaced_where_that_is_wanted_and_a_device_never(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "x.json", replace=False)
+    there, link = tmp_path / "x.json", tmp_path / "link.json"
+    there.write_text("{}")
+    link.symlink_to(tmp_path / "gone")
+    for path in (there, link):
+        check_writable(path)
+        with pytest.raises(OutputError, match="there is one already: choose another name, or replace it with --force"):
+            check_writable(path, replace=False)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (Path(os.devnull), tmp_path / "pipe"):
+        with pytest.raises(OutputError, match="that is no file but a device or a pipe"):
+            check_writable(path)
+    assert there.read_text() == "{}" and link.is_symlink()
 
 
 @pytest.fixture
