@@ -35,6 +35,7 @@ temp = 0.7
 max-tokens = 2048
 ```
 
+Values have the types of their options, and an option that may be repeated takes one value or a list: `stop = "END"`.
 The command line comes first, then the environment, then the file. Your shell completes commands and options after
 
 ```sh

@@ -94,10 +94,68 @@ def test_a_file_that_was_named_has_to_exist(here: Path) -> None:
     assert result.exit_code == 1 and "cannot read no.toml" in result.stderr
 
 
-def test_a_value_of_the_wrong_kind(here: Path) -> None:
-    (here / "mine.toml").write_text('temp = "warm"\n')
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed = 3.7", "seed is 3.7: it must be a whole number"),
+        ("seed = true", "seed is true: it must be a whole number"),
+        ("temp = true", "temp is true: it must be a number"),
+        ("temp = 2026-11-30", 'temp is "2026-11-30": it must be a number'),
+        ('temp = "warm"', "temp is \"warm\": 'warm' is not a valid float."),
+        ('seed = "3.7"', "seed is \"3.7\": '3.7' is not a valid integer."),
+        ("temp = [0.5]", "temp is [0.5]: it must be a number"),
+        ("model = 3", "model is 3: it must be a text"),
+        ('system = ["a", "b"]', 'system is ["a", "b"]: it must be a text'),
+        ("exact = 1", "exact is 1: it must be true or false"),
+        ('exact = "perhaps"', "exact is \"perhaps\": 'perhaps' is not a valid boolean."),
+        ("think = 0", "think is 0: it must be true or false"),
+        ("stats = true", "stats is true: it must be a text"),
+        ('stats = "long"', "stats is \"long\": 'long' is not one of 'short', 'full'."),
+        ("stop = 3", "stop is 3: it must be a text"),
+        ('stop = ["END", 3]', "stop is 3: it must be a text"),
+        ('stop = [["END"]]', 'stop is ["END"]: it must be a text'),
+        ("[generate]\nseed = 3.7", "seed in [generate] is 3.7: it must be a whole number"),
+        ("[generate]\nraw = 0", "raw in [generate] is 0: it must be true or false"),
+    ],
+)
+def test_a_value_of_the_wrong_type(here: Path, text: str, message: str) -> None:
+    (here / "mine.toml").write_text(text)
     result = run("--config", "mine.toml", *ANSWER)
-    assert result.exit_code == 2 and "'warm' is not a valid float" in result.stderr
+    assert result.exit_code == 1 and result.stderr.count("\n") == 1
+    assert result.stderr.startswith(f"edgespec: mine.toml: {message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ('stop = "END"', "stop", ("END",)),
+        ('stop = ["END", "STOP"]', "stop", ("END", "STOP")),
+        ("stop = []", "stop", ()),
+        ('logit-bias = "42=-5"', "logit_bias", ("42=-5",)),
+        ("temp = 1", "temp", 1.0),
+        ('temp = "0.5"', "temp", 0.5),
+        ('seed = "5"', "seed", 5),
+        ("exact = true", "exact", True),
+        ('exact = "no"', "exact", False),
+        ("think = false", "think", False),
+        ("[generate]\nlogprobs = 2", "logprobs", 2),
+        ("\ufeffseed = 5", "seed", 5),
+    ],
+)
+def test_a_value_of_the_right_type(
+    here: Path, monkeypatch: pytest.MonkeyPatch, text: str, name: str, value: Any
+) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("edgespec.cli.generate.run", asked.append)
+    (here / "mine.toml").write_text(text)
+    assert run("--config", "mine.toml", "generate").exit_code == 0
+    assert asked[0][name] == value and type(asked[0][name]) is type(value)
+
+
+def test_a_range_of_a_benchmark(here: Path) -> None:
+    (here / "mine.toml").write_text("[bench]\nrounds = 0\n")
+    result = run("--config", "mine.toml", "bench", "--prompts", "x.jsonl")
+    assert result.stderr == "edgespec: mine.toml: rounds in [bench] is 0: 0 is not in the range x>=1.\n"
 
 
 def test_a_system_prompt_of_the_file_is_for_conversations(here: Path, home: Path) -> None:
