@@ -29,6 +29,19 @@ _MORE: dict[str, dict[str, tuple[int, ...]]] = {
     "gemma3": {**_NORMS, **_POST_NORMS},
 }
 """What a block of each architecture has beside a llama's."""
+_MAMBA: dict[str, tuple[int, ...]] = {
+    "attn_norm.weight": (N_EMBD,),
+    "ssm_in.weight": (4 * N_EMBD, N_EMBD),
+    "ssm_conv1d.weight": (2 * N_EMBD, 4),
+    "ssm_conv1d.bias": (2 * N_EMBD,),
+    "ssm_x.weight": (4 + 2 * 8, 2 * N_EMBD),
+    "ssm_dt.weight": (2 * N_EMBD, 4),
+    "ssm_dt.bias": (2 * N_EMBD,),
+    "ssm_a": (2 * N_EMBD, 8),
+    "ssm_d": (2 * N_EMBD,),
+    "ssm_out.weight": (N_EMBD, 2 * N_EMBD),
+}
+"""A block of a recurrent model."""
 _CONTROL, _BYTE, _NORMAL, _UNKNOWN = 3, 6, 1, 2
 
 
@@ -84,12 +97,26 @@ def tiny_model(
     for name, shape in _shapes(architecture, n_vocab, tied):
         scale = 0 if name.endswith("norm.weight") else shape[-1] ** -0.5
         weights = random.standard_normal(shape) * scale + (not scale)
+        if name.endswith("ssm_a"):  # what a recurrent state remembers has to fade
+            weights = -np.abs(weights)
         writer.add_tensor(name, weights.astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def tiny_recurrent(path: Path) -> Path:
+    """A model like `tiny_model` with a recurrent state instead of keys and values, which cannot be cut."""
+    metadata = {
+        "general.architecture": "mamba",
+        "mamba.ssm.conv_kernel": 4,
+        "mamba.ssm.inner_size": 2 * N_EMBD,
+        "mamba.ssm.state_size": 8,
+        "mamba.ssm.time_step_rank": 4,
+    }
+    return tiny_model(path, architecture="mamba", metadata=metadata)
 
 
 def _tokens(n_vocab: int) -> list[str]:
@@ -101,6 +128,9 @@ def _shapes(architecture: str, n_vocab: int, tied: bool) -> Iterable[tuple[str, 
     """Names and shapes, in numpy's order: rows first."""
     yield "token_embd.weight", (n_vocab, N_EMBD)
     for block in range(N_BLOCKS):
+        if architecture == "mamba":
+            yield from ((f"blk.{block}.{name}", shape) for name, shape in _MAMBA.items())
+            continue
         for name, shape in {
             "attn_norm": (N_EMBD,),
             "attn_q": (N_EMBD, N_EMBD),

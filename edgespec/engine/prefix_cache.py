@@ -7,6 +7,7 @@ rule decides what is stored and what is used: reading from disk has to beat the 
 from __future__ import annotations
 
 import logging
+import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -43,9 +44,9 @@ def worth_storing(seconds: float, size: int) -> bool:
     return seconds >= max(LEAST_SECONDS, LEAST_RATIO * load_seconds(size))
 
 
-def saving(tokens: int, stored: StoredPrefix) -> float:
-    """The seconds that are saved by loading `stored` instead of reading `tokens` tokens; negative for a loss."""
-    return tokens * stored.seconds_per_token - load_seconds(stored.bytes)
+def saving(tokens: int, seconds_per_token: float, size: int) -> float:
+    """The seconds saved by loading a state of `size` bytes instead of reading `tokens`; negative for a loss."""
+    return tokens * seconds_per_token - load_seconds(size)
 
 
 class _Snapshot(NamedTuple):
@@ -163,15 +164,20 @@ class AnswerPrefix:
         self._start, self._begun = context.cached(self._prompt), time.perf_counter()
 
     def _load_best(self, cached: int) -> None:
-        choices = [(self._usable(shared, stored), stored) for shared, stored in self._cache.folder.find(self._prompt)]
-        for usable, stored in sorted(choices, key=lambda choice: -saving(choice[0] - cached, choice[1])):
-            if usable <= cached or saving(usable - cached, stored) <= 0.0:
+        cache, found = self._cache, list(self._cache.folder.find(self._prompt))
+        if not found:
+            return
+        rate = statistics.median(stored.seconds_per_token for _, stored in found)  # each was timed once, and roughly
+        choices = [(self._usable(shared, stored), stored) for shared, stored in found]
+        gains = [(saving(usable - cached, rate, stored.bytes), usable, stored) for usable, stored in choices]
+        for gain, usable, stored in sorted(gains, reverse=True):
+            if gain <= 0.0:
                 return
-            found = self._cache.folder.read(stored)
-            if found is not None and self._cache.context.set_state(*found, unshifted=True):
-                self._cache.context.rewind(usable)
+            state = cache.folder.read(stored)
+            if state is not None:
+                if cache.context.set_state(*state, unshifted=True):
+                    cache.context.rewind(usable)
                 return
-            cached = self._cache.context.cached(self._prompt)
 
     def _usable(self, shared: int, stored: StoredPrefix) -> int:
         """How many tokens of a stored prefix this prompt can start from."""

@@ -22,7 +22,7 @@ from edgespec.engine.prefix_cache import PrefixCache, saving, worth_storing
 from edgespec.engine.prefix_files import StoredPrefix, stored_prefixes
 from edgespec.errors import InvalidRequest
 from edgespec.testing import FixedPolicy, KeyedSampler, ScriptedDrafter
-from tests.gguf_files import tiny_model
+from tests.gguf_files import tiny_model, tiny_recurrent
 from tests.present import present
 
 N_CTX = 512
@@ -55,6 +55,13 @@ def windowed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaModel]:
     """A model of which every layer but each sixth sees the last 64 tokens only."""
     path = tmp_path_factory.mktemp("windowed") / "windowed.gguf"
     model = LlamaModel(tiny_model(path, architecture="gemma3", metadata=WINDOWED))
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def recurrent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaModel]:
+    model = LlamaModel(tiny_recurrent(tmp_path_factory.mktemp("recurrent") / "recurrent.gguf"))
     yield model
     model.close()
 
@@ -143,19 +150,20 @@ PROMPTS = st.tuples(st.integers(2, 400), PIECES).map(
 )
 
 
-@pytest.mark.parametrize("mode", ["plain", "exact", "windowed", "other keys"])
+@pytest.mark.parametrize("mode", ["plain", "exact", "windowed", "recurrent", "other keys"])
 @given(data=st.data())
 @settings(max_examples=20)
 def test_any_sequence_of_prompts_is_answered_as_without(
     tiny: LlamaModel,
     windowed: LlamaModel,
+    recurrent: LlamaModel,
     tmp_path_factory: pytest.TempPathFactory,
     mode: str,
     data: st.DataObject,
 ) -> None:
     """Prompts that share beginnings, new runs, interrupted prefills and shifts: every row is that of a run without."""
     root = tmp_path_factory.mktemp("prefixes")
-    model = windowed if mode == "windowed" else tiny
+    model = {"windowed": windowed, "recurrent": recurrent}.get(mode, tiny)
     kv_type = "f32" if mode == "other keys" else "f16"
     start: Callable[[Path | None], Run] = lambda folder: Run(  # noqa: E731
         model, folder, aligned=mode == "exact", kv_type=kv_type, n_ctx=256 if mode == "plain" else N_CTX
@@ -219,11 +227,13 @@ def test_exact_prefixes_end_where_a_chunk_ends(tiny: LlamaModel, tmp_path: Path)
     run.close()
 
 
-def test_a_state_that_cannot_be_cut_is_used_whole(tiny: LlamaModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["recurrent", "windowed"])
+def test_a_state_that_cannot_be_cut_is_used_whole(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
+    model: LlamaModel = request.getfixturevalue(kind)
     prompt = text_of(400)
-    assert [cached_of(tiny, tmp_path, prompt, max_cuttable=0) for _ in range(2)] == [0, 3 * PREFILL_CHUNK]
-    assert cached_of(tiny, tmp_path, text_of(400, 300), max_cuttable=0) == 2 * PREFILL_CHUNK
-    assert cached_of(tiny, tmp_path, text_of(400, 200), max_cuttable=0) == 0
+    assert [cached_of(model, tmp_path, prompt) for _ in range(2)] == [0, 3 * PREFILL_CHUNK]
+    assert cached_of(model, tmp_path, text_of(400, 300)) == 2 * PREFILL_CHUNK
+    assert cached_of(model, tmp_path, text_of(400, 200)) == 0
 
 
 @pytest.mark.parametrize("aligned", [False, True])
@@ -295,9 +305,8 @@ def test_a_full_disk_is_no_error(tiny: LlamaModel, tmp_path: Path, monkeypatch: 
 
 def test_what_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    stored = StoredPrefix(Path(), "m", [], 20_000_000, 0.001, 0.0)
-    assert saving(800, stored) == pytest.approx(0.7)
-    assert saving(50, stored) < 0
+    assert saving(800, 0.001, 20_000_000) == pytest.approx(0.7)
+    assert saving(50, 0.001, 20_000_000) < 0
     assert worth_storing(0.5, 20_000_000)
     assert not worth_storing(0.5, 30_000_000), "a GPU reads a prompt as fast as a disk"
     assert not worth_storing(0.2, 1), "nobody waits for so little"
