@@ -15,12 +15,14 @@ import numpy.typing as npt
 from edgespec.backend import native
 from edgespec.backend.model import LlamaVocabulary
 from edgespec.core import Row, SharedNoise, TokenLogprob
-from edgespec.decode.sampling import NO_NUMBERS, SamplingParams, draw, draw_any, log_probabilities
+from edgespec.decode.sampling import NO_NUMBERS, SamplingParams, draw, draw_any, gumbel, log_probabilities
 from edgespec.errors import EvaluationError, GrammarError, InvalidRequest
 from edgespec.grammar import check_grammar
 
 _MAX_LAST_N = 1 << 20
 """The most tokens that penalties look back at; llama.cpp's dry sampler reserves memory for as many."""
+_ASKED_FIRST = (16, 256, 4096)
+"""How many of the best tokens a grammar is asked for before the next ones."""
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
@@ -147,15 +149,45 @@ class LlamaSampler:
         return draw_any(row, params.temperature, params.seed, self._position)
 
     def _pick_by_grammar(self, row: Row) -> int:
-        """The token chosen among those that the grammar allows; slow, since it checks the whole vocabulary."""
+        """The token chosen among those that the grammar allows."""
+        if not self._params.filters:
+            return self._best_allowed(row)
+        possible = self._allowed(np.arange(len(row), dtype=np.int32), row).copy()
         assert self._candidates is not None
-        self._candidates.fill(row)
-        self._candidates.apply(self._grammar)
-        possible = self._candidates.possible.copy()
-        if not len(possible):
-            raise GrammarError("the grammar allows no token of this vocabulary here: it asks for text that has none")
         self._candidates.fill_some(possible["id"], possible["logit"])
         return self._draw(self._candidates)
+
+    def _best_allowed(self, row: Row) -> int:
+        """The allowed token with the highest score, which is the one that a draw among all allowed ones gives.
+
+        The grammar is asked for the best tokens first: for a whole vocabulary it takes milliseconds.
+        """
+        params = self._params
+        ids = np.flatnonzero(row > -np.inf).astype(np.int32)
+        scores: npt.NDArray[np.floating] = row[ids]
+        if params.temperature:
+            scores = scores / np.float32(params.temperature) + gumbel(params.seed, self._position, ids)
+        for count in _ASKED_FIRST:
+            if count < len(ids):
+                least = np.partition(scores, -count)[-count]
+                best = ids[scores >= least]  # more than `count` where scores are equal
+                possible = self._allowed(best, row[best], needed=False)["id"]
+                if len(possible):
+                    break
+        else:
+            possible = self._allowed(ids, row[ids])["id"]
+        chosen = np.isin(ids, possible)
+        return int(ids[chosen & (scores == scores[chosen].max())].min())
+
+    def _allowed(self, ids: Any, logits: Any, *, needed: bool = True) -> npt.NDArray[Any]:
+        """Those of the candidates that the grammar allows. Raises GrammarError where one is `needed`."""
+        assert self._candidates is not None
+        self._candidates.fill_some(ids, logits)
+        self._candidates.apply(self._grammar)
+        possible = self._candidates.possible
+        if needed and not len(possible):
+            raise GrammarError("the grammar allows no token of this vocabulary here: it asks for text that has none")
+        return possible
 
     def _draw(self, candidates: _Candidates) -> int:
         candidates.apply(self._filter)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from edgespec.backend import LlamaModel, LlamaSampler, LlamaVocabulary
+from edgespec.backend import sampler as sampler_module
 from edgespec.core import Row, SharedNoise
 from edgespec.decode.sampling import SamplingParams, gumbel
 from edgespec.errors import EvaluationError, GrammarError, InvalidRequest
@@ -245,6 +246,28 @@ def test_a_grammar_and_filters_leave_what_both_allow(vocabulary: LlamaVocabulary
     row[_byte("a")], row[_byte("b")], row[_byte("c")] = 1.0, 3.0, 2.0
     params = SamplingParams(grammar='root ::= "a" | "b" | "c"', top_k=1, temperature=30.0, seed=1)
     assert LlamaSampler(vocabulary, params).choose(row) == _byte("b")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 20.0])
+def test_a_choice_by_a_grammar_is_the_best_of_all_allowed_tokens(
+    vocabulary: LlamaVocabulary, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However far down the best one is, and the first of equal ones."""
+    monkeypatch.setattr(sampler_module, "_ASKED_FIRST", (2, 8))
+    for seed in range(20):
+        allowed = [_byte(letter) for letter in "qwerty"]
+        params = SamplingParams(grammar="root ::= [qwerty]+", temperature=temperature, seed=seed)
+        sampler = LlamaSampler(vocabulary, params)
+        for position in range(4):
+            row = np.round(_row(100 * seed + position))
+            row[allowed] -= 5.0 * (seed % 5)
+            row[END] = -999.0
+            scores = row[allowed].astype(np.float64)
+            if temperature:
+                noise = gumbel(seed, position, np.array(allowed))
+                scores = (row[allowed] / np.float32(temperature)).astype(np.float64) + noise
+            best = min(token for token, score in zip(allowed, scores, strict=True) if score == scores.max())
+            assert sampler.choose(row) == best
 
 
 def test_a_grammar_that_allows_nothing_that_may_be_said(vocabulary: LlamaVocabulary) -> None:
