@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from edgespec.backend import LlamaModel, Message
@@ -12,7 +13,8 @@ from edgespec.core import Context, TokenSequence, arguments, common_prefix
 from edgespec.decode.detokenizer import continuation
 from edgespec.decode.options import GenerationOptions
 from edgespec.decode.sampling import SamplingParams
-from edgespec.decode.session import Session
+from edgespec.decode.session import Block, Session
+from edgespec.engine.asynchronous import Turns
 from edgespec.engine.messages import template_variables_of
 from edgespec.errors import ContextOverflow, InvalidRequest
 
@@ -28,6 +30,8 @@ class ChatEngine(Protocol):
     def context(self) -> Context: ...
     @property
     def lock(self) -> AbstractContextManager[object]: ...
+    @property
+    def turns(self) -> Turns: ...
     def tokenize(self, text: str) -> list[int]:
         """The ids of a whole prompt."""
         ...
@@ -216,6 +220,10 @@ class Chat:
                 _State(messages, rendered, tokens, dropped + drop), _shifted_turns(turns, keep, drop), session, keep
             )
             return session
+
+    def astream(self, text: str, **arguments: Any) -> AsyncGenerator[Block, None]:
+        """The blocks of the answer to `text`, for asyncio; arguments as for `stream`, else as `Engine.astream`."""
+        return self._engine.turns.answer(partial(self.stream, text, **arguments))
 
     def _state(self) -> _State:
         """The conversation with the last answer as far as it was decoded. It needs the lock; the answer goes on."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +15,8 @@ from edgespec.backend import NO_VARIABLES, LlamaContext, LlamaModel, LlamaSample
 from edgespec.core import Drafter, Policy, TokenSequence, arguments, common_prefix
 from edgespec.decode.options import GenerationOptions
 from edgespec.decode.sampling import SamplingParams
-from edgespec.decode.session import Session
+from edgespec.decode.session import Block, Session
+from edgespec.engine.asynchronous import Turns
 from edgespec.engine.chat import Chat
 from edgespec.engine.drafter_set import DrafterSet, OpenedDrafter, close_all
 from edgespec.engine.messages import conversation, template_variables_of
@@ -67,6 +69,8 @@ class Engine:
         _engines.add(self)
         self.sampling_defaults = SamplingDefaults(model)
         """The sampling parameters that are recommended for the model in a chat."""
+        self.turns = Turns()
+        """Runs the answers of `astream` and `agenerate`."""
         self._drafter_set = drafter_set
         self._save: Callable[[], object] = lambda: None
         self._draft_with(drafters, drafter_name)
@@ -151,6 +155,21 @@ class Engine:
         """The finished answer: `.text`, `.emitted` (ids), `.finish_reason`, `.tally`. Arguments as for `stream`."""
         session = self.stream(prompt, system=system, raw=raw, **options)
         for _ in session.stream():
+            pass
+        return session
+
+    def astream(self, prompt: str | Sequence[Message], **arguments: Any) -> AsyncGenerator[Block, None]:
+        """The blocks of an answer, for asyncio: `async for block in engine.astream("..."): print(block.text)`.
+
+        Arguments as for `stream`; `on_prefill` is called in another thread. Several answers at once take turns. A task
+        that is cancelled ends its answer after the forward pass in progress.
+        """
+        return self.turns.answer(partial(self.stream, prompt, **arguments))
+
+    async def agenerate(self, prompt: str | Sequence[Message], **arguments: Any) -> Session:
+        """The finished answer, for asyncio. Arguments and cancellation as for `astream`."""
+        session = await self.turns.begin(partial(self.stream, prompt, **arguments))
+        async for _ in self.turns.blocks(session):
             pass
         return session
 
