@@ -82,7 +82,7 @@ class SamplingParams:
             raise InvalidRequest(f"temperature is {self.temperature}: it must be 0 or at least {_COLDEST:g}")
         object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
         object.__setattr__(self, "dry_breakers", arguments.texts("dry_breakers", self.dry_breakers))
-        arguments.switch("dry_prompt", self.dry_prompt)
+        object.__setattr__(self, "dry_prompt", arguments.switch("dry_prompt", self.dry_prompt))
         if self.grammar is not None:
             arguments.text("grammar", self.grammar)
         if self.logprobs is not None:

@@ -266,6 +266,7 @@ def _free_locks() -> None:
     """In a forked child: free the locks that threads of the parent held. No thread of the child would ever do it."""
     for engine in _engines:
         engine.lock._at_fork_reinit()  # type: ignore[attr-defined] # as logging does
+        engine.turns = Turns()  # its thread stayed with the parent
 
 
 if hasattr(os, "register_at_fork"):

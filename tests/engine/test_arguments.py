@@ -54,7 +54,7 @@ def test_options_take_any_value_or_refuse_it(kind: Any, name: str, value: Any) -
     stored = getattr(made, name)
     if name == "logit_bias":
         assert all(type(token) is int and type(bias) is float for token, bias in stored.items())
-    elif name == "stop":
+    elif name in ("stop", "dry_breakers"):
         assert type(stored) is tuple and all(type(text) is str for text in stored)
     elif name not in ("sampling", "drafter", "cache_dir"):
         assert type(stored) in PLAIN
