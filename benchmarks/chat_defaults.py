@@ -222,7 +222,8 @@ freely, and line ends, colons, quotes and asterisks break a repetition, so that 
 `engine.chat_sampling()` gives the parameters.
 
 Below are ten first prompts with a seed, before (greedy) and after, and edits of `benchmarks/prompts/edits.jsonl`: the
-share of right lines without any penalty, with the guard, and with the publisher's repetition penalty where there is one.
+share of right lines without any penalty, with the guard, and with the publisher's repetition penalty where
+there is one.
 This page is written by `python -m benchmarks.chat_defaults --page`.
 """
 

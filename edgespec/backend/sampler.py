@@ -92,7 +92,7 @@ class LlamaSampler:
         self.logprobs: list[TokenLogprob] = []
         if params.reweighs:
             for token in history:
-                self._accept(token, dry=params.dry_prompt)
+                self.accept(token, dry=params.dry_prompt)
 
     @property
     def noise(self) -> SharedNoise:
@@ -101,26 +101,27 @@ class LlamaSampler:
 
     def choose(self, row: Row) -> int:
         """The token at the next position, given its logits of shape (n_vocab,)."""
-        penalized_row = self._penalized_row(row)
+        penalized_row = self.penalized(row)
         token = self._pick(penalized_row)
         if self._grammar is not None:
             if not self._grammar_allows(token):
                 token = self._pick_by_grammar(penalized_row)
             llama_cpp.llama_sampler_accept(self._grammar, token)
         if self._params.reweighs:
-            self._accept(token)
+            self.accept(token)
         if self._params.logprobs is not None:
             self.logprobs.append(_logprob(row, token, self._params.logprobs))
         self._position += 1
         return token
 
-    def _accept(self, token: int, *, dry: bool = True) -> None:
+    def accept(self, token: int, *, dry: bool = True) -> None:
+        """Let penalties look back at a token, as `choose` does with those it chooses."""
         self._penalized.add(token)
         llama_cpp.llama_sampler_accept(self._penalties, token)
         if dry:
             llama_cpp.llama_sampler_accept(self._dry, token)
 
-    def _penalized_row(self, row: Row) -> Row:
+    def penalized(self, row: Row) -> Row:
         """The row after bias and penalties, as a copy.
 
         These change only tokens that occurred before or have a bias. llama.cpp's samplers get those alone: on a whole

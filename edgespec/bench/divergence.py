@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgespec.backend import LlamaContext
+from edgespec.backend import LlamaContext, LlamaSampler
 from edgespec.core import NOTHING, Draft, common_prefix
 from edgespec.decode.sampling import SamplingParams, gumbel
 
@@ -38,11 +38,13 @@ def divergence(
     sampling: SamplingParams,
     *,
     cached: bool = False,
+    sampler: LlamaSampler | None = None,
 ) -> Divergence | None:
-    """The divergence of two answers to `prompt` with the same `sampling` (greedy, or temperature alone), or None.
+    """The divergence of two answers to `prompt` with the same `sampling`, or None. Filters do not count in its margin.
 
     An answer that is only shorter diverges where it ends, at margin 0. `cached`: the prompt was cached, and only its
-    last token was evaluated again, in a pass of its own.
+    last token was evaluated again, in a pass of its own. `sampler`: a new one of the answer, where `sampling` has
+    penalties.
     """
     position = common_prefix(list(plain), list(drafted))
     if position == len(plain) == len(drafted):
@@ -59,6 +61,10 @@ def divergence(
         tokens.append(token)
         row = context.evaluate(tokens, NOTHING).rows[0]
     assert row is not None
+    if sampler is not None:
+        for token in plain[:position]:
+            sampler.accept(token)
+        row = sampler.penalized(row)
     pair = np.array([plain[position], drafted[position]])
     scores = row[pair].astype(np.float64)
     if sampling.temperature > 0.0:

@@ -63,7 +63,7 @@ def sections(result: dict[str, Any]) -> Iterator[str]:
     settings = result["settings"]
     main = settings["drafters"][0]
     yield (
-        f"Speed after the first token, at temperature {settings['temperature']:g}: medians over prompts of the ratios "
+        f"Speed after the first token, {_sampling(result)}: medians over prompts of the ratios "
         f"to plain decoding, with 95% intervals (of few prompts they hold the truth less often: of 4 about 7 times in "
         "8, of 2 half the time)."
     )
@@ -104,6 +104,13 @@ def sections(result: dict[str, Any]) -> Iterator[str]:
         yield f"No answer: {'; '.join(failures)}."
     if "curve" in result:
         yield from tables.curve(result["curve"])
+
+
+def _sampling(result: dict[str, Any]) -> str:
+    """How answers were sampled, in words."""
+    if result["settings"].get("sampling") == "chat":
+        return f"sampled as in a chat, with {result['chat_sampling']}"
+    return f"at temperature {result['settings']['temperature']:g}"
 
 
 def _conditions(result: dict[str, Any]) -> Iterator[str]:

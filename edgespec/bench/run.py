@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edgespec.backend import LlamaSampler
 from edgespec.bench.contestants import PLAIN, Contestants, contestant_name, drafter_files
 from edgespec.bench.divergence import divergence
 from edgespec.bench.measurements import Answer, Peer
@@ -23,6 +24,7 @@ from edgespec.bench.versions import versions
 from edgespec.decode.sampling import SamplingParams
 from edgespec.doctor import measure
 from edgespec.drafters import names_of
+from edgespec.engine import Engine
 from edgespec.engine.exact import probe_tokens
 from edgespec.errors import EvaluationError, InvalidRequest
 from edgespec.system.child import program
@@ -70,6 +72,7 @@ def run(
             "began": contestants.initial_latency,
             "shares": contestants.shares("bytes"),
             "shares_by_parameters": contestants.shares("parameters"),
+            **({"chat_sampling": contestants.first.sampling_defaults.describe({})} if settings.like_a_chat else {}),
         }
         result = (resumed(out, fresh, holds="prompts") if out else None) or fresh
         prompts_left = _prompts_left(prompts, result, out)
@@ -164,6 +167,13 @@ def _order_number(prompt: dict[str, Any], rows: Sequence[dict[str, Any]]) -> int
     return subtasks.count(this_subtask) + list(dict.fromkeys([*subtasks, this_subtask])).index(this_subtask)
 
 
+def _sampling(engine: Engine, settings: Settings) -> SamplingParams:
+    """How all contestants sample."""
+    if settings.like_a_chat:
+        return engine.chat_sampling(seed=settings.seed)
+    return SamplingParams(temperature=settings.temperature, seed=settings.seed)
+
+
 def _measure_prompt(
     contestants: Contestants, peers: PeerPool, prompt: dict[str, Any], settings: Settings, number: int
 ) -> dict[str, Any]:
@@ -176,7 +186,7 @@ def _measure_prompt(
     tokens = _tokens(contestants, prompt["turns"][0])
     if len(tokens) + settings.count > settings.n_ctx:
         return {"reason": f"{len(tokens)} tokens: too long for a context of {settings.n_ctx}"}
-    sampling = SamplingParams(temperature=settings.temperature, seed=settings.seed)
+    sampling = _sampling(contestants.first, settings)
 
     def answered(count: int, taking_part: Sequence[str], turn: int, *, prefill_all: bool = False) -> dict[str, Answer]:
         backwards = turn % 2 == 1
@@ -226,9 +236,11 @@ def _divergences(
                 and answer.tokens != answers[PLAIN].tokens
                 and (is_contestant or not sampling.temperature)
             ):
+                vocabulary = contestants.plain.model.vocabulary
                 first_difference = divergence(
-                    contestants.plain.context, tokens, answers[PLAIN].tokens, answer.tokens, sampling, cached=True
-                )
+                    contestants.plain.context, tokens, answers[PLAIN].tokens, answer.tokens, sampling, cached=True,
+                    sampler=LlamaSampler(vocabulary, sampling, history=tokens) if sampling.reweighs else None,
+                )  # fmt: skip
                 assert first_difference is not None
                 divergences[name] = asdict(first_difference)
     return divergences

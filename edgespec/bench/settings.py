@@ -25,6 +25,8 @@ class Settings:
     rounds: int = 5
     peer_rounds: int = 1
     temperature: float = 0.0
+    like_a_chat: bool = False
+    """Whether answers are sampled as a chat's are, with the parameters recommended for the model."""
     seed: int = 7
     n_ctx: int = 2048
     threads: int | None = None
@@ -48,6 +50,7 @@ class Settings:
             "context": self.n_ctx,
             "threads": self.threads,
             "gpu_layers": self.gpu_layers,
+            **({"sampling": "chat"} if self.like_a_chat else {}),
         }  # fmt: skip
 
 

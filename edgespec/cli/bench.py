@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
+
 from edgespec.bench.contestants import PLAIN
 from edgespec.bench.metrics import ratios, speed_of
 from edgespec.bench.peers import parse_peer
@@ -26,13 +28,15 @@ def run(options: dict[str, Any]) -> None:
     if options["per_subtask"]:
         prompts = spread(prompts, options["per_subtask"])
     prompts = prompts[: options["limit"]]
+    if options["sampling"] == "chat" and (options["peers"] or options["temp"]):
+        raise click.UsageError("--sampling chat takes the model's own temperature, and no --peer samples like that")
     drafters = options["drafters"].split(",")
     if "none" in drafters:
         raise InvalidRequest("plain decoding always takes part: name with -d the drafters to compare with it")
     _check_outputs(options["out"], options["report"], force=options["force"])
     settings = Settings(
         drafters=drafters, peers=[parse_peer(peer) for peer in options["peers"]], temperature=options["temp"],
-        n_ctx=options["ctx"],
+        like_a_chat=options["sampling"] == "chat", n_ctx=options["ctx"],
         **{key: options[key] for key in
            ("model", "server", "count", "rounds", "peer_rounds", "seed", "threads", "gpu_layers")},
     )  # fmt: skip

@@ -197,6 +197,10 @@ def doctor(**options: Any) -> None:
     "--temp", type=click.FloatRange(0), default=0.0, show_default=True, metavar="F",
     help="Temperature; 0 always takes the likeliest token.",
 )
+@click.option(
+    "--sampling", type=click.Choice(["temp", "chat"]), default="temp", show_default=True,
+    help="Sample by --temp alone, or as a chat does: with what is recommended for the model, and its repetition guard.",
+)
 @click.option("--seed", type=int, default=7, show_default=True, metavar="N", help="Random seed.")
 @click.option(
     "--peer", "peers", multiple=True, metavar="PEER",

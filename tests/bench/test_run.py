@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgespec.backend import LlamaContext
+from edgespec.backend import LlamaContext, LlamaSampler
 from edgespec.bench import metrics, run
 from edgespec.bench.contestants import PLAIN, Contestants, in_lockstep
 from edgespec.bench.divergence import divergence
@@ -770,6 +770,31 @@ def test_a_curve_of_a_busy_machine_is_measured_again(here: Path, monkeypatch: py
 def test_seeded_answers_are_the_same_too(here: Path) -> None:
     assert bench("--temp", "0.8", "--limit", "2", "--json", "r.json").exit_code == 0
     assert all(rounded_apart(row, {"auto"}) for row in json.loads((here / "r.json").read_text())["prompts"])
+
+
+def test_answers_sampled_as_in_a_chat_are_the_same_too(here: Path) -> None:
+    """The tiny model is unknown: it gets edgespec's own temperature, and the guard."""
+    result = bench("--sampling", "chat", "--limit", "2", "--json", "r.json", "--report", "r.md")
+    assert result.exit_code == 0, result.output
+    found = json.loads((here / "r.json").read_text())
+    assert found["settings"]["sampling"] == "chat"
+    assert all(rounded_apart(row, {"auto"}) for row in found["prompts"])
+    words = "temperature 0.7, min-p 0.05 (edgespec's), repetition guard"
+    assert found["chat_sampling"] == words and f"sampled as in a chat, with {words}:" in (here / "r.md").read_text()
+    assert bench("--limit", "2", "--json", "r.json").exit_code == 1, "greedy answers are of another run"
+    assert bench("--sampling", "chat", "--temp", "1").exit_code == 2
+
+
+def test_the_margin_of_a_penalized_token_has_its_penalty(here: Path) -> None:
+    params = SamplingParams(logit_bias={6: 3.0}, dry_multiplier=5.0, dry_breakers=(), dry_prompt=False)
+    with load("tiny.gguf", drafter="none", n_ctx=128, threads=1) as engine:
+
+        def margin(sampling: SamplingParams) -> float:
+            prompt, plain = [1, 2, 3], [7, 8, 6, 7, 8, 5]
+            sampler = LlamaSampler(engine.model.vocabulary, sampling, history=prompt)
+            return present(divergence(engine.context, prompt, plain, [*plain[:5], 6], sampling, sampler=sampler)).margin
+
+        assert margin(params) == pytest.approx(margin(SamplingParams()) - 3.0 + 5.0, abs=1e-3)
 
 
 def test_prompts_that_cannot_be_measured_are_left_out(here: Path) -> None:

@@ -825,7 +825,7 @@ class TestTalk:
 
     @pytest.mark.parametrize(
         ("text", "fence"),
-        [("plain", "```"), ("a ```py\nx\n``` b", "````"), ("`one` and `````", "``````")],
+        [("plain", "```"), ("a ```py\nx\n``` b", "````"), ("`one` and `````", "``````"), ("\ufeffmarked", "```")],
     )
     def test_a_file_keeps_its_fences_in_a_longer_one(
         self, talk: Controller, tmp_path: Path, text: str, fence: str
