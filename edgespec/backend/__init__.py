@@ -1,6 +1,6 @@
 """llama.cpp by the low-level API of llama-cpp-python. No other package but `integrations` imports `llama_cpp`."""
 
-from edgespec.backend.context import EXACT_KV, PREFILL_CHUNK, LlamaContext
+from edgespec.backend.context import EXACT_KV, KV_TYPES, PREFILL_CHUNK, LlamaContext
 from edgespec.backend.devices import gpus
 from edgespec.backend.embedding import EmbeddingTable
 from edgespec.backend.model import NO_VARIABLES, LlamaModel, LlamaVocabulary, Message
@@ -11,6 +11,7 @@ from edgespec.backend.sampler import LlamaSampler
 
 __all__ = [
     "EXACT_KV",
+    "KV_TYPES",
     "NO_VARIABLES",
     "PREFILL_CHUNK",
     "QUANTIZATIONS",

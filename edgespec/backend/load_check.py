@@ -27,14 +27,17 @@ _ERRORS_BY_STATUS: dict[int, type[ModelError]] = {3: MalformedModel, 4: Unsuppor
 """Errors by the exit status of a child whose last line is the message."""
 
 
-def check_loads(path: Path, *, cache_dir: Path, load: Sequence[str] | None = None) -> Header:
+def check_loads(
+    path: Path, *, cache_dir: Path, load: Sequence[str] | None = None, header: Header | None = None
+) -> Header:
     """The header of `path`, after a check that loading the file does not end the process.
 
-    `load` is the command that loads it, without the path; by default this module, as a program. It runs only for files
-    that `cache_dir / "vetted.json"` does not list. Raises what `read_header` raises, MalformedModel when
-    llama.cpp crashes or refuses the file, UnsupportedModel when it does not know the architecture.
+    `header` is given where it was read already. `load` is the command that loads the file, without its path; by default
+    this module, as a program. It runs only for files that `cache_dir / "vetted.json"` does not list. Raises what
+    `read_header` raises, MalformedModel when llama.cpp crashes or refuses the file, UnsupportedModel when it does not
+    know the architecture.
     """
-    header = read_header(path)
+    header = header or read_header(path)
     known_path = cache_dir / "vetted.json"
     key = f"{header.fingerprint} {version('llama-cpp-python')}"
     known_files = _read_known_files(known_path)

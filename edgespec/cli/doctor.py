@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from edgespec.cli.build import open_engine
 from edgespec.cli.report import json_line
 from edgespec.cli.terminal import echo, redraw
 from edgespec.doctor.report import report
+from edgespec.engine.fit import size_text
+from edgespec.engine.options import EngineOptions
+from edgespec.engine.plan import LoadPlan, plan_load
 
 _MAX_BAR = 32
 """The longest bar, in columns."""
@@ -20,8 +24,14 @@ _TABLE_COLUMNS = 39
 
 def run(options: dict[str, Any]) -> None:
     """Measure, and print the report."""
+    plan = plan_load(
+        EngineOptions(
+            options["model"], options["drafter"], options["ctx"], options["threads"], options["gpu_layers"],
+            exact=options["exact"],
+        )
+    )  # fmt: skip
     with open_engine(options) as engine:
-        results = report(engine, _MeasurementProgress)
+        results = {**report(engine, _MeasurementProgress), "memory": _memory(plan)}
     if options["as_object"]:
         echo(json_line(results, sys.stdout))
     else:
@@ -34,6 +44,14 @@ def _lines(results: dict[str, Any]) -> Iterator[str]:
     yield from (f"GPU: {name}" for name in results["gpus"])
     yield results["build"]
     yield f"{results['model']}, {results['model_bytes'] / 1e6:.0f} MB of weights"
+    if memory := results["memory"]:
+        longest, free = memory["longest_context"], memory["free"]
+        yield (
+            f"Memory: about {size_text(memory['total'])} with --ctx {memory['context']} (weights "
+            f"{size_text(memory['weights'])}, KV cache {size_text(memory['kv_cache'])}), and "
+            f"{'an unknown amount is' if free is None else f'{size_text(free)} were'} free before the load; "
+            + (f"up to --ctx {longest} fits" if longest else "no context fits without swapping")
+        )
     yield ""
     yield f"T(n), the time of a forward pass of n tokens, after {results['context']} tokens of context:"
     yield f"{'n':>4} {'ms':>8} {'of T(1)':>8} {'best speed-up':>14}"
@@ -64,6 +82,26 @@ def _lines(results: dict[str, Any]) -> Iterator[str]:
             f"{exact['reading']:.2f} times."
         )
     yield from results["advice"]
+
+
+def _memory(plan: LoadPlan) -> dict[str, Any] | None:
+    """The memory that the load takes, in bytes, and the longest context that fits and that the model was trained for.
+
+    `free` is null where the system does not tell; all of it where GPUs take part.
+    """
+    fit = plan.fit
+    if fit is None:
+        return None
+    free = fit.free.available
+    return {
+        "weights": fit.weights,
+        "kv_cache": fit.kv_cache,
+        "buffers": fit.buffers,
+        "total": fit.total,
+        "context": fit.n_ctx,
+        "free": None if math.isinf(free) else int(free),
+        "longest_context": fit.longest(max(fit.n_ctx, fit.models[0].n_ctx_scaled)),
+    }
 
 
 class _MeasurementProgress:

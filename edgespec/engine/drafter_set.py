@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from edgespec.engine.open_drafter import open_drafter
 from edgespec.engine.options import Resources
 from edgespec.engine.profile_store import ProfileStore
 from edgespec.errors import UnknownDrafter
+from edgespec.gguf.validate import Header
 from edgespec.hub.resolve import is_alias, resolve
 from edgespec.latency.model import LatencyModel
 
@@ -69,14 +70,23 @@ class NamedDrafters(NamedTuple):
 class DrafterSet:
     """Opens drafters for a loaded target.
 
-    `exact`: a forward pass has only as many rows as are bit-identical to single-token decoding.
+    `exact`: a forward pass has only as many rows as are bit-identical to single-token decoding. `headers`: those of
+    drafter models that were read already, for the first `open`.
     """
 
     def __init__(
-        self, target: LlamaModel, context: LlamaContext, profiles: ProfileStore, resources: Resources, *, exact: bool
+        self,
+        target: LlamaModel,
+        context: LlamaContext,
+        profiles: ProfileStore,
+        resources: Resources,
+        *,
+        exact: bool,
+        headers: Mapping[Path, Header] | None = None,
     ) -> None:
         self._target, self._context, self._profiles, self._resources = target, context, profiles, resources
         self._exact = exact
+        self._headers = headers or {}
         self._exact_rows = 0
 
     def open(self, drafter: str | Path | Drafter, previous: Iterable[OpenedDrafter] = ()) -> NamedDrafters:
@@ -94,7 +104,8 @@ class DrafterSet:
             _log.warning("%s: %s: decoding without drafts", self._target.name, reason)
             name = drafter = "none"
         if isinstance(drafter, str):
-            return NamedDrafters(tuple(open_drafters(names_of(drafter), self._target, self._resources)), name)
+            headers, self._headers = self._headers, {}  # by the next time, a file may have changed
+            return NamedDrafters(tuple(open_drafters(names_of(drafter), self._target, self._resources, headers)), name)
         users_own = drafter
         return NamedDrafters((OpenedDrafter(users_own, lambda: users_own),), name)
 
@@ -127,8 +138,13 @@ def validated_drafter(drafter: object) -> str | Drafter:
     )
 
 
-def open_drafters(names: Sequence[str], target: LlamaModel, resources: Resources) -> list[OpenedDrafter]:
-    """One drafter for `target` by each of `names`, the parts of -d. Raises UnknownDrafter and ModelError."""
+def open_drafters(
+    names: Sequence[str], target: LlamaModel, resources: Resources, headers: Mapping[Path, Header] | None = None
+) -> list[OpenedDrafter]:
+    """One drafter for `target` by each of `names`, the parts of -d. Raises UnknownDrafter and ModelError.
+
+    `headers`: those of drafter models that were read already.
+    """
     opened: list[OpenedDrafter] = []
     files = {name: resolve(name, cache_dir=resources.cache_dir) for name in names if is_model(name)}
     stems = [files[name].stem if name in files else name for name in names]
@@ -137,8 +153,10 @@ def open_drafters(names: Sequence[str], target: LlamaModel, resources: Resources
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(close_all, opened)
         for name in names:
-            if name in files:
-                opened.append(opened_model_drafter(open_drafter(files[name], target, resources)))
+            if path := files.get(name):
+                opened.append(
+                    opened_model_drafter(open_drafter(path, target, resources, header=(headers or {}).get(path)))
+                )
             else:
                 opened.append(opened_text_drafter(make_drafter(name)))
         cleanup.pop_all()

@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from edgespec.backend import EXACT_KV, LlamaContext, LlamaModel
+from edgespec.backend import LlamaContext, LlamaModel
 from edgespec.backend.load_check import check_loads
 from edgespec.core import Drafter
-from edgespec.engine.drafter_set import DrafterSet, close_all, validated_drafter
+from edgespec.engine.drafter_set import DrafterSet, close_all
 from edgespec.engine.engine import Engine
-from edgespec.engine.options import EngineOptions, Resources
+from edgespec.engine.fit import check_trained
+from edgespec.engine.options import EngineOptions
+from edgespec.engine.plan import plan_load
 from edgespec.engine.prefix_cache import prefix_cache
 from edgespec.engine.profile_store import ProfileStore
-from edgespec.hub.resolve import resolve
-from edgespec.system import cpu
 
 
 def load(
@@ -44,8 +44,9 @@ def load(
     prompts which begin alike are read faster, in other processes too. True allows a tenth of the free space, at most 4
     GB; a number is the bound in GB. It is off by default, since prompts are then on disk, readable by their owner.
 
-    Raises ModelError (no such file, malformed, unsupported) and InvalidRequest. The first load of a file runs in a
-    child process too, which doubles the time of that one start.
+    Raises ModelError (no such file, malformed, unsupported) and InvalidRequest, which a context that cannot fit into
+    memory is too; where memory is short, a warning is logged. The first load of a file runs in a child process too,
+    which doubles the time of that one start.
     """
     return open_engine(
         EngineOptions(
@@ -56,15 +57,17 @@ def load(
 
 def open_engine(options: EngineOptions) -> Engine:
     """The engine that `load` returns, by its arguments as one value."""
-    drafter = validated_drafter(options.drafter)  # an unknown name is an error before the model is loaded
-    cache = Path(options.cache_dir or cpu.cache_directory())
-    path = resolve(options.model, cache_dir=cache)
-    header = check_loads(path, cache_dir=cache)
+    plan = plan_load(options)  # an unknown name is an error before the model is loaded
+    if plan.fit is not None:
+        plan.fit.check()
+    check_trained(plan.models[0], plan.resources.n_ctx)
+    path, resources, kv_type, cache = plan.path, plan.resources, plan.kv_type, plan.resources.cache_dir
+    header = check_loads(path, cache_dir=cache, header=plan.headers[path])
     with contextlib.ExitStack() as cleanup:  # on an error, what is loaded already is freed at once
-        target = LlamaModel(path, gpu_layers=options.gpu_layers, part=header.part)
+        target = LlamaModel(
+            path, gpu_layers=options.gpu_layers, part=header.part, repack=plan.fit is None or plan.fit.can_repack
+        )
         cleanup.callback(target.close)
-        resources = Resources.of(options, target.n_ctx_train)
-        kv_type = EXACT_KV if options.exact and options.kv_type == "f16" else options.kv_type
         profiles = ProfileStore(
             cache, header.fingerprint, threads=resources.threads, gpu_layers=resources.gpu_layers,
             kv_type=kv_type, flash_attention=options.flash_attention,
@@ -74,8 +77,8 @@ def open_engine(options: EngineOptions) -> Engine:
             kv_type=kv_type, flash_attention=options.flash_attention,
         )  # fmt: skip
         cleanup.callback(context.close)
-        drafter_set = DrafterSet(target, context, profiles, resources, exact=options.exact)
-        drafters, name = drafter_set.open(drafter)
+        drafter_set = DrafterSet(target, context, profiles, resources, exact=options.exact, headers=plan.headers)
+        drafters, name = drafter_set.open(plan.drafter)
         cleanup.callback(close_all, drafters)
         engine = Engine(
             target, context, latency=profiles.latency(context.max_rows), drafters=drafters, drafter_name=name,

@@ -21,6 +21,7 @@ from edgespec.engine.profile_store import ProfileStore
 from edgespec.errors import UnsupportedModel
 from edgespec.gguf.metadata import entry, strings
 from edgespec.gguf.reader import Part
+from edgespec.gguf.validate import Header
 from edgespec.latency.model import PROMPT_CHUNK
 from edgespec.vocabtrim.counts import tokenizer_hash
 from edgespec.vocabtrim.equivalence import load_trimmed
@@ -30,14 +31,17 @@ from edgespec.vocabtrim.sizes import Sizes, per_token
 _TOKENS = "tokenizer.ggml.tokens"
 
 
-def open_drafter(path: Path, target: LlamaModel, resources: Resources, *, window: int | None = None) -> ModelDrafter:
+def open_drafter(
+    path: Path, target: LlamaModel, resources: Resources, *, window: int | None = None, header: Header | None = None
+) -> ModelDrafter:
     """The model at `path`, plain or trimmed, as a drafter for `target`.
 
-    Its prefill starts `window` tokens before the end of the text; None lets the drafter choose by the cost.
+    Its prefill starts `window` tokens before the end of the text; None lets the drafter choose by the cost. `header` is
+    given where it was read already.
 
     Raises ModelError, and UnsupportedModel where the vocabularies do not match, saying what differs.
     """
-    header = check_loads(path, cache_dir=resources.cache_dir)
+    header = check_loads(path, cache_dir=resources.cache_dir, header=header)
     part, target_part = header.part, target.part
     trimming = trimming_of(part)
     same_tokens = entry(part, _TOKENS) == entry(target_part, _TOKENS) if _TOKENS in part.spans else False

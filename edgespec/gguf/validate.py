@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -63,8 +63,13 @@ class Header:
     architecture: str
     n_vocab: int
     fingerprint: str
-    part: Part = field(repr=False, compare=False)
-    """The walked file; of a split model, the first one."""
+    parts: tuple[Part, ...] = field(repr=False, compare=False)
+    """The walked files: all shards of a split model."""
+
+    @property
+    def part(self) -> Part:
+        """The walked file; of a split model, the first one."""
+        return self.parts[0]
 
 
 def read_header(path: Path) -> Header:
@@ -75,13 +80,13 @@ def read_header(path: Path) -> Header:
     """
     first = _walk_to_data(path)
     metadata = _CheckedMetadata(path, first.values)
-    parts = [first, *map(_walk_to_data, metadata.other_shards())]
+    parts = (first, *map(_walk_to_data, metadata.other_shards()))
     shapes = metadata.shapes(parts)
     metadata.check_sizes(shapes)
-    return Header(metadata.architecture, metadata.n_vocab(shapes), _fingerprint(parts), first)
+    return Header(metadata.architecture, metadata.n_vocab(shapes), _fingerprint(parts), parts)
 
 
-def _fingerprint(parts: list[Part]) -> str:
+def _fingerprint(parts: Sequence[Part]) -> str:
     try:
         identities = [(part.size, part.header_size, part.header_crc, _sampled_crc(part)) for part in parts]
     except OSError as error:
@@ -95,10 +100,10 @@ def _sampled_crc(part: Part) -> int:
     Another training or quantization changes all weights of a tensor, and reading them all would take minutes.
     """
     start, crc = _data_start(part), 0
-    middles = [start + tensor.offset + (tensor.size or 0) // 2 for tensor in part.tensors]
+    middles = [start + tensor.offset + (tensor.size or 0) // 2 for tensor in part.tensors]  # of newer types, anything
     with part.path.open("rb", buffering=0) as file:
         for position in (*middles, max(start, part.size - _SAMPLE_BYTES)):
-            file.seek(position)
+            file.seek(min(position, part.size))
             crc = zlib.crc32(file.read(_SAMPLE_BYTES), crc)
     return crc
 
@@ -188,7 +193,7 @@ class _CheckedMetadata:
                 raise ModelNotFound(f"{shard}: shard {number} of {count} is missing; download all shards")
             yield shard
 
-    def shapes(self, parts: list[Part]) -> _Shapes:
+    def shapes(self, parts: Sequence[Part]) -> _Shapes:
         """The shapes of the tensors of all shards, by name."""
         tensors = [tensor for part in parts for tensor in part.tensors]
         if not tensors:

@@ -173,7 +173,7 @@ def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_those_already_open_are_freed_when_another_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[str] = []
 
-    def opened(path: Path, target: object, resources: object) -> Any:
+    def opened(path: Path, target: object, resources: object, header: object = None) -> Any:
         if path.stem == "bad":
             raise ModelError("bad")
         return path.stem
