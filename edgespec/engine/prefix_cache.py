@@ -18,6 +18,7 @@ from edgespec.backend import PREFILL_CHUNK, LlamaContext, LlamaModel, gpus
 from edgespec.engine.options import EngineOptions
 from edgespec.engine.prefix_files import FOLDER, SHORTEST, PrefixFolder, StoredPrefix, default_limit
 from edgespec.system.cpu import cache_directory, cpu_name
+from edgespec.system.memory import free_memory
 
 _log = logging.getLogger("edgespec.engine.prefix_cache")
 
@@ -30,8 +31,15 @@ LEAST_SECONDS = 0.25
 LEAST_RATIO = 4.0
 """How many times longer than the disk a prefill has to take for its state to be written."""
 
+LEAST_SHARE = 0.25
+"""The share of a prefix that has to be new for it to be written. So a chat that grows turn by turn writes its whole
+state only when it has grown by a third, and not after each turn."""
+
 ENTRY_SHARE = 0.25
 """The share of the cache that one prefix may take."""
+
+MEMORY_SHARE = 0.25
+"""The share of the free memory that the copy of a state may take until it is written."""
 
 
 def load_seconds(size: int) -> float:
@@ -86,8 +94,13 @@ class PrefixCache:
         self._failed = False
 
     def limit(self) -> int:
-        """The most bytes of all prefixes."""
-        return default_limit(self._root) if self._max_bytes is None else self._max_bytes
+        """The most bytes of all prefixes; 0 where the disk cannot be asked."""
+        if self._max_bytes is not None:
+            return self._max_bytes
+        try:
+            return default_limit(self._root)
+        except OSError:
+            return 0
 
     def answer(self, prompt: Sequence[int]) -> AnswerPrefix:
         """What the answer to `prompt` takes from the cache and leaves in it."""
@@ -105,8 +118,14 @@ class PrefixCache:
 
         self.wait()
         if not self._failed:
-            self._writer = threading.Thread(target=run, name="edgespec-prefix")
-            self._writer.start()
+            writer = threading.Thread(target=run, name="edgespec-prefix")
+            try:
+                writer.start()
+            except RuntimeError as error:  # the system has no more threads, or Python is ending
+                self._failed = True
+                _log.info("what was read of prompts is not stored: %s", error)
+            else:
+                self._writer = writer
 
     def wait(self) -> None:
         """Wait until everything is written."""
@@ -159,7 +178,7 @@ class AnswerPrefix:
         cached = context.cached(self._prompt)
         if self._cache.aligned and cached:  # what is in the context may not be split as a prefill would be
             self._off = True
-        else:
+        elif len(self._prompt) - cached > SHORTEST:
             self._load_best(cached)
         self._start, self._begun = context.cached(self._prompt), time.perf_counter()
 
@@ -205,12 +224,17 @@ class AnswerPrefix:
         context = self._cache.context
         done = context.cached(self._prompt)
         read = done - self._start
-        if self._off or read < 1 or done < SHORTEST or context.unshifted < done:
+        if self._off or read < max(1.0, LEAST_SHARE * done) or done < SHORTEST or context.unshifted < done:
             return
         size = context.state_bytes
         if not worth_storing(seconds, size) or size > ENTRY_SHARE * self._cache.limit():
             return
-        tokens, data = context.state()
+        if size > MEMORY_SHARE * free_memory().available:
+            return
+        try:
+            tokens, data = context.state()
+        except MemoryError:
+            return
         if tokens == self._prompt[:done] and all(tokens != snapshot.tokens for snapshot in self._snapshots):
             self._snapshots.append(_Snapshot(tokens, data, seconds / read))
 

@@ -83,7 +83,7 @@ class PrefixFolder:
             _log.info("%s is removed: %s", stored.path, error)
             remove(stored.path)
             return None
-        except OSError:
+        except (OSError, MemoryError):
             return None
         with contextlib.suppress(OSError):
             os.utime(stored.path)  # the time of its last use

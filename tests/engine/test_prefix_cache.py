@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from edgespec.engine import prefix_cache, prefix_files
 from edgespec.engine.prefix_cache import PrefixCache, saving, worth_storing
 from edgespec.engine.prefix_files import StoredPrefix, stored_prefixes
 from edgespec.errors import InvalidRequest
+from edgespec.system.memory import FreeMemory
 from edgespec.testing import FixedPolicy, KeyedSampler, ScriptedDrafter
 from tests.gguf_files import tiny_model, tiny_recurrent
 from tests.present import present
@@ -323,3 +325,41 @@ def test_an_engine_keeps_prompts_only_where_it_is_told_to(tmp_path: Path) -> Non
     assert found[2] > 190
     with pytest.raises(InvalidRequest, match="prefix_cache is -1"):
         load(path, prefix_cache=-1)
+
+
+def test_a_chat_writes_its_state_when_it_has_grown_and_not_after_each_turn(tiny: LlamaModel, tmp_path: Path) -> None:
+    run = Run(tiny, tmp_path)
+    written = []
+    for length in range(80, 400, 20):
+        run.answer(text_of(length), count=1)
+        written.append(max(len(stored.tokens) for stored in stored_prefixes(tmp_path)))
+    run.close()
+    assert set(written) == {80}, "no turn adds a third"
+    run = Run(tiny, tmp_path)
+    run.answer(text_of(200))
+    assert [len(stored.tokens) for stored in stored_prefixes(tmp_path)] == [200]
+    run.close()
+
+
+@pytest.mark.parametrize("failure", ["no memory", "little memory", "no threads", "no disk"])
+def test_what_cannot_be_stored_costs_no_answer(
+    tiny: LlamaModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise {"no memory": MemoryError(), "no threads": RuntimeError(), "no disk": OSError()}[failure]
+
+    run = Run(tiny, tmp_path)
+    assert run.cache is not None
+    if failure == "no memory":
+        monkeypatch.setattr(run.context, "state", fail)
+    elif failure == "little memory":
+        monkeypatch.setattr(prefix_cache, "free_memory", lambda: FreeMemory(available=1e4))
+    elif failure == "no threads":
+        monkeypatch.setattr(threading.Thread, "start", fail)
+    else:
+        run.cache._max_bytes = None
+        monkeypatch.setattr(prefix_cache, "default_limit", fail)
+    session, _ = run.answer(text_of(200))
+    assert session.finish_reason == "length"
+    run.close()
+    assert stored_prefixes(tmp_path) == []
