@@ -61,10 +61,10 @@ def timed(drafter: Anpd | Suffix, tokens: list[int]) -> tuple[Draft, float]:
     return draft, (time.perf_counter() - begun) * 1e6
 
 
-def measure(kind: type[Anpd] | type[Suffix], text: list[int], context: int) -> dict[str, float]:
+def measure(make: type[Anpd] | type[Suffix], text: list[int], context: int) -> dict[str, float]:
     """Costs of one drafter at one length of context."""
-    reading = [timed(kind(), text[:context])[1] / context for _ in range(READINGS)]
-    drafter = kind()
+    reading = [timed(make(), text[:context])[1] / context for _ in range(READINGS)]
+    drafter = make()
     tokens = text[:context]
     drafter.propose(tokens, LIMIT)
     calls, drafting, drafted = [], [], 0
@@ -91,13 +91,13 @@ def main(out: Path | None) -> None:
     """Print one line per drafter, kind of text and length of context."""
     rows = []
     print(f"{'drafter':8}{'text':7}{'context':>8}{'us/drafted':>12}{'us/call':>9}{'us/read':>9}{'bytes':>10}")
-    for kind in (Anpd, Suffix):
+    for make in (Anpd, Suffix):
         for name, text in texts().items():
             for context in CONTEXTS:
-                row = measure(kind, text, context)
-                rows.append({"drafter": kind().name, "text": name, "context": context, **row})
+                row = measure(make, text, context)
+                rows.append({"drafter": make().name, "text": name, "context": context, **row})
                 print(
-                    f"{kind().name:8}{name:7}{context:8}{row['us_per_drafted_token']:12.2f}{row['us_per_call']:9.1f}"
+                    f"{make().name:8}{name:7}{context:8}{row['us_per_drafted_token']:12.2f}{row['us_per_call']:9.1f}"
                     f"{row['us_per_token_read']:9.2f}{row['memory_bytes']:10.0f}"
                 )
     save(out, "cost of drafting from the conversation", [], {"limit": LIMIT, "calls": CALLS, "rows": rows})

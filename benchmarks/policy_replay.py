@@ -3,7 +3,7 @@
     python -m benchmarks.replay record -m TARGET.gguf --prompts FILE.jsonl --per-subtask 5 -n 96 -o record.jsonl
     python -m benchmarks.policy_replay -m TARGET.gguf --record record.jsonl -d SMALL.gguf --curve RESULT.json
 
-The drafters really guess; the target does not answer, since the record says what of a draft it would have accepted.
+The drafters really draft; the target does not answer, since the record says what of a draft it would have accepted.
 Time is counted: T(n) is the curve of a result of `edgespec bench`, the drafter model's evaluations take what its stored
 costs say. So the same choices have the same figures at any moment, in minutes: this is how the policy's constants are
 chosen. Every answer begins with a policy that has seen nothing.
@@ -47,14 +47,14 @@ class Counted:
     def prefill(
         self, tokens: Sequence[int], proceed: Callable[[int, int], bool] = lambda done, total: True
     ) -> Row | None:
-        self._clock.now += self._cost.t1 * self._cost.ratio(min(self._owed(tokens), PROMPT_CHUNK))
+        self._clock.now += self._cost.t1 * self._cost.ratio(min(self._uncached(tokens), PROMPT_CHUNK))
         return self._context.prefill(tokens, proceed)
 
     def evaluate(self, tokens: Sequence[int], draft: Draft) -> Evaluation:
-        self._clock.now += self._cost.t1 * self._owed(tokens)
+        self._clock.now += self._cost.t1 * self._uncached(tokens)
         return self._context.evaluate(tokens, draft)
 
-    def _owed(self, tokens: Sequence[int]) -> int:
+    def _uncached(self, tokens: Sequence[int]) -> int:
         return len(tokens) - min(self.cached(tokens), len(tokens) - 1)
 
 
@@ -134,14 +134,14 @@ def main(model: Path, recorded: Path, drafter: Path | None, curve: Path, out: Pa
         print(f"{number + 1}/{len(answers)}", end="\r", flush=True)
     groups = {"overall": rows} | {name: [row for row in rows if row["subtask"] == name] for name in subtasks(rows)}
     figures = {name: summed(group) for name, group in groups.items()}
-    for name, one in figures.items():
+    for name, group in figures.items():
         print(
-            f"{name:<16} {one['answers']:>3} answers: {one['total']:.3f} times plain decoding, "
-            f"median {one['median']:.2f}, least {one['least']:.2f}, {one['slower']} below 0.98"
+            f"{name:<16} {group['answers']:>3} answers: {group['total']:.3f} times plain decoding, "
+            f"median {group['median']:.2f}, least {group['least']:.2f}, {group['slower']} below 0.98"
         )
     settings = {"record": digest(recorded), "curve": curve.name, "tokens": longest}
-    told = {"settings": settings, "drafter": opened and opened.latency.as_json(), "figures": figures, "answers": rows}
-    save(out, WHAT, [model, *([drafter] if drafter else [])], told)
+    result = {"settings": settings, "drafter": opened and opened.latency.as_json(), "figures": figures, "answers": rows}
+    save(out, WHAT, [model, *([drafter] if drafter else [])], result)
 
 
 def subtasks(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -3,9 +3,9 @@
     python -m benchmarks.policy_time [--json OUT.json]
 
 The text is made as in `drafting.py`: docstrings that go on, and docstrings that are said a second time, where whole
-proposals of 48 tokens come true. Nothing is evaluated: T(n) is that of a simulated machine. A drafter whose guesses
-cost time stands for a model; what it and the suffix drafter take to guess is left out. Of several rounds the fastest
-counts.
+proposals of 48 tokens come true. Nothing is evaluated: T(n) is that of a simulated machine. A drafter whose draft
+tokens cost time stands for a model; what it and the suffix drafter take to draft is left out. Of several rounds the
+fastest counts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ROOM = 60
 _SINGLE = 0.1
 """T(1) of the simulated machine in seconds."""
 
-_GUESS = 0.015
+_TOKEN_COST = 0.015
 _RIGHT = 0.7
 _NOISE = 0.03
 
@@ -76,10 +76,10 @@ class Model:
     def __init__(self, watch: Watch, clock: Clock, text: Sequence[int]) -> None:
         self._watch, self._clock = watch, clock
         chance = random.Random(1)
-        self._guesses = [token if chance.random() < _RIGHT else -1 for token in text]
+        self._draft_tokens = [token if chance.random() < _RIGHT else -1 for token in text]
 
     def draft_cost(self, tokens: Sequence[int], target_seconds: float) -> DraftCost:
-        return DraftCost(first=_GUESS, next=_GUESS)
+        return DraftCost(first=_TOKEN_COST, next=_TOKEN_COST)
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
         return self.draft(tokens, limit, SharedNoise(), lambda probability, bucket: True)
@@ -95,9 +95,9 @@ class Model:
             wanted = go_on(_RIGHT, buckets[size])
             self._watch.stop()
             size += 1
-            self._clock.now += _GUESS
-        guesses = self._guesses[len(tokens) : len(tokens) + size]
-        draft = Draft.chain(guesses, [_RIGHT] * size, buckets[:size], self.name)
+            self._clock.now += _TOKEN_COST
+        draft_tokens = self._draft_tokens[len(tokens) : len(tokens) + size]
+        draft = Draft.chain(draft_tokens, [_RIGHT] * size, buckets[:size], self.name)
         self._watch.start()
         return draft
 
@@ -143,9 +143,9 @@ def measure(text: Sequence[int], *, model: bool, known: bool) -> tuple[list[floa
 def main(out: Path | None) -> None:
     """One line for each kind of text, with and without a model, with T(n) known and not."""
     prose = texts()["prose"]
-    kinds = {"goes on": prose[: 2 * CONTEXT], "said again": prose[:CONTEXT] * 2}
+    texts_by_name = {"goes on": prose[: 2 * CONTEXT], "said again": prose[:CONTEXT] * 2}
     rows = []
-    for kind, text in kinds.items():
+    for name, text in texts_by_name.items():
         for model in (False, True):
             for known in (False, True):
                 runs = [measure(text, model=model, known=known) for _ in range(ROUNDS)]
@@ -154,13 +154,13 @@ def main(out: Path | None) -> None:
                 sizes = runs[0][1]
                 rows.append(
                     {
-                        "text": kind, "model": model, "known": known, "blocks": len(sizes),
+                        "text": name, "model": model, "known": known, "blocks": len(sizes),
                         "drafted": statistics.mean(sizes), "us": statistics.median(times),
                         "us_90": times[len(times) * 9 // 10],
                     }
                 )  # fmt: skip
                 print(
-                    f"{kind:11} {'suffix and model' if model else 'suffix':17} T(n) {'known' if known else 'new':6}"
+                    f"{name:11} {'suffix and model' if model else 'suffix':17} T(n) {'known' if known else 'new':6}"
                     f"{rows[-1]['us']:7.0f} us, 90% below {rows[-1]['us_90']:5.0f} us; {len(sizes):5} blocks, "
                     f"{rows[-1]['drafted']:.1f} tokens drafted"
                 )

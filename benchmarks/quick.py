@@ -1,7 +1,7 @@
 """The policy on all simulated families and recorded answers, in a minute or two: by this the rule is judged.
 
     python -m benchmarks.quick simulate --json OUT.json [--reference FILE.json]
-    python -m benchmarks.quick replay --record record.jsonl [--guesses guesses.jsonl] --json OUT.json
+    python -m benchmarks.quick replay --record record.jsonl [--draft-tokens drafts.jsonl] --json OUT.json
     python -m benchmarks.quick compare BEFORE.json AFTER.json
 
 `simulate` plays the cases of simulate.py once each; what the best fixed draft length takes does not depend on the
@@ -209,56 +209,56 @@ def curves() -> dict[str, list[float]]:
 class RecordedModel:
     """A drafter model whose draft tokens along an answer are on record: {"tokens", "probabilities"} by place.
 
-    A draft token takes `guess` T(1); its first draft in an answer reads for `prefill` T(1). Draft tokens after a wrong
-    one are never verified, so those on record stand for them.
+    A draft token takes `token_cost` T(1); its first draft in an answer reads for `prefill` T(1). Draft tokens after a
+    wrong one are never verified, so those on record stand for them.
     """
 
     name = "model"
 
-    def __init__(self, clock: Clock, guess: float, prefill: float) -> None:
-        self._clock, self._guess, self._prefill = clock, guess, prefill
+    def __init__(self, clock: Clock, token_cost: float, prefill: float) -> None:
+        self._clock, self._token_cost, self._prefill = clock, token_cost, prefill
         self.begin({"tokens": [], "probabilities": []}, 0)
 
     def begin(self, record: dict[str, Any], prompt: int) -> None:
         """An answer begins, whose prompt has so many tokens."""
-        self._record, self._prompt, self._owed, self._read = record, prompt, self._prefill, 0
+        self._record, self._prompt, self._prefill_left, self._read = record, prompt, self._prefill, 0
 
     def draft_cost(self, tokens: Sequence[int], target_seconds: float) -> DraftCost:
-        return DraftCost(first=self._start(tokens), next=self._guess)
+        return DraftCost(first=self._start(tokens), next=self._token_cost)
 
     def _start(self, tokens: Sequence[int]) -> float:
         if not self._read:
-            return self._guess + self._owed
-        owed = len(tokens) - self._read  # a few are read together, in the time of two draft tokens
-        return self._guess * (1.0 if owed <= 1 else min(2.0 + owed / 8, 17.0))
+            return self._token_cost + self._prefill_left
+        unread = len(tokens) - self._read  # a few are read together, in the time of two draft tokens
+        return self._token_cost * (1.0 if unread <= 1 else min(2.0 + unread / 8, 17.0))
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
-        return self.draft(tokens, limit, SharedNoise(), lambda probability, evidence: True)
+        return self.draft(tokens, limit, SharedNoise(), lambda probability, bucket: True)
 
     def draft(
         self, tokens: Sequence[int], limit: int, noise: SharedNoise, go_on: Callable[[float, Any], bool]
     ) -> Draft:
-        self._clock.now += self._start(tokens) - self._guess
+        self._clock.now += self._start(tokens) - self._token_cost
         place = len(tokens) - self._prompt
-        guessed, probabilities = self._record["tokens"], self._record["probabilities"]
+        recorded, probabilities = self._record["tokens"], self._record["probabilities"]
         size = 0
-        evidence = []
-        for size in range(1, min(limit, len(guessed) - place) + 1):
-            self._clock.now += self._guess
+        buckets = []
+        for size in range(1, min(limit, len(recorded) - place) + 1):
+            self._clock.now += self._token_cost
             probability = probabilities[place + size - 1]
-            evidence.append((min(int(20 * probability), 19), False))
-            if not go_on(probability, evidence[-1]):
+            buckets.append((min(int(20 * probability), 19), False))
+            if not go_on(probability, buckets[-1]):
                 break
         self._read = len(tokens)
         if not size:
             return NOTHING
-        return Draft.chain(guessed[place : place + size], probabilities[place : place + size], evidence, self.name)
+        return Draft.chain(recorded[place : place + size], probabilities[place : place + size], buckets, self.name)
 
     def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
         """It learns nothing."""
 
 
-GUESS, PREFILL = 0.15, 2.6
+TOKEN_COST, PREFILL = 0.15, 2.6
 """A small model in Q4_0 beside a target in F16: a draft token and its prefill, in T(1) of the target."""
 
 
@@ -347,14 +347,14 @@ def make_policy(drafters: Sequence[Drafter], cost: LatencyModel, clock: Clock) -
     return AdaptivePolicy(drafters, cost, clock=clock, config=experiment())
 
 
-def replayed(task: tuple[str, str], answers: list[dict[str, Any]], guesses: dict[str, Any]) -> list[dict[str, Any]]:
+def replayed(task: tuple[str, str], answers: list[dict[str, Any]], drafts: dict[str, Any]) -> list[dict[str, Any]]:
     """All answers on one curve, by one contestant."""
     curve, who = task
     truth = curves()[curve]
     longest = max(len(answer["answer"]) for answer in answers)
     rows = []
     clock = Clock()
-    model = RecordedModel(clock, GUESS, PREFILL)
+    model = RecordedModel(clock, TOKEN_COST, PREFILL)
     drafters: list[Drafter] = []
     policy: Any = None
     for answer in answers:
@@ -369,15 +369,15 @@ def replayed(task: tuple[str, str], answers: list[dict[str, Any]], guesses: dict
             cost = LatencyModel(MAX_ROWS) if "first" in who else measured_cost(truth)
             policy = make_policy(drafters, cost, clock)
         if "model" in who:
-            if answer["question_id"] not in guesses:
+            if answer["question_id"] not in drafts:
                 continue
-            model.begin(guesses[answer["question_id"]], len(answer["prompt"]))
+            model.begin(drafts[answer["question_id"]], len(answer["prompt"]))
         rows.append(played(answer, policy, truth, clock, longest, timed="first" in who))
     return [{**row, "curve": curve, "who": who} for row in rows]
 
 
-def kind(curve: str) -> str:
-    """Curves that are told together."""
+def target_type(curve: str) -> str:
+    """Curves whose figures are added up."""
     return "Q4" if curve.startswith("Q4") else "F16" if curve.startswith("F16") else curve
 
 
@@ -399,30 +399,30 @@ def grouped(rows: Sequence[dict[str, Any]], curve_groups: Sequence[Callable[[str
 
 @main.command()
 @click.option("--record", type=click.Path(path_type=Path), required=True)
-@click.option("--guesses", type=click.Path(path_type=Path), help="What a drafter model said along them.")
+@click.option("--draft-tokens", type=click.Path(path_type=Path), help="What a drafter model said along them.")
 @click.option("--json", "out", type=click.Path(path_type=Path))
 @click.option("--all", "every", is_flag=True, help="Every curve for itself, too.")
 @click.option("--who", multiple=True, help="Only these contestants.")
 @click.option("--curve", "only", multiple=True, help="Only these curves.")
 def replay(
-    record: Path, guesses: Path | None, out: Path | None, every: bool, who: tuple[str, ...], only: tuple[str, ...]
+    record: Path, draft_tokens: Path | None, out: Path | None, every: bool, who: tuple[str, ...], only: tuple[str, ...]
 ) -> None:
     """Play recorded answers."""
     answers = read_record(record)
-    said = {}
-    if guesses:
-        said = {one["question_id"]: one for one in map(json.loads, guesses.read_text().splitlines())}
+    drafts = {}
+    if draft_tokens:
+        drafts = {line["question_id"]: line for line in map(json.loads, draft_tokens.read_text().splitlines())}
     contestants = list(who) or ["ngram-simple", "oracle", "auto first", "auto", "auto in a row"]
     chosen_curves = [name for name in curves() if name in (only or name)]
     tasks = [(curve, name) for curve in chosen_curves for name in contestants]
-    if said and not who:
-        tasks += [(curve, name) for curve in chosen_curves if kind(curve) != "Q4"
+    if drafts and not who:
+        tasks += [(curve, name) for curve in chosen_curves if target_type(curve) != "Q4"
                   for name in ("auto + model", "auto + model in a row")]  # fmt: skip
     rows: list[dict[str, Any]] = []
     with ProcessPoolExecutor(2) as pool:
-        for found in pool.map(partial(replayed, answers=answers, guesses=said), tasks):
-            rows += found
-    figures = grouped(rows, [kind, str] if every else [kind])
+        for replayed_rows in pool.map(partial(replayed, answers=answers, drafts=drafts), tasks):
+            rows += replayed_rows
+    figures = grouped(rows, [target_type, str] if every else [target_type])
     for name, summary in figures.items():
         show(name, summary)
     if out:
@@ -434,9 +434,9 @@ def replay(
 @click.argument("after", type=click.Path(path_type=Path))
 def compare(before: Path, after: Path) -> None:
     """Two results beside each other; * where the second is out of the bar."""
-    one, two = (json.loads(path.read_text())["figures"] for path in (before, after))
-    for name in [name for name in one if name in two]:
-        old, new = one[name], two[name]
+    old_figures, new_figures = (json.loads(path.read_text())["figures"] for path in (before, after))
+    for name in [name for name in old_figures if name in new_figures]:
+        old, new = old_figures[name], new_figures[name]
         bad = new["total"] < 0.99 * old["total"] or new["below"] * 20 > new["answers"] or new["beyond"]
         print(
             f"{'*' if bad else ' '} {name:<44} total {old['total']:.3f} -> {new['total']:.3f}, "

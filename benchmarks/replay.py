@@ -6,8 +6,8 @@
         --counts NAME=COUNTS.json --sizes 32768,16384 --json OUT.json
 
 What a lossless drafter changes is speed, so a recorded answer holds all that is needed: at each place the drafter
-guesses, the record says how much of that the target would have accepted. A guess is only judged where all before it
-were right, so it was made after the recorded text; and a trimmed drafter's logits are the full one's on the rows it
+drafts, the record says how much of that the target would have accepted. A draft token is only verified where all before
+it were right, so it was made after the recorded text; and a trimmed drafter's logits are the full one's on the rows it
 kept. So one pass of the full drafter over the record tells what every trimming and every draft length would bring.
 All commands go on where they were stopped.
 """
@@ -62,8 +62,8 @@ def record(model: str | None, prompts: Path, per_subtask: int, count: int, out: 
     """Have the target answer, greedily and plainly."""
     done = {json.loads(line)["question_id"] for line in out.read_text().splitlines()} if out.exists() else set()
     with load(model, drafter="none", n_ctx=4096) as engine, out.open("a", encoding="utf-8") as file:
-        asked = [one for one in read_prompts(prompts, per_subtask) if one["question_id"] not in done]
-        for number, prompt in enumerate(asked):
+        prompts_left = [prompt for prompt in read_prompts(prompts, per_subtask) if prompt["question_id"] not in done]
+        for number, prompt in enumerate(prompts_left):
             text = prompt["turns"][0]
             if engine.model.chat_template:
                 text = engine.model.render([{"role": "user", "content": text}])
@@ -77,7 +77,7 @@ def record(model: str | None, prompts: Path, per_subtask: int, count: int, out: 
             }  # fmt: skip
             file.write(json.dumps(line) + "\n")
             file.flush()
-            print(f"{number + 1}/{len(asked)}", end="\r", file=sys.stderr, flush=True)
+            print(f"{number + 1}/{len(prompts_left)}", end="\r", file=sys.stderr, flush=True)
     print(file=sys.stderr)
 
 
@@ -89,7 +89,7 @@ def record(model: str | None, prompts: Path, per_subtask: int, count: int, out: 
 @click.option("--window", type=int, help="Tokens of the prompt that a drafter model reads. Default: all of it.")
 @click.option("--json", "out", type=click.Path(path_type=Path))
 def run(model: str, recorded: Path, drafters: str, lengths: str, window: int | None, out: Path | None) -> None:
-    """Let each drafter guess all along each answer."""
+    """Let each drafter draft all along each answer."""
     answers = [json.loads(line) for line in recorded.read_text(encoding="utf-8").splitlines()]
     settings = {"record": digest(recorded), "window": window}
     results: list[dict[str, Any]] = begun(out, WHAT, [Path(model)], settings, holds="results").get("results", [])
@@ -98,18 +98,18 @@ def run(model: str, recorded: Path, drafters: str, lengths: str, window: int | N
     for name in drafters.split(","):
         wanted = [length for length in map(int, lengths.split(",")) if (Path(name).stem, length) not in done]
         for length in wanted:
-            drafter, size = open_one(name, target, window)
+            drafter, size = open_with_size(name, target, window)
             share = shares(size, per_token(walk(target.path)))
             rows = []
             for answer in progress(answers, f"{drafter.name}, {length}"):
                 fresh = drafter if isinstance(drafter, ModelDrafter) else make_drafter(name)  # others would remember
                 rows.append(replayed(fresh, answer, length))
-            one = {"drafter": Path(name).stem, "length": length, "window": window}
-            results.append({**one, **share, **summed(rows, length, share)})
+            setting = {"drafter": Path(name).stem, "length": length, "window": window}
+            results.append({**setting, **share, **summed(rows, length, share)})
             if isinstance(drafter, ModelDrafter):
                 drafter.close()
-            told = {"settings": settings, "record": summary_of(answers), "results": results}
-            save(out, WHAT, [target.path], told, quiet=True)
+            result = {"settings": settings, "record": summary_of(answers), "results": results}
+            save(out, WHAT, [target.path], result, quiet=True)
             show(results[-1])
 
 
@@ -131,7 +131,7 @@ def trims(
     full = LlamaModel(drafter)
     forced, n_vocab = forced_tokens(part), full.vocabulary.size
     keeps: dict[str, TokenIds] = {"full": np.arange(n_vocab, dtype=np.int32)}
-    for name, _, files in (one.partition("=") for one in counts):
+    for name, _, files in (argument.partition("=") for argument in counts):
         settings["counts"][name] = [digest(Path(file)) for file in files.split(",")]
         said, read, _ = merged([load_counts(Path(file)) for file in files.split(",")])
         ranking = ranked(n_vocab, said, read)
@@ -154,11 +154,11 @@ def trims(
         share = shares(per_token_trimmed(part, len(kept)), per_token(target_part))
         for length in map(int, lengths.split(",")):
             rows = [hits_in_blocks(answer, hits[str(answer["question_id"])][name], length) for answer in answers]
-            one = {"drafter": name, "kept": len(kept), "coverage": coverage(kept, said_by_target), "length": length}
-            results.append({**one, **share, **summed(rows, length, share)})
+            setting = {"drafter": name, "kept": len(kept), "coverage": coverage(kept, said_by_target), "length": length}
+            results.append({**setting, **share, **summed(rows, length, share)})
             show(results[-1])
-    told = {"settings": settings, "record": summary_of(answers), "results": results, "hits": hits}
-    save(out, WHAT_TRIMS, models, told)
+    result = {"settings": settings, "record": summary_of(answers), "results": results, "hits": hits}
+    save(out, WHAT_TRIMS, models, result)
 
 
 def hits_of(context: LlamaContext, recorded: dict[str, Any], keeps: dict[str, TokenIds]) -> dict[str, str]:
@@ -174,20 +174,24 @@ def hits_of(context: LlamaContext, recorded: dict[str, Any], keeps: dict[str, To
 
 
 def hits_in_blocks(recorded: dict[str, Any], hits: str, length: int) -> dict[str, Any]:
-    """What `replayed` tells, of a drafter that is right at those places."""
+    """What `replayed` returns, for a drafter that is right at those places."""
     blocks = Blocks()
     while blocks.tokens < len(hits):
         ahead = hits[blocks.tokens : blocks.tokens + length]
         blocks.add(len(ahead) - len(ahead.lstrip("1")), len(ahead))
-    return blocks.told(recorded, drafted=0, seconds=0.0)
+    return blocks.as_json(recorded, drafted=0, seconds=0.0)
 
 
 def summary_of(answers: list[dict[str, Any]]) -> dict[str, Any]:
     """What was recorded."""
-    return {"answers": len(answers), "tokens": sum(len(one["answer"]) for one in answers), "model": answers[0]["model"]}
+    return {
+        "answers": len(answers),
+        "tokens": sum(len(answer["answer"]) for answer in answers),
+        "model": answers[0]["model"],
+    }
 
 
-def open_one(name: str, target: LlamaModel, window: int | None) -> tuple[Drafter, Sizes]:
+def open_with_size(name: str, target: LlamaModel, window: int | None) -> tuple[Drafter, Sizes]:
     """A drafter and what it reads for a token: nothing, where it is no model."""
     if not name.endswith(".gguf"):
         return make_drafter(name), Sizes(0, 0)
@@ -207,41 +211,41 @@ def shares(drafter: Sizes, target: Sizes) -> dict[str, float]:
 
 
 def replayed(drafter: Drafter, recorded: dict[str, Any], length: int) -> dict[str, Any]:
-    """One answer: tokens, blocks, and what became of the guesses at each depth."""
+    """One answer: tokens, blocks, and what became of the draft tokens at each depth."""
     tokens, answer = list(recorded["prompt"]), recorded["answer"]
     blocks, drafted, seconds = Blocks(), 0, 0.0
     tokens.append(answer[0])
     while (place := 1 + blocks.tokens) < len(answer):
         begun = time.perf_counter()
-        guesses = drafter.propose(tokens, length).tokens
+        draft_tokens = drafter.propose(tokens, length).tokens
         if blocks.count:  # the first one reads the prompt
             seconds += time.perf_counter() - begun
-            drafted += len(guesses)
-        right = common_prefix(list(guesses), answer[place:])
-        blocks.add(right, min(len(guesses), len(answer) - place))
+            drafted += len(draft_tokens)
+        right = common_prefix(list(draft_tokens), answer[place:])
+        blocks.add(right, min(len(draft_tokens), len(answer) - place))
         tokens += answer[place : place + right + 1]
-    return blocks.told(recorded, drafted, seconds)
+    return blocks.as_json(recorded, drafted, seconds)
 
 
 class Blocks:
-    """The blocks of one answer, and what became of the guesses at each depth."""
+    """The blocks of one answer, and what became of the draft tokens at each depth."""
 
     def __init__(self) -> None:
         self.count = self.tokens = 0
-        self._judged: Counter[int] = Counter()
+        self._verified: Counter[int] = Counter()
         self._accepted: Counter[int] = Counter()
 
-    def add(self, right: int, guessed: int) -> None:
-        """One block: so many of the guesses were right, and then the target said one token of its own."""
-        self._judged.update(range(min(guessed, right + 1)))
+    def add(self, right: int, drafted: int) -> None:
+        """One block: so many of the draft tokens were right, and then the target said one token of its own."""
+        self._verified.update(range(min(drafted, right + 1)))
         self._accepted.update(range(right))
         self.count += 1
         self.tokens += right + 1
 
-    def told(self, recorded: dict[str, Any], drafted: int, seconds: float) -> dict[str, Any]:
+    def as_json(self, recorded: dict[str, Any], drafted: int, seconds: float) -> dict[str, Any]:
         return {
             "subtask": recorded["subtask"], "tokens": len(recorded["answer"]) - 1, "blocks": self.count,
-            "judged": self._judged, "accepted": self._accepted, "drafted": drafted, "seconds": seconds,
+            "judged": self._verified, "accepted": self._accepted, "drafted": drafted, "seconds": seconds,
         }  # fmt: skip
 
 
@@ -250,14 +254,14 @@ def summed(rows: list[dict[str, Any]], length: int, share: dict[str, float]) -> 
 
     def figures(group: list[dict[str, Any]]) -> dict[str, Any]:
         tokens, blocks = (sum(row[key] for row in group) for key in ("tokens", "blocks"))
-        judged: Counter[int] = sum((row["judged"] for row in group), Counter())
+        verified: Counter[int] = sum((row["judged"] for row in group), Counter())
         accepted: Counter[int] = sum((row["accepted"] for row in group), Counter())
         block_length = tokens / max(1, blocks)
         return {
             "tokens": tokens,
             "block_length": block_length,
-            "acceptance": accepted.total() / max(1, judged.total()),
-            "acceptance_by_depth": [accepted[depth] / judged[depth] for depth in sorted(judged)],
+            "acceptance": accepted.total() / max(1, verified.total()),
+            "acceptance_by_depth": [accepted[depth] / verified[depth] for depth in sorted(verified)],
             "mbsu_by_parameters": mbsu(block_length, share["share_of_parameters"], length),
             "mbsu_by_bytes": mbsu(block_length, share["share_of_bytes"], length),
         }

@@ -2,9 +2,9 @@
 
     python -m benchmarks.simulate [--json OUT.json]
 
-Nothing is evaluated and no clock runs: T(n), what a guess costs and how often it is right are chosen, so a case can be
-a phone's or a GPU's. A fixed choice is one drafter and one draft length for the whole text, plain decoding included.
-The best of them is found by trying all on the same text, which no policy can.
+Nothing is evaluated and no clock runs: T(n), what a draft token costs and how often it is right are chosen, so a case
+can be a phone's or a GPU's. A fixed choice is one drafter and one draft length for the whole text, plain decoding
+included. The best of them is found by trying all on the same text, which no policy can.
 """
 
 from __future__ import annotations
@@ -93,39 +93,39 @@ class Text:
         return place % 50_000 + 1 if place < self.length else _OVER
 
 
-class FreeGuesser:
-    """Guesses that cost nothing. Of itself it thinks that `belief` of them are right.
+class FreeDrafter:
+    """Draft tokens that cost nothing. Of itself it thinks that `belief` of them are right.
 
-    `kind` tells guesses apart by their places, as the length of a repeat does.
+    `bucket` is the feature bucket of a place, as the length of a repeat is.
     """
 
     name = "free"
 
-    def __init__(self, text: Text, belief: float, kind: Callable[[int], Hashable] = lambda place: "guess") -> None:
+    def __init__(self, text: Text, belief: float, bucket: Callable[[int], Hashable] = lambda place: "any") -> None:
         self._text = text
         self._belief = belief
-        self._kind = kind
+        self._bucket = bucket
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
         places = range(len(tokens), len(tokens) + limit)
-        guesses = [self._text.said(place) if self._text.right[place] else 0 for place in places]
-        return Draft.chain(guesses, [self._belief] * limit, [self._kind(place) for place in places], self.name)
+        draft_tokens = [self._text.said(place) if self._text.right[place] else 0 for place in places]
+        return Draft.chain(draft_tokens, [self._belief] * limit, [self._bucket(place) for place in places], self.name)
 
     def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
         """It learns nothing."""
 
 
 class CostedDrafterOfText:
-    """Guesses that cost `guess` each, after reading for `reading` once. It knows as little of itself."""
+    """Draft tokens that cost `token_cost` each, after reading for `reading` once. It knows as little of itself."""
 
     name = "priced"
 
-    def __init__(self, text: Text, clock: Clock, guess: float, reading: float = 0.0) -> None:
+    def __init__(self, text: Text, clock: Clock, token_cost: float, reading: float = 0.0) -> None:
         self._text, self._clock = text, clock
-        self._guess, self._reading = guess, reading
+        self._token_cost, self._reading = token_cost, reading
 
     def draft_cost(self, tokens: Sequence[int], target_seconds: float) -> DraftCost:
-        return DraftCost(first=self._guess + self._reading, next=self._guess)
+        return DraftCost(first=self._token_cost + self._reading, next=self._token_cost)
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
         return self.draft(tokens, limit, SharedNoise(), lambda probability, bucket: True)
@@ -135,14 +135,14 @@ class CostedDrafterOfText:
     ) -> Draft:
         self._clock.now += self._reading
         self._reading = 0.0
-        guesses: list[int] = []
-        while len(guesses) < limit:
-            place = len(tokens) + len(guesses)
-            self._clock.now += self._guess
-            guesses.append(self._text.said(place) if self._text.right[place] else 0)
-            if not go_on(0.75, "guess"):
+        draft_tokens: list[int] = []
+        while len(draft_tokens) < limit:
+            place = len(tokens) + len(draft_tokens)
+            self._clock.now += self._token_cost
+            draft_tokens.append(self._text.said(place) if self._text.right[place] else 0)
+            if not go_on(0.75, "any"):
                 break
-        return Draft.chain(guesses, [0.75] * len(guesses), ["guess"] * len(guesses), self.name)
+        return Draft.chain(draft_tokens, [0.75] * len(draft_tokens), ["any"] * len(draft_tokens), self.name)
 
     def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
         """It learns nothing."""
@@ -152,15 +152,15 @@ class CostedDrafterOfText:
 class Case:
     """One machine, one kind of drafter, and how often that is right along the text.
 
-    `guess` is the price of a guess in units of T(1), and `reading` what comes before the first one; None is a drafter
-    whose guesses are free. `throttled`: from a place in the text on, one token takes that many times as long, and
-    several what they take on that machine. `beside`: how often a second drafter is right, whose guesses are free, and
-    which says that much of itself.
+    `token_cost` is that of a draft token in units of T(1), and `reading` what comes before the first one; None is a
+    drafter whose draft tokens are free. `throttled`: from a place in the text on, one token takes that many times as
+    long, and several what they take on that machine. `beside`: how often a second drafter is right, whose draft tokens
+    are free, and which says that much of itself.
     """
 
     machine: Machine
     acceptance: Callable[[int], float]
-    guess: float | None = None
+    token_cost: float | None = None
     reading: float = 0.0
     belief: float = 0.75
     length: int = 1000
@@ -183,10 +183,10 @@ class Case:
     def drafters(self, text: Text, clock: Clock) -> list[Drafter]:
         free = Text(self.length, self.beside, self.seed + 1) if self.beside else None
         return [
-            FreeGuesser(text, self.belief)
-            if self.guess is None
-            else CostedDrafterOfText(text, clock, self.guess, self.reading),
-            *([FreeGuesser(free, self.belief, self.beside)] if free and self.beside else []),
+            FreeDrafter(text, self.belief)
+            if self.token_cost is None
+            else CostedDrafterOfText(text, clock, self.token_cost, self.reading),
+            *([FreeDrafter(free, self.belief, self.beside)] if free and self.beside else []),
         ]
 
 
@@ -269,9 +269,9 @@ def best_fixed(case: Case, begin: int = 0, end: int | None = None) -> tuple[int,
 
 
 def foreknown(case: Case) -> int:
-    """The draft length that is the best by expectation, to one who knows T(n), the price and the acceptance."""
-    ratios, share, guess = case.machine.ratios(), case.acceptance(0), case.guess or 0.0
-    return max(range(LONGEST + 1), key=lambda size: speed_up(size, share, ratios[size], guess))
+    """The draft length that is the best by expectation, to one who knows T(n), the cost and the acceptance."""
+    ratios, share, token_cost = case.machine.ratios(), case.acceptance(0), case.token_cost or 0.0
+    return max(range(LONGEST + 1), key=lambda size: speed_up(size, share, ratios[size], token_cost))
 
 
 def always(share: float) -> Callable[[int], float]:
@@ -285,25 +285,25 @@ def changing(place: int, before: float, after: float) -> Callable[[int], float]:
 
 
 def stationary() -> Iterator[tuple[str, Case]]:
-    """Cases in which nothing changes: all machines, free guesses and three prices, seldom to nearly always right."""
+    """Cases in which nothing changes: all machines, drafts free and at three costs, seldom to nearly always right."""
     for machine in MACHINES:
-        for guess in (None, 0.05, 0.15, 0.3):
+        for token_cost in (None, 0.05, 0.15, 0.3):
             for share in (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.97):
-                label = f"{machine.name}, {'free' if guess is None else guess}, {share}"
-                yield label, Case(machine, always(share), guess)
+                label = f"{machine.name}, {'free' if token_cost is None else token_cost}, {share}"
+                yield label, Case(machine, always(share), token_cost)
 
 
 def with_a_change() -> Iterator[tuple[str, Case]]:
     """Cases in which a drafter gets better or worse in the middle of a text."""
     for machine in MACHINES:
-        for guess in (None, 0.15):
+        for token_cost in (None, 0.15):
             for before, after in ((0.9, 0.1), (0.1, 0.9), (0.3, 0.8), (0.8, 0.3)):
-                label = f"{machine.name}, {'free' if guess is None else guess}, {before} and then {after}"
-                yield label, Case(machine, changing(_CHANGE, before, after), guess, length=1200)
+                label = f"{machine.name}, {'free' if token_cost is None else token_cost}, {before} and then {after}"
+                yield label, Case(machine, changing(_CHANGE, before, after), token_cost, length=1200)
 
 
 def with_reading() -> Iterator[tuple[str, Case]]:
-    """Cases in which a model has to read the text before its first guess, in answers of several lengths."""
+    """Cases in which a model has to read the text before its first draft token, in answers of several lengths."""
     for machine in MACHINES:
         for length in (32, 96, 400, 1600):
             for share in (0.3, 0.6, 0.8, 0.9):
@@ -312,7 +312,7 @@ def with_reading() -> Iterator[tuple[str, Case]]:
 
 
 def with_both() -> Iterator[tuple[str, Case]]:
-    """Cases in which a text can be copied in parts, and a model's guesses are right everywhere, so often."""
+    """Cases in which a text can be copied in parts, and a model's draft tokens are right everywhere, so often."""
     for machine in MACHINES:
         for share in (0.3, 0.6, 0.8):
             label = f"{machine.name}, copied for 60 of 200 tokens, beside a model at 0.15, {share}"
@@ -321,16 +321,16 @@ def with_both() -> Iterator[tuple[str, Case]]:
 
 def stationary_figures(case: Case, seeds: int) -> dict[str, Any]:
     """The means over texts."""
-    found = []
+    rows = []
     for seed in range(seeds):
-        one = dataclasses.replace(case, seed=seed)
-        size, least = best_fixed(one)
-        took, later = with_policy(one).took(), with_policy(one, known=True).took()
-        found.append({"best": size, "of_best": least / took, "of_best_later": least / later,
-                      "of_best_foreknown": least / fixed(one, foreknown(one)).took(),
-                      "of_plain": (one.length - 1) / took})  # fmt: skip
-    mean = {key: statistics.mean(each[key] for each in found) for key in found[0]}
-    return {"machine": case.machine.name, "guess": case.guess, "acceptance": case.acceptance(0), **mean}
+        seeded = dataclasses.replace(case, seed=seed)
+        size, least = best_fixed(seeded)
+        took, later = with_policy(seeded).took(), with_policy(seeded, known=True).took()
+        rows.append({"best": size, "of_best": least / took, "of_best_later": least / later,
+                      "of_best_foreknown": least / fixed(seeded, foreknown(seeded)).took(),
+                      "of_plain": (seeded.length - 1) / took})  # fmt: skip
+    mean = {key: statistics.mean(row[key] for row in rows) for key in rows[0]}
+    return {"machine": case.machine.name, "guess": case.token_cost, "acceptance": case.acceptance(0), **mean}
 
 
 def changing_figures(case: Case, seeds: int) -> dict[str, Any]:
@@ -342,14 +342,14 @@ def changing_figures(case: Case, seeds: int) -> dict[str, Any]:
 def whole_figures(case: Case, seeds: int) -> dict[str, Any]:
     """All texts together, with T(n) known."""
     texts = [dataclasses.replace(case, seed=seed) for seed in range(seeds)]
-    took = sum(with_policy(one, known=True).took() for one in texts)
+    took = sum(with_policy(text, known=True).took() for text in texts)
     return {
-        "of_best": sum(best_fixed(one)[1] for one in texts) / took,
-        "of_plain": sum(one.length - 1 for one in texts) / took,
+        "of_best": sum(best_fixed(text)[1] for text in texts) / took,
+        "of_plain": sum(text.length - 1 for text in texts) / took,
     }
 
 
-KINDS: dict[str, tuple[Callable[[], Iterator[tuple[str, Case]]], Callable[[Case, int], dict[str, Any]]]] = {
+FAMILIES: dict[str, tuple[Callable[[], Iterator[tuple[str, Case]]], Callable[[Case, int], dict[str, Any]]]] = {
     "cases": (stationary, stationary_figures),
     "changes": (with_a_change, changing_figures),
     "reading": (with_reading, whole_figures),
@@ -358,9 +358,9 @@ KINDS: dict[str, tuple[Callable[[], Iterator[tuple[str, Case]]], Callable[[Case,
 
 
 def figures_of(task: tuple[str, int, int]) -> dict[str, Any]:
-    """Those of the case with that number, of a kind."""
-    kind, number, seeds = task
-    cases, measure = KINDS[kind]
+    """Those of the case with that number, of a family."""
+    family, number, seeds = task
+    cases, measure = FAMILIES[family]
     label, case = next(islice(cases(), number, None))
     return {"case": label, **measure(case, seeds)}
 
@@ -372,16 +372,16 @@ def main(out: Path | None, seeds: int) -> None:
     """All cases."""
     result: dict[str, Any] = {"length": Case.length, "seeds": seeds}
     with ProcessPoolExecutor() as pool:
-        for kind, (cases, _) in KINDS.items():
-            tasks = [(kind, number, seeds) for number, _ in enumerate(cases())]
-            result[kind] = []
+        for family, (cases, _) in FAMILIES.items():
+            tasks = [(family, number, seeds) for number, _ in enumerate(cases())]
+            result[family] = []
             for row in pool.map(figures_of, tasks):
-                result[kind].append(row)
+                result[family].append(row)
                 print(row["case"], *(f"{key} {row[key]:.3f}" for key in row if key.startswith("of_")), flush=True)
-    for kind in KINDS:
-        for key in (key for key in result[kind][0] if key.startswith("of_")):
-            shares = [row[key] for row in result[kind]]
-            print(f"{kind}, {key}: {min(shares):.3f} to {max(shares):.3f}, mean {statistics.mean(shares):.3f}")
+    for family in FAMILIES:
+        for key in (key for key in result[family][0] if key.startswith("of_")):
+            shares = [row[key] for row in result[family]]
+            print(f"{family}, {key}: {min(shares):.3f} to {max(shares):.3f}, mean {statistics.mean(shares):.3f}")
     save(out, WHAT, [], result)
 
 

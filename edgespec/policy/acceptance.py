@@ -15,28 +15,28 @@ _WINDOW = 32.0
 
 
 class _Counts:
-    """Guesses of one kind: how many were right, and how many were judged."""
+    """Draft tokens of one feature bucket: how many were right, and how many were verified."""
 
     __slots__ = ("config", "late", "late_right", "right", "verified")
 
-    def __init__(self, config: PolicyConfig, right: float = 0.0, judged: float = 0.0) -> None:
+    def __init__(self, config: PolicyConfig, right: float = 0.0, verified: float = 0.0) -> None:
         self.config = config
         self.right = right
-        self.verified = judged
-        self.late_right = 0.0  # of the last ones, which `judged` counts too
+        self.verified = verified
+        self.late_right = 0.0  # of the last ones, which `right` and `verified` count too
         self.late = 0.0
 
     def estimate(self, prior: float) -> float:
         strength = self.config.prior_strength
         return (self.right + strength * prior) / (self.verified + strength)
 
-    def add(self, right: int, judged: int = 1) -> None:
+    def add(self, right: int, count: int = 1) -> None:
         if self.verified >= self.config.memory:
             self.fade(0.5)
         self.right += right
-        self.verified += judged
+        self.verified += count
         self.late_right += right
-        self.late += judged
+        self.late += count
         if self.late >= _WINDOW:
             self._notice()
 
@@ -69,67 +69,69 @@ class _Counts:
 
 
 class Acceptance:
-    """How often each kind of guess of each drafter is right, given that the guesses before it in the draft were."""
+    """How often draft tokens of each drafter and feature bucket are right, given that those before them were."""
 
     def __init__(self, config: PolicyConfig | None = None) -> None:
         self._config = config or PolicyConfig()
-        self._kinds: dict[str, dict[Hashable, _Counts]] = {}
+        self._counts: dict[str, dict[Hashable, _Counts]] = {}
         self._last: ChainAcceptance | None = None
 
     def estimate(self, drafter: str, bucket: Hashable, prior: float) -> float:
-        """The probability that a guess of this kind is right; `prior` is the drafter's own estimate."""
-        counts = self._kinds.get(drafter, {}).get(bucket)
+        """The probability that a draft token of this bucket is right; `prior` is the drafter's own estimate."""
+        counts = self._counts.get(drafter, {}).get(bucket)
         return counts.estimate(prior) if counts else prior
 
     def estimates(self, draft: Draft) -> list[float]:
         """The same for every node of a draft."""
-        kinds = self._kinds.get(draft.drafter, {})
+        by_bucket = self._counts.get(draft.drafter, {})
         estimates: list[float] = []
-        for (kind, prior), nodes in groupby(zip(draft.buckets, draft.probabilities, strict=True)):
-            counts = kinds.get(kind)
+        for (bucket, prior), nodes in groupby(zip(draft.buckets, draft.probabilities, strict=True)):
+            counts = by_bucket.get(bucket)
             estimates += [counts.estimate(prior) if counts else prior] * len(list(nodes))
         return estimates
 
     def weight(self, drafter: str, bucket: Hashable) -> float:
-        """How many observations of this kind of guess are remembered."""
-        counts = self._kinds.get(drafter, {}).get(bucket)
+        """How many draft tokens of this bucket are remembered."""
+        counts = self._counts.get(drafter, {}).get(bucket)
         return counts.verified if counts else 0.0
 
     def observe(self, draft: Draft, emitted: Sequence[int]) -> None:
         """Learn from a proposal and the tokens that the target emitted instead."""
-        kinds = self._kinds.setdefault(draft.drafter, {})
-        found = [(draft.buckets[node], right) for node, right in verified(draft, emitted)]
-        for (kind, right), nodes in groupby(found):
-            counts = kinds.get(kind)
+        by_bucket = self._counts.setdefault(draft.drafter, {})
+        results = [(draft.buckets[node], right) for node, right in verified(draft, emitted)]
+        for (bucket, right), nodes in groupby(results):
+            counts = by_bucket.get(bucket)
             if counts is None:
-                counts = kinds[kind] = _Counts(self._config)
+                counts = by_bucket[bucket] = _Counts(self._config)
             count = len(list(nodes))
             counts.add(count if right else 0, count)
 
     def begin(self) -> ChainAcceptance:
         """Another answer begins: its chains, believed to be a little like those of the answer before."""
-        for kinds in self._kinds.values():
-            for counts in kinds.values():
+        for by_bucket in self._counts.values():
+            for counts in by_bucket.values():
                 counts.keep(self._config.carried)
         self._last = ChainAcceptance(self._config, self._last)
         return self._last
 
     def as_json(self, drafter: str) -> dict[str, Any]:
         """What a later run can start from, for a drafter whose buckets are plain values or tuples of them."""
-        kinds = self._kinds.get(drafter, {})
-        return {"kinds": [[kind, counts.right, counts.verified] for kind, counts in kinds.items()]}
+        by_bucket = self._counts.get(drafter, {})
+        return {"kinds": [[bucket, counts.right, counts.verified] for bucket, counts in by_bucket.items()]}
 
     def restore(self, drafter: str, stored: Mapping[str, Any]) -> None:
-        """Start from what an earlier run left, believed less than it was then. Raises ValueError on nonsense."""
-        kinds: dict[Hashable, _Counts] = {}
-        for kind, right, judged in stored["kinds"]:
-            if not 0.0 <= right <= judged < math.inf:
-                raise ValueError(f"a stored kind of guess of which {right} of {judged} were right")
-            counts = kinds[tuple(kind) if isinstance(kind, list) else kind] = _Counts(
-                self._config, float(right), float(judged)
-            )
+        """Start from what an earlier run left, believed less than it was then. Raises ValueError on nonsense.
+
+        Files call the feature buckets `kinds`.
+        """
+        by_bucket: dict[Hashable, _Counts] = {}
+        for stored_bucket, right, count in stored["kinds"]:
+            if not 0.0 <= right <= count < math.inf:
+                raise ValueError(f"a stored feature bucket of which {right} of {count} draft tokens were right")
+            bucket = tuple(stored_bucket) if isinstance(stored_bucket, list) else stored_bucket
+            counts = by_bucket[bucket] = _Counts(self._config, float(right), float(count))
             counts.keep(self._config.carried)
-        self._kinds[drafter] = kinds
+        self._counts[drafter] = by_bucket
 
 
 class ChainAcceptance:
@@ -143,15 +145,15 @@ class ChainAcceptance:
             self._depths[drafter] = [counts.kept(config.carried) for counts in before._depths_of(drafter)]  # type: ignore[union-attr]
 
     def by_depth(self, drafter: str, count: int, prior: float) -> list[float]:
-        """The probabilities that this drafter's first, second, ... guess is right, before they are made.
+        """The probabilities that this drafter's first, second, ... draft token is right, before they are made.
 
         A depth that was seldom reached is taken for the one before it.
         """
-        chances: list[float] = []
+        probabilities: list[float] = []
         for counts in self._depths_of(drafter)[:count]:
             prior = counts.estimate(prior)
-            chances.append(prior)
-        return chances + [prior] * (count - len(chances))
+            probabilities.append(prior)
+        return probabilities + [prior] * (count - len(probabilities))
 
     def observe(self, chain: Draft, emitted: Sequence[int]) -> None:
         """Learn from a proposal and the tokens that the target emitted instead."""
@@ -162,7 +164,7 @@ class ChainAcceptance:
             depths[node].add(right)
 
     def fade(self, drafter: str) -> None:
-        """Trust `by_depth` a little less: a drafter that is not asked is not judged, and may have got better."""
+        """Trust `by_depth` a little less: a drafter that is not asked is not verified, and may have got better."""
         self._faded[drafter] = self._faded.get(drafter, 1.0) * (1.0 - 1.0 / self._config.memory)
 
     def _depths_of(self, drafter: str) -> list[_Counts]:

@@ -38,17 +38,17 @@ buckets = st.one_of(st.integers(0, 3), st.sampled_from(["x", "y"]), st.tuples(st
 
 
 @given(st.lists(st.tuples(buckets, st.booleans()), max_size=200), st.floats(0.0, 1.0))
-def test_what_was_learned_is_restored_but_believed_less(guesses: list[tuple[Hashable, bool]], prior: float) -> None:
+def test_what_was_learned_is_restored_but_believed_less(observed: list[tuple[Hashable, bool]], prior: float) -> None:
     acceptance = Acceptance()
-    for kind, right in guesses:
-        acceptance.observe(Draft.chain([1], [prior], [kind], "t"), [1 if right else 2])
+    for bucket, right in observed:
+        acceptance.observe(Draft.chain([1], [prior], [bucket], "t"), [1 if right else 2])
     again = Acceptance()
     again.restore("t", json.loads(json.dumps(acceptance.as_json("t"))))
-    for kind in {kind for kind, _ in guesses}:
-        before, after = acceptance.weight("t", kind), again.weight("t", kind)
+    for bucket in {bucket for bucket, _ in observed}:
+        before, after = acceptance.weight("t", bucket), again.weight("t", bucket)
         assert after == pytest.approx(min(before, PolicyConfig().carried))
-        share = (acceptance.estimate("t", kind, prior) * (before + 6) - 6 * prior) / before
-        assert again.estimate("t", kind, prior) == pytest.approx((share * after + 6 * prior) / (after + 6))
+        share = (acceptance.estimate("t", bucket, prior) * (before + 6) - 6 * prior) / before
+        assert again.estimate("t", bucket, prior) == pytest.approx((share * after + 6 * prior) / (after + 6))
     assert again.weight("other", 1) == 0.0
 
 
