@@ -8,14 +8,14 @@ acceptance rates and empty drafter caches; only the latency model stays, one for
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from edgespec.backend import LlamaContext
 from edgespec.bench.measurements import Answer
 from edgespec.decode.sampling import SamplingParams
-from edgespec.decode.session import Session
+from edgespec.decode.session import Block, Session
 from edgespec.drafters import names_of
 from edgespec.engine import Engine, load
 from edgespec.engine.drafter_set import close_all, is_model, open_drafters
@@ -93,13 +93,19 @@ class Contestants:
             engine.context.forget()
 
     def answer(
-        self, prompt: Sequence[int], count: int, sampling: SamplingParams, *, backwards: bool = False
+        self,
+        prompt: Sequence[int],
+        count: int,
+        sampling: SamplingParams,
+        *,
+        backwards: bool = False,
+        on_block: Callable[[str, Block], object] = lambda name, block: None,
     ) -> dict[str, Answer]:
-        """One answer of each contestant. `backwards`: plain decoding comes first."""
+        """One answer of each contestant. `backwards`: plain decoding comes first. `on_block` gets every block."""
         names = self.names[::-1] if backwards else self.names
         passes_before = {name: self._drafter_passes(name) for name in names}
         sessions = {name: self._session(name, prompt, count, sampling) for name in names}
-        seconds = in_lockstep(sessions)
+        seconds = in_lockstep(sessions, on_block)
         return {
             name: _answer(
                 session,
@@ -128,16 +134,19 @@ class Contestants:
         self.first.close()
 
 
-def in_lockstep(sessions: Mapping[str, Session]) -> dict[str, float]:
-    """Decode all answers block by block; returns the seconds of each after its first token."""
-    for session in sessions.values():
-        session.step()
+def in_lockstep(
+    sessions: Mapping[str, Session], on_block: Callable[[str, Block], object] = lambda name, block: None
+) -> dict[str, float]:
+    """Decode all answers block by block; returns the seconds of each after its first token, without `on_block`'s."""
+    for name, session in sessions.items():
+        on_block(name, session.step())
     seconds = dict.fromkeys(sessions, 0.0)
     while behind := [name for name, session in sessions.items() if not session.finished]:
         name = min(behind, key=lambda name: (len(sessions[name].emitted), seconds[name]))
-        passes_before = time.perf_counter()
-        sessions[name].step()
-        seconds[name] += time.perf_counter() - passes_before
+        begun = time.perf_counter()
+        block = sessions[name].step()
+        seconds[name] += time.perf_counter() - begun
+        on_block(name, block)
     return seconds
 
 
