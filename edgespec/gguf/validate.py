@@ -32,6 +32,12 @@ _NOT_FOR_TEXT = {  # general.architecture or general.type -> what such a file is
     "imatrix": "an importance matrix",
 }
 
+_POOLING_PURPOSES = {1: "an embedding model", 2: "an embedding model", 3: "an embedding model", 4: "a reranking model"}
+"""What a decoder that pools its hidden states is for, by llama.cpp's numbers of pooling types (0 is none)."""
+
+_HEAD_PURPOSES = {"cls.": "a reranking or classifying model", "dense_2.": "an embedding model"}
+"""What a model is for, by the beginnings of the names of tensors that only such models have."""
+
 _KEY_BOUNDS = (  # key under the architecture's name, lowest value, highest value, whether llama.cpp requires it
     ("block_count", 1, 512, True),
     ("context_length", 1, 1 << 30, True),
@@ -153,6 +159,9 @@ class _CheckedMetadata:
         self._refuse_purpose(_NOT_FOR_TEXT.get(self.architecture))
         if values.get(self._architecture_key("attention.causal")) is False:
             self._refuse_purpose("a model without causal attention")
+        pooling = values.get(self._architecture_key("pooling_type"))
+        if isinstance(pooling, int):
+            self._refuse_purpose(_POOLING_PURPOSES.get(pooling))
 
     def _refuse(self, reason: str, remedy: str = GET_AGAIN) -> NoReturn:
         raise malformed(self._path, reason, remedy)
@@ -198,6 +207,9 @@ class _CheckedMetadata:
         tensors = [tensor for part in parts for tensor in part.tensors]
         if not tensors:
             self._refuse_purpose("a vocabulary without a model")
+        for start, purpose in _HEAD_PURPOSES.items():
+            if any(tensor.name.startswith(start) for tensor in tensors):
+                self._refuse_purpose(purpose)
         for name, shape, kind, _ in tensors:
             lookup = name.endswith("tid2eid.weight")  # a table of expert numbers, in integers
             if name.endswith(".weight") and kind in _NEVER_WEIGHTS and not lookup:

@@ -146,6 +146,13 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
 }
 
 UNSUPPORTED: dict[str, tuple[bytes, str]] = {
+    "mean pooling": (_as_architecture("qwen3", ("qwen3.pooling_type", u32(1))), "an embedding model"),
+    "pooling of the last token": (_as_architecture("qwen3", ("qwen3.pooling_type", u32(3))), "an embedding model"),
+    "pooling to a rank": (_as_architecture("qwen3", ("qwen3.pooling_type", u32(4))), "a reranking model"),
+    "a classifier's head": (
+        encode(SOUND, (*TENSORS, RawTensor("cls.output.weight", (32, 2), 0, 4608)), data=4608 + 256),
+        "a reranking or classifying model",
+    ),
     "bert": (_as_architecture("bert"), "an embedding model"),
     "nomic-bert": (_as_architecture("nomic-bert"), "an embedding model"),
     "jina-bert-v2": (_as_architecture("jina-bert-v2"), "an embedding model"),
@@ -181,7 +188,7 @@ SOUND_FILES: dict[str, bytes] = {
     "experts": _with_experts(8, 2, 0, 0),
     "experts in groups": _with_experts(8, 2, 4, 2),
     "dense with one expert": _with_experts(0, 1, 0, 0),
-    "causal with pooling": _as_architecture("qwen3", ("qwen3.pooling_type", u32(3))),
+    "no pooling": _as_architecture("qwen3", ("qwen3.pooling_type", u32(0))),
     "no attention": encode(
         changed("llama.attention.head_count", u32(0)), (_EMBEDDINGS, _QUERY._replace(name="blk.0.ssm_in.weight"))
     ),
