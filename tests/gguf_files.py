@@ -42,7 +42,7 @@ _MAMBA: dict[str, tuple[int, ...]] = {
     "ssm_out.weight": (N_EMBD, 2 * N_EMBD),
 }
 """A block of a recurrent model."""
-_CONTROL, _BYTE, _NORMAL, _UNKNOWN = 3, 6, 1, 2
+_CONTROL, _BYTE, _NORMAL, _UNKNOWN, _USER_DEFINED = 3, 6, 1, 2, 4
 
 
 def tiny_model(
@@ -63,8 +63,10 @@ def tiny_model(
 
     Its SentencePiece vocabulary is <unk>, <s>, </s>, the 256 bytes, then the words w259, w260 and so on, cut at
     `n_vocab`: with fewer than 259 tokens, llama.cpp dies of texts whose bytes are missing. `metadata` are GGUF keys
-    (`{"llama.block_count": 3}`): they replace what the file would say, None leaves the key out.
+    (`{"llama.block_count": 3}`): they replace what the file would say, None leaves the key out. Where they have tokens,
+    there are as many as those.
     """
+    n_vocab = len((metadata or {}).get("tokenizer.ggml.tokens") or ()) or n_vocab
     shaped = {
         "block_count": N_BLOCKS,
         "context_length": 512,
@@ -122,6 +124,38 @@ def tiny_recurrent(path: Path) -> Path:
 def _tokens(n_vocab: int) -> list[str]:
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     return [*tokens, *(f"▁w{token}" for token in range(len(tokens), n_vocab))][:n_vocab]
+
+
+def byte_level(
+    pre: str,
+    *,
+    merges: Sequence[tuple[str, str]] = (("Ġ", "Ġ"),),
+    controls: Sequence[str] = ("<|im_start|>", "<|im_end|>"),
+    defined: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The metadata of a byte-level BPE vocabulary for `tiny_model`: the bytes, what `merges` make, and more tokens.
+
+    `pre` names the pre-tokenizer. `controls` are control tokens, of which the last ends an answer; `defined` are
+    user-defined ones. No token begins a text.
+    """
+    words = [*map(_byte_character, range(256)), *(left + right for left, right in merges)]
+    kinds = [*[_NORMAL] * len(words), *[_CONTROL] * len(controls), *[_USER_DEFINED] * len(defined)]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": [*words, *controls, *defined],
+        "tokenizer.ggml.merges": [f"{left} {right}" for left, right in merges],
+        "tokenizer.ggml.scores": None,
+        "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.bos_token_id": None,
+        "tokenizer.ggml.eos_token_id": len(words) + len(controls) - 1,
+    }
+
+
+def _byte_character(byte: int) -> str:
+    """The character that stands for a byte in GPT-2's vocabularies: printable ones for themselves."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return chr(byte) if byte in printable else chr(256 + sum(other not in printable for other in range(byte)))
 
 
 def _shapes(architecture: str, n_vocab: int, tied: bool) -> Iterable[tuple[str, tuple[int, ...]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ import llama_cpp
 from edgespec.backend import native
 from edgespec.backend.embedding import EmbeddingTable
 from edgespec.backend.template import ChatTemplate
+from edgespec.backend.tokenizing import tokenize
 from edgespec.core import arguments
 from edgespec.errors import InvalidRequest, MalformedModel, UnsupportedModel
 from edgespec.gguf.reader import Part, walk
@@ -44,25 +46,27 @@ class LlamaVocabulary:
         """llama.cpp's vocabulary."""
         return self._pointer
 
-    def tokenize(self, text: str, *, start: bool = False) -> list[int]:
-        """The ids of `text`, special tokens recognised by their text. `start` adds the BOS token in front.
+    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        """The ids of `text`, with no BOS token in front.
 
-        Raises InvalidRequest for invalid text, such as half a surrogate pair.
+        `special`: control tokens are recognised by their texts. Raises InvalidRequest for invalid text, such as half a
+        surrogate pair, and for text of absurd size.
         """
         self._check_texts()
-        data = arguments.text("the input", text).encode()
-        size = len(data) + 8
-        while True:
-            buffer = (llama_cpp.llama_token * size)()
-            count = llama_cpp.llama_tokenize(self._pointer, data, len(data), buffer, size, start, True)
-            if count >= 0:
-                return list(buffer[:count])
-            size = -count
+        return tokenize(self._pointer, text, special=special)
 
     def tokenize_prompt(self, text: str) -> list[int]:
-        """The ids of a whole prompt, with the BOS token where the model wants one and the text has none."""
+        """The ids of a whole prompt, with the BOS token where the model wants one and the text does not begin with it.
+
+        The text's own one may follow whitespace, as a template may have a line break before it.
+        """
+        return [*self.opening(text), *self.tokenize(text)]
+
+    def opening(self, text: str) -> list[int]:
+        """The BOS token where the model wants one and the prompt `text` does not begin with it, else nothing."""
         bos = self.special_text("bos")
-        return self.tokenize(text, start=self.adds_start and not (bos and text.startswith(bos)))
+        wanted = self.adds_start and bos and not text.lstrip().startswith(bos)
+        return [int(llama_cpp.llama_vocab_bos(self._pointer))] if wanted else []
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token as they appear in text; empty for control tokens."""
@@ -76,6 +80,28 @@ class LlamaVocabulary:
     def special_piece(self, token: int) -> str:
         """The text of a token, a control token's own text included: `<|im_end|>`, say."""
         return self.spelled([token]).decode(errors="replace")
+
+    def is_control(self, token: int) -> bool:
+        """Whether this is a control token, which has no text of its own: a turn's begin or end, say."""
+        return bool(self._attributes(token) & llama_cpp.LLAMA_TOKEN_ATTR_CONTROL)
+
+    def is_user_defined(self, token: int) -> bool:
+        """Whether this is a longer word that was added to the vocabulary, and is recognised in any text."""
+        return bool(self._attributes(token) & llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED)
+
+    def strips(self, token: int) -> tuple[bool, bool]:
+        """Whether this control token takes the whitespace on its left, and on its right, away."""
+        attributes = self._attributes(token)
+        return bool(attributes & llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP), bool(
+            attributes & llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP
+        )
+
+    def _attributes(self, token: int) -> int:
+        return int(llama_cpp.llama_vocab_get_attr(self._pointer, token))
+
+    def control_text(self, token: int) -> str:
+        """The text of a control token, `<|im_start|>` say; empty for other tokens."""
+        return self.special_piece(token) if self.is_control(token) else ""
 
     def spelled(self, tokens: Iterable[int]) -> bytes:
         """The bytes of tokens, with the texts of control tokens."""
@@ -244,6 +270,20 @@ class LlamaModel:
         """The model's own chat template in Jinja, or None."""
         template = llama_cpp.llama_model_chat_template(self.pointer, None)
         return template.decode(errors="replace") if template else None
+
+    @functools.cached_property
+    def user_defined_marks(self) -> frozenset[int]:
+        """The user-defined tokens that the chat template marks turns with, as some files have `<|im_start|>`.
+
+        Other user-defined tokens are longer words (blanks, tags), and anybody's text makes them too.
+        """
+        vocabulary = self.vocabulary
+        try:
+            ids = vocabulary.tokenize(self.render([{"role": "user", "content": ""}], reply=False))
+        except InvalidRequest:  # a template that wants something said
+            return frozenset()
+        marks = (token for token in ids if vocabulary.is_user_defined(token))
+        return frozenset(token for token in marks if vocabulary.piece(token).strip())
 
     def render(
         self, messages: Sequence[Message], *, reply: bool = True, variables: Mapping[str, Any] = NO_VARIABLES
