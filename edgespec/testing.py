@@ -75,6 +75,9 @@ class TableModel:
         index = token % len(self._alphabet)
         return self._alphabet[index : index + 1]
 
+    def control_text(self, token: int) -> str:
+        return "<end>" if self.is_end(token) else ""
+
     def is_end(self, token: int) -> bool:
         return token == 0
 

@@ -122,6 +122,10 @@ class Vocabulary(Protocol):
         """The bytes of a token as they appear in text; empty for control tokens."""
         ...
 
+    def control_text(self, token: int) -> str:
+        """The text of a control token, `<|im_start|>` say, which is not shown; empty for other tokens."""
+        ...
+
     def is_end(self, token: int) -> bool:
         """Whether this token ends an answer."""
         ...

@@ -39,7 +39,7 @@ class StopStrings:
 
     "First" is where a reader of one character after the other would stop, so the result does not depend on how the
     text was cut into pushes: the stop string completed first counts, and of several completed by the same character
-    the one that began first.
+    the one that began first. Hidden text, that of control tokens, takes part in stop strings and is never shown.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -48,9 +48,16 @@ class StopStrings:
             raise InvalidRequest("empty stop string: every text contains it; leave it out")
         self._stops = tuple(stops)
         self._held = ""
+        self._hidden: list[bool] = []  # for each character of _held
         self._stopped = False
+        self.passed = 0
+        """Characters that were passed on, the hidden ones included."""
 
-    def push(self, text: str) -> tuple[str, bool]:
+    def __bool__(self) -> bool:
+        """Whether there is any stop string."""
+        return bool(self._stops)
+
+    def push(self, text: str, *, hidden: bool = False) -> tuple[str, bool]:
         """The text that is safe to show, and whether a stop string was completed, now or before.
 
         The stop string itself and all that follows it are dropped. A tail that may still become a stop string is held
@@ -58,19 +65,25 @@ class StopStrings:
         """
         if self._stopped:
             return "", True
-        text = self._held + text
-        ends = [(begin + len(stop), begin) for stop in self._stops if (begin := text.find(stop)) >= 0]
+        self._held += text
+        self._hidden += [hidden] * len(text)
+        ends = [(begin + len(stop), begin) for stop in self._stops if (begin := self._held.find(stop)) >= 0]
         if ends:
-            self._held, self._stopped = "", True
-            return text[: min(ends)[1]], True
-        shown = len(text) - max((_overlap(text, stop) for stop in self._stops), default=0)
-        self._held = text[shown:]
-        return text[:shown], False
+            shown, self._stopped = self._pass(min(ends)[1]), True
+            self._held, self._hidden = "", []
+            return shown, True
+        return self._pass(len(self._held) - max((_overlap(self._held, stop) for stop in self._stops), default=0)), False
 
     def flush(self) -> str:
         """The text that was held back, at the end of the answer."""
-        held, self._held = self._held, ""
-        return held
+        return self._pass(len(self._held))
+
+    def _pass(self, size: int) -> str:
+        """Pass on the first `size` characters that are held back; returns those that are not hidden."""
+        text, hidden = self._held[:size], self._hidden[:size]
+        self._held, self._hidden = self._held[size:], self._hidden[size:]
+        self.passed += size
+        return "".join(c for c, is_hidden in zip(text, hidden, strict=True) if not is_hidden) if any(hidden) else text
 
 
 def _overlap(text: str, stop: str) -> int:
@@ -80,7 +93,10 @@ def _overlap(text: str, stop: str) -> int:
 
 
 class AnswerText:
-    """The text of one answer as its tokens arrive. End tokens have no text."""
+    """The text of one answer as its tokens arrive.
+
+    End tokens have no text, and control tokens none that is shown; in stop strings the control tokens' texts count.
+    """
 
     def __init__(self, vocabulary: Vocabulary, stops: Sequence[str] = ()) -> None:
         self._vocabulary = vocabulary
@@ -88,7 +104,8 @@ class AnswerText:
         self._stops = StopStrings(stops)
         self._released: list[str] = []
         self._decoded = 0  # characters, shown or not
-        self._ends: list[int | None] = []  # for every token with text: _decoded after it, None inside a character
+        self._visible = 0  # those of them that are not hidden
+        self._ends: list[tuple[int, int] | None] = []  # both after each token with text, None inside a character
 
     @property
     def text(self) -> str:
@@ -98,11 +115,14 @@ class AnswerText:
     def push(self, token: int) -> tuple[str, bool]:
         """The text that is safe to show after `token`, and whether a stop string was completed, now or before."""
         if self._vocabulary.is_end(token):
-            return "", False
+            return self._release(self._vocabulary.control_text(token), hidden=True) if self._stops else ("", False)
         decoded = self._detokenizer.push(token)
-        self._decoded += len(decoded)
-        self._ends.append(self._decoded if self._detokenizer.at_border else None)
-        return self._release(decoded)
+        shown, stopped = self._release(decoded)
+        if self._stops and not decoded and self._detokenizer.at_border:
+            hidden, stopped = self._release(self._vocabulary.control_text(token), hidden=True)
+            shown += hidden
+        self._ends.append((self._decoded, self._visible) if self._detokenizer.at_border else None)
+        return shown, stopped
 
     def finish(self) -> str:
         """The text that was held back; to be called once, after the last token."""
@@ -119,12 +139,14 @@ class AnswerText:
         text = self.text
         for count in range(min(limit, len(self._ends)), 0, -1):
             end = self._ends[count - 1]
-            if end is not None and end <= len(text):
-                return count, text[:end]
+            if end is not None and end[0] <= self._stops.passed:
+                return count, text[: end[1]]
         return 0, ""
 
-    def _release(self, decoded: str) -> tuple[str, bool]:
-        shown, stopped = self._stops.push(decoded)
+    def _release(self, decoded: str, *, hidden: bool = False) -> tuple[str, bool]:
+        self._decoded += len(decoded)
+        self._visible += 0 if hidden else len(decoded)
+        shown, stopped = self._stops.push(decoded, hidden=hidden)
         self._released.append(shown)
         return shown, stopped
 

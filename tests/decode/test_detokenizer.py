@@ -19,12 +19,19 @@ END = -1
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """A vocabulary in which token i is the i-th of some byte strings, and END ends the answer."""
+    """A vocabulary in which token i is the i-th of some byte strings, and END ends the answer.
+
+    `controls`: the tokens whose text is that of a control token.
+    """
 
     pieces: Sequence[bytes]
+    controls: Sequence[int] = ()
 
     def piece(self, token: int) -> bytes:
-        return b"<end>" if token == END else self.pieces[token]
+        return b"<end>" if token == END else b"" if token in self.controls else self.pieces[token]
+
+    def control_text(self, token: int) -> str:
+        return "<end>" if token == END else self.pieces[token].decode() if token in self.controls else ""
 
     def is_end(self, token: int) -> bool:
         return token == END
@@ -177,10 +184,49 @@ def _ends_inside_a_character(data: bytes) -> bool:
 def test_end_tokens_have_no_text() -> None:
     answer = AnswerText(Pieces([b"yes"]), ["<end>"])
     assert answer.push(0) == ("yes", False)
-    assert answer.push(END) == ("", False)
+    assert answer.push(END) == ("", True)
     assert answer.finish() == ""
     assert answer.text == "yes"
     assert answer.whole_tokens(99) == (1, "yes")
+
+
+@given(st.lists(st.tuples(st.text("ab<", min_size=1, max_size=3), st.booleans()), max_size=8), stop_strings)
+def test_control_tokens_count_in_stop_strings_and_are_not_shown(
+    tokens: list[tuple[str, bool]], stops: list[str]
+) -> None:
+    stops = [*stops, "<a"]
+    vocabulary = Pieces(
+        [text.encode() for text, _ in tokens], [token for token, (_, hidden) in enumerate(tokens) if hidden]
+    )
+    answer = AnswerText(vocabulary, stops)
+    begin = stopped_at("".join(text for text, _ in tokens), stops)
+    stopped = any(answer.push(token)[1] for token in range(len(tokens)))  # ends with the token that stops it
+    answer.finish()
+    assert stopped == (begin is not None)
+
+    left, visible, whole = begin, "", 0
+    for text, hidden in tokens:
+        released = text[:left]
+        visible += "" if hidden else released
+        whole += released == text
+        left = None if left is None else left - len(released)
+    assert answer.text == visible
+    count, known = answer.whole_tokens(99)
+    assert known == "".join(text for text, hidden in tokens[:count] if not hidden)
+    assert count == whole
+
+
+def test_a_control_token_stops_the_answer() -> None:
+    answer = AnswerText(Pieces([b"Hello", b"<|im_start|>", b"user"], controls=[1]), ["<|im_start|>"])
+    assert [answer.push(0), answer.push(1)] == [("Hello", False), ("", True)]
+    assert answer.finish() == ""
+    assert answer.whole_tokens(99) == (1, "Hello")
+
+
+def test_a_stop_string_may_span_text_and_control_tokens() -> None:
+    answer = AnswerText(Pieces([b"one\n", b"<|im_start|>", b"user"], controls=[1]), ["\n<|im_start|>user"])
+    assert [answer.push(token) for token in range(3)] == [("one", False), ("", False), ("", True)]
+    assert answer.whole_tokens(99) == (0, "")
 
 
 def test_what_was_held_back_comes_at_the_end() -> None:
