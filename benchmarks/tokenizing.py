@@ -242,7 +242,7 @@ def as_llama_cpp(model: LlamaModel, text: str, stack: int = STACK) -> str:
             buffer,
             len(buffer),
             False,
-            True,  # type: ignore[arg-type]
+            True,
         )
         ids.extend(buffer[:count])
 

@@ -67,6 +67,11 @@ changes nothing in the texts, and joins them as they are.
 schema can also be typed: `--json-schema '{"type": "boolean"}'`, `--grammar 'root ::= "yes" | "no"'`. All texts are
 UTF-8, with or without a byte order mark; typed ones too, whatever the locale. In `--stop`, `\n`, `\r`, `\t` and `\\`
 stand for a newline, a carriage return, a tab and a backslash; any other backslash stays.
+
+In messages, files and system prompts the text of a control token, `<|im_end|>` say, is text like any other: only the
+chat template begins and ends turns. With `--raw` there is no template, and what you write as control tokens are ones.
+A stop string may be one: `--stop "<|im_start|>"`. User-defined tokens of a vocabulary are recognised in any text, but
+for those that the template marks turns with.
 """
 
 TYPING = """`\"\"\"` begins and ends a message of several lines,

@@ -6,6 +6,7 @@ from edgespec.backend.embedding import EmbeddingTable
 from edgespec.backend.model import NO_VARIABLES, LlamaModel, LlamaVocabulary, Message
 from edgespec.backend.native import build_name
 from edgespec.backend.parallel import ParallelContext
+from edgespec.backend.prompt import Prompt
 from edgespec.backend.quantize import QUANTIZATIONS, quantize
 from edgespec.backend.sampler import LlamaSampler
 
@@ -22,6 +23,7 @@ __all__ = [
     "LlamaVocabulary",
     "Message",
     "ParallelContext",
+    "Prompt",
     "build_name",
     "gpus",
     "quantize",

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgespec.backend import LlamaSampler
+from edgespec.backend import LlamaSampler, Prompt
 from edgespec.bench.contestants import PLAIN, Contestants, contestant_name, drafter_files
 from edgespec.bench.divergence import divergence
 from edgespec.bench.measurements import Answer, Peer
@@ -155,9 +155,9 @@ def _start_peer(
 def _tokens(contestants: Contestants, text: str) -> list[int]:
     """The ids of a user's message; for a model without a chat template, of the plain text."""
     engine = contestants.first
-    return engine.tokenize(
-        engine.model.render([{"role": "user", "content": text}]) if engine.model.chat_template else text
-    )
+    if not engine.model.chat_template:
+        return engine.tokenize(text)
+    return Prompt(engine.model, [{"role": "user", "content": text}]).ids()
 
 
 def _order_number(prompt: dict[str, Any], rows: Sequence[dict[str, Any]]) -> int:

@@ -8,14 +8,14 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from edgespec.backend import LlamaModel, Message
+from edgespec.backend import LlamaModel, Message, Prompt
 from edgespec.core import Context, TokenSequence, arguments, common_prefix
 from edgespec.decode.detokenizer import continuation
 from edgespec.decode.options import GenerationOptions
 from edgespec.decode.sampling import SamplingParams
 from edgespec.decode.session import Block, Session
 from edgespec.engine.asynchronous import Turns
-from edgespec.engine.messages import template_variables_of
+from edgespec.engine.messages import ROLES, template_variables_of
 from edgespec.errors import ContextOverflow, InvalidRequest
 
 _log = logging.getLogger("edgespec.engine.chat")
@@ -32,10 +32,6 @@ class ChatEngine(Protocol):
     def lock(self) -> AbstractContextManager[object]: ...
     @property
     def turns(self) -> Turns: ...
-    def tokenize(self, text: str) -> list[int]:
-        """The ids of a whole prompt."""
-        ...
-
     def system_length(self, tokens: Sequence[int], system: str | None, variables: Mapping[str, Any]) -> int:
         """How many leading tokens are the system prompt's."""
         ...
@@ -174,6 +170,8 @@ class Chat:
         messages: list[Message] = [
             {"role": str(message["role"]), "content": str(message["content"])} for message in saved["messages"]
         ]
+        if not all(message["role"] in ROLES for message in messages):
+            raise ValueError("a role that no template knows")
         tokens, text, dropped = [int(token) for token in saved["tokens"]], str(saved["text"]), int(saved["dropped"])
         size = self._engine.model.vocabulary.size
         if same_model and not all(0 <= token < size for token in tokens):
@@ -200,12 +198,12 @@ class Chat:
         self._take_answer()
         with self._engine.lock:
             messages: list[Message] = [*self._messages, {"role": "user", "content": text}]
-            rendered = self._engine.model.render(messages, variables=self._variables)
+            prompt = Prompt(self._engine.model, messages, variables=self._variables)
             turns = [*self._turns, _TurnStart(len(self._messages), self._text, len(self._tokens))]
-            known, dropped = self._continued(rendered), self._dropped
+            known, dropped = self._continued(prompt), self._dropped
             continued = known is not None
             if known is None:
-                known, dropped = self._engine.tokenize(rendered), 0
+                known, dropped = prompt.ids(), 0
                 turns = [] if self._tokens else turns
             tokens = TokenSequence(known)
             keep = drop = 0
@@ -217,7 +215,7 @@ class Chat:
                 self.rewritten += 1
                 _log.info("what was added could not be tokenized by itself: the whole conversation was, again")
             self._set_state(
-                _State(messages, rendered, tokens, dropped + drop), _shifted_turns(turns, keep, drop), session, keep
+                _State(messages, prompt.text, tokens, dropped + drop), _shifted_turns(turns, keep, drop), session, keep
             )
             return session
 
@@ -255,16 +253,16 @@ class Chat:
             messages, text, tokens, dropped, turns, answer, keep,
         )  # fmt: skip
 
-    def _continued(self, rendered: str) -> list[int] | None:
-        """The known ids followed by those of the text that `rendered` adds; None where it does not continue them.
+    def _continued(self, prompt: Prompt) -> list[int] | None:
+        """The known ids followed by those of the text that `prompt` adds; None where it does not continue them.
 
         Also None where the tokenizer puts a space before the added text, as SentencePiece does.
         """
-        added = continuation(self._text, rendered) if self._tokens else None
+        added = continuation(self._text, prompt.text) if self._tokens else None
         if added is None:
             return None
         vocabulary = self._engine.model.vocabulary
-        ids = vocabulary.tokenize(added)
+        ids = prompt.ids(len(self._text)) if added else []
         spelled = vocabulary.spelled(ids).replace("\u2581".encode(), b" ")  # a vocabulary may have its space as bytes
         return None if spelled == b" " + added.encode() else [*self._tokens, *ids]
 
@@ -294,7 +292,7 @@ class Chat:
     def _earlier(self, tokens: Sequence[int]) -> int:
         """The number of leading tokens of a whole conversation that belong to earlier turns."""
         try:
-            earlier = self._engine.model.render(self._messages, reply=False, variables=self._variables)
-            return common_prefix(self._engine.tokenize(earlier), tokens)
+            earlier = Prompt(self._engine.model, self._messages, reply=False, variables=self._variables)
+            return common_prefix(earlier.ids(), tokens)
         except InvalidRequest:  # a template that wants a user's turn
             return 0

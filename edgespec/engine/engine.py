@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edgespec.backend import NO_VARIABLES, LlamaContext, LlamaModel, LlamaSampler, Message
+from edgespec.backend import NO_VARIABLES, LlamaContext, LlamaModel, LlamaSampler, Message, Prompt
 from edgespec.core import Drafter, Policy, TokenSequence, arguments, common_prefix
 from edgespec.decode.options import GenerationOptions
 from edgespec.decode.sampling import SamplingParams
@@ -142,8 +142,10 @@ class Engine:
             raise InvalidRequest("a raw prompt has no chat template that could read variables")
         generation = GenerationOptions(**options)
         with self.lock:
-            rendered = str(prompt) if raw else self.model.render(conversation(prompt, system), variables=variables)
-            tokens = self.tokenize(rendered)
+            if raw:
+                tokens = self.tokenize(str(prompt))
+            else:
+                tokens = Prompt(self.model, conversation(prompt, system), variables=variables).ids()
             keep = 0
             if generation.overflow == "shift":
                 keep = len(self.tokenize("")) if raw else self.system_length(tokens, system, variables)
@@ -185,7 +187,7 @@ class Engine:
         return self.sampling_defaults.sampling(chosen)
 
     def tokenize(self, text: str) -> list[int]:
-        """The ids of a whole prompt, with the BOS token where the model wants one."""
+        """The ids of a raw prompt: control tokens are recognised, and BOS is added where the model wants it."""
         return self.model.vocabulary.tokenize_prompt(text)
 
     def system_length(
@@ -193,13 +195,13 @@ class Engine:
     ) -> int:
         """The number of leading tokens that belong to the system prompt: a context shift keeps them."""
         try:
-            head = self.model.render(conversation([], system), reply=False, variables=variables)
+            head, end = Prompt(self.model, conversation([], system), reply=False, variables=variables), None
         except InvalidRequest:
-            head = None
-        if head is None or (system or "").strip() not in head:  # it wants a user's turn, to write the prompt into
-            whole = self.model.render(conversation(_MARKER, system), reply=False, variables=variables)
-            head = whole.partition(_MARKER)[0]
-        return common_prefix(self.tokenize(head), list(tokens))
+            head, end = None, None
+        if head is None or (system or "").strip() not in head.text:  # it wants a user's turn, to write the prompt into
+            head = Prompt(self.model, conversation(_MARKER, system), reply=False, variables=variables)
+            end = head.text.find(_MARKER) if _MARKER in head.text else None
+        return common_prefix(head.ids(end=end), list(tokens))
 
     def session(self, tokens: Sequence[int], **options: Any) -> Session:
         """The session that answers prompt ids; `options` are those of `GenerationOptions`."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgespec.backend import Message
+from edgespec.backend import Message, Prompt
 from edgespec.engine.chat import Chat
 from edgespec.engine.engine import Engine
 from edgespec.engine.kv_file import DamagedKvFile, ForeignKvFile, read_kv, write_kv
@@ -197,7 +197,7 @@ def _ids(chat: Chat, engine: Engine) -> list[int]:
     if tokens or not chat.messages:
         return tokens
     try:
-        return engine.tokenize(engine.model.render(chat.messages, reply=False, variables=chat.template_variables))
+        return Prompt(engine.model, chat.messages, reply=False, variables=chat.template_variables).ids()
     except InvalidRequest:  # the template wants other messages
         return []
 

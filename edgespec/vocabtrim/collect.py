@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgespec.backend import LlamaModel, ParallelContext
+from edgespec.backend import LlamaModel, ParallelContext, Prompt
 from edgespec.core import Row, arguments
 from edgespec.decode.sampling import SamplingParams, draw_any
 from edgespec.errors import InvalidRequest, OutputError
@@ -134,8 +134,8 @@ def count_answers_of(
         for index, text in enumerate(prompts):
             if index in answer_journal.answers:
                 continue
-            prompt = text if settings.raw else model.render([{"role": "user", "content": text}])
-            tokens = model.vocabulary.tokenize_prompt(prompt)
+            message = {"role": "user", "content": text}
+            tokens = model.vocabulary.tokenize_prompt(text) if settings.raw else Prompt(model, [message]).ids()
             if len(tokens) < settings.n_ctx:
                 yield index, tokens
             else:
@@ -164,7 +164,7 @@ def count_recorded(model: LlamaModel, path: Path, lines: Sequence[tuple[int, dic
         if isinstance(tokens, list) and all(type(token) is int and 0 <= token < size for token in tokens):
             answers.append(tokens)
         elif tokens is None and isinstance(text, str):
-            answers.append(model.vocabulary.tokenize(text))
+            answers.append(model.vocabulary.tokenize(text, special=False))
         else:
             raise InvalidRequest(f'{path}, line {number}: it must have "tokens", ids below {size}, or "text"')
     return _counts_of("answers", model, answers, {"file": path.name})
@@ -174,7 +174,9 @@ def count_text(model: LlamaModel, path: Path, text: str) -> Counts:
     """Count the tokens of a plain text, in texts of _LINES_PER_TEXT lines."""
     lines = text.splitlines(keepends=True)
     parts = ["".join(lines[start : start + _LINES_PER_TEXT]) for start in range(0, len(lines), _LINES_PER_TEXT)]
-    return _counts_of("text", model, [model.vocabulary.tokenize(part) for part in parts], {"file": path.name})
+    return _counts_of(
+        "text", model, [model.vocabulary.tokenize(part, special=False) for part in parts], {"file": path.name}
+    )
 
 
 def _counts_of(

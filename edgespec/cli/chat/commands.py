@@ -163,7 +163,7 @@ def _file(controller: Controller, argument: str) -> None:
     if status.st_size > _MAX_BYTES_PER_TOKEN * room:
         raise InvalidRequest(too_large)
     text = read_text(path)
-    count = len(controller.engine.model.vocabulary.tokenize(text))
+    count = len(controller.engine.model.vocabulary.tokenize(text, special=False))
     if count >= room:
         raise InvalidRequest(too_large)
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))  # longer than any in the text
