@@ -133,8 +133,8 @@ def answered(engine: Engine, prompt: str, sampling: SamplingParams, count: int) 
     return {"text": session.text, "finish_reason": session.finish_reason, "tokens": len(session.emitted)}
 
 
-def measure(model: Path, out: Path | None, count: int, edit_count: int) -> dict[str, Any]:
-    """Ask everything that `out` does not have yet."""
+def measure(model: Path, out: Path | None, count: int, edit_count: int, *, first_only: bool) -> dict[str, Any]:
+    """Ask everything that `out` does not have yet; `first_only`: without the edits."""
     settings = {"seed": SEED, "tokens": count, "edit_tokens": edit_count, "edits": digest(EDITS)}
     earlier = begun(out, WHAT, [model], settings, holds="first")
     first: dict[str, Any] = earlier.get("first", {})
@@ -148,7 +148,7 @@ def measure(model: Path, out: Path | None, count: int, edit_count: int) -> dict[
                 if name not in first.setdefault(prompt, {}):
                     first[prompt][name] = answered(engine, prompt, sampling, count)
                     save(out, WHAT, [model], result, quiet=True)
-        for row in read_prompts(EDITS):
+        for row in [] if first_only else read_prompts(EDITS):
             question, prompt = row["question_id"], row["turns"][0]
             for name, sampling in variants(engine).items():
                 if name not in edits.setdefault(question, {}):
@@ -233,16 +233,18 @@ This page is written by `python -m benchmarks.chat_defaults --page`.
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Result file; a stopped run resumes from it.")
 @click.option("-n", "--max-tokens", "count", default=256, show_default=True, help="Longest answer, in tokens.")
 @click.option("--edit-tokens", "edit_count", default=640, show_default=True, help="Longest edit, in tokens.")
+@click.option("--first-only", is_flag=True, help="Ask the first prompts alone, not the edits.")
 @click.option("--page", is_flag=True, help="Write docs/chat-defaults.md from the result files.")
-def main(model: str | None, out: Path | None, count: int, edit_count: int, page: bool) -> None:
+def main(model: str | None, out: Path | None, count: int, edit_count: int, first_only: bool, page: bool) -> None:
     """Ask a model, and print the scores of the edits."""
     if page:
         found = sorted((FOLDER / "results").glob("chat-defaults-*.json"), key=lambda path: path.stat().st_size)
         lines = [line for path in found for line in sections(path)]
         PAGE.write_text("\n".join([HEAD, *lines]).rstrip() + "\n", encoding="utf-8")
         return
-    result = measure(resolve(model, cache_dir=cache_directory()), out, count, edit_count)
-    click.echo("\n".join(edit_rows(result)))
+    result = measure(resolve(model, cache_dir=cache_directory()), out, count, edit_count, first_only=first_only)
+    if result["edits"]:
+        click.echo("\n".join(edit_rows(result)))
 
 
 if __name__ == "__main__":
