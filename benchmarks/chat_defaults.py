@@ -22,6 +22,7 @@ import click
 
 from benchmarks.common import begun, digest, read_prompts, save
 from edgespec import Engine, SamplingParams, load
+from edgespec.cli.chat.repetition import ends_repeating
 from edgespec.engine.sampling_defaults import GUARD
 from edgespec.hub.resolve import resolve
 from edgespec.system.cpu import cache_directory
@@ -178,18 +179,23 @@ def excerpt(answer: Mapping[str, Any], most: int = 420) -> str:
     return f"{fence}text\n{shown}\n{fence}\n{answer['tokens']} tokens{ending}"
 
 
+def loops(text: str) -> bool:
+    """Whether an answer ends with the same piece of text three times or more."""
+    return ends_repeating(text, times=3, longest=400)
+
+
 def sections(path: Path) -> list[str]:
     """What one result file says."""
     result = json.loads(path.read_text(encoding="utf-8"))
     link = f"../{path.relative_to(FOLDER.parent)}"
-    cut = {
-        name: sum(by[name]["finish_reason"] != "stop" for by in result["first"].values())
-        for name in ("before", "after")
-    }
+    first = list(result["first"].values())
+    cut = [sum(by_name[name]["finish_reason"] != "stop" for by_name in first) for name in ("before", "after")]
+    looping = [sum(loops(by_name[name]["text"]) for by_name in first) for name in ("before", "after")]
     lines = [
         f"## {result['models'][0]['file']}", "",
-        f"In force: {result['sampling']}. Answers of at most {result['settings']['tokens']} tokens; cut there: "
-        f"{cut['before']} of {len(result['first'])} before, {cut['after']} after. [Result]({link})", "",
+        f"In force: {result['sampling']}. Of {len(first)} answers, {looping[0]} ended in a loop before, and "
+        f"{looping[1]} after; {cut[0]} and {cut[1]} were cut at {result['settings']['tokens']} tokens. "
+        f"[Result]({link})", "",
     ]  # fmt: skip
     if result["edits"]:
         lines += [*edit_rows(result), ""]
@@ -223,7 +229,8 @@ freely, and line ends, colons, quotes and asterisks break a repetition, so that 
 
 Below are ten first prompts with a seed, before (greedy) and after, and edits of `benchmarks/prompts/edits.jsonl`: the
 share of right lines without any penalty, with the guard, and with the publisher's repetition penalty where
-there is one.
+there is one. A chat's temperature and one seed are the same for all three.
+
 This page is written by `python -m benchmarks.chat_defaults --page`.
 """
 

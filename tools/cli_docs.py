@@ -83,7 +83,7 @@ what is dropped on them.
 How a chat samples: as you set it; else as the file says (GGUF's `general.sampling.*`); else as the model's publisher
 recommends, where the catalogue knows it; else with temperature 0.7 and min-p 0.05. A repetition guard (DRY on the
 answer alone) applies beside, unless a repetition penalty is set. `--temp 0` decodes greedily. The first lines of a chat
-say what is in force."""
+say what is in force. [More](chat-defaults.md)"""
 
 KEPT = """What you type is kept for the next chat in the user's data folder (`~/.local/share/edgespec` on Linux), in
 `history`; a conversation under a name in `sessions/NAME.json`, and its KV cache in `sessions/NAME.kv`; what `--memory`

@@ -29,12 +29,12 @@ class RepetitionWatch:
         if self._unseen < _EVERY:
             return False
         self._unseen = 0
-        self._noticed = _repeats(self._end)
+        self._noticed = ends_repeating(self._end)
         return self._noticed
 
 
-def _repeats(text: str) -> bool:
-    """Whether `text` ends with one piece of at most `_LONGEST` characters, repeated `_TIMES` times or more.
+def ends_repeating(text: str, times: int = _TIMES, longest: int = _LONGEST) -> bool:
+    """Whether `text` ends with one piece of at most `longest` characters, `times` times or more in a row.
 
     In the prefix function p of the reversed text (Knuth, Morris, Pratt), an end of length n has the period n - p[n].
     """
@@ -47,7 +47,7 @@ def _repeats(text: str) -> bool:
         prefix[index] = length + (reversed_text[index] == reversed_text[length])
         size = index + 1
         period = size - prefix[index]
-        if size >= _TIMES * period and period <= _LONGEST:
+        if size >= times * period and period <= longest:
             words = any(map(str.isalnum, reversed_text[:period]))
             if size >= (_SHORTEST_RUN if words else _SHORTEST_RUN_OF_SIGNS):
                 return True
