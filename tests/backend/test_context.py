@@ -279,6 +279,23 @@ def test_a_state_has_no_keys_that_a_shift_has_yet_to_turn(
     assert difference(turned, kept) < noise
 
 
+def test_a_state_belongs_to_contexts_that_scale_positions_alike(tmp_path: Path) -> None:
+    """Beyond the length before scaling, llama.cpp rotates the keys of some models (Phi-3) by other factors."""
+    models = [
+        LlamaModel(tiny_model(tmp_path / "plain.gguf")),
+        LlamaModel(tiny_model(tmp_path / "scaled.gguf", metadata={"llama.rope.scaling.original_context_length": 256})),
+    ]
+    settings = []
+    for model in models:
+        for n_ctx in (256, 512):
+            context = LlamaContext(model, n_ctx=n_ctx, threads=1)
+            settings.append(context.settings)
+            context.close()
+        model.close()
+    assert settings[0] == settings[1]
+    assert len(set(settings)) == 3
+
+
 def test_a_restored_window_is_complete_only_as_a_whole(tmp_path: Path) -> None:
     """llama.cpp saves a sliding window's last tokens only: what is cut from them has to be read again."""
     metadata = {"gemma3.attention.sliding_window": 32}
