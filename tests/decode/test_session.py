@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgespec.core import NOTHING, Context, Draft, DraftCost, Policy, Sampler, SharedNoise, TokenSequence, Vocabulary
+from edgespec.core import (
+    NOTHING,
+    Context,
+    Draft,
+    DraftCost,
+    Policy,
+    Row,
+    Sampler,
+    SharedNoise,
+    TokenSequence,
+    Vocabulary,
+)
 from edgespec.decode.options import GenerationOptions
 from edgespec.decode.session import Session
 from edgespec.drafters import make_drafter
-from edgespec.errors import ContextOverflow, InvalidRequest
+from edgespec.errors import ContextOverflow, GrammarError, InvalidRequest
 from edgespec.latency.model import LatencyModel
 from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.testing import FixedPolicy, KeyedSampler, ScriptedDrafter, TableModel
@@ -313,3 +325,35 @@ def test_bad_requests(prompt: list[int], options: dict[str, Any], error: type[Ex
     model = TableModel(n_ctx=50)
     with pytest.raises(error):
         session_of(model, model, KeyedSampler(), nothing(), TokenSequence(prompt), **{"max_tokens": 5, **options})
+
+
+class FailingSampler(KeyedSampler):
+    """Raises at the choice of one number, every time that it is asked for it."""
+
+    def __init__(self, failing: int) -> None:
+        super().__init__()
+        self.chosen = 0
+        self._failing = failing
+
+    def choose(self, row: Row) -> int:
+        if self.chosen == self._failing:
+            raise GrammarError("the grammar allows no token here")
+        self.chosen += 1
+        return super().choose(row)
+
+
+@given(prompt=prompts, table=st.integers(0, 20), failing=st.integers(1, 30), size=st.integers(0, 8))
+def test_what_was_said_before_an_error_is_kept_whatever_is_drafted(
+    prompt: list[int], table: int, failing: int, size: int
+) -> None:
+    plain = answer(TableModel(seed=table, order=1), nothing(), prompt)
+    model = TableModel(seed=table, order=1)
+    policy = FixedPolicy(make_drafter("suffix"), size)
+    session = session_of(model, model, FailingSampler(failing), policy, TokenSequence(prompt), max_tokens=60)
+    fails = failing < len(plain.emitted)
+    with pytest.raises(GrammarError) if fails else nullcontext():
+        for _ in session.stream():
+            pass
+    assert session.finish_reason == ("cancelled" if fails else plain.finish_reason)
+    assert session.emitted == plain.emitted[:failing]
+    assert session.text == b"".join(map(model.piece, session.emitted)).decode()

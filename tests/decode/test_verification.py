@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from edgespec.core import NOTHING, ROOT, Draft
 from edgespec.decode.verification import verify
+from edgespec.errors import GrammarError
 
 END = 0
 
@@ -46,6 +47,27 @@ CASES = [
 def test_cases(draft: Draft, rows: list[int], budget: int, accepted: tuple[int, ...], emitted: tuple[int, ...]) -> None:
     verdict = verify(draft, rows.__getitem__, lambda token: token == END, budget)
     assert (verdict.accepted, verdict.emitted) == (accepted, emitted)
+
+
+@pytest.mark.parametrize(("failing_row", "emitted"), [(1, (5,)), (2, (5, 7)), (3, (5, 7, 8))])
+def test_an_error_in_the_draft_costs_no_token_before_it(failing_row: int, emitted: tuple[int, ...]) -> None:
+    said = {0: 5, 1: 7, 2: 8, 3: 9}
+
+    def choose(row: int) -> int:
+        if row == failing_row:
+            raise GrammarError("no token is allowed here")
+        return said[row]
+
+    verdict = verify(chain(5, 7, 8), choose, lambda token: token == END, 9)
+    assert verdict.emitted == emitted and len(verdict.accepted) == len(emitted)
+
+
+def test_an_error_at_the_first_token_is_raised() -> None:
+    def choose(row: int) -> int:
+        raise GrammarError("no token is allowed here")
+
+    with pytest.raises(GrammarError):
+        verify(chain(5, 7), choose, lambda token: token == END, 9)
 
 
 @st.composite
