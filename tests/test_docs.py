@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import tables
+from edgespec import __version__
 
 ROOT = Path(__file__).parent.parent
 PAGES = {name: (ROOT / name).read_text() for name in ("docs/python.md", "README.md")}
@@ -43,3 +44,10 @@ def test_links_between_the_pages_lead_somewhere() -> None:
     for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")):
         for target in re.findall(r"\]\((?!https?://)([^)#\s]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_newest_version_in_the_changelog_is_the_programs_own() -> None:
+    sections = re.findall(r"^## \[(.+?)\](.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sections[0] == ("Unreleased", ""), "changes that come next have a place"
+    version, date = sections[1]
+    assert version == __version__ and re.fullmatch(r" - \d{4}-\d{2}-\d{2}", date)
