@@ -104,13 +104,13 @@ def integers(interval: Interval) -> str:
 
 def multiples(rules: Rules, divisor: int, interval: Interval) -> str:
     """The integers of `interval` that `divisor` divides. Raises Impossible, and Unsupported where they are too many."""
-    low, high = interval.written().integers()
+    low, high = interval.integers()
     if low is not None and high is not None:
-        found = range(-(-low // divisor) * divisor, high + 1, divisor)
-        if not found:
+        first, last = -(-low // divisor), high // divisor
+        if first > last:
             raise Impossible(f"no multiple of {divisor} is between the bounds")
-        if len(found) <= _MOST_MULTIPLES:
-            return rules.one_of(map(str, found))
+        if last - first < _MOST_MULTIPLES and max(abs(low), abs(high)) <= _HUGE:
+            return rules.one_of(str(divisor * factor) for factor in range(first, last + 1))
     if divisor > _LARGEST_DIVISOR or low not in (None, 0, 1) or high not in (None, 0, -1):
         raise Unsupported(
             f"multiples of {divisor} need bounds that leave at most {_MOST_MULTIPLES} of them, "

@@ -92,12 +92,20 @@ def test_multiples_are_those_between_the_bounds(
     [
         (Interval(low=Decimal(1), high=Decimal(5)), ["1", "5"], ["0", "6", "15", "-1", "01", "+1", "1.0"]),
         (Interval(low=Decimal("-1.7976931348623157e308")), ["0", "-5", "9" * 16], ["9" * 17]),
+        (Interval(low=Decimal(7604876475938242), high=Decimal(10) ** 16), ["1" + "0" * 16], ["76048764759382420"]),
         (Interval(low=Decimal(10) ** 20), ["1" + "0" * 20, "2" * 21], ["9" * 20]),
     ],
 )
 def test_some_integers(vocabulary: LlamaVocabulary, interval: Interval, yes: list[str], no: list[str]) -> None:
     grammar = f"root ::= {number_range.integers(interval)}"
     assert [text for text in (*yes, *no) if accepts(vocabulary, grammar, text)] == yes
+
+
+def test_multiples_between_bounds_that_no_number_reaches_are_refused() -> None:
+    """They were once written with any number of digits."""
+    for interval in (Interval(high=Decimal(10) ** 18), Interval(low=Decimal(-(2**63)), high=Decimal(2**63 - 1))):
+        with pytest.raises(Unsupported, match="multiples of 10 need bounds"):
+            number_range.multiples(Rules(), 10, interval)
 
 
 def test_bounds_out_of_reach_are_refused() -> None:
