@@ -1006,7 +1006,7 @@ class TestPiped:
         assert result.exit_code == 0, result.output
         result = piped("w300\n/nonsense\nw301\n/exit\nnot said\n", "--stats")
         assert result.exit_code == 1 and result.stderr.count("4 tokens at") == 2
-        assert "there is no command /nonsense: /help lists them; to say it" in result.stderr
+        assert "there is no command /nonsense: /help lists them (to say it" in result.stderr
 
     def test_nothing_kept_needs_no_place(self, piped: Callable[..., Result], home: Path, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("in the way")

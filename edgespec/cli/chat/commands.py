@@ -39,7 +39,7 @@ class NotACommand(InvalidRequest):
     """A line that looks like a command and is none; `line` may be meant for the model."""
 
     def __init__(self, line: str, reason: str) -> None:
-        super().__init__(f"{reason}; to say it to the model, put {QUOTE} before and after it")
+        super().__init__(f"{reason} (to say it to the model, put {QUOTE} before and after it)")
         self.line = line
 
 
