@@ -1119,7 +1119,7 @@ EVENING = [
     ("/drafter nobody\r", ["edgespec: no drafter 'nobody'"]),
     ("/model nothing\r", ["edgespec: no model 'nothing'"]),
     ("/sav x\r", ["did you mean /save"]),
-    ('"""two\rlines"""\r', [ANSWERED]),
+    ('\x15"""two\rlines"""\r', [ANSWERED]),  # the line before is kept for editing: Ctrl-U clears it
     ("/exit\r", []),
 ]
 
