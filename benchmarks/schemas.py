@@ -20,7 +20,7 @@ import numpy as np
 from llama_cpp import llama_grammar
 
 from benchmarks.common import begun, save
-from benchmarks.schema_generator import SchemaMaker
+from benchmarks.schema_generator import PATTERNS, SchemaMaker
 from edgespec import Engine, SamplingParams, load
 from edgespec.backend import LlamaSampler
 from edgespec.core import NOTHING
@@ -106,15 +106,23 @@ class _Finisher:
         wanted = sorted(self._pieces, key=lambda token: (order.get(self._pieces[token], 3), self._pieces[token] > b"~"))
         self._ids = np.array([*self._ends, *wanted], np.int32)
 
-    def finished(self, grammar: str, tokens: list[int], most: int = 2000) -> str | None:
-        """The answer with the first allowed character at each place, ends and closing ones first; None: too long."""
+    def finished(self, grammar: str, tokens: list[int]) -> str | None:
+        """The answer with the first allowed character at each place, ends and closing ones first; None: too long.
+
+        A pattern may wait for certain characters: then one of the instances of the patterns is written first.
+        """
+        starts = ("", *(text for texts in PATTERNS.values() for text in texts))
+        found = (self._finished(grammar, tokens, start.encode()) for start in starts)
+        return next((text for text in found if text is not None), None)
+
+    def _finished(self, grammar: str, tokens: list[int], start: bytes, most: int = 1000) -> str | None:
         sampler = llama_cpp.llama_sampler_init_grammar(self._vocabulary.pointer, grammar.encode(), b"root")
         try:
             for token in tokens:
                 llama_cpp.llama_sampler_accept(sampler, token)
             said = self._vocabulary.spelled(tokens)
-            for _ in range(most):
-                token = self._first(sampler)
+            for place in range(most):
+                token = self._first(sampler, start[place : place + 1])
                 if token in self._ends:
                     return said.decode()
                 llama_cpp.llama_sampler_accept(sampler, token)
@@ -123,14 +131,16 @@ class _Finisher:
         finally:
             llama_cpp.llama_sampler_free(sampler)
 
-    def _first(self, sampler: Any) -> int:
+    def _first(self, sampler: Any, wanted: bytes) -> int:
+        """The first token that may come, or that of the `wanted` character where it may come."""
         data = np.zeros(len(self._ids), np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)]))
         data["id"] = self._ids
         array = llama_cpp.llama_token_data_array(
             data=data.ctypes.data_as(llama_cpp.llama_token_data_p), size=len(data), selected=-1, sorted=False
         )
         llama_cpp.llama_sampler_apply(sampler, ctypes.byref(array))
-        return int(data["id"][np.flatnonzero(data["logit"] > -np.inf)[0]])
+        allowed = [int(token) for token in data["id"][data["logit"] > -np.inf]]
+        return next((token for token in allowed if wanted and self._pieces.get(token) == wanted), allowed[0])
 
 
 def _judged(schema: Any, text: str | None) -> bool:
@@ -175,21 +185,22 @@ def answers(model: str | None, count: int, tokens: int, seconds: float, out: Pat
     with load(model, drafter="none", n_ctx=2048) as engine:
         settings = {"count": count, "tokens": tokens, "temperature": 1.0}
         before = begun(out, ANSWERS, [engine.model.path], settings, holds="answers")
-        rows: list[dict[str, Any]] = before.get("answers", [])
+        found = {row["seed"]: row for row in before.get("answers", []) if row["valid"]}  # others are asked again
         finisher = _Finisher(engine)
-        for seed in range(len(rows), count):
+        for seed in sorted(set(range(count)) - set(found)):
             if time.monotonic() - started > seconds:
                 break
             schema = SchemaMaker(seed).document().schema
             grammar = schema_to_grammar(schema)
             sampling = SamplingParams(temperature=1.0, seed=seed, grammar=grammar)
-            answer = engine.generate(PROMPT + json.dumps(schema)[:1500], sampling=sampling, max_tokens=tokens)
+            answer = engine.generate(PROMPT + json.dumps(schema)[:300], sampling=sampling, max_tokens=tokens)
             ended = answer.finish_reason == "stop"
             whole = answer.text if ended else finisher.finished(grammar, answer.emitted)
-            rows.append({"seed": seed, "ended": ended, "valid": _judged(schema, whole), "tokens": len(answer.emitted),
-                         "text": answer.text})  # fmt: skip
-            if not rows[-1]["valid"]:
+            found[seed] = {"seed": seed, "ended": ended, "valid": _judged(schema, whole),
+                           "tokens": len(answer.emitted), "text": answer.text}  # fmt: skip
+            if not found[seed]["valid"]:
                 print(f"not valid: {seed} {answer.text!r} {whole!r:.300}")
+        rows = [found[seed] for seed in sorted(found)]
         result = {"settings": settings, "refusals": refusals(), "answers": rows}
         save(out, ANSWERS, [engine.model.path], result)
     ended_rows = [row for row in rows if row["ended"]]

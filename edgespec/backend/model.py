@@ -12,6 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 import llama_cpp
+import numpy as np
+import numpy.typing as npt
 
 from edgespec.backend import native
 from edgespec.backend.embedding import EmbeddingTable
@@ -38,6 +40,7 @@ class LlamaVocabulary:
         self._pointer = llama_cpp.llama_model_get_vocab(model.pointer)
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
+        self._without_text: npt.NDArray[np.int32] | None = None
         self.size = int(llama_cpp.llama_vocab_n_tokens(self._pointer))
         self._is_empty = llama_cpp.llama_vocab_type(self._pointer) == llama_cpp.LLAMA_VOCAB_TYPE_NONE
 
@@ -102,6 +105,15 @@ class LlamaVocabulary:
     def control_text(self, token: int) -> str:
         """The text of a control token, `<|im_start|>` say; empty for other tokens."""
         return self.special_piece(token) if self.is_control(token) else ""
+
+    @property
+    def without_text(self) -> npt.NDArray[np.int32]:
+        """The ids of tokens that show nothing and end nothing: control tokens, and the unknown one."""
+        if self._without_text is None:
+            hidden = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+            found = [token for token in range(self.size) if self._attributes(token) & hidden]
+            self._without_text = np.array([token for token in found if not self.is_end(token)], np.int32)
+        return self._without_text
 
     def spelled(self, tokens: Iterable[int]) -> bytes:
         """The bytes of tokens, with the texts of control tokens."""

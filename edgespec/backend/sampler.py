@@ -86,6 +86,8 @@ class LlamaSampler:
         self._penalties = self._chain(_penalty_samplers(vocabulary, params))
         self._dry = self._chain(_dry_samplers(vocabulary, params))
         self._filter = self._chain(_filter_samplers(params))
+        self._hidden: npt.NDArray[np.int32] | None = None
+        """Tokens that a grammar takes for their texts, `<|im_start|>` say, and an answer does not show."""
         self._grammar = self._make_grammar()
         self._candidates = _Candidates(vocabulary.size) if params.reweighs or params.filters or self._grammar else None
         self._penalized: set[int] = set(params.logit_bias)
@@ -102,6 +104,9 @@ class LlamaSampler:
     def choose(self, row: Row) -> int:
         """The token at the next position, given its logits of shape (n_vocab,)."""
         penalized_row = self.penalized(row)
+        if self._hidden is not None:
+            penalized_row = penalized_row.copy()
+            penalized_row[self._hidden] = -np.inf
         token = self._pick(penalized_row)
         if self._grammar is not None:
             if not self._grammar_allows(token):
@@ -216,7 +221,8 @@ class LlamaSampler:
     def _make_grammar(self) -> Any:
         if self._params.grammar is None:
             return None
-        check_grammar(self._params.grammar, lambda text: len(self._vocabulary.tokenize(text)) == 1)
+        names_tokens = check_grammar(self._params.grammar, lambda text: len(self._vocabulary.tokenize(text)) == 1)
+        self._hidden = None if names_tokens else self._vocabulary.without_text
         native.forget_errors()
         grammar = llama_cpp.llama_sampler_init_grammar(self._vocabulary.pointer, self._params.grammar.encode(), b"root")
         if not grammar:

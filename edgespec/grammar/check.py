@@ -31,14 +31,16 @@ _TOKEN = re.compile(r"!?<(?:\[([0-9]{1,9})\]>|[^\[>][^>]*>)")
 _COUNT = re.compile(r"\{[ \t]*(\d+)[ \t]*(?:\}|(,)[ \t]*(\d*)[ \t]*\})", re.ASCII)
 
 
-def check_grammar(grammar: str, is_token: Callable[[str], bool] | None = None) -> None:
-    """Raises GrammarError with one line for a grammar that llama.cpp refuses or does not survive.
+def check_grammar(grammar: str, is_token: Callable[[str], bool] | None = None) -> bool:
+    """Whether the grammar names tokens. Raises GrammarError where llama.cpp refuses it or does not survive it.
 
     `is_token` says whether a text like `<|end|>` is one token of the vocabulary; without it, all are.
     """
-    for text in _tokens_of(grammar):
-        if is_token is not None and not is_token(text):
+    tokens = _tokens_of(grammar)
+    for text in tokens:
+        if is_token is not None and not text.startswith("<[") and not is_token(text):
             raise unusable(f"{text} is not one token of this vocabulary")
+    return bool(tokens)
 
 
 @lru_cache(maxsize=64)
@@ -52,7 +54,7 @@ def parsed(grammar: str) -> dict[str, Rule]:
 
 
 def _parsed(grammar: str) -> tuple[dict[str, Rule], tuple[str, ...]]:
-    """The rules, and the tokens that are named by their texts."""
+    """The rules, and the tokens that are named."""
     if not grammar.strip():
         raise GrammarError("the grammar is empty: it needs a rule named root")
     if "\0" in grammar:
@@ -220,8 +222,7 @@ class _Parser:
 
     def _token(self) -> Option:
         found = self._matched(_TOKEN, "a token like <[42]> or <|end|>")
-        if not found[1]:
-            self.tokens.append(found[0].removeprefix("!"))
+        self.tokens.append(found[0].removeprefix("!"))
         return [None]
 
     def _group(self) -> Option:

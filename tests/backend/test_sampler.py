@@ -18,6 +18,7 @@ from edgespec.errors import EvaluationError, GrammarError, InvalidRequest
 from tests.gguf_files import tiny_model
 
 N_VOCAB = 320
+UNKNOWN, BEGIN = 0, 1
 END, BYTE, WORD = 2, 3, 259
 """The token that ends an answer, that of byte 0, and the first word: ` w259`."""
 
@@ -297,6 +298,22 @@ def test_grammars_that_are_none_are_refused_in_one_line(
         LlamaSampler(vocabulary, SamplingParams(grammar=grammar))
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 200
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_k": 300}])
+def test_a_grammar_takes_no_control_token_for_its_text(vocabulary: LlamaVocabulary, filters: dict[str, Any]) -> None:
+    """llama.cpp lets `<s>` fill three characters, of which an answer shows none."""
+    sampler = LlamaSampler(vocabulary, SamplingParams(grammar='root ::= "\\"" .{3,9} "\\""', **filters))
+    text = b""
+    for seed in range(12):
+        row = _row(seed)
+        row[BEGIN], row[UNKNOWN] = 99.0, 98.0
+        token = sampler.choose(row)
+        assert token not in (BEGIN, UNKNOWN)
+        if token == END:
+            break
+        text += vocabulary.piece(token)
+    assert len(text.decode(errors="replace")) >= 5
 
 
 def test_a_grammar_may_name_tokens(vocabulary: LlamaVocabulary) -> None:
