@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,14 @@ from edgespec.decode.session import Session
 from edgespec.drafters import make_drafter
 from edgespec.engine.chat import Chat
 from edgespec.engine.messages import conversation
-from edgespec.errors import ContextOverflow, InvalidRequest, ModelNotFound, UnknownDrafter, UnsupportedModel
+from edgespec.errors import (
+    ContextOverflow,
+    GrammarError,
+    InvalidRequest,
+    ModelNotFound,
+    UnknownDrafter,
+    UnsupportedModel,
+)
 from edgespec.testing import FixedPolicy, ScriptedDrafter
 from tests.gguf_files import tiny_model
 from tests.present import present
@@ -282,6 +290,28 @@ def test_a_raw_prompt_needs_no_template_to_be_shifted(tmp_path: Path) -> None:
         endless = SamplingParams(logit_bias={2: -math.inf})
         session = engine.generate("w300", raw=True, overflow="shift", max_tokens=300, sampling=endless)
         assert len(session.emitted) == 300 and session.tally.dropped_tokens
+
+
+def test_a_schema_rules_answers_and_chats(tmp_path: Path) -> None:
+    template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    path = tiny_model(tmp_path / "tiny.gguf", metadata={"tokenizer.chat_template": template})
+    schema = {"type": "object", "properties": {"a": {"enum": [1, True]}}, "required": ["a"]}
+
+    class Model:
+        @classmethod
+        def model_json_schema(cls) -> dict[str, Any]:
+            return schema
+
+    with edgespec.load(path, n_ctx=128, threads=1, cache_dir=tmp_path) as engine:
+        for given in (schema, json.dumps(schema), Model):
+            assert json.loads(engine.generate("w300", schema=given).text)["a"] == 1
+        streamed = "".join(block.text for block in engine.stream("w300", schema=schema).stream())
+        said = "".join(block.text for block in engine.chat().stream("w300", schema=schema).stream())
+        assert json.loads(streamed)["a"] == json.loads(said)["a"] == 1
+        with pytest.raises(InvalidRequest, match="exclude each other"):
+            engine.generate("w300", schema=schema, sampling=SamplingParams(grammar='root ::= "a"'))
+        with pytest.raises(GrammarError, match="uniqueItems at #"):
+            engine.chat().stream("w300", schema={"uniqueItems": True})
 
 
 def test_two_chats_on_one_engine_take_turns_in_threads(engine: Engine) -> None:
