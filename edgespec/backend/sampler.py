@@ -251,21 +251,40 @@ def _penalty_samplers(vocabulary: LlamaVocabulary, params: SamplingParams) -> li
 
 
 def _dry_samplers(vocabulary: LlamaVocabulary, params: SamplingParams) -> list[Any]:
-    """llama.cpp's DRY sampler, where `params` ask for it."""
+    """llama.cpp's DRY sampler, where `params` ask for it.
+
+    It looks for the breakers in all tokens, which takes 0.1 s for 150,000 of them: once for a vocabulary, then copied.
+    """
     if not params.dry_multiplier:
         return []
-    breakers = (ctypes.c_char_p * len(params.dry_breakers))(*map(str.encode, params.dry_breakers))
-    return [
-        llama_cpp.llama_sampler_init_dry(
-            vocabulary.pointer,
-            params.dry_multiplier,
-            params.dry_base,
-            params.dry_allowed_length,
-            _last_n(params.dry_penalty_last_n),
-            breakers,
-            len(breakers),
-        )
-    ]
+    settings = (
+        params.dry_multiplier,
+        params.dry_base,
+        params.dry_allowed_length,
+        _last_n(params.dry_penalty_last_n),
+        tuple(params.dry_breakers),
+    )
+    known, prototype = _dry_prototypes.get(vocabulary, (None, None))
+    if prototype is None or known != settings:
+        *numbers, texts = settings
+        breakers = (ctypes.c_char_p * len(texts))(*map(str.encode, texts))
+        prototype = _Prototype(llama_cpp.llama_sampler_init_dry(vocabulary.pointer, *numbers, breakers, len(breakers)))
+        _dry_prototypes[vocabulary] = settings, prototype
+    return [llama_cpp.llama_sampler_clone(prototype.pointer)]
+
+
+class _Prototype:
+    """A sampler that copies are made of; freed with this object."""
+
+    def __init__(self, pointer: Any) -> None:
+        self.pointer = pointer
+        weakref.finalize(self, llama_cpp.llama_sampler_free, pointer)
+
+
+_dry_prototypes: weakref.WeakKeyDictionary[LlamaVocabulary, tuple[tuple[Any, ...], _Prototype]] = (
+    weakref.WeakKeyDictionary()
+)
+"""The last DRY sampler of each vocabulary, with its settings."""
 
 
 def _filter_samplers(params: SamplingParams) -> list[Any]:

@@ -181,6 +181,7 @@ def test_dry_lets_the_prompt_be_copied_where_it_is_told_to(vocabulary: LlamaVoca
     assert chosen(params, 1) == passage
     assert chosen(params, 2) == [300, 301, 290, 303, BYTE + ord("\n")]
     assert 290 in chosen(SamplingParams(dry_multiplier=9.0, dry_allowed_length=2, seed=0), 1)
+    assert chosen(params, 2) == [300, 301, 290, 303, BYTE + ord("\n")], "an answer's sampler begins anew"
 
 
 @pytest.mark.parametrize(
