@@ -155,3 +155,20 @@ def test_the_bound_is_a_share_of_the_free_space(tmp_path: Path, monkeypatch: pyt
     assert default_limit(tmp_path / "not" / "there") == 2_000_000_000
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 10**12))
     assert default_limit(tmp_path) == 4_000_000_000
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_a_file_holds_nothing_false_is_found(tmp_path: Path, data: st.DataObject) -> None:
+    clear(tmp_path)
+    write(tmp_path, PROMPT, b"a state")
+    (path,) = files(tmp_path)
+    whole = path.read_bytes()
+    place = data.draw(st.integers(0, len(whole) - 1))
+    damage = data.draw(st.binary(min_size=1, max_size=40))
+    path.write_bytes(data.draw(st.sampled_from([whole[:place] + damage + whole[place + len(damage) :], damage])))
+    for _, stored in folder(tmp_path).find(PROMPT):
+        assert folder(tmp_path).read(stored) in (None, (PROMPT, b"a state"))
+    stored_prefixes(tmp_path)
+    trim(tmp_path, 0)
+    assert files(tmp_path) == []
