@@ -22,6 +22,7 @@ import click
 
 from benchmarks.common import begun, digest, read_prompts, save
 from edgespec import Engine, SamplingParams, load
+from edgespec.bench.report import summary_lines
 from edgespec.cli.chat.repetition import ends_repeating
 from edgespec.engine.sampling_defaults import GUARD
 from edgespec.hub.resolve import resolve
@@ -215,6 +216,17 @@ def sections(path: Path) -> list[str]:
     return lines
 
 
+def speeds(path: Path) -> list[str]:
+    """What `edgespec bench --sampling chat` measured."""
+    result = json.loads(path.read_text(encoding="utf-8"))
+    link = f"../{path.relative_to(FOLDER.parent)}"
+    return [
+        "## Speed", "",
+        f"`{result['command']}` ([result]({link}), {len(result['prompts'])} prompts):", "",
+        "```text", *summary_lines(result), "```", "",
+    ]  # fmt: skip
+
+
 HEAD = """# How a chat samples
 
 `edgespec chat` takes, for each parameter, the first of: what you set (option, environment, configuration file, `/set`);
@@ -247,6 +259,8 @@ def main(model: str | None, out: Path | None, count: int, edit_count: int, first
     if page:
         found = sorted((FOLDER / "results").glob("chat-defaults-*.json"), key=lambda path: path.stat().st_size)
         lines = [line for path in found for line in sections(path)]
+        for path in sorted((FOLDER / "results").glob("*-chat.json")):
+            lines += speeds(path)
         PAGE.write_text("\n".join([HEAD, *lines]).rstrip() + "\n", encoding="utf-8")
         return
     result = measure(resolve(model, cache_dir=cache_directory()), out, count, edit_count, first_only=first_only)
