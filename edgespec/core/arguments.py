@@ -6,6 +6,7 @@ the argument's name, its value and what it must be.
 
 from __future__ import annotations
 
+import errno
 import math
 import operator
 import os
@@ -87,14 +88,20 @@ def texts(name: str, value: object) -> tuple[str, ...]:
 
 
 def path(name: str, value: object) -> str:
-    """A path: a text, or an object that names one."""
+    """A path that the system can look up: a text, or an object that names one. There may be no such file."""
+    right = "a path"
     try:
         given = os.fspath(value)  # type: ignore[call-overload]
-        if isinstance(given, str) and b"\0" not in os.fsencode(given):
+        if isinstance(given, str):
+            os.lstat(given)
             return str(given)
-    except Exception:
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            return str(given)
+        right = "shorter: no file has so long a name"
+    except Exception:  # it names no path, or one with a NUL in it
         given = None
-    raise _wrong(name, value, "a path")
+    raise _wrong(name, value, right)
 
 
 def mapping(name: str, value: object) -> dict[str, Any]:

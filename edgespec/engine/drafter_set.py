@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgespec.backend import LlamaContext, LlamaModel
-from edgespec.core import Context, Drafter
+from edgespec.core import Context, Drafter, arguments
 from edgespec.drafters import KNOWN, make_drafter, names_of
 from edgespec.drafters.model import ModelDrafter, Share
 from edgespec.engine.open_drafter import open_drafter
@@ -123,10 +123,9 @@ class DrafterSet:
 
 
 def validated_drafter(drafter: object) -> str | Drafter:
-    """The argument `drafter` of `load`, a path as its name. Raises UnknownDrafter where it names no drafter."""
-    if isinstance(drafter, os.PathLike):
-        drafter = os.fspath(drafter)
-    if isinstance(drafter, str):
+    """The argument `drafter` of `load`, a path as its name. Raises InvalidRequest, UnknownDrafter."""
+    if isinstance(drafter, str | os.PathLike):
+        drafter = arguments.path("drafter", drafter)
         for name in names_of(drafter):
             if not is_model(name):
                 make_drafter(name)

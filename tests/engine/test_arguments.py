@@ -192,3 +192,11 @@ def test_parts_of_a_message_are_joined() -> None:
 def test_what_is_no_conversation(prompt: Any, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         conversation(prompt, None)
+
+
+@pytest.mark.parametrize("wrong", ["x" * 5000, "y" * 300 + ".gguf", "a\0b"], ids=["long", "long name", "NUL"])
+@pytest.mark.parametrize("name", ["model", "drafter", "cache_dir"])
+def test_a_path_that_no_file_can_have(name: str, wrong: str) -> None:
+    given: dict[str, Any] = {"model": "no such file.gguf", name: wrong}
+    with pytest.raises(InvalidRequest, match=f"^{name} is .*: it must be "):
+        edgespec.load(**given)
