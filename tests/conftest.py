@@ -27,7 +27,8 @@ def session_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home for each test, so that none finds what another one stored."""
+    """An empty home for each test, so that none finds what another one stored; what cannot be used is said anew."""
+    monkeypatch.setattr("edgespec.system.files._unusable", [])
     return _move_to(tmp_path_factory.mktemp("home"), monkeypatch)
 
 

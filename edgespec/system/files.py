@@ -28,9 +28,11 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        _log_unusable(path, "read", error)
+    except (ValueError, RecursionError) as error:
         _log.warning("%s is left aside: %s", path, error)
-        return None
+    return None
 
 
 def expanded_path(name: str) -> Path:
@@ -116,11 +118,22 @@ def private_folder(path: Path) -> None:
 
 
 def try_write_json(path: Path, value: Any) -> None:
-    """`write_json` for values that can be measured again: a failed write is logged, not raised."""
+    """`write_json` for values that can be measured again: a failed write is logged, as a warning once a process."""
     try:
         write_json(path, value)
     except OSError as error:
-        _log.warning("%s cannot be written: %s", path, error)
+        _log_unusable(path, "written", error)
+
+
+def _log_unusable(path: Path, verb: str, error: OSError) -> None:
+    """Log a failure, the first of a process as a warning: later ones have the same cause, a read-only home say."""
+    level = logging.INFO if _unusable else logging.WARNING
+    _unusable.append(path)
+    _log.log(level, "%s cannot be %s (%s): measurements are not kept for the next start", path, verb, error.strerror)
+
+
+_unusable: list[Path] = []
+"""The paths that could not be read or written."""
 
 
 ByteProgress = Callable[[str, int, int], None]

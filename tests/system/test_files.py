@@ -86,3 +86,14 @@ def test_a_folder_becomes_private(tmp_path: Path, no_umask: None) -> None:
     folder.parent.chmod(0o755)  # that one may hold what is for everybody
     private_folder(folder)
     assert folder.stat().st_mode & 0o777 == 0o700 and folder.parent.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_home_that_cannot_be_used_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "occupied"
+    folder.write_text("a file where the folder would be")
+    for name in ("a.json", "b.json", "c.json"):
+        assert read_json(folder / name) is None
+        try_write_json(folder / name, [1])
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"{folder / 'a.json'} cannot be read (Not a directory): measurements are not kept for the next start"
+    ]
