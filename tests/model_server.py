@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -35,6 +36,10 @@ class Hub:
     redirect: str | None = None
     etag: str = '"v1"'
     headers: dict[str, str] = field(default_factory=dict)
+    files: Sequence[str] = ()
+    """The paths that it lists of every repository."""
+    listing: str | None = None
+    """The list's text, where not what it should be."""
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     served: int = 0
     over: threading.Event = field(default_factory=threading.Event)
@@ -52,6 +57,14 @@ class _Handler(BaseHTTPRequestHandler):
         hub.requests.append((self.path, dict(self.headers)))
         if hub.status != 200:
             self.send_error(hub.status)
+            return
+        if self.path.startswith("/api/models/"):
+            siblings = [{"rfilename": name} for name in hub.files]
+            body = (hub.listing or json.dumps({"siblings": siblings})).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
             return
         if hub.redirect is not None and "/resolve/" in self.path:
             self.send_response(302)

@@ -262,7 +262,7 @@ def list_(as_object: bool) -> None:
 def pull(aliases: tuple[str, ...], local: Path | None) -> None:
     """Download models into the store and check their sha256. An interrupted download continues.
 
-    ALIAS is a name from the catalogue, or ORGANISATION/NAME/FILE.gguf at Hugging Face.
+    ALIAS is a name from the catalogue, or an address at Hugging Face: ORG/NAME/FILE.gguf, ORG/NAME:QUANT, or a page's.
     """
     from edgespec.cli.models import pull as run
 

@@ -16,7 +16,7 @@ from edgespec.hub import store
 from edgespec.hub.catalogue import Entry, entries
 from edgespec.hub.checksums import save_sha256
 from edgespec.hub.external_caches import LocalFile
-from edgespec.hub.resolve import DEFAULT_ALIAS, entry_of, resolve
+from edgespec.hub.resolve import DEFAULT_ALIAS, entry_of, entry_to_pull, resolve
 from edgespec.system import cpu
 from edgespec.system.files import sha256_of
 
@@ -43,7 +43,7 @@ def pull(aliases: tuple[str, ...], local: Path | None) -> None:
     if local is not None and len(aliases) > 1:
         raise click.UsageError("--from FILE goes with one ALIAS")
     cache = cpu.cache_directory()
-    for entry in [entry_of(alias) for alias in aliases]:  # a wrong name is an error before any download
+    for entry in [entry_to_pull(alias) for alias in aliases]:  # a wrong name is an error before any download
         file = store.find_checked(entry, cache)
         if file is not None:
             echo(f"{entry.alias} is here already: {file.path} ({file.owner})")

@@ -19,7 +19,7 @@ from edgespec.engine.options import Resources
 from edgespec.engine.profile_store import ProfileStore
 from edgespec.errors import UnknownDrafter
 from edgespec.gguf.validate import Header
-from edgespec.hub.resolve import is_alias, resolve
+from edgespec.hub.resolve import is_address, is_alias, resolve
 from edgespec.latency.model import LatencyModel
 
 _log = logging.getLogger("edgespec")
@@ -197,4 +197,4 @@ def close_all(drafters: Iterable[OpenedDrafter]) -> None:
 
 def is_model(name: str) -> bool:
     """Whether `name` is a drafter model: a .gguf file or an alias of the catalogue."""
-    return name not in KNOWN and (name.endswith(".gguf") or is_alias(name) or Path(name).is_file())
+    return name not in KNOWN and (name.endswith(".gguf") or is_alias(name) or is_address(name) or Path(name).is_file())

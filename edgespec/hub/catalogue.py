@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+
+from edgespec.hub.address import shards
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -18,7 +20,7 @@ HUB_FOLDER = Path(__file__).parent
 DEFAULT_ALIAS = "smollm2-135m"
 """The model that is used where none is named."""
 
-_FILE_NAME = re.compile(r"[A-Za-z0-9][\w.-]*\.gguf", re.ASCII)
+_FILE_NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)*[A-Za-z0-9][\w.-]*\.gguf", re.ASCII)
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _REPOSITORY_FILE = re.compile(rf"({_REPOSITORY.pattern})/({_FILE_NAME.pattern})", re.ASCII)
 _VARIANT = re.compile(r"([-._](I?Q[1-8]\w*|TQ\d\w*|MXFP4\w*|B?F16|F32)|-\d{5}-of-\d{5})$", re.ASCII | re.IGNORECASE)
@@ -47,7 +49,7 @@ class Entry:
     sampling: Mapping[str, float] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
-        if not _FILE_NAME.fullmatch(self.file):
+        if not _FILE_NAME.fullmatch(self.file) or ("/" in self.file and "/" not in self.alias):
             raise ValueError(f"{self.alias}: {self.file!r} is no plain name of a .gguf file")
         if (self.package is None) != (self.module is None) or (self.package is None) == (self.repository is None):
             raise ValueError(f"{self.alias}: name a repository, or a package and its module")
@@ -59,7 +61,20 @@ class Entry:
     @property
     def stored_as(self) -> str:
         """The file's name in the store; the repository is part of it for models outside the catalogue."""
-        return self.alias.replace("/", "--") if "/" in self.alias else self.file
+        organisation, slash, rest = self.alias.partition("/")
+        name, _, file = rest.partition("/")
+        return f"{organisation}--{name}--{file.replace('/', '+')}" if slash else self.file
+
+    @property
+    def shards(self) -> tuple[Entry, ...]:
+        """An entry for each file of a split model, the first one's first; of a whole one, this entry."""
+        head = self.alias.removesuffix(self.file)
+        if not self.repository or head == self.alias:
+            return (self,)
+        return tuple(
+            self if file == self.file else replace(self, alias=head + file, file=file, size=None, sha256=None)
+            for file in shards(self.file)
+        )
 
     @property
     def tried(self) -> bool:
@@ -81,7 +96,7 @@ def entries() -> dict[str, Entry]:
 
 
 def entry_of_repository(name: str) -> Entry | None:
-    """An entry for ORGANISATION/NAME/FILE.gguf at Hugging Face; None for any other name."""
+    """An entry for ORGANISATION/NAME/[FOLDER/]FILE.gguf at Hugging Face; None for any other name."""
     parts = _REPOSITORY_FILE.fullmatch(name)
     return Entry(name, parts[2], "licence: see its page", repository=parts[1]) if parts else None
 

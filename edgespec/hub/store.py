@@ -11,23 +11,27 @@ from pathlib import Path
 
 from edgespec.errors import DownloadError, MalformedModel, ModelNotFound, OutputError
 from edgespec.gguf.validate import read_header
+from edgespec.hub.address import Address, first_shard, matching
 from edgespec.hub.catalogue import Entry, entry_of_repository
 from edgespec.hub.checksums import cached_sha256, save_sha256
 from edgespec.hub.download import RETRY_PAUSES, Provenance, discard, fetch, part_path
 from edgespec.hub.external_caches import LocalFile, external_files, is_whole
-from edgespec.hub.web import endpoint
+from edgespec.hub.web import endpoint, repository_files
 from edgespec.system import cpu
 from edgespec.system.files import ByteProgress, expanded_path, read_json, replacing, sha256_of, write_json
 
 __all__ = [
     "STORE_OWNER", "adopt", "candidates", "directory", "entries_outside_catalogue", "find_checked", "not_found",
-    "partial_bytes", "pull", "remove",
+    "partial_bytes", "pull", "remote_entry", "remove", "stored_entry",
 ]  # fmt: skip
 
 STORE_OWNER = "edgespec"
 """The owner of the files in the store."""
 
 _log = logging.getLogger("edgespec.hub")
+
+_MAX_LISTED = 12
+"""Files of a repository that a message lists."""
 
 
 def directory() -> Path:
@@ -44,7 +48,7 @@ def candidates(entry: Entry) -> Iterator[LocalFile]:
             if (Path(folder) / entry.file).is_file():
                 yield LocalFile(Path(folder) / entry.file, f"package {entry.package}", entry.sha256)
     stored_path = directory() / entry.stored_as
-    if stored_path.is_file():
+    if all((directory() / shard.stored_as).is_file() for shard in entry.shards):
         yield LocalFile(stored_path, STORE_OWNER, entry.sha256 or _recorded_provenance(entry).sha256)
     yield from external_files(entry)
 
@@ -74,7 +78,7 @@ def find_checked(entry: Entry, cache_dir: Path) -> LocalFile | None:
 def entries_outside_catalogue() -> list[Entry]:
     """Entries for the models in the store that the catalogue does not list."""
     names = [record.get("name") for record in _read_provenance().values() if isinstance(record, dict)]
-    known = [entry_of_repository(name) for name in names if isinstance(name, str)]
+    known = [entry_of_repository(name) for name in names if isinstance(name, str) and first_shard(name) == name]
     return [entry for entry in known if entry is not None and is_whole(directory() / entry.stored_as, None)]
 
 
@@ -97,12 +101,32 @@ def pull(
     pauses: Sequence[float] = RETRY_PAUSES,
     progress: ByteProgress | None = None,
 ) -> LocalFile:
-    """Download the model from its repository into the store. Raises DownloadError, OutputError.
+    """Download the model, with all its shards, from its repository into the store. Raises DownloadError, OutputError.
 
     A sha256 that only the server gives is stored beside the file. `timeout` and `pauses` are those of `fetch`.
     """
     if entry.repository is None:
         raise not_found(entry)
+    whole = len(entry.shards) == 1
+    files = [
+        _pull_file(shard, cache_dir, timeout=timeout, pauses=pauses, progress=progress)
+        for shard in entry.shards
+        if whole or _stored_shard(shard) is None
+    ]
+    return files[0] if whole else _stored_shard(entry) or files[0]
+
+
+def _stored_shard(entry: Entry) -> LocalFile | None:
+    """A shard that was pulled; None where it was not. Shards of a split model come one by one."""
+    path, sha256 = directory() / entry.stored_as, _recorded_provenance(entry).sha256
+    return LocalFile(path, STORE_OWNER, sha256) if sha256 and is_whole(path, None) else None
+
+
+def _pull_file(
+    entry: Entry, cache_dir: Path, *, timeout: float, pauses: Sequence[float], progress: ByteProgress | None
+) -> LocalFile:
+    """Download one file."""
+    assert entry.repository is not None
     host = endpoint()
     target = directory() / entry.stored_as
     source = Provenance(host.url_of(entry.repository, entry.file), entry.sha256, entry.size)
@@ -139,20 +163,51 @@ def adopt(entry: Entry, path: Path, cache_dir: Path, *, progress: ByteProgress |
 
 def remove(entry: Entry) -> list[Path]:
     """Remove the model, or its incomplete download, from the store alone; returns the removed paths."""
-    target = directory() / entry.stored_as
-    removed = [path for path in (target, part_path(target)) if path.is_symlink() or path.exists()]
-    target.unlink(missing_ok=True)
-    discard(target)
+    removed = []
     records = _read_provenance()
-    if records.pop(entry.stored_as, None) is not None:
+    forgotten = [records.pop(shard.stored_as, None) for shard in entry.shards]
+    for target in (directory() / shard.stored_as for shard in entry.shards):
+        removed += [path for path in (target, part_path(target)) if path.is_symlink() or path.exists()]
+        target.unlink(missing_ok=True)
+        discard(target)
+    if any(forgotten):
         write_json(_provenance_path(), records)
     return removed
 
 
+def remote_entry(address: Address) -> Entry:
+    """The entry of the model that an address without a file means, by the repository's list. Raises DownloadError."""
+    files = repository_files(address.repository, endpoint())
+    return _only(address, matching(files, address.quantization), files)
+
+
+def stored_entry(address: Address) -> Entry | None:
+    """The same by the models that were pulled; None where there is none. Nothing here uses the network."""
+    here = [entry.file for entry in entries_outside_catalogue() if entry.repository == address.repository]
+    found = matching(here, address.quantization)
+    return entry_of_repository(f"{address.repository}/{found[0]}") if len(found) == 1 else None
+
+
+def _only(address: Address, found: Sequence[str], files: Sequence[str]) -> Entry:
+    """The entry of the one file that was found. Raises DownloadError, with the choice, where it is not one."""
+    if len(found) != 1:
+        what = f"{len(found) or 'no'} models" + (f" of {address.quantization}" if address.quantization else "")
+        choice = found or sorted({first_shard(file) for file in files if file.endswith(".gguf")})
+        listed = ", ".join(choice[:_MAX_LISTED]) + (", ..." if len(choice) > _MAX_LISTED else "")
+        raise DownloadError(
+            f"{address.repository} has {what}: name one as {address.repository}/FILE.gguf "
+            f"({listed or 'it has no GGUF at all'})"
+        )
+    entry = entry_of_repository(f"{address.repository}/{found[0]}")
+    if entry is None:
+        raise DownloadError(f"{address.repository}: {found[0]!r} is no name that can be stored: download it by hand")
+    return entry
+
+
 def partial_bytes(entry: Entry) -> int:
     """The bytes of an incomplete download; 0 where there is none."""
-    part = part_path(directory() / entry.stored_as)
-    return part.stat().st_size if is_whole(part, None) else 0
+    parts = [part_path(directory() / shard.stored_as) for shard in entry.shards]
+    return sum(part.stat().st_size for part in parts if is_whole(part, None))
 
 
 def _add_to_store(entry: Entry, source: Provenance, cache_dir: Path) -> LocalFile:

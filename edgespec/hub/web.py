@@ -6,6 +6,7 @@ It uses the standard library alone; proxies are those of the environment.
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import ssl
 import time
@@ -27,6 +28,10 @@ _READ_BYTES = 1 << 18
 """The most bytes of one read."""
 _STALL_BYTES = 1 << 10
 """Bytes: a connection that sends fewer within `timeout` seconds counts as stalled."""
+
+
+_MAX_LIST_BYTES = 1 << 24
+"""The most bytes of a repository's list of files."""
 
 
 class TransientDownloadError(DownloadError):
@@ -117,6 +122,20 @@ def open_url(url: str, host: Endpoint, headers: Mapping[str, str], timeout: floa
         yield Response(
             response.status, response.headers, redirects.sha256, redirects.size, _pieces(response, url, timeout)
         )
+
+
+def repository_files(repository: str, host: Endpoint, timeout: float = 60.0) -> list[str]:
+    """The paths of all files of a repository's newest version. Raises DownloadError."""
+    url, data = f"{host.base}/api/models/{quote(repository)}", b""
+    with open_url(url, host, {}, timeout) as response:
+        for piece in response.pieces:
+            data += piece
+            if len(data) > _MAX_LIST_BYTES:
+                raise DownloadError(f"{url}: its list of files is too long: name a file")
+    try:
+        return [str(file["rfilename"]) for file in json.loads(data)["siblings"]]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DownloadError(f"{url}: the server's answer is no list of files: name a file") from error
 
 
 class _Redirects(HTTPRedirectHandler):

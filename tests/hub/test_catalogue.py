@@ -98,7 +98,7 @@ def test_a_model_of_a_repository(name: str, repository: str, file: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "file.gguf", "name/file.gguf", "org/name/file", "org/name/sub/file.gguf", "/org/name/file.gguf",
+    ["", "file.gguf", "name/file.gguf", "org/name/file", "org/name/./file.gguf", "/org/name/file.gguf",
      "../name/file.gguf", "org/../file.gguf", "org/name/../file.gguf", "org/name/.gguf", "org//file.gguf",
      "örg/name/file.gguf", "org/name/file.gguf\n"],
 )  # fmt: skip

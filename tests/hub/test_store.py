@@ -129,7 +129,7 @@ def test_a_model_that_the_catalogue_does_not_have(
 
 
 @pytest.mark.parametrize(
-    "name", ["org/../x.gguf", "../org/x.gguf", "org/one/../x.gguf", "org/one/.gguf", "a/b/c/d.gguf"]
+    "name", ["org/../x.gguf", "../org/x.gguf", "org/one/../x.gguf", "org/one/.gguf", "a/b/../d.gguf"]
 )
 def test_a_name_that_leads_elsewhere_is_none(hub: Hub, store: Path, name: str) -> None:
     assert run("pull", name).exit_code == 1 and hub.requests == [] and names(store) == []
