@@ -8,7 +8,7 @@ from pathlib import Path
 from edgespec.errors import ModelNotFound
 from edgespec.hub.address import parse_address
 from edgespec.hub.catalogue import DEFAULT_ALIAS, Entry, entries, entry_of_repository, shipped_keep_lists
-from edgespec.hub.store import find_checked, not_found, remote_entry, stored_entry
+from edgespec.hub.store import find_checked, is_stored, not_found, remote_entry, stored_entry
 from edgespec.system.files import expanded_path
 
 __all__ = ["DEFAULT_ALIAS", "entry_of", "entry_to_pull", "is_address", "is_alias", "keep_list_path", "resolve"]
@@ -61,7 +61,8 @@ def entry_of(alias: str) -> Entry:
     entry = entry_of_repository(f"{address.repository}/{address.file}")
     if entry is None:
         raise _unknown_model(alias)
-    return entry
+    tried = (known for known in entries().values() if (known.repository, known.file) == (entry.repository, entry.file))
+    return entry if is_stored(entry) else next(tried, entry)
 
 
 def entry_to_pull(alias: str) -> Entry:

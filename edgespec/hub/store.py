@@ -21,8 +21,8 @@ from edgespec.system import cpu
 from edgespec.system.files import ByteProgress, expanded_path, read_json, replacing, sha256_of, write_json
 
 __all__ = [
-    "STORE_OWNER", "adopt", "candidates", "directory", "entries_outside_catalogue", "find_checked", "not_found",
-    "partial_bytes", "pull", "remote_entry", "remove", "stored_entry",
+    "STORE_OWNER", "adopt", "candidates", "directory", "entries_outside_catalogue", "find_checked", "is_stored",
+    "not_found", "partial_bytes", "pull", "remote_entry", "remove", "stored_entry",
 ]  # fmt: skip
 
 STORE_OWNER = "edgespec"
@@ -47,10 +47,14 @@ def candidates(entry: Entry) -> Iterator[LocalFile]:
         for folder in (spec.submodule_search_locations or []) if spec else []:
             if (Path(folder) / entry.file).is_file():
                 yield LocalFile(Path(folder) / entry.file, f"package {entry.package}", entry.sha256)
-    stored_path = directory() / entry.stored_as
-    if all((directory() / shard.stored_as).is_file() for shard in entry.shards):
-        yield LocalFile(stored_path, STORE_OWNER, entry.sha256 or _recorded_provenance(entry).sha256)
+    if is_stored(entry):
+        yield LocalFile(directory() / entry.stored_as, STORE_OWNER, entry.sha256 or _recorded_provenance(entry).sha256)
     yield from external_files(entry)
+
+
+def is_stored(entry: Entry) -> bool:
+    """Whether the store has all files of the model."""
+    return all((directory() / shard.stored_as).is_file() for shard in entry.shards)
 
 
 def find_checked(entry: Entry, cache_dir: Path) -> LocalFile | None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from edgespec.cli import main
 from edgespec.errors import DownloadError, ModelNotFound
 from edgespec.hub.address import Address, matching, parse_address, shards
-from edgespec.hub.catalogue import entry_of_repository
+from edgespec.hub.catalogue import entries, entry_of_repository
 from edgespec.hub.resolve import entry_of, entry_to_pull, resolve
 from tests.model_server import Hub, serving
 
@@ -170,6 +170,16 @@ def test_all_shards_are_pulled_found_and_removed(hub: Hub, tmp_path: Path) -> No
     assert sum("m-F16-00001" in path for path, _ in hub.requests) == 1, "what is here is not pulled again"
     assert models("rm", "o/n/F16/m-F16-00001-of-00002.gguf").exit_code == 0
     assert list((tmp_path / "store").glob("*.gguf")) == []
+
+
+def test_the_address_of_a_model_of_the_catalogue_is_that_model(hub: Hub, tmp_path: Path) -> None:
+    known = entries()["qwen3-4b"]
+    address = f"https://huggingface.co/{known.repository}/blob/main/{known.file}"
+    assert entry_of(address) == known
+    long_name = tmp_path / "store" / f"{known.repository}/{known.file}".replace("/", "--")
+    long_name.parent.mkdir()
+    long_name.touch()  # as older versions pulled it
+    assert entry_of(address).stored_as == long_name.name
 
 
 def test_an_address_elsewhere_gets_a_hint() -> None:
