@@ -193,7 +193,7 @@ def answers(model: str | None, count: int, tokens: int, seconds: float, out: Pat
             schema = SchemaMaker(seed).document().schema
             grammar = schema_to_grammar(schema)
             sampling = SamplingParams(temperature=1.0, seed=seed, grammar=grammar)
-            answer = engine.generate(PROMPT + json.dumps(schema)[:300], sampling=sampling, max_tokens=tokens)
+            answer = engine.generate("Answer with short JSON.", sampling=sampling, max_tokens=tokens)
             ended = answer.finish_reason == "stop"
             whole = answer.text if ended else finisher.finished(grammar, answer.emitted)
             found[seed] = {"seed": seed, "ended": ended, "valid": _judged(schema, whole),

@@ -205,13 +205,11 @@ class _Compiler:
             return self._limited("minLength", flat, repeat, char, flat.min_length, flat.max_length)
         if len(flat.patterns) > 1:
             raise refused("pattern", flat.place, "there is another pattern or format for the same string: join them")
-        node = pattern.parse(flat.patterns[0])
-        shortest, longest = pattern.lengths(node)
-        if shortest < flat.min_length:
-            raise refused("minLength", flat.place, "it stands beside a pattern or format: say it there, like .{3,}")
-        if flat.max_length is not None and (longest is None or longest > flat.max_length):
-            raise refused("maxLength", flat.place, "it stands beside a pattern or format: say it there, like ^.{0,9}$")
-        body = pattern.expression(self._rules, node)
+        node = pattern.within(pattern.parse(flat.patterns[0]), flat.min_length, flat.max_length)
+        if node is None:
+            word = "maxLength" if flat.max_length is not None else "minLength"
+            raise refused(word, flat.place, "it stands beside a pattern or format: say it there, like ^.{2,9}$")
+        body = self._limited("minLength", flat, pattern.expression, self._rules, node)
         return self._rules.add("text", body) if " | " in body else body
 
     def _array(self, flat: Flat) -> str:

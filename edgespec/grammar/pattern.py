@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from edgespec.grammar.gbnf import EMPTY, MOST_REPETITIONS, Ranges, Rules, Unsupported, literal, repeat
+from edgespec.grammar.gbnf import EMPTY, MOST_REPETITIONS, Impossible, Ranges, Rules, Unsupported, literal, repeat
 from edgespec.grammar.text import ANY, common, complement, inside, one_char, union
 
 
@@ -291,6 +291,28 @@ def lengths(node: Node) -> tuple[int, int | None]:
     if isinstance(node, Sequence):
         return sum(lows), None if endless else sum(highs)
     return min(lows), None if endless else max(highs)
+
+
+def within(node: Node, low: int, high: int | None) -> Node | None:
+    """The strings of `node` from `low` to `high` characters long; None where that cannot be written.
+
+    It can where they are all of such lengths, or where only one part of a sequence, a repeated character, varies.
+    """
+    shortest, longest = lengths(node)
+    if shortest >= low and (high is None or (longest is not None and longest <= high)):
+        return node
+    parts = node.parts if isinstance(node, Sequence) else (node,)
+    varying = [index for index, part in enumerate(parts) if lengths(part)[0] != lengths(part)[1]]
+    part = parts[varying[0]] if len(varying) == 1 else None
+    if not isinstance(part, Repeat) or not isinstance(part.item, Chars):
+        return None
+    others = shortest - part.low
+    least = max(part.low, low - others)
+    bounds = [bound for bound in (part.high, None if high is None else high - others) if bound is not None]
+    most = min(bounds, default=None)
+    if most is not None and most < least:
+        raise Impossible(f"no string of the pattern is from {low} to {high} characters long")
+    return Sequence((*parts[: varying[0]], Repeat(part.item, least, most), *parts[varying[0] + 1 :]))
 
 
 def expression(rules: Rules, node: Node) -> str:

@@ -82,6 +82,9 @@ CASES: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "a pattern": ({"type": "string", "pattern": "^\\d{3}-\\d{4}$"}, ["123-4567"], ["1234567", "a123-4567"]),
     "an unanchored pattern": ({"type": "string", "pattern": "b+"}, ["abc", "b\n"], ["ac"]),
     "a pattern and its lengths": ({"pattern": "^[a-z]{2,4}$", "minLength": 1, "maxLength": 9}, ["ab"], ["a"]),
+    "a pattern that its lengths cut": ({"pattern": "^[A-Z]", "minLength": 2, "maxLength": 4}, ["Ab", "ABCD"],
+                                       ["A", "ABCDE", "ab"]),
+    "a repetition that its lengths cut": ({"pattern": "^x[a-z]+$", "maxLength": 3}, ["xa", "xab"], ["x", "xabc"]),
     "an email": ({"format": "email"}, ["a@b.de"], ["a"]),
     "int32": ({"type": "integer", "format": "int32"}, [2**31 - 1, -(2**31)], [2**31, -(2**31) - 1]),
     "open objects": (
@@ -173,7 +176,7 @@ def test_blanks_are_bounded(vocabulary: LlamaVocabulary) -> None:
         ({"multipleOf": 12345}, "multipleOf at #"),
         ({"minLength": 2001}, "minLength at # cannot be obeyed: 2001 is too many: a grammar counts to 2000"),
         ({"minItems": 2001}, "minItems at # cannot be obeyed: it is 2001"),
-        ({"pattern": "a", "maxLength": 3}, "maxLength at # cannot be obeyed: it stands beside a pattern"),
+        ({"pattern": "a|bc+", "maxLength": 3}, "maxLength at # cannot be obeyed: it stands beside a pattern"),
         ({"pattern": "a", "format": "date"}, "pattern at # cannot be obeyed: there is another pattern or format"),
         ({"minProperties": 2}, "minProperties at #"),
         ({"properties": {"a": True, "b": True}, "maxProperties": 1}, "maxProperties at #"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edgespec.backend import LlamaVocabulary
 from edgespec.grammar import pattern
 from edgespec.grammar.formats import FORMATS
-from edgespec.grammar.gbnf import Rules, Unsupported
+from edgespec.grammar.gbnf import Impossible, Rules, Unsupported
 from tests.grammar.matcher import accepts, answer
 
 
@@ -123,6 +123,27 @@ def test_some_patterns(vocabulary: LlamaVocabulary, regex: str, yes: list[str], 
 def test_what_a_grammar_cannot_say_is_named(regex: str, construct: str) -> None:
     with pytest.raises(Unsupported, match=construct):
         pattern.parse(regex)
+
+
+@settings(max_examples=60)
+@given(regex=regexes(), low=st.integers(0, 4), span=st.none() | st.integers(0, 3), seed=st.integers(0, 99))
+def test_lengths_that_can_be_kept_are_kept(
+    vocabulary: LlamaVocabulary, regex: str, low: int, span: int | None, seed: int
+) -> None:
+    high = None if span is None else low + span
+    try:
+        node = pattern.within(pattern.parse(regex), low, high)
+    except (Unsupported, Impossible):
+        return
+    if node is None:
+        return
+    rules = Rules()
+    rules.define("text", pattern.expression(rules, node))
+    rules.define("root", '"\\"" text "\\""')
+    written = answer(vocabulary, rules.text(), seed)
+    if written.ended:
+        text = json.loads(written.text)
+        assert re.search(regex, text) and low <= len(text) and (high is None or len(text) <= high)
 
 
 @pytest.mark.parametrize(
