@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
+from edgespec.grammar import pattern
 from edgespec.grammar.number_range import Interval
 from edgespec.grammar.schema import ANYTHING, Flat, Reader, Sub, exact, json_key
 
@@ -24,7 +24,9 @@ def obeys_flat(reader: Reader, value: Any, flat: Flat) -> bool:
     if flat.values is not None and json_key(value) not in {json_key(allowed) for allowed in flat.values}:
         return False
     if isinstance(value, str):
-        return _fits(len(value), flat.min_length, flat.max_length) and all(re.search(p, value) for p in flat.patterns)
+        return _fits(len(value), flat.min_length, flat.max_length) and all(
+            pattern.matches(regex, value) for regex in flat.patterns
+        )
     if isinstance(value, list):
         items = (obeys(reader, item, _item(flat, index)) for index, item in enumerate(value))
         return _fits(len(value), flat.min_items, flat.max_items) and all(items)
@@ -58,7 +60,7 @@ def _obeys_as_object(reader: Reader, value: dict[str, Any], flat: Flat) -> bool:
         return False
     for name, member in value.items():
         named = (flat.properties or {}).get(name)
-        patterns = [sub for regex, sub in flat.pattern_properties.items() if re.search(regex, name)]
+        patterns = [sub for regex, sub in flat.pattern_properties.items() if pattern.matches(regex, name)]
         subs = [*([named] if named is not None else []), *patterns] or [flat.additional or ANYTHING]
         if not all(obeys(reader, member, sub) for sub in subs):
             return False

@@ -293,6 +293,36 @@ def lengths(node: Node) -> tuple[int, int | None]:
     return min(lows), None if endless else max(highs)
 
 
+def matches(pattern: str, text: str) -> bool:
+    """Whether `text` has a match of `pattern` in it. The time is bounded by their lengths, as that of `re` is not."""
+    return len(text) in _ends(parse(pattern), text, {0})
+
+
+def _ends(node: Node, text: str, starts: set[int]) -> set[int]:
+    """Where a match of `node` can end that begins at one of `starts`."""
+    if isinstance(node, Chars):
+        found = (start for start in starts if start < len(text))
+        return {start + 1 for start in found if any(low <= ord(text[start]) <= high for low, high in node.ranges)}
+    if isinstance(node, Choice):
+        return set().union(*(_ends(option, text, starts) for option in node.options))
+    if isinstance(node, Sequence):
+        for part in node.parts:
+            starts = _ends(part, text, starts)
+        return starts
+    if isinstance(node, Anchor):
+        return starts
+    ends = set(starts) if node.low == 0 else set()
+    times = 0
+    while starts and (node.high is None or times < node.high):
+        starts = _ends(node.item, text, starts)
+        times += 1
+        if times > node.low:
+            starts = starts - ends
+        if times >= node.low:
+            ends |= starts
+    return ends
+
+
 def within(node: Node, low: int, high: int | None) -> Node | None:
     """The strings of `node` from `low` to `high` characters long; None where that cannot be written.
 

@@ -139,6 +139,11 @@ def test_a_schema_allows_these_values_and_not_those(vocabulary: LlamaVocabulary,
         assert not written.ended or validator.is_valid(json.loads(written.text)), written.text
 
 
+def test_an_enum_beside_a_pattern_that_python_cannot_read(vocabulary: LlamaVocabulary) -> None:
+    grammar = schema_to_grammar({"enum": ["2024", "x"], "pattern": "^(?<year>[0-9]{4})$"})
+    assert accepts(vocabulary, grammar, '"2024"') and not accepts(vocabulary, grammar, '"x"')
+
+
 def test_control_characters_are_escaped(vocabulary: LlamaVocabulary) -> None:
     grammar = schema_to_grammar({"type": "string"})
     for code in range(0x20):

@@ -60,6 +60,7 @@ def test_a_string_is_allowed_where_the_pattern_is_found(
         if text.isascii():  # beyond, \D and the like allow less than Python does
             found = re.search(regex.replace("$", r"\Z"), text)
             assert accepts(vocabulary, grammar, json.dumps(text, ensure_ascii=False)) == bool(found), text
+            assert pattern.matches(regex, text) == bool(found), text
     written = answer(vocabulary, grammar, data.draw(st.integers(0, 99)))
     if written.ended:
         text = json.loads(written.text)
@@ -87,6 +88,10 @@ def test_a_string_is_allowed_where_the_pattern_is_found(
 )
 def test_some_patterns(vocabulary: LlamaVocabulary, regex: str, yes: list[str], no: list[str]) -> None:
     assert _allowed(vocabulary, regex, *yes, *no) == yes
+
+
+def test_a_match_is_found_in_bounded_time() -> None:
+    assert not pattern.matches("^(?:a+b?)+$", "a" * 500 + "c")
 
 
 @pytest.mark.parametrize(
