@@ -198,6 +198,34 @@ def reopen(result: Result) -> str:
     )  # fmt: skip
 
 
+def schema_answers(result: Result) -> str:
+    """Answers by random schemas: how many ended, and how many obey."""
+    rows = []
+    for what, ended in (("ended by itself", True), ("was cut, and completed by its grammar", False)):
+        found = [row for row in result["answers"] if row["ended"] is ended]
+        tokens = statistics.median(row["tokens"] for row in found) if found else 0
+        valid = sum(row["valid"] for row in found)
+        rows.append(
+            [what, str(len(found)), f"{100 * len(found) / len(result['answers']):.0f}%", f"{tokens:g}", str(valid)]
+        )
+    refused = f"{len(result['refusals'])} words are refused by name and place: {', '.join(result['refusals'])}."
+    return table(["the answer", "answers", "of all", "tokens, median", "valid"], rows) + f"\n\n{refused}"
+
+
+def schema_speed(result: Result) -> str:
+    """Milliseconds of choosing a token, by schema and grammar."""
+    grammars = ("none", "ours", "llama-cpp-python's")
+    rows = []
+    for name, temperature in dict.fromkeys((row["schema"], row["temperature"]) for row in result["answers"]):
+        shown = [name, f"{temperature:g}"]
+        for grammar in grammars:
+            key = (name, temperature, grammar)
+            found = [row for row in result["answers"] if (row["schema"], row["temperature"], row["grammar"]) == key]
+            shown.append(f"{sum(row['choosing_ms'] for row in found) / sum(row['tokens'] for row in found):.2f}")
+        rows.append(shown)
+    return table(["schema", "temperature", *(f"{grammar}, ms a token" for grammar in grammars)], rows)
+
+
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "drafted answers against plain ones": lossless,
     "edgespec's plain decoding against llama-cpp-python's Llama": overhead,
@@ -209,6 +237,8 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     run.SUBJECT: lambda result: "\n\n".join(sections(result)),  # and plots, see `filled`
     "the policy's own time": policy_time,
     "the first token of a reopened chat": reopen,
+    "answers by random schemas": schema_answers,
+    "the time of a token with a schema": schema_speed,
 }
 
 
