@@ -93,8 +93,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self._tell()
         if start:
-            told = start + 1 if hub.lying_range else start
-            self.send_header("Content-Range", f"bytes {told}-{len(hub.content) - 1}/{len(hub.content)}")
+            reported_start = start + 1 if hub.lying_range else start
+            self.send_header("Content-Range", f"bytes {reported_start}-{len(hub.content) - 1}/{len(hub.content)}")
         self.send_header("Content-Length", str(len(body) if hub.length is None else hub.length))
         self.send_header("ETag", hub.etag)
         for name, value in hub.headers.items():

@@ -395,28 +395,28 @@ def run_sustained(folder: Path, *arguments: str | Path, **environment: str) -> s
 def test_the_sustained_speed_is_measured_and_written(tmp_path: Path) -> None:
     done = run_sustained(tmp_path, "--minutes", "0.03", "--every", "0.5")
     assert done.returncode == 0, done.stderr
-    told = json.loads((tmp_path / "out.json").read_text())
-    assert told["what"] == "sustained speed"
-    assert told["threads"] == 1
-    assert len(told["samples"]) >= 2
-    for sample in told["samples"]:
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["what"] == "sustained speed"
+    assert result["threads"] == 1
+    assert len(result["samples"]) >= 2
+    for sample in result["samples"]:
         assert set(sample["tokens_per_second"]) == {"auto", "plain"}
         assert all(speed > 0 for speed in sample["tokens_per_second"].values())
         assert sample["t1_ms"] > 0
         assert "temperature_c" not in sample
-    minutes = [sample["minute"] for sample in told["samples"]]
+    minutes = [sample["minute"] for sample in result["samples"]]
     assert minutes == sorted(minutes)
-    compared = told["slowdown"]
+    compared = result["slowdown"]
     assert bool(compared["plain"]["last_of_first"]) == (compared["prompts_compared"] > 0)
     assert "plain: " in done.stdout
-    assert str(tmp_path) not in json.dumps(told["models"]) + told["command"]
+    assert str(tmp_path) not in json.dumps(result["models"]) + result["command"]
 
 
 def test_the_sustained_speed_comes_with_heat_where_termux_tells(tmp_path: Path) -> None:
     status = tmp_path / "bin" / "termux-battery-status"
     status.parent.mkdir()
-    told = {"health": "GOOD", "percentage": 83, "plugged": "UNPLUGGED", "status": "DISCHARGING", "temperature": 31.4}
-    status.write_text(f"#!/bin/sh\necho '{json.dumps(told)}'\n")
+    battery = {"health": "GOOD", "percentage": 83, "plugged": "UNPLUGGED", "status": "DISCHARGING", "temperature": 31.4}
+    status.write_text(f"#!/bin/sh\necho '{json.dumps(battery)}'\n")
     status.chmod(0o700)
     path = f"{status.parent}{os.pathsep}{os.environ['PATH']}"
     done = run_sustained(tmp_path, "--minutes", "0.01", "--every", "0.5", PATH=path)

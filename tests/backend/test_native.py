@@ -57,8 +57,8 @@ _WORDS = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1
 def test_pieces_become_the_lines_they_are_of(log: _Lines, lines: list[tuple[int, list[str]]]) -> None:
     pieces: list[tuple[int, bytes]] = []
     for level, words in lines:
-        kinds = [level] + [CONTINUED] * (len(words) - 1)
-        pieces += [(kind, word.encode()) for kind, word in zip(kinds, words, strict=True)]
+        piece_levels = [level] + [CONTINUED] * (len(words) - 1)
+        pieces += [(kind, word.encode()) for kind, word in zip(piece_levels, words, strict=True)]
         pieces[-1] = (pieces[-1][0], pieces[-1][1] + b"\n")
     found, last_error = _logged(log, *pieces)
     levels = {INFO: logging.DEBUG, WARN: logging.WARNING, ERROR: logging.ERROR}

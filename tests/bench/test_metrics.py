@@ -158,15 +158,15 @@ def test_contestants_come_in_their_order() -> None:
 
 @given(st.lists(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), max_size=5), max_size=4))
 def test_places_add_up_over_answers_of_any_length(answers: list[list[tuple[int, int]]]) -> None:
-    told = [
+    drafted_answers = [
         {"judged_at": {"x": [count for count, _ in one]}, "accepted_at": {"x": [min(right, n) for n, right in one]}}
         for one in answers
     ]
-    found = metrics.acceptance_by_position([{"answers": {"auto": told}}], "auto").get("x", [])
+    found = metrics.acceptance_by_position([{"answers": {"auto": drafted_answers}}], "auto").get("x", [])
     assert len(found) == max(map(len, answers), default=0)
-    for place, (right, judged) in enumerate(found):
+    for place, (right, verified) in enumerate(found):
         there = [one[place] for one in answers if len(one) > place]
-        assert judged == sum(count for count, _ in there)
+        assert verified == sum(count for count, _ in there)
         assert right == sum(min(right, count) for count, right in there)
 
 

@@ -117,8 +117,8 @@ def test_an_answer_for_a_file_has_no_tokens_and_nothing_empty() -> None:
         "blocks": 2,
     }
     assert Answer((), 0.0, 0.0, 0).as_json() == {"tokens": 0}
-    told = Answer((5,), 0.0, 0.5, 0, 4, 2, {"x": 3}, {"x": [4]}, {"x": [2]}).as_json()
-    assert told == {
+    fields = Answer((5,), 0.0, 0.5, 0, 4, 2, {"x": 3}, {"x": [4]}, {"x": [2]}).as_json()
+    assert fields == {
         "tokens": 1, "first_token_seconds": 0.5, "drafted": 4, "accepted": 2, "guesses": {"x": 3},
         "judged_at": {"x": [4]}, "accepted_at": {"x": [2]},
     }  # fmt: skip

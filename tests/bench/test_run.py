@@ -474,8 +474,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     monkeypatch.chdir(tmp_path)
     tiny_model(tmp_path / "tiny.gguf", metadata={"tokenizer.chat_template": TEMPLATE})
-    told = [{"question_id": n, "category": CATEGORIES[n % 4], "turns": [f"{'w300 ' * n}prompt"]} for n in range(4)]
-    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, told)))
+    prompt_lines = [
+        {"question_id": n, "category": CATEGORIES[n % 4], "turns": [f"{'w300 ' * n}prompt"]} for n in range(4)
+    ]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, prompt_lines)))
     (tmp_path / "server").write_text(f"#!{sys.executable}\n{textwrap.dedent(SERVER)}")
     (tmp_path / "server").chmod(0o755)
     return tmp_path

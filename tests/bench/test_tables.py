@@ -101,9 +101,9 @@ def test_what_was_measured_has_one() -> None:
 
 
 def test_a_share_of_few_is_not_shown() -> None:
-    judged = [MIN_JUDGED, MIN_JUDGED - 1, *[MIN_JUDGED] * 10]
+    verified = [MIN_JUDGED, MIN_JUDGED - 1, *[MIN_JUDGED] * 10]
     accepted = [MIN_JUDGED // 2, 1, *[MIN_JUDGED] * 10]
-    result = _result(judged_at={"x": judged}, accepted_at={"x": accepted})
+    result = _result(judged_at={"x": verified}, accepted_at={"x": accepted})
     _, table = tables.acceptance_by_position(result)
     assert table.split("\n")[2] == "| `auto` | `x` | 50% |  | 100% | 100% | 100% | 100% | 100% | 100% |"
     assert list(tables.acceptance_by_position(_result())) == [], "where nothing was drafted there is no table"

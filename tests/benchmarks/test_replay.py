@@ -16,23 +16,23 @@ from edgespec.latency.model import LatencyModel
 from edgespec.testing import ScriptedDrafter, TableModel
 
 PROMPT = [7, 7]
-guessed_and_said = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40)
+drafted_and_said = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40)
 
 
-@given(guessed_and_said, st.integers(1, 6))
+@given(drafted_and_said, st.integers(1, 6))
 def test_hits_tell_the_blocks_that_drafting_makes(pairs: list[tuple[int, int]], length: int) -> None:
-    guesses, answer = zip(*pairs, strict=True)
+    draft_tokens, answer = zip(*pairs, strict=True)
 
-    def guess(tokens: Sequence[int], limit: int) -> list[int]:
+    def draft(tokens: Sequence[int], limit: int) -> list[int]:
         place = len(tokens) - len(PROMPT)
-        return [*guesses, 0, 0, 0, 0, 0, 0][place : place + limit]
+        return [*draft_tokens, 0, 0, 0, 0, 0, 0][place : place + limit]
 
     recorded = {"subtask": "any", "prompt": PROMPT, "answer": list(answer)}
-    shown = replayed(ScriptedDrafter(guess), recorded, length)
-    hits = "".join("01"[guesses[place] == answer[place]] for place in range(1, len(answer)))
-    told = hits_in_blocks(recorded, hits, length)
+    shown = replayed(ScriptedDrafter(draft), recorded, length)
+    hits = "".join("01"[draft_tokens[place] == answer[place]] for place in range(1, len(answer)))
+    summary = hits_in_blocks(recorded, hits, length)
     for key in ("tokens", "blocks", "judged", "accepted"):
-        assert told[key] == shown[key], key
+        assert summary[key] == shown[key], key
 
 
 FLAT = curve_of({"curve": {"ms": {str(n): 100.0 + 2.0 * (n - 1) for n in (1, 2, 3, 4, 6, 8, 16, 32, 64)}}})
@@ -48,9 +48,9 @@ def test_plain_decoding_takes_its_own_time_and_right_guesses_less() -> None:
     assert drafted["plain"] / drafted["seconds"] > 3.0
     wrong = played(ANSWER, [ScriptedDrafter(lambda tokens, limit: [200] * limit)], FLAT, Clock())
     assert wrong["accepted"] == 0 and 0.97 < wrong["plain"] / wrong["seconds"] <= 1.0
-    told = summed([plain, drafted, wrong])
-    assert told["answers"] == 3 and told["least"] == wrong["plain"] / wrong["seconds"]
-    assert told["total"] == pytest.approx(29.7 / sum(row["seconds"] for row in (plain, drafted, wrong)))
+    summary = summed([plain, drafted, wrong])
+    assert summary["answers"] == 3 and summary["least"] == wrong["plain"] / wrong["seconds"]
+    assert summary["total"] == pytest.approx(29.7 / sum(row["seconds"] for row in (plain, drafted, wrong)))
 
 
 def test_a_drafters_evaluations_take_what_the_curve_says() -> None:

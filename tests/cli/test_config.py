@@ -193,7 +193,7 @@ def completed(line: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "completions"),
     [
         ("edgespec generate -m qwen2.5-coder-0", ["file,qwen2.5-coder-0", "plain,qwen2.5-coder-0.5b"]),
         ("edgespec bench --model models/x", ["file,models/x"]),
@@ -204,9 +204,9 @@ def completed(line: str) -> list[str]:
         ("edgespec chat -d suffix+ti", ["file,suffix+ti", "plain,suffix+tiny.gguf"]),
     ],
 )
-def test_the_shell_completes_models_and_drafters(here: Path, line: str, told: list[str]) -> None:
+def test_the_shell_completes_models_and_drafters(here: Path, line: str, completions: list[str]) -> None:
     """Files first: bash forgets what came before them."""
-    assert completed(line) == told
+    assert completed(line) == completions
 
 
 def test_files_that_begin_like_a_name_are_completed_too(here: Path) -> None:

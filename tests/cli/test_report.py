@@ -40,12 +40,12 @@ def _answered(max_tokens: int = 12, size: int = 3) -> Session:
     while not plain.finished:
         plain.step()
 
-    def guess(tokens: Any, limit: int) -> list[int]:
+    def propose(tokens: Any, limit: int) -> list[int]:
         right = truth[len(tokens) : len(tokens) + limit]
         return [token if (len(tokens) + place) % 4 else 31 - token for place, token in enumerate(right)]
 
     session = Session(
-        target, target, KeyedSampler(), FixedPolicy(ScriptedDrafter(guess), size), TokenSequence(PROMPT),
+        target, target, KeyedSampler(), FixedPolicy(ScriptedDrafter(propose), size), TokenSequence(PROMPT),
         GenerationOptions(max_tokens=max_tokens),
     )  # fmt: skip
     while not session.finished:

@@ -123,8 +123,8 @@ def test_no_drafter_is_asked_before_the_first_token_is_there() -> None:
 def test_arbitrary_drafts_change_nothing(prompt: list[int], data: st.DataObject) -> None:
     model = TableModel()
     plain = answer(model, nothing(), prompt)
-    guess = ScriptedDrafter(lambda tokens, limit: data.draw(st.lists(st.integers(0, 31), max_size=limit)))
-    assert answer(model, FixedPolicy(guess, 5), prompt).emitted == plain.emitted
+    scripted = ScriptedDrafter(lambda tokens, limit: data.draw(st.lists(st.integers(0, 31), max_size=limit)))
+    assert answer(model, FixedPolicy(scripted, 5), prompt).emitted == plain.emitted
 
 
 @given(prompt=prompts, table=st.integers(0, 20), size=st.integers(0, 9), stop=st.sampled_from([(), ("ab",), ("h ",)]))

@@ -39,9 +39,9 @@ def test_of_a_chain_the_depth_of_a_token_is_its_place(tokens: list[int], said: l
     said += [2] * 8
     draft = Draft.chain(tokens, [0.5] * len(tokens), [0] * len(tokens), "t")
     tally = count(draft, said)
-    judged = list(verified(draft, said))
-    assert sorted(tally.of("t").judged_at) == [node for node, _ in judged]
-    assert tally.of("t").accepted == sum(right for _, right in judged)
+    verified_nodes = list(verified(draft, said))
+    assert sorted(tally.of("t").judged_at) == [node for node, _ in verified_nodes]
+    assert tally.of("t").accepted == sum(right for _, right in verified_nodes)
 
 
 def test_an_answer_may_end_inside_its_draft() -> None:

@@ -42,14 +42,14 @@ curves = st.floats(0.01, 1.2).map(lambda slope: {n: 1 + slope * (n - 1) for n in
 
 
 @given(curves, st.floats(0, 1))
-def test_from_the_break_even_on_it_pays_and_before_it_does_not(ratios: dict[int, float], guess: float) -> None:
-    found = outlook(ratios, guess)
+def test_from_the_break_even_on_it_pays_and_before_it_does_not(ratios: dict[int, float], token_cost: float) -> None:
+    found = outlook(ratios, token_cost)
 
     def best(acceptance: float) -> float:
         drafted = {n: ratio for n, ratio in ratios.items() if n <= MAX_DRAFT + 1}
-        return max(speed_up(n - 1, acceptance, ratio, guess) for n, ratio in drafted.items())
+        return max(speed_up(n - 1, acceptance, ratio, token_cost) for n, ratio in drafted.items())
 
-    assert found.best == best(1.0) == speed_up(found.size, 1.0, ratios[found.size + 1], guess)
+    assert found.best == best(1.0) == speed_up(found.size, 1.0, ratios[found.size + 1], token_cost)
     if found.break_even is None:
         assert best(1.0) < MIN_SPEED_UP
     else:
@@ -127,7 +127,7 @@ def test_the_command_measures_and_remembers(tmp_path: Path, home: Path, monkeypa
     result = CliRunner().invoke(main, ["doctor", "-m", "tiny.gguf", "--threads", "1", "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert [one["n"] for one in found["curve"]] == list(SIZES) and found["exact"]["rows"] >= 1
+    assert [row["n"] for row in found["curve"]] == list(SIZES) and found["exact"]["rows"] >= 1
     assert found["advice"] and list((home / "cache" / "edgespec" / "costs").glob("*.json"))
     shown = CliRunner().invoke(main, ["doctor", "-m", "tiny.gguf", "--threads", "1"])
     assert shown.exit_code == 0 and "best speed-up" in shown.stdout and "--exact" in shown.stdout
@@ -174,9 +174,9 @@ def test_what_is_exact_is_found_out_once_and_for_answers_too(tmp_path: Path, mon
     monkeypatch.setattr("edgespec.engine.profile_store.exact_rows", five)
     calm(monkeypatch)
     found = examined(), examined("--exact")
-    assert [one["exact"]["rows"] for one in found] == [5, 5] and len(tested) == 1
+    assert [row["exact"]["rows"] for row in found] == [5, 5] and len(tested) == 1
     assert found[0]["curve"][-1]["n"] == SIZES[-1] and found[1]["curve"][-1]["n"] == 5
-    assert all(one["exact"]["single"] > 0 and one["exact"]["reading"] > 0 for one in found)
+    assert all(row["exact"]["single"] > 0 and row["exact"]["reading"] > 0 for row in found)
     with load("tiny.gguf", drafter="suffix", exact=True, threads=1) as engine:
         assert engine.context.max_rows == 5 and engine.latency.known and len(tested) == 1
 

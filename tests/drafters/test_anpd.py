@@ -27,7 +27,7 @@ def letters(tokens: tuple[int, ...]) -> str:
     return "".join(map(chr, tokens))
 
 
-def naive_guess(text: list[int], context: list[int], n: int) -> tuple[int, tuple[int, str]] | None:
+def naive_draft_token(text: list[int], context: list[int], n: int) -> tuple[int, tuple[int, str]] | None:
     """Section 3 of the paper, read aloud: the highest level that knows the context, counted from scratch."""
     for size in range(min(n - 1, len(context)), 0, -1):
         places = [end for end in range(size, len(text)) if text[end - size : end] == context[-size:]]
@@ -41,11 +41,11 @@ def naive_guess(text: list[int], context: list[int], n: int) -> tuple[int, tuple
 
 def naive_draft(text: list[int], n: int, k: int) -> list[tuple[int, tuple[int, str]]]:
     context = list(text)
-    guesses: list[tuple[int, tuple[int, str]]] = []
-    while len(guesses) < k and (guess := naive_guess(text, context, n)):
-        guesses.append(guess)
-        context.append(guess[0])
-    return guesses
+    draft_tokens: list[tuple[int, tuple[int, str]]] = []
+    while len(draft_tokens) < k and (draft_token := naive_draft_token(text, context, n)):
+        draft_tokens.append(draft_token)
+        context.append(draft_token[0])
+    return draft_tokens
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_refuses_sizes_that_make_no_draft(n: int, k: int) -> None:
 def test_any_sequence_of_conversations_is_harmless(kind: type[Anpd] | type[Suffix], data: st.DataObject) -> None:
     drafter, twin = kind(max_tokens=64), kind(max_tokens=64)
     tokens = [0]
-    told = {0}
+    seen = {0}
     piece = st.lists(st.integers(0, 5), min_size=1, max_size=40)
     for _ in range(data.draw(st.integers(1, 12))):
         match data.draw(st.sampled_from(["extend", "back", "other"])):
@@ -106,11 +106,11 @@ def test_any_sequence_of_conversations_is_harmless(kind: type[Anpd] | type[Suffi
                 tokens = tokens[: data.draw(st.integers(1, len(tokens)))]
             case _:
                 tokens = data.draw(piece)
-        told.update(tokens)
+        seen.update(tokens)
         limit = data.draw(st.integers(-1, 9))
         draft = drafter.propose(tokens, limit)
         assert len(draft) <= max(limit, 0)
-        assert told.issuperset(draft.tokens)
+        assert seen.issuperset(draft.tokens)
         assert all(0.0 < chance <= 1.0 for chance in draft.probabilities)
         assert len(draft.tokens) == len(draft.buckets) == len(draft.probabilities)
         assert draft == twin.propose(tuple(tokens), limit)

@@ -222,27 +222,27 @@ class Costly:
 
     name = "costly"
 
-    def __init__(self, start: float, guess: float, right: float, once: float = 0.0) -> None:
+    def __init__(self, start: float, token_cost: float, right: float, once: float = 0.0) -> None:
         self.asked = 0
         self.seconds = 0.0
-        self._start, self._guess, self._right, self._once = start, guess, right, once
+        self._start, self._token_cost, self._right, self._once = start, token_cost, right, once
         self._rng = np.random.default_rng(0)
 
     def draft_cost(self, tokens: Sequence[int], target_seconds: float) -> DraftCost:
-        return DraftCost(self._start + (self._once if not self.asked else 0.0), self._guess)
+        return DraftCost(self._start + (self._once if not self.asked else 0.0), self._token_cost)
 
     def draft(
         self, tokens: Sequence[int], limit: int, noise: SharedNoise, go_on: Callable[[float, Hashable], bool]
     ) -> Draft:
-        self.seconds += self.draft_cost(tokens, 0.0).first - self._guess
+        self.seconds += self.draft_cost(tokens, 0.0).first - self._token_cost
         self.asked += 1
-        guesses: list[int] = []
-        while len(guesses) < limit:
-            self.seconds += self._guess
-            guesses.append(1 if self._rng.random() < self._right else 3)
+        draft_tokens: list[int] = []
+        while len(draft_tokens) < limit:
+            self.seconds += self._token_cost
+            draft_tokens.append(1 if self._rng.random() < self._right else 3)
             if not go_on(0.7, "costly"):
                 break
-        return Draft.chain(guesses, [0.7] * len(guesses), ["costly"] * len(guesses), self.name)
+        return Draft.chain(draft_tokens, [0.7] * len(draft_tokens), ["costly"] * len(draft_tokens), self.name)
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
         return NOTHING
@@ -271,7 +271,7 @@ def play(drafter: Costly, blocks: int = 300, slope: float = 0.1) -> list[int]:
 def test_a_free_drafter_that_was_wrong_comes_back_while_a_model_drafts() -> None:
     drafted: list[str] = []
     free = ScriptedDrafter(lambda tokens, limit: [3 if len(drafted) < 20 else 1] * 16)
-    model = Costly(start=0.002, guess=0.002, right=0.8)
+    model = Costly(start=0.002, token_cost=0.002, right=0.8)
     cost = LatencyModel(64)
     cost.measure({n: 0.01 * (1 + 0.1 * (n - 1)) for n in range(1, 33)})
     policy = Answering(AdaptivePolicy([free, model], cost, clock=lambda: model.seconds))
@@ -286,7 +286,7 @@ def test_a_free_drafter_that_was_wrong_comes_back_while_a_model_drafts() -> None
 
 
 def test_a_model_that_pays_is_asked_again_and_again() -> None:
-    sizes = play(Costly(start=0.002, guess=0.002, right=0.95))
+    sizes = play(Costly(start=0.002, token_cost=0.002, right=0.95))
     assert sum(size > 0 for size in sizes) > 250
     assert np.mean(sizes[50:]) > 3
 
@@ -301,37 +301,37 @@ class Poisoned(Costly):
 
     def check(self) -> None:
         self.checked += 1
-        self.seconds += 2 * self._guess
+        self.seconds += 2 * self._token_cost
 
 
 def test_a_model_that_was_measured_in_a_bad_moment_is_asked_all_the_same() -> None:
-    drafter = Poisoned(start=0.002, guess=0.002, right=0.95)
+    drafter = Poisoned(start=0.002, token_cost=0.002, right=0.95)
     sizes = play(drafter)
     assert drafter.checked == 1 and sizes[0] == 0
     assert sum(size > 0 for size in sizes) > 250
 
 
 def test_a_model_that_is_wrong_is_given_up() -> None:
-    drafter = Costly(start=0.002, guess=0.002, right=0.1)
+    drafter = Costly(start=0.002, token_cost=0.002, right=0.1)
     sizes = play(drafter)
     verified = sum(0.1 * size for size in sizes)  # units of T(1), beyond plain decoding's one a block
     assert drafter.seconds / 0.01 + verified < 0.035 * 300
 
 
 def test_a_model_too_slow_is_never_asked() -> None:
-    drafter = Costly(start=0.01, guess=0.01, right=1.0)
+    drafter = Costly(start=0.01, token_cost=0.01, right=1.0)
     play(drafter)
     assert drafter.asked == 0
 
 
 def test_nor_where_verifying_costs_too_much() -> None:
-    drafter = Costly(start=0.003, guess=0.003, right=1.0)
+    drafter = Costly(start=0.003, token_cost=0.003, right=1.0)
     play(drafter, slope=0.9)
     assert drafter.asked == 0
 
 
 def test_nor_where_reading_would_cost_more_than_an_answer_can_earn() -> None:
-    drafter = Costly(start=0.002, guess=0.002, right=1.0, once=5.0)
+    drafter = Costly(start=0.002, token_cost=0.002, right=1.0, once=5.0)
     play(drafter)
     assert drafter.asked == 0
 

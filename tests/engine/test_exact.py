@@ -74,9 +74,9 @@ def test_an_evaluation_across_the_border_of_two_pieces_is_compared_at_every_widt
 
 @pytest.mark.parametrize(("exact", "evaluations"), [(1, 5), (MAX_EXACT_ROWS, 5 + 4 * (3 * MAX_EXACT_ROWS - 1))])
 def test_the_wait_is_told_and_short_where_nothing_is_exact(exact: int, evaluations: int) -> None:
-    told = []
-    exact_rows(Rounding(exact), probe_tokens(32), lambda *count: told.append(count))
-    *counted, end = told
+    progress = []
+    exact_rows(Rounding(exact), probe_tokens(32), lambda *count: progress.append(count))
+    *counted, end = progress
     assert counted == [(n + 1, end[1]) for n in range(evaluations)]
     assert end[0] == end[1] == 5 + 4 * (3 * MAX_EXACT_ROWS - 1)
 

@@ -168,8 +168,8 @@ def test_a_models_times_as_a_drafter_are_not_those_as_a_target(tmp_path: Path) -
 def test_results_name_the_gpus_where_there_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
     for cards in ((), ("one (X0)",)):
         monkeypatch.setattr("edgespec.bench.results.gpus", lambda cards=cards: cards)
-        told = origin("test", [], [])["machine"]
-        assert told.get("gpus", []) == list(cards) and set(told) - {"gpus"} == {"cpu", "cores", "system"}
+        machine = origin("test", [], [])["machine"]
+        assert machine.get("gpus", []) == list(cards) and set(machine) - {"gpus"} == {"cpu", "cores", "system"}
 
 
 def test_ggml_tells_its_devices() -> None:

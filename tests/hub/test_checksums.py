@@ -38,11 +38,11 @@ def _file(folder: Path, data: bytes, name: str = "größe.gguf") -> Path:
 
 
 def test_it_is_taken_once_for_each_file(tmp_path: Path, taken: list[Path]) -> None:
-    one, two = _file(tmp_path, b"1", "one"), _file(tmp_path, b"2", "two")
+    first, second = _file(tmp_path, b"1", "one"), _file(tmp_path, b"2", "two")
     for _ in range(3):
-        assert cached_sha256(one, tmp_path / "cache") == _sha256(b"1")
-        assert cached_sha256(two, tmp_path / "cache") == _sha256(b"2")
-    assert taken == [one, two]
+        assert cached_sha256(first, tmp_path / "cache") == _sha256(b"1")
+        assert cached_sha256(second, tmp_path / "cache") == _sha256(b"2")
+    assert taken == [first, second]
 
 
 def test_a_file_of_another_size_or_time_is_another_file(tmp_path: Path, taken: list[Path]) -> None:
@@ -106,16 +106,16 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         cached_sha256(tmp_path / "nothing", tmp_path)
 
 
-@pytest.mark.parametrize(("size", "told"), [(3, 0), (4, 1)])
+@pytest.mark.parametrize(("size", "n_messages"), [(3, 0), (4, 1)])
 def test_what_takes_long_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, size: int, told: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, size: int, n_messages: int
 ) -> None:
     monkeypatch.setattr(checksums, "_SLOW_BYTES", 4)
     path = _file(tmp_path, b"x" * size)
     for _ in range(2):
         cached_sha256(path, tmp_path)
     lines: list[Any] = [record.getMessage() for record in caplog.records]
-    assert len(lines) == told
+    assert len(lines) == n_messages
     assert all("checking" in line and line.endswith("once") for line in lines)
 
 

@@ -119,7 +119,7 @@ def test_a_model_that_the_catalogue_does_not_have(
         assert resolve(name, cache_dir=tmp_path) == store / stored
         hub.content = hub.content[::-1]  # another model
     assert run("verify").output.count("(edgespec): ok\n") == 2
-    listed = {one["alias"]: one for one in json.loads(run("list", "--json").output)}
+    listed = {model["alias"]: model for model in json.loads(run("list", "--json").output)}
     assert listed["org/two/model.gguf"]["path"] == str(store / "org--two--model.gguf")
     assert run("rm", "org/one/model.gguf").exit_code == 0
     assert names(store) == ["org--two--model.gguf", "told.json"] and "org/one" not in run("list").output
@@ -593,9 +593,13 @@ def test_the_commands_from_pull_to_rm(hub: Hub, store: Path) -> None:
     assert "nobody tried this file" in lines[2] and TRUE in lines[2]
     assert "downloading" in result.stderr and "checking" in result.stderr
     assert run("path", "tiny").stdout == f"{store / FILE}\n"
-    told = {one["alias"]: one for one in json.loads(run("list", "--json").stdout)}
-    assert told["tiny"]["path"] == str(store / FILE) and told["tiny"]["tried"] and told["tiny"]["owner"] == "edgespec"
-    assert told["untried"]["sha256"] == TRUE and not told["untried"]["tried"]
+    by_alias = {model["alias"]: model for model in json.loads(run("list", "--json").stdout)}
+    assert (
+        by_alias["tiny"]["path"] == str(store / FILE)
+        and by_alias["tiny"]["tried"]
+        and by_alias["tiny"]["owner"] == "edgespec"
+    )
+    assert by_alias["untried"]["sha256"] == TRUE and not by_alias["untried"]["tried"]
     listed = run("list").stdout
     assert "not tried by us" in listed and "not here" in listed
     result = run("verify", "tiny", "untried")

@@ -328,12 +328,12 @@ def test_where_looking_in_vain_takes_a_part_of_t1_it_is_done_seldom(share: float
 def test_a_text_that_begins_to_repeat_itself_is_noticed_soon() -> None:
     now, repeats = [0.0], [False]
 
-    def guesses(tokens: Sequence[int], limit: int) -> list[int]:
+    def draft_tokens(tokens: Sequence[int], limit: int) -> list[int]:
         now[0] += 0.0002
         return [1] * limit if repeats[0] else []
 
     cost = curve(flat)
-    policy = Answering(AdaptivePolicy([ScriptedDrafter(guesses)], cost, clock=lambda: now[0]))
+    policy = Answering(AdaptivePolicy([ScriptedDrafter(draft_tokens)], cost, clock=lambda: now[0]))
     policy.prefilled(1, 0.0)
     for _ in range(300):
         assert policy.plan([1], 60) == NOTHING

@@ -51,18 +51,18 @@ def test_a_fixed_choice_takes_what_its_blocks_take() -> None:
     assert fixed(case, 0).took() == 8
 
 
-@pytest.mark.parametrize("guess", PRICES)
+@pytest.mark.parametrize("token_cost", PRICES)
 @pytest.mark.parametrize("machine", [LAPTOP, SMALL, GPU], ids=lambda machine: machine.name)
-def test_where_nothing_changes_it_is_near_the_best_fixed_length(machine: Machine, guess: float | None) -> None:
+def test_where_nothing_changes_it_is_near_the_best_fixed_length(machine: Machine, token_cost: float | None) -> None:
     for share in (0.3, 0.7, 0.9):
-        case = Case(machine, always(share), guess, length=800)
+        case = Case(machine, always(share), token_cost, length=800)
         assert with_policy(case, known=True).took() < best_fixed(case)[1] / 0.93, share
 
 
-@pytest.mark.parametrize("guess", PRICES)
+@pytest.mark.parametrize("token_cost", PRICES)
 @pytest.mark.parametrize(("before", "after"), [(0.9, 0.1), (0.1, 0.9), (0.8, 0.3)])
-def test_fifty_blocks_after_a_change_it_is_there_again(before: float, after: float, guess: float | None) -> None:
-    case = Case(LAPTOP, changing(400, before, after), guess, length=1000)
+def test_fifty_blocks_after_a_change_it_is_there_again(before: float, after: float, token_cost: float | None) -> None:
+    case = Case(LAPTOP, changing(400, before, after), token_cost, length=1000)
     assert recovered(case, 400) > 0.93
 
 
@@ -74,20 +74,20 @@ def test_fifty_blocks_after_a_throttling_it_is_there_again(machine: Machine, sha
     assert recovered(case, 500) > 0.93
 
 
-@pytest.mark.parametrize("guess", PRICES)
+@pytest.mark.parametrize("token_cost", PRICES)
 @pytest.mark.parametrize("times", [1, 2], ids=lambda times: f"{times} times the time")
 @pytest.mark.parametrize("share", [0.7, 0.9])
 def test_fifty_blocks_after_arithmetic_got_slower_than_memory_it_is_there_again(
-    share: float, times: int, guess: float | None
+    share: float, times: int, token_cost: float | None
 ) -> None:
-    case = Case(LAPTOP, always(share), guess, length=3000, throttled=(500, times, PHONE))
+    case = Case(LAPTOP, always(share), token_cost, length=3000, throttled=(500, times, PHONE))
     assert recovered(case, 500) > 0.93
 
 
-@pytest.mark.parametrize("guess", PRICES)
+@pytest.mark.parametrize("token_cost", PRICES)
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
-def test_drafters_that_boast_cost_next_to_nothing(machine: Machine, guess: float | None) -> None:
-    case = Case(machine, always(0.02), guess, belief=0.95, length=400)
+def test_drafters_that_boast_cost_next_to_nothing(machine: Machine, token_cost: float | None) -> None:
+    case = Case(machine, always(0.02), token_cost, belief=0.95, length=400)
     assert with_policy(case).took() < 399 / 0.98
 
 
@@ -155,10 +155,10 @@ def test_all_guesses_of_a_model_are_counted_and_anew_for_each_answer() -> None:
     text, clock, ratios = case.text(), Clock(), LAPTOP.ratios()
     drafter = Counting(text, clock, 0.05)
     policy = Answering(AdaptivePolicy([drafter], LatencyModel(64), clock=clock))
-    guessed: Counter[str] = Counter()
+    drafted_by: Counter[str] = Counter()
     for _ in played(policy, text, ratios):
-        guessed.update(policy.made.drafted)
-    assert guessed == {"priced": drafter.made} and drafter.made > 50
+        drafted_by.update(policy.made.drafted)
+    assert drafted_by == {"priced": drafter.made} and drafter.made > 50
 
 
 def test_where_a_model_drafts_now_and_then_looking_for_repeats_goes_on() -> None:

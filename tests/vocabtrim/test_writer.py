@@ -89,11 +89,11 @@ def test_a_vocabulary_size_that_was_there_is_replaced_and_not_said_twice(tmp_pat
 def test_progress_ends_at_the_size_of_the_file(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "_COPY_BYTES", 1000)
     monkeypatch.setattr(writer, "_ROWS_PER_PIECE", 2)
-    told: list[tuple[int, int]] = []
-    part = _written(full, progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (part.size, part.size)
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert len({total for _, total in told}) == 1
+    progress_calls: list[tuple[int, int]] = []
+    part = _written(full, progress=lambda done, total: progress_calls.append((done, total)))
+    assert progress_calls[-1] == (part.size, part.size)
+    assert [done for done, _ in progress_calls] == sorted(done for done, _ in progress_calls)
+    assert len({total for _, total in progress_calls}) == 1
     assert np.array_equal(_tensors(part.path)["token_embd.weight"], _tensors(full)["token_embd.weight"][KEPT])
 
 
