@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from edgespec import Block, SamplingParams
+from edgespec.backend import Prompt
 from edgespec.bench.contestants import PLAIN, Contestants
 from edgespec.bench.measurements import Answer
 from edgespec.cli.chat.screen import Screen
@@ -40,8 +41,8 @@ Yours sincerely,
 Tom Baker""",
     ),
     (
-        "A question, whose answer cannot be copied from it:",
-        "Name three things to see in Rome, with a sentence about each.",
+        "A question, whose answer is not in it:",
+        "Tell me in a few sentences why the sea is salty.",
     ),
 )  # fmt: skip
 
@@ -68,8 +69,7 @@ def speed(answer: Answer) -> float:
 
 def answer(contestants: Contestants, prompt: str) -> list[dict[str, Answer]]:
     """Show the drafted answer to `prompt` as it comes, then measure it again; the answers of all rounds."""
-    engine = contestants.first
-    tokens = engine.tokenize(engine.model.render([{"role": "user", "content": prompt}]))
+    tokens = Prompt(contestants.first.model, [{"role": "user", "content": prompt}]).ids()
     screen = Screen(footer=False)
     screen.colour = True
     sampling = SamplingParams(temperature=0.0)
