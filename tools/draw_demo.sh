@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 . tools/_env.sh
 set_up test # which draws
 forget_settings
+export EDGESPEC_PREFIX_CACHE=0 # else the second answer would start from the prompt that the first one read
 PATH=$PWD/.venv/bin:$PATH
 drawing=$PWD/tools/draw_terminal.py
 folder=$(mktemp -d)
