@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgespec.engine import Engine, load
     from edgespec.engine.chat import Chat
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Block",
