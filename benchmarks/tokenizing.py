@@ -4,7 +4,8 @@
 
 Each text is tokenized twice, each time in a process of its own: as edgespec does it, and by one call of
 `llama_tokenize` on the usual stack of 8 MiB. No signal may end the first, and the ids must be the second's wherever
-that survives. `stack` has the bytes of stack that a character takes, by pre-tokenizer and run.
+that survives. Signal 14 is this program's own limit of time. `stack` has the bytes of stack that a character takes, by
+pre-tokenizer and run.
 """
 
 from __future__ import annotations
