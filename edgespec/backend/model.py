@@ -284,18 +284,19 @@ class LlamaModel:
         return template.decode(errors="replace") if template else None
 
     @functools.cached_property
-    def user_defined_marks(self) -> frozenset[int]:
-        """The user-defined tokens that the chat template marks turns with, as some files have `<|im_start|>`.
+    def turn_marks(self) -> frozenset[int]:
+        """The control tokens, and the user-defined ones, that the chat template writes around a message.
 
-        Other user-defined tokens are longer words (blanks, tags), and anybody's text makes them too.
+        Some files have `<|im_start|>` as a user-defined token. Other user-defined tokens are longer words (blanks,
+        tags), and anybody's text makes them too.
         """
         vocabulary = self.vocabulary
         try:
             ids = vocabulary.tokenize(self.render([{"role": "user", "content": ""}], reply=False))
         except InvalidRequest:  # a template that wants something said
             return frozenset()
-        marks = (token for token in ids if vocabulary.is_user_defined(token))
-        return frozenset(token for token in marks if vocabulary.piece(token).strip())
+        defined = (token for token in ids if vocabulary.is_user_defined(token) and vocabulary.piece(token).strip())
+        return frozenset([*filter(vocabulary.is_control, ids), *defined])
 
     def render(
         self, messages: Sequence[Message], *, reply: bool = True, variables: Mapping[str, Any] = NO_VARIABLES

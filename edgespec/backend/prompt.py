@@ -47,30 +47,35 @@ class Prompt:
         Raises InvalidRequest where a message holds the text of a control token and the template does not write it as
         it is.
         """
-        vocabulary = self._model.vocabulary
-        text, marks = self.text, frozenset[str]()
         stand_ins = _StandIns(self.text)
+        found = frozenset(filter(None, map(self._mark, self._model.turn_marks)))
         while True:
-            ids = vocabulary.tokenize(text[start:end])
+            marks = found
+            text = self._with(stand_ins, marks)
+            ids = self._model.vocabulary.tokenize(text[start:end])
             found = marks | frozenset(filter(None, map(self._mark, set(ids))))
-            messages = [stand_ins.put_into(message, found) for message in self._messages]
-            variables = stand_ins.put_into(self._variables, found)
-            if found == marks or not stand_ins:
-                break
-            marks, text = found, self._model.render(messages, reply=self._reply, variables=variables)
-            if stand_ins.taken_out(text) != self.text:
-                self._check_unchanged(text, marks)
-                text = self.text
-                ids = vocabulary.tokenize(text[start:end])
+            if found == marks:
                 break
         if text != self.text:
             ids = list(self._between_marks(text[start:end], ids, stand_ins))
-        return ids if start else [*vocabulary.opening(text), *ids]
+        return ids if start else [*self._model.vocabulary.opening(text), *ids]
+
+    def _with(self, stand_ins: _StandIns, marks: frozenset[str]) -> str:
+        """The rendered text with stand-ins wherever people's text has marks; `self.text` where these stay text."""
+        messages = [stand_ins.put_into(message, marks) for message in self._messages]
+        variables = stand_ins.put_into(self._variables, marks)
+        if not stand_ins:
+            return self.text
+        text = self._model.render(messages, reply=self._reply, variables=variables)
+        if stand_ins.taken_out(text) == self.text:
+            return text
+        self._check_unchanged(text, marks)
+        return self.text
 
     def _mark(self, token: int) -> str:
         """The text of a token that a template marks turns with; empty for other tokens."""
         vocabulary = self._model.vocabulary
-        is_mark = vocabulary.is_control(token) or token in self._model.user_defined_marks
+        is_mark = vocabulary.is_control(token) or token in self._model.turn_marks
         return vocabulary.special_piece(token) if is_mark else ""
 
     def _check_unchanged(self, text: str, marks: Iterable[str]) -> None:
