@@ -1,10 +1,10 @@
 """Tokenizes hostile texts with tiny models of every pre-tokenizer that llama.cpp knows.
 
-    python -m benchmarks.tokenizing [--json benchmarks/results/tokenizing.json] [--models N] [--texts N]
+    python -m benchmarks.tokenizing [--json benchmarks/results/tokenizing.json] [--jobs N] [--every N]
 
 Each text is tokenized twice, each time in a process of its own: as edgespec does it, and by one call of
 `llama_tokenize` on the usual stack of 8 MiB. No signal may end the first, and the ids must be the second's wherever
-that survives. Signal 14 is this program's own limit of time. `stack` has the bytes of stack that a character takes, by
+that survives. `stack` has the bytes of stack that a character takes, by
 pre-tokenizer and run.
 """
 
@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import faulthandler
 import hashlib
+import multiprocessing
 import os
 import random
 import signal
 import tempfile
 import threading
-import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -174,20 +175,17 @@ def hostile_texts() -> list[Text]:
     return texts
 
 
-def model_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Two hundred tiny models: every pre-tokenizer with and without merges, and other kinds of vocabularies."""
+def models() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Two hundred vocabularies, as metadata of tiny models: each pre-tokenizer twice, and other kinds."""
     for pre in PRE_TOKENIZERS:
-        for name, metadata in (
-            (f"{pre}, merges", byte_level(pre, merges=MERGES, controls=CONTROLS)),
-            (f"{pre}, user-defined tokens", byte_level(pre, controls=CONTROLS, defined=("  ", "<think>"))),
-        ):
-            yield name, tiny_model(folder / "model.gguf", metadata=metadata)
+        yield f"{pre}, merges", byte_level(pre, merges=MERGES, controls=CONTROLS)
+        yield f"{pre}, user-defined tokens", byte_level(pre, controls=CONTROLS, defined=("  ", "<think>"))
     for model in OTHER_MODELS:
         for prefix in (False, True):
-            keys = {"tokenizer.ggml.model": model, "tokenizer.ggml.add_space_prefix": prefix}
+            keys: dict[str, Any] = {"tokenizer.ggml.model": model, "tokenizer.ggml.add_space_prefix": prefix}
             if model in ("hybriddna", "whitespace", "gemma4"):
                 keys = {**byte_level("gpt-2", merges=MERGES, controls=CONTROLS), **keys}
-            yield f"{model}, prefix {prefix}", tiny_model(folder / "model.gguf", metadata=keys)
+            yield f"{model}, prefix {prefix}", keys
 
 
 class End(NamedTuple):
@@ -235,7 +233,7 @@ def as_llama_cpp(model: LlamaModel, text: str, stack: int = STACK) -> str:
     ids: list[int] = []
 
     def call() -> None:
-        buffer = (llama_cpp.llama_token * (2 * len(data) + 8))()
+        buffer = (llama_cpp.llama_token * (4 * len(data) + 8))()  # a blank can take three tokens
         count = llama_cpp.llama_tokenize(
             model.vocabulary.pointer,
             data,
@@ -262,9 +260,10 @@ def compare(model: LlamaModel, text: str) -> str:
     """What became of a text: `same ids`, `llama.cpp ends`, `refused`, or what must not be."""
     ours = apart(lambda: as_edgespec(model, text))
     theirs = apart(lambda: as_llama_cpp(model, text))
+    if ours.signal == signal.SIGALRM:
+        return f"takes more than {SECONDS} s; llama.cpp alone ends by signal {theirs.signal or 'none'}"
     if ours.signal:
-        slow = ours.signal == theirs.signal == signal.SIGALRM
-        return f"both take more than {SECONDS} s" if slow else f"ENDED by signal {ours.signal}"
+        return f"ENDED by signal {ours.signal}"
     if ours.found.startswith("refused"):
         return "refused: not UTF-8" if theirs.found == "not UTF-8" else ours.found
     if theirs.signal:
@@ -272,28 +271,35 @@ def compare(model: LlamaModel, text: str) -> str:
     return "same ids" if ours.found == theirs.found else "OTHER IDS"
 
 
-def survey(models: int, texts: Sequence[Text], report: Callable[[str], object] = len) -> dict[str, Any]:
+def survey_model(metadata: dict[str, Any], texts: Sequence[Text]) -> dict[str, str] | str:
+    """What became of each text with one model, or why the load check refuses the model."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = tiny_model(Path(folder) / "model.gguf", metadata=metadata)
+        reason = _load_failure(path)
+        if reason:
+            return reason
+        model = LlamaModel(path)
+        found = {text.name: compare(model, text.text) for text in texts}
+        model.close()
+        return found
+
+
+def survey(names: Sequence[str], texts: Sequence[Text], jobs: int, report: Callable[[str], object]) -> dict[str, Any]:
     """The outcomes of all models and texts, and every one that is not `same ids`."""
     outcomes: Counter[str] = Counter()
     remarkable: dict[str, dict[str, str]] = {}
     refused: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        files = model_files(Path(folder))
-        for number in range(models):
-            name, path = next(files, ("", Path()))
-            if not name:
-                break
-            begun = time.monotonic()
-            reason = _load_failure(path)
-            if reason:
-                refused[name] = reason
-                continue
-            model = LlamaModel(path)
-            found = {text.name: compare(model, text.text) for text in texts}
-            model.close()
-            outcomes.update(found.values())
-            remarkable |= {name: others} if (others := {t: o for t, o in found.items() if o != "same ids"}) else {}
-            report(f"{number + 1}. {name}: {dict(Counter(found.values()))}, {time.monotonic() - begun:.0f} s")
+    known = dict(models())
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        running = [pool.submit(survey_model, known[name], texts) for name in names]
+        for name, job in zip(names, running, strict=True):
+            found = job.result()
+            if isinstance(found, str):
+                refused[name] = found
+            else:
+                outcomes.update(found.values())
+                remarkable |= {name: rest} if (rest := {t: o for t, o in found.items() if o != "same ids"}) else {}
+            report(f"{name}: {found if isinstance(found, str) else dict(Counter(found.values()))}")
     return {"outcomes": dict(outcomes), "refused_models": refused, "not_same_ids": remarkable}
 
 
@@ -340,16 +346,18 @@ def _stack_need(model: LlamaModel, unit: str) -> int:
 
 @click.command(help=__doc__)
 @click.option("--json", "out", type=click.Path(path_type=Path))
-@click.option("--models", default=202, show_default=True, help="How many models.")
-@click.option("--texts", default=50, show_default=True, help="How many texts.")
-def main(out: Path | None, models: int, texts: int) -> None:
+@click.option("--jobs", default=2, show_default=True, help="Processes at a time.")
+@click.option("--every", default=1, show_default=True, help="Take every n-th model.")
+def main(out: Path | None, jobs: int, every: int) -> None:
     units = {"A": "A", "a b": "a ", ".": ".", " ": " ", "中": "中"}
     measured = ("gpt-4o", "tekken", "deepseek-v3", "deepseek-llm", "seed-coder", "bailingmoe", "exaone-moe")
     stack = stack_needs(units, measured)
     print(stack, flush=True)
-    result = survey(models, hostile_texts()[:texts], lambda line: print(line, flush=True))
+    names = [name for name, _ in models()][::every]
+    texts = hostile_texts()
+    result = survey(names, texts, jobs, lambda line: print(line, flush=True))
     print(result["outcomes"])
-    settings = {"models": models, "texts": texts, "run": RUN, "line": LINE, "seconds": SECONDS}
+    settings = {"models": len(names), "texts": len(texts), "run": RUN, "line": LINE, "seconds": SECONDS}
     save(out, WHAT, [], {"settings": settings, "stack": stack, **result})
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tokenizing import RUN, apart, as_edgespec, as_llama_cpp, compare, hostile_texts, model_files
+from benchmarks.tokenizing import RUN, apart, as_edgespec, as_llama_cpp, compare, hostile_texts, models
 from edgespec.backend import LlamaModel, LlamaVocabulary, tokenizing
 from edgespec.backend.load_once import load_once
 from edgespec.errors import InvalidRequest
@@ -37,9 +37,9 @@ def test_a_long_run_ends_no_process(pre: str, tmp_path: Path) -> None:
 @needs_fork
 def test_every_kind_of_vocabulary_reads_hostile_texts_as_llama_cpp_does(tmp_path: Path) -> None:
     texts = [text for text in hostile_texts() if len(text.text) <= RUN]
-    for number, (name, path) in enumerate(model_files(tmp_path)):
+    for number, (name, metadata) in enumerate(models()):
         if number % 25 == 3:
-            model = LlamaModel(path)
+            model = LlamaModel(tiny_model(tmp_path / "model.gguf", metadata=metadata))
             for text in (texts[(number + step) % len(texts)] for step in range(0, 40, 10)):
                 outcome = compare(model, text.text)
                 good = ("same ids", "refused: not UTF-8", "ids; llama.cpp alone ends by signal 11")
