@@ -39,6 +39,7 @@ class Prompt:
     ) -> None:
         """Arguments as for `LlamaModel.render`."""
         self._model, self._messages, self._reply, self._variables = model, messages, reply, variables
+        self._marks: dict[int, str] = {}  # of the tokens that were looked at
         self.text = model.render(messages, reply=reply, variables=variables)
 
     def ids(self, start: int = 0, end: int | None = None) -> list[int]:
@@ -74,9 +75,12 @@ class Prompt:
 
     def _mark(self, token: int) -> str:
         """The text of a token that a template marks turns with; empty for other tokens."""
-        vocabulary = self._model.vocabulary
-        is_mark = vocabulary.is_control(token) or token in self._model.turn_marks
-        return vocabulary.special_piece(token) if is_mark else ""
+        mark = self._marks.get(token)
+        if mark is None:
+            vocabulary = self._model.vocabulary
+            is_mark = vocabulary.is_control(token) or token in self._model.turn_marks
+            mark = self._marks[token] = vocabulary.special_piece(token) if is_mark else ""
+        return mark
 
     def _check_unchanged(self, text: str, marks: Iterable[str]) -> None:
         """Raises InvalidRequest unless the conversation has the same control tokens as with stand-ins, as `text`."""
