@@ -7,7 +7,9 @@
 
 `Llama` does less with a drafter than edgespec's own engine (`edgespec.load()`). It does not report which draft tokens
 it accepted, so that no acceptance rates are learned. It does not report the time of forward passes, so that the drafter
-cannot know whether drafting pays. And without `logits_all=True` it fails for prompts of more than `n_batch` tokens.
+cannot know whether drafting pays. Without `logits_all=True` it fails for prompts of more than `n_batch` tokens. And its
+`tokenize` runs on the stack of its caller, where a run of 30,000 letters ends the process with some tokenizers, and
+makes control tokens of what people write.
 """
 
 from __future__ import annotations
