@@ -156,8 +156,8 @@ def continuation(known: str, rendered: str) -> str | None:
 
     `known` is the exact text of ids at hand: the prompt as it was rendered for the last answer, then the text of the
     answer's `AnswerText.whole_tokens()`. `rendered` is the conversation as the template renders it now. The ids of
-    `rendered` are then the known ids followed by those of the result, tokenized with special tokens recognised and
-    nothing put in front.
+    `rendered` are then the known ids followed by those of the result, tokenized with the template's control tokens
+    recognised and nothing put in front.
 
     The token that ended the answer is not part of `known`, whether there was one or not: the template writes its own,
     which then stands at the beginning of the result and gets the same id. So an answer that ended by itself, was cut
