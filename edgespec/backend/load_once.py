@@ -71,11 +71,11 @@ def _decode(model: object) -> str:
 
 
 def _tokenize(model: object) -> str:
-    """Some vocabularies end the process: SentencePiece at a byte that it lacks, others at two blanks in a row."""
+    """Some vocabularies end the process: SentencePiece at a byte that it lacks, others at blanks in a row."""
     vocabulary = llama_cpp.llama_model_get_vocab(model)
     if llama_cpp.llama_vocab_type(vocabulary) == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
         return ""
-    text = bytes(range(256)) + b" a  b\n\n\nc "
+    text = bytes(range(256)) + b" a  b\n\n\nc \n \t d "
     tokens = (llama_cpp.llama_token * (4 * len(text)))()
     count = llama_cpp.llama_tokenize(vocabulary, text, len(text), tokens, len(tokens), False, False)
     return f"llama_tokenize ({count})" if count < 0 else ""

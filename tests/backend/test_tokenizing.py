@@ -127,8 +127,11 @@ def test_an_error_in_the_thread_is_raised() -> None:
 
 
 @needs_fork
-def test_a_vocabulary_that_ends_the_process_at_two_blanks_is_found_by_the_load_check(tmp_path: Path) -> None:
-    path = tiny_model(tmp_path / "model.gguf", metadata=byte_level("whitespace"))
+@pytest.mark.parametrize("defined", [(), ("  ",)])
+def test_a_vocabulary_that_ends_the_process_at_blanks_is_found_by_the_load_check(
+    defined: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = tiny_model(tmp_path / "model.gguf", metadata=byte_level("whitespace", defined=defined))
 
     def load() -> str:
         load_once(str(path))
