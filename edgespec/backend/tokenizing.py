@@ -17,7 +17,7 @@ from edgespec.core import arguments
 from edgespec.errors import InvalidRequest
 
 _STACK_PER_CHARACTER = 640
-"""Bytes of stack for a character of a match: twice what llama.cpp's builds for x86-64 take (320, see
+"""Bytes of stack for a character of a match: twice what llama.cpp's builds for x86-64 take (324, see
 benchmarks/results/tokenizing.json)."""
 
 _STACK_RESERVE = 1 << 18
