@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import html
 import json
 import re
 from collections.abc import Mapping
@@ -171,13 +172,12 @@ def edit_rows(result: Mapping[str, Any]) -> list[str]:
     return [*rows, f"| mean | {' | '.join(format(mean, '.2f') for mean in means)} |"]
 
 
-def excerpt(answer: Mapping[str, Any], most: int = 420) -> str:
-    """The beginning of an answer as a quotation, with how it ended."""
-    text = answer["text"].strip()
-    shown = text if len(text) <= most else text[:most].rsplit(maxsplit=1)[0] + " …"
-    ending = "" if answer["finish_reason"] == "stop" else f" (cut after {answer['tokens']} tokens)"
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
-    return f"{fence}text\n{shown}\n{fence}\n{answer['tokens']} tokens{ending}"
+def excerpt(answer: Mapping[str, Any], most: int = 90) -> str:
+    """The beginning and the end of an answer in a table's cell, with its length."""
+    text = " ".join(answer["text"].split())
+    shown = text if len(text) <= 2 * most else f"{text[:most].strip()} […] {text[-most:].strip()}"
+    ending = "" if answer["finish_reason"] == "stop" else ", cut"
+    return f"{html.escape(shown, quote=False).replace('|', '&#124;')} ({answer['tokens']} tokens{ending})"
 
 
 def loops(text: str) -> bool:
@@ -188,6 +188,9 @@ def loops(text: str) -> bool:
 def sections(path: Path) -> list[str]:
     """What one result file says."""
     result = json.loads(path.read_text(encoding="utf-8"))
+    for part in ("first", "edits"):  # of a stopped run, only what is whole
+        most = max(map(len, result[part].values()), default=0)
+        result[part] = {name: answers for name, answers in result[part].items() if len(answers) == most}
     link = f"../{path.relative_to(FOLDER.parent)}"
     first = list(result["first"].values())
     cut = [sum(by_name[name]["finish_reason"] != "stop" for by_name in first) for name in ("before", "after")]
@@ -200,19 +203,10 @@ def sections(path: Path) -> list[str]:
     ]  # fmt: skip
     if result["edits"]:
         lines += [*edit_rows(result), ""]
+    lines += ["| | before | after |", "|---|---|---|"]
     for prompt, by_name in result["first"].items():
-        lines += [
-            f"### {prompt}",
-            "",
-            "Before:",
-            "",
-            excerpt(by_name["before"]),
-            "",
-            "After:",
-            "",
-            excerpt(by_name["after"]),
-            "",
-        ]
+        lines.append(f"| {prompt} | {excerpt(by_name['before'])} | {excerpt(by_name['after'])} |")
+    lines.append("")
     return lines
 
 
@@ -257,7 +251,7 @@ This page is written by `python -m benchmarks.chat_defaults --page`.
 def main(model: str | None, out: Path | None, count: int, edit_count: int, first_only: bool, page: bool) -> None:
     """Ask a model, and print the scores of the edits."""
     if page:
-        found = sorted((FOLDER / "results").glob("chat-defaults-*.json"), key=lambda path: path.stat().st_size)
+        found = sorted((FOLDER / "results").glob("chat-defaults-*.json"), reverse=True)  # SmolLM2 first
         lines = [line for path in found for line in sections(path)]
         for path in sorted((FOLDER / "results").glob("*-chat.json")):
             lines += speeds(path)
