@@ -32,6 +32,10 @@ class ChatEngine(Protocol):
     def lock(self) -> AbstractContextManager[object]: ...
     @property
     def turns(self) -> Turns: ...
+    def check_length(self, text: str) -> None:
+        """Raises ContextOverflow where a text cannot fit into the context."""
+        ...
+
     def system_length(self, tokens: Sequence[int], system: str | None, variables: Mapping[str, Any]) -> int:
         """How many leading tokens are the system prompt's."""
         ...
@@ -197,6 +201,7 @@ class Chat:
         generation = GenerationOptions(**{"sampling": SamplingParams(), **options})
         self._take_answer()
         with self._engine.lock:
+            self._engine.check_length(text)
             messages: list[Message] = [*self._messages, {"role": "user", "content": text}]
             prompt = Prompt(self._engine.model, messages, variables=self._variables)
             turns = [*self._turns, _TurnStart(len(self._messages), self._text, len(self._tokens))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import weakref
@@ -23,9 +24,16 @@ from edgespec.engine.messages import conversation, template_variables_of
 from edgespec.engine.prefix_cache import PrefixCache
 from edgespec.engine.profile_store import ProfileStore
 from edgespec.engine.sampling_defaults import SamplingDefaults
-from edgespec.errors import InvalidRequest
+from edgespec.errors import ContextOverflow, InvalidRequest
+from edgespec.gguf.metadata import strings
 from edgespec.latency.model import LatencyModel
 from edgespec.policy.adaptive import AdaptivePolicy
+
+_CHECKED_FROM = 16
+"""Characters for each token of the context beyond which a text is checked before it is tokenized.
+
+The check reads the vocabulary, which takes longer than tokenizing a shorter text.
+"""
 
 _MARKER = "\ue000"
 """A user's message that shows where a template puts it: a private-use character that no template contains."""
@@ -143,9 +151,12 @@ class Engine:
         generation = GenerationOptions(**options)
         with self.lock:
             if raw:
+                self.check_length(str(prompt))
                 tokens = self.tokenize(str(prompt))
             else:
-                tokens = Prompt(self.model, conversation(prompt, system), variables=variables).ids()
+                rendered = Prompt(self.model, conversation(prompt, system), variables=variables)
+                self.check_length(rendered.text)
+                tokens = rendered.ids()
             keep = 0
             if generation.overflow == "shift":
                 keep = len(self.tokenize("")) if raw else self.system_length(tokens, system, variables)
@@ -189,6 +200,23 @@ class Engine:
     def tokenize(self, text: str) -> list[int]:
         """The ids of a raw prompt: control tokens are recognised, and BOS is added where the model wants it."""
         return self.model.vocabulary.tokenize_prompt(text)
+
+    def check_length(self, text: str) -> None:
+        """Refuse a text that cannot fit into the context whatever its tokens are: it would take seconds to tokenize.
+
+        Raises ContextOverflow.
+        """
+        n_ctx = self.context.n_ctx
+        if len(text) > _CHECKED_FROM * n_ctx and (least := len(text) // self.longest_piece) >= n_ctx:
+            raise ContextOverflow(
+                f"the prompt has {len(text)} characters, so at least {least} tokens, and the context holds {n_ctx}, "
+                "the answer included: shorten it or enlarge the context (--ctx)"
+            )
+
+    @functools.cached_property
+    def longest_piece(self) -> int:
+        """No token stands for more bytes of text than this."""
+        return max(map(len, strings(self.model.part, "tokenizer.ggml.tokens")))
 
     def system_length(
         self, tokens: Sequence[int], system: str | None, variables: Mapping[str, Any] = NO_VARIABLES
