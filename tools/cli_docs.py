@@ -72,6 +72,9 @@ In messages, files and system prompts the text of a control token, `<|im_end|>` 
 chat template begins and ends turns. With `--raw` there is no template, and what you write as control tokens are ones.
 A stop string may be one: `--stop "<|im_start|>"`. User-defined tokens of a vocabulary are recognised in any text, but
 for those that the template marks turns with.
+
+With `--logprobs`, `completion_probabilities` has an entry for each token, as llama-server has it: `id`, `token` (its
+text), `bytes`, `logprob`, and the likeliest tokens in the same form in `top_logprobs`. `logprobs` has the ids alone.
 """
 
 TYPING = """`\"\"\"` begins and ends a message of several lines,

@@ -54,7 +54,7 @@ def _complete_session(
 @sampling_options
 @click.option(
     "--logprobs", type=int, metavar="N",
-    help="With --json: log-probabilities of each token and of the N likeliest.",
+    help="With --json or --prompts: log-probabilities of each token and of the N likeliest.",
 )
 @stats_option
 @click.option("--private", is_flag=True, help="Save nothing of the prompt: no prefix cache.")

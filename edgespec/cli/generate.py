@@ -26,7 +26,7 @@ def run(options: dict[str, Any]) -> None:
     if options["raw"]:
         _leave_out_what_is_for_conversations(options)
     _check_sources(options)
-    sampling = sampling_of(options, logprobs=options["logprobs"])
+    sampling = sampling_of(options, logprobs=_wanted_logprobs(options))
     conversations = _conversations(options)
     n_failed = 0
     with open_engine(options) as engine:
@@ -68,6 +68,15 @@ def _check_sources(options: dict[str, Any]) -> None:
         raise click.UsageError(f"{given[0]} and {given[1]} exclude each other")
     if len(from_input := options_from_input(options)) > 1:
         raise click.UsageError(f"{from_input[0]} - and {from_input[1]} -: standard input can be read only once")
+
+
+def _wanted_logprobs(options: dict[str, Any]) -> int | None:
+    """The value of --logprobs, which only JSON shows. Raises UsageError where it is on the command line without."""
+    if options["as_object"] or options["prompts"] is not None:
+        return options["logprobs"]  # type: ignore[no-any-return]
+    if click.get_current_context().get_parameter_source("logprobs") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--logprobs is shown in JSON only: add --json")
+    return None
 
 
 def _answer(engine: Engine, conversation: dict[str, Any], sampling: SamplingParams, options: dict[str, Any]) -> None:

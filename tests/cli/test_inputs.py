@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgespec import SamplingParams
 from edgespec.cli import generate, main
 from edgespec.cli.inputs import typed_text, unescaped
 from edgespec.errors import InvalidRequest
@@ -31,11 +32,13 @@ class Asked:
     def __init__(self) -> None:
         self.turns: list[list[str]] = []
         self.options: dict[str, Any] = {}
-        self.grammar: str | None = None
+        self.sampling = SamplingParams()
 
-    def answer(self, _engine: object, conversation: dict[str, Any], sampling: Any, options: dict[str, Any]) -> None:
+    def answer(
+        self, _engine: object, conversation: dict[str, Any], sampling: SamplingParams, options: dict[str, Any]
+    ) -> None:
         self.turns.append(conversation["turns"])
-        self.options, self.grammar = options, sampling.grammar
+        self.options, self.sampling = options, sampling
 
     def prompt(self, *arguments: str, stdin: str | bytes = "") -> str:
         """The one prompt that is asked."""
@@ -116,17 +119,17 @@ def test_prompts_without_any(asked: Asked) -> None:
 def test_a_schema_and_a_grammar_from_standard_input_or_in_place(asked: Asked) -> None:
     Path("s.json").write_bytes(codecs.BOM_UTF8 + SCHEMA.encode())
     asked.prompt("hi", "--json-schema", "s.json")
-    from_file = asked.grammar
+    from_file = asked.sampling.grammar
     assert from_file and "true" in from_file
     assert asked.prompt("hi", "--json-schema", "-", stdin=SCHEMA) == "hi"
-    assert asked.grammar == from_file
+    assert asked.sampling.grammar == from_file
     asked.prompt("hi", "--json-schema", f"\n {SCHEMA}")
-    assert asked.grammar == from_file
+    assert asked.sampling.grammar == from_file
     grammar = 'root ::= "ja" | "nein"'
     Path("g.gbnf").write_bytes(codecs.BOM_UTF8 + grammar.encode())
     for arguments, stdin in ((["g.gbnf"], ""), ([grammar], ""), (["-"], grammar)):
         asked.prompt("hi", "--grammar", *arguments, stdin=stdin)
-        assert asked.grammar == grammar
+        assert asked.sampling.grammar == grammar
 
 
 @pytest.mark.parametrize(
@@ -141,6 +144,18 @@ def test_a_schema_and_a_grammar_from_standard_input_or_in_place(asked: Asked) ->
 )
 def test_what_is_given_twice_is_refused(asked: Asked, arguments: list[str], message: str) -> None:
     assert message in asked.refusal(*arguments, status=2)
+
+
+def test_log_probabilities_are_for_json(asked: Asked) -> None:
+    assert "--logprobs is shown in JSON only: add --json" in asked.refusal("hi", "--logprobs", "2", status=2)
+    Path("p.jsonl").write_text('{"turns": ["hi"]}\n')
+    Path("c.toml").write_text("[generate]\nlogprobs = 3\n")
+    for arguments, wanted in ((["hi", "--json"], 2), (["--prompts", "p.jsonl"], 2)):
+        asked.prompt(*arguments, "--logprobs", "2")
+        assert asked.sampling.logprobs == wanted
+    for arguments, kept in ((["hi"], None), (["hi", "--json"], 3)):
+        assert CliRunner().invoke(main, ["--config", "c.toml", "generate", *arguments]).exit_code == 0
+        assert asked.sampling.logprobs == kept
 
 
 def test_a_chat_needs_its_standard_input() -> None:

@@ -22,10 +22,12 @@ from edgespec.latency.model import LatencyModel
 from edgespec.testing import FixedPolicy, KeyedSampler, ScriptedDrafter, TableModel
 
 PROMPT = [3, 4, 5]
+_SPELLED = {5: " größe".encode(), 7: b"\xc3", 2: b"<|im_end|>"}
 
 
 def _engine(*drafters: Any) -> Engine:
-    model = SimpleNamespace(path=SimpleNamespace(name="größe.gguf"))
+    vocabulary = SimpleNamespace(spelled=lambda tokens: b"".join(_SPELLED[token] for token in tokens))
+    model = SimpleNamespace(path=SimpleNamespace(name="größe.gguf"), vocabulary=vocabulary)
     return cast(Engine, SimpleNamespace(model=model, drafter_name="scripted", drafters=drafters))
 
 
@@ -80,11 +82,20 @@ def test_an_answer_as_the_contract_has_it() -> None:
 
 def test_log_probabilities_are_there_where_they_were_asked_for() -> None:
     session = _answered()
-    assert "logprobs" not in as_json(session, _engine(), SamplingParams())
-    cast(Any, session)._sampler.logprobs = [TokenLogprob(5, -0.5, ((5, -0.5), (7, -1.0)))]
-    assert as_json(session, _engine(), SamplingParams(logprobs=2))["logprobs"] == [
-        {"token": 5, "logprob": -0.5, "top": [[5, -0.5], [7, -1.0]]}
+    assert not {"logprobs", "completion_probabilities"} & as_json(session, _engine(), SamplingParams()).keys()
+    cast(Any, session)._sampler.logprobs = [TokenLogprob(5, -0.5, ((5, -0.5), (7, -1.0))), TokenLogprob(2, -2.0, ())]
+    answer = as_json(session, _engine(), SamplingParams(logprobs=2))
+    assert answer["logprobs"] == [
+        {"token": 5, "logprob": -0.5, "top": [[5, -0.5], [7, -1.0]]},
+        {"token": 2, "logprob": -2.0, "top": []},
     ]
+    size = {"id": 5, "token": " größe", "bytes": list(" größe".encode()), "logprob": -0.5}
+    half = {"id": 7, "token": "\ufffd", "bytes": [0xC3], "logprob": -1.0}
+    end = {"id": 2, "token": "<|im_end|>", "bytes": list(b"<|im_end|>"), "logprob": -2.0}
+    assert answer["completion_probabilities"] == [
+        {**size, "top_logprobs": [size, half]},
+        {**end, "top_logprobs": []},
+    ]  # as llama-server gives them
 
 
 def _model_drafter(*, known: bool) -> Any:
@@ -116,6 +127,29 @@ def test_the_lines_for_people() -> None:
     assert third.startswith(f"scripted: {tally.accepted} of {tally.drafted} draft tokens accepted")
     *_, fourth = stats_lines(session, _engine(_model_drafter(known=True)), 42)
     assert fourth.startswith("scripted: 2.0 ms a token; memory-bound speed-up ")
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "size", "known", "told"),
+    [
+        (4, 1, True, False),  # chance
+        (12, 0, True, False),  # nothing was drafted
+        (12, 1, False, False),
+        (12, 1, True, True),
+    ],
+)
+def test_a_ratio_is_told_where_it_says_something(
+    monkeypatch: pytest.MonkeyPatch, max_tokens: int, size: int, known: bool, told: bool
+) -> None:
+    assert report.TELLING_PASSES == 16
+    monkeypatch.setattr(report, "TELLING_PASSES", 5)  # the table's answers are short
+    session, engine = _answered(max_tokens, size), _engine()
+    engine.latency = LatencyModel(8)
+    if known:
+        engine.latency.observe(1, 0.002)
+    ratio = report.speed_up(session, engine, 10)
+    assert ratio == (pytest.approx(session.tally.tokens_per_second * 0.002) if told else None)
+    assert (session.tally.blocks >= report.TELLING_PASSES) is (max_tokens == 12)
 
 
 def test_the_lines_where_nothing_was_drafted() -> None:

@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from edgespec import Block, Engine, Session
+from edgespec.cli.report import speed_up
 from edgespec.cli.terminal import echo, write
 
 _DRAFTED: dict[str, Any] = {"fg": "green"}
@@ -71,7 +72,7 @@ def footer(session: Session, engine: Engine) -> str:
     tally = session.tally
     used = tally.prompt_tokens + len(session.emitted) - tally.dropped_tokens
     parts = [f"{tally.tokens_per_second:.1f} tokens/s"]
-    if tally.tokens > 1 and (curve := engine.latency.for_context(used)).known:
-        parts.append(f"{tally.tokens_per_second * curve.t1:.2f} times plain decoding")
+    if ratio := speed_up(session, engine, used):
+        parts.append(f"{ratio:.2f} times plain decoding")
     parts += [f"{tally.mean_block_length:.2f} tokens a block", f"context {used} of {engine.context.n_ctx}"]
     return ", ".join(parts)
