@@ -56,9 +56,8 @@ def read_input(path: Path, *, as_it_is: bool = False) -> str:
 
 def read_standard_input() -> str:
     """All of standard input. Logs what is waited for where nothing comes for a while. Raises InvalidRequest."""
-    notice = threading.Timer(
-        _PATIENCE, _log.warning, ["waiting for text on standard input, up to its end; </dev/null gives none"]
-    )
+    remedy = "Ctrl-D ends it" if sys.stdin.isatty() else "</dev/null gives none"
+    notice = threading.Timer(_PATIENCE, _log.warning, ["waiting for text on standard input, up to its end: %s", remedy])
     notice.daemon = True
     notice.start()
     try:

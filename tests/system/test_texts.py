@@ -80,7 +80,7 @@ def test_a_dash_is_standard_input() -> None:
 def test_a_pipe_that_says_nothing_is_told_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(texts, "_PATIENCE", 0.05)
     caplog.set_level(logging.WARNING, "edgespec")
-    for silence, said in ((0.4, ["waiting for text on standard input, up to its end; </dev/null gives none"]), (0, [])):
+    for silence, said in ((0.4, ["waiting for text on standard input, up to its end: </dev/null gives none"]), (0, [])):
         caplog.clear()
         reader, writer = os.pipe()
         talk = threading.Timer(silence, os.write, [writer, b"late"])
