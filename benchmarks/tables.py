@@ -226,6 +226,21 @@ def schema_speed(result: Result) -> str:
     return table(["schema", "temperature", *(f"{grammar}, ms a token" for grammar in grammars)], rows)
 
 
+def prefix(result: Result) -> str:
+    """The first token of a long prompt, without the prefix cache and with it."""
+    rounds, ratios = result["rounds"], result["ratios"]
+    without = statistics.median(row["none_seconds"] for row in rounds)
+    steps = ", ".join(f"{step} {value:.1f}" for step, value in result["miss_milliseconds"].items())
+    return table(
+        ["tokens", "pairs", "file, MB", "first token without, s", "a miss / without", "a hit / without",
+         "from disk / without", "steps of a miss, ms"],
+        [
+            [str(result["tokens"]), str(len(rounds)), f"{rounds[0]['state_megabytes']:.0f}", f"{without:.2f}",
+             *(with_interval(ratios[name], 3) for name in ("miss", "hit", "hit_from_disk")), steps]
+        ],
+    )  # fmt: skip
+
+
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "drafted answers against plain ones": lossless,
     "edgespec's plain decoding against llama-cpp-python's Llama": overhead,
@@ -239,6 +254,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "the first token of a reopened chat": reopen,
     "answers by random schemas": schema_answers,
     "the time of a token with a schema": schema_speed,
+    "the first token of a prompt that was read before": prefix,
 }
 
 
