@@ -224,8 +224,8 @@ def speeds(path: Path) -> list[str]:
 HEAD = """# How a chat samples
 
 `edgespec chat` takes, for each parameter, the first of: what you set (option, environment, configuration file, `/set`);
-what the file recommends (`general.sampling.*`); what the model's publisher recommends, where the
-[catalogue](../edgespec/hub/catalogue.toml) knows it. A model of which neither is known gets temperature 0.7 and
+what the file recommends (`general.sampling.*`); what the [catalogue](../edgespec/hub/catalogue.toml) has, which is the
+publisher's recommendation but for two families that did better otherwise. Any other model gets temperature 0.7 and
 min-p 0.05. Where no repetition penalty is recommended or set, the repetition guard applies: llama.cpp's DRY with its
 usual values (multiplier 0.8, base 1.75, length 2), but on the answer alone. What stands in the prompt may be copied
 freely, and line ends, colons, quotes and asterisks break a repetition, so that lines of code may be alike.
@@ -234,7 +234,7 @@ freely, and line ends, colons, quotes and asterisks break a repetition, so that 
 `engine.chat_sampling()` gives the parameters.
 
 Below are ten first prompts with a seed, before (greedy) and after, and edits of `benchmarks/prompts/edits.jsonl`: the
-share of right lines without any penalty, with the guard, and with the publisher's repetition penalty where
+share of right lines without any penalty, with the guard, and with the recommended repetition penalty where
 there is one. A chat's temperature and one seed are the same for all three.
 
 This page is written by `python -m benchmarks.chat_defaults --page`.

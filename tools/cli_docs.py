@@ -83,8 +83,8 @@ stops an answer, Ctrl-D leaves. A line like `/tmp is full, what now?` is a messa
 the model. A path may be typed as in a shell, with quotes or backslashes, or be a `file://` address, as terminals paste
 what is dropped on them.
 
-How a chat samples: as you set it; else as the file says (GGUF's `general.sampling.*`); else as the model's publisher
-recommends, where the catalogue knows it; else with temperature 0.7 and min-p 0.05. A repetition guard (DRY on the
+How a chat samples: as you set it; else as the file says (GGUF's `general.sampling.*`); else as the catalogue has
+it, mostly by the publisher's recommendation; else with temperature 0.7 and min-p 0.05. A repetition guard (DRY on the
 answer alone) applies beside, unless a repetition penalty is set. `--temp 0` decodes greedily. The first lines of a chat
 say what is in force. [More](chat-defaults.md)"""
 

@@ -1,4 +1,4 @@
-"""What a chat's sampling parameters are: the user's, else the file's, else the publisher's, else edgespec's."""
+"""What a chat's sampling parameters are: the user's, else the file's, else the catalogue's, else edgespec's."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ def test_what_the_file_says(loaded: Loaded) -> None:
 
 
 def test_the_file_comes_before_the_catalogue_which_fills_in(loaded: Loaded) -> None:
-    engine = loaded("SmolLM2-135M-Instruct.Q8_0.gguf", temp=0.5, penalty_repeat=1.0)
-    assert engine.chat_sampling(seed=1) == SamplingParams(temperature=0.5, top_p=0.9, **GUARD, seed=1)
+    engine = loaded("qwen2.5-coder-1.5b-instruct-q8_0.gguf", temp=0.5, penalty_repeat=1.0)
+    assert engine.chat_sampling(seed=1) == SamplingParams(temperature=0.5, top_k=20, top_p=0.8, **GUARD, seed=1)
     assert engine.sampling_defaults.describe({}) == (
-        "temperature 0.5, repeat penalty 1 (the file's), top-p 0.9 (its publisher's), repetition guard"
+        "temperature 0.5, repeat penalty 1 (the file's), top-k 20, top-p 0.8 (the catalogue's), repetition guard"
     )
 
 
-def test_a_publisher_who_names_a_repetition_penalty_gets_no_guard(loaded: Loaded) -> None:
-    sampling = loaded("qwen2.5-coder-1.5b-instruct-q4_k_m.gguf").chat_sampling()
+def test_a_recommended_repetition_penalty_stands_in_for_the_guard(loaded: Loaded) -> None:
+    sampling = loaded(entries()["smollm2-135m"].file).chat_sampling()
     assert (sampling.temperature, sampling.repeat_penalty, sampling.dry_multiplier) == (0.7, 1.1, 0.0)
 
 
@@ -99,30 +99,30 @@ def test_a_file_may_say_anything(
         ({"temperature": 0.0}, {"temperature": 0.0}, "temperature 0 (yours)"),
         (
             {"temperature": 1.5},
-            {"temperature": 1.5, "top_p": 0.9, **GUARD},
-            "temperature 1.5 (yours), top-p 0.9 (its publisher's), repetition guard",
+            {"temperature": 1.5, "top_k": 20, "top_p": 0.8, **GUARD},
+            "temperature 1.5 (yours), top-k 20, top-p 0.8 (the catalogue's), repetition guard",
         ),
         (
             {"repeat_penalty": 1.2},
-            {"temperature": 0.2, "top_p": 0.9, "repeat_penalty": 1.2},
-            "temperature 0.2, top-p 0.9 (its publisher's), repeat penalty 1.2 (yours)",
+            {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "repeat_penalty": 1.2},
+            "temperature 0.7, top-k 20, top-p 0.8 (the catalogue's), repeat penalty 1.2 (yours)",
         ),
         (
             {"dry_multiplier": 0.5},
-            {"temperature": 0.2, "top_p": 0.9, "dry_multiplier": 0.5},
-            "temperature 0.2, top-p 0.9 (its publisher's), DRY 0.5 (yours)",
+            {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "dry_multiplier": 0.5},
+            "temperature 0.7, top-k 20, top-p 0.8 (the catalogue's), DRY 0.5 (yours)",
         ),
         (
             {"dry_allowed_length": 9},
-            {"temperature": 0.2, "top_p": 0.9, **GUARD, "dry_allowed_length": 9},
-            "temperature 0.2, top-p 0.9 (its publisher's), repetition guard",
+            {"temperature": 0.7, "top_k": 20, "top_p": 0.8, **GUARD, "dry_allowed_length": 9},
+            "temperature 0.7, top-k 20, top-p 0.8 (the catalogue's), repetition guard",
         ),
     ],
 )
 def test_what_the_user_chooses_comes_first(
     loaded: Loaded, chosen: dict[str, Any], expected: dict[str, Any], words: str
 ) -> None:
-    engine = loaded(entries()["smollm2-135m"].file)
+    engine = loaded(entries()["qwen2.5-coder-1.5b"].file)
     assert engine.chat_sampling(seed=1, **chosen) == SamplingParams(**expected, seed=1)
     assert engine.sampling_defaults.describe(chosen) == words
 
