@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 from edgespec.grammar import pattern
+from edgespec.grammar.flat import ANYTHING, Flat, Sub, item_at, json_key
 from edgespec.grammar.number_range import Interval
-from edgespec.grammar.schema import ANYTHING, Flat, Reader, Sub, exact, json_key
+from edgespec.grammar.schema import Reader, exact
 
 _DEEPEST = 4
 """Properties of properties that are compared to tell two alternatives apart."""
@@ -28,12 +30,12 @@ def obeys_flat(reader: Reader, value: Any, flat: Flat) -> bool:
             pattern.matches(regex, value) for regex in flat.patterns
         )
     if isinstance(value, list):
-        items = (obeys(reader, item, _item(flat, index)) for index, item in enumerate(value))
+        items = (obeys(reader, item, item_at(flat, index)) for index, item in enumerate(value))
         return _fits(len(value), flat.min_items, flat.max_items) and all(items)
     if isinstance(value, dict):
         return _obeys_as_object(reader, value, flat)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        divisible = flat.multiple_of is None or exact(value) % flat.multiple_of == 0
+        divisible = flat.multiple_of is None or Fraction(exact(value)) % flat.multiple_of == 0
         return divisible and flat.interval.holds(exact(value))
     return True
 
@@ -49,10 +51,6 @@ def _types_of(value: Any) -> set[str]:
 
 def _fits(size: int, low: int, high: int | None) -> bool:
     return low <= size and (high is None or size <= high)
-
-
-def _item(flat: Flat, index: int) -> Sub:
-    return flat.prefix[index] if index < len(flat.prefix) else flat.items if flat.items is not None else ANYTHING
 
 
 def _obeys_as_object(reader: Reader, value: dict[str, Any], flat: Flat) -> bool:
@@ -93,7 +91,7 @@ def _excludes_as(name: str, reader: Reader, a: Flat, b: Flat, depth: int) -> boo
     if name == "array":
         shorter = min(a.min_items, max(len(a.prefix), len(b.prefix), 1))
         return _lengths_apart(a.min_items, a.max_items, b.min_items, b.max_items) or any(
-            _sub_excludes(reader, _item(a, index), _item(b, index), depth) for index in range(shorter)
+            _sub_excludes(reader, item_at(a, index), item_at(b, index), depth) for index in range(shorter)
         )
     return name == "object" and _excludes_as_object(reader, a, b, depth)
 

@@ -7,6 +7,7 @@ order, objects that name properties are closed unless additionalProperties opens
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,10 +15,11 @@ from typing import Any
 from edgespec.errors import GrammarError
 from edgespec.grammar import gbnf, number_range, pattern
 from edgespec.grammar.check import parsed
+from edgespec.grammar.flat import ANYTHING, Flat, Located, Sub, json_key
 from edgespec.grammar.gbnf import EMPTY, MOST_REPETITIONS, Impossible, Rules, Unsupported, alternatives, literal, repeat
 from edgespec.grammar.instances import excludes, obeys, obeys_flat
 from edgespec.grammar.rule_graph import endless_rules
-from edgespec.grammar.schema import ANYTHING, Flat, Located, Reader, Sub, json_key, located
+from edgespec.grammar.schema import Reader, located
 from edgespec.grammar.text import PLAIN, any_char, common, complement, dumps, inside
 from edgespec.grammar.words import refused
 
@@ -64,9 +66,16 @@ def _loaded(text: str) -> Any:
         raise ValueError(f"{name} is no JSON number")
 
     try:
-        return json.loads(text, parse_constant=constant)
+        return json.loads(text, parse_constant=constant, parse_float=_finite)
     except ValueError as error:
         raise GrammarError(f"the JSON schema is not JSON: {error}") from error
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is beyond the numbers that a double holds")
+    return value
 
 
 def _plain(value: object) -> object:

@@ -135,9 +135,9 @@ def decimals(interval: Interval) -> str:
     above = written.meets(Interval(low=zero))
     below = written.meets(Interval(high=zero))
     mirrored = Interval(
-        None if below.high is None else -below.high,
+        None if below.high is None else below.high.copy_negate(),  # a minus would round
         below.high_open,
-        None if below.low is None else -below.low,
+        None if below.low is None else below.low.copy_negate(),
         below.low_open,
     )
     parts = [] if above.empty else _from_zero(above)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from edgespec.grammar.gbnf import EMPTY, MOST_REPETITIONS, Impossible, Ranges, Rules, Unsupported, literal, repeat
-from edgespec.grammar.text import ANY, common, complement, inside, one_char, union
+from edgespec.grammar.text import ANY, LAST, common, complement, inside, one_char, union
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,6 @@ class Anchor:
 
 Node = Chars | Sequence | Choice | Repeat | Anchor
 
-_ASCII: Ranges = ((0, 127),)
 _CLASSES: dict[str, Ranges] = {
     "d": ((0x30, 0x39),),
     "w": ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)),
@@ -63,7 +62,7 @@ _CLASSES |= {name.upper(): complement(ranges, last=127) for name, ranges in _CLA
 _DOT: Ranges = common(ANY, complement(((0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029))))
 _CONTROLS = {"t": 9, "n": 10, "v": 11, "f": 12, "r": 13, "0": 0}
 _HEX_ESCAPE = re.compile(r"x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]{1,6})\}|c([a-zA-Z])")
-_QUANTIFIER = re.compile(r"\{(\d+)(?:(,)(\d*))?\}")
+_QUANTIFIER = re.compile(r"\{(\d+)(?:(,)(\d*))?\}", re.ASCII)
 _REFUSED_ESCAPES = {
     **dict.fromkeys("bB", "word boundaries"),
     **dict.fromkeys("123456789k", "backreferences"),
@@ -135,6 +134,8 @@ class _Parser:
     def _one(self, code: int) -> Ranges:
         if 0xD800 <= code <= 0xDFFF:
             raise self._refused("half a surrogate pair")
+        if code > LAST:
+            raise self._refused("a character beyond U+10FFFF")
         return ((code, code),)
 
     def _group(self) -> Node:
@@ -193,7 +194,7 @@ class _Parser:
         if found := _HEX_ESCAPE.match(self._text, self._at):
             self._at = found.end()
             code = ord(found[4]) % 32 if found[4] else int(found[1] or found[2] or found[3], 16)
-            return self._one(self._pair(code) if found[2] else min(code, 0x110000))
+            return self._one(self._pair(code) if found[2] else code)
         if sign.isalnum():
             raise self._refused(f"\\{sign}")
         self._at += 1

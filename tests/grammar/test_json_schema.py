@@ -41,6 +41,9 @@ def test_what_the_grammar_allows_is_valid_and_what_is_canonical_is_allowed(
             validator.validate(json.loads(written.text))
 
 
+_ONE_NAME = [{"properties": {name: True}, "required": [name]} for name in ("a", "b")]
+"""Options that are told apart as long as no other word allows both names."""
+
 CASES: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "a string": (
         {"type": "object", "properties": {"code": {"type": "string"}}, "required": ["code"]},
@@ -116,10 +119,17 @@ CASES: dict[str, tuple[Any, list[Any], list[Any]]] = {
     "one of two ranges": (
         {"oneOf": [{"type": "integer", "maximum": 3}, {"type": "integer", "minimum": 5}]}, [3, 5], [4]
     ),
+    "one of two names": ({"oneOf": _ONE_NAME}, [{"a": 1}, {"b": 2}], [{}, {"a": 1, "b": 2}]),
+    "one of kinds that other words tell apart": (
+        {"type": "integer", "oneOf": [{"minimum": 3}, {"type": "string"}]}, [3], [2, "x"]
+    ),
     "a tuple": ({"prefixItems": [{"type": "integer"}, {"type": "string"}], "items": False}, [[], [1], [1, "a"]],
                 [["a"], [1, "a", 1]]),
     "a tuple that goes on": ({"prefixItems": [{"const": 1}], "items": {"const": 2}, "minItems": 2, "maxItems": 3},
                              [[1, 2], [1, 2, 2]], [[1], [2, 2], [1, 2, 2, 2]]),
+    "a divisor of huge numbers": ({"enum": [7 * 10**40, 10**40], "multipleOf": 7}, [7 * 10**40], [10**40]),
+    "a long bound": ({"type": "number", "minimum": -1234567890123456789012345678905, "maximum": -1e30},
+                     [-1234567890123456789012345678904], [-1234567890123456789012345678949]),
     "no items": ({"type": "array", "maxItems": 0, "uniqueItems": True}, [[]], [[1]]),
     "a whole divisor": ({"type": "number", "multipleOf": 25, "minimum": 0}, [0, 75], [10, 12.5, -25]),
 }  # fmt: skip
@@ -188,6 +198,11 @@ def test_blanks_are_bounded(vocabulary: LlamaVocabulary) -> None:
         ({"properties": {"a": True}, "patternProperties": {"b": True}}, "patternProperties at #"),
         ({"patternProperties": {"a": True, "b": True}}, "patternProperties at #"),
         ({"oneOf": [{"type": "integer"}, {"minimum": 3}]}, "oneOf at # cannot be obeyed: a value could obey options 0"),
+        ({"oneOf": [{"minimum": 5}, {"maximum": 4}], "type": ["number", "string"]},
+         "oneOf at # cannot be obeyed: a value could obey options 0 and 1"),
+        ({"properties": {"a": True, "b": True}, "oneOf": _ONE_NAME}, "oneOf at # cannot be obeyed"),
+        ({"allOf": [{"oneOf": _ONE_NAME}, {"properties": {"b": True}, "additionalProperties": True}]},
+         "oneOf at #/allOf/0 cannot be obeyed"),
         ({"type": "Integer"}, "type at # cannot be obeyed: it is 'Integer', and must be one of null, boolean, integer"),
         ({"type": []}, "type at #"),
         ({"enum": []}, "enum at # cannot be obeyed: it is [], and must be a list, not empty"),
@@ -212,6 +227,7 @@ def test_blanks_are_bounded(vocabulary: LlamaVocabulary) -> None:
         ({"allOf": [{"anyOf": [{"minimum": n} for n in range(20)]} for _ in range(3)]}, "more than 200 combinations"),
         ("", "the JSON schema is not JSON"),
         ("{", "the JSON schema is not JSON"),
+        ('{"const": 1e999}', "1e999 is beyond the numbers that a double holds"),
         ('{"maximum": Infinity}', "Infinity is no JSON number"),
         ("[1]", "a JSON schema is an object, true or false, not [1]"),
         ("null", "a JSON schema is an object, true or false, not None"),

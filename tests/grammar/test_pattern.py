@@ -84,6 +84,7 @@ def test_a_string_is_allowed_where_the_pattern_is_found(
         ("^.$", ["x", "日"], ["\n", "\u2028", "xy"]),
         ("", ["", "anything"], []),
         ("^$", [""], ["x"]),
+        ("^a{\u0663}$", ["a{\u0663}"], ["aaa"]),  # a digit, and none of a quantifier
     ],
 )
 def test_some_patterns(vocabulary: LlamaVocabulary, regex: str, yes: list[str], no: list[str]) -> None:
@@ -121,6 +122,8 @@ def test_a_match_is_found_in_bounded_time() -> None:
         (r"[\d-z]", "a range that is none"),
         ("\\", "a backslash at the end"),
         (r"\q", r"\\q"),
+        (r"\u{110000}", r"a character beyond U\+10FFFF at"),
+        (r"[a\u{FFFFFF}]", r"a character beyond U\+10FFFF at"),
         (r"\ud800", "half a surrogate pair"),
         (r"[^\d\D]", "a class without characters"),
     ],
