@@ -153,7 +153,8 @@ class _StandIns:
             if isinstance(value, str):
                 return pattern.sub(lambda match: self._for(match[0][0]) + match[0][1:], value) if marks else value
             if isinstance(value, Mapping):
-                return {key: replaced(item) for key, item in value.items()}
+                names = (replaced(key) if isinstance(key, str) else key for key in value)  # of a tool call's arguments
+                return dict(zip(names, map(replaced, value.values()), strict=True))
             return [replaced(item) for item in value] if isinstance(value, list | tuple) else value
 
         return {key: value if key == "role" else replaced(value) for key, value in message.items()}

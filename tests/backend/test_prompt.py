@@ -120,6 +120,13 @@ def test_variables_of_the_template_are_text_too(tmp_path: Path) -> None:
     assert tokens_of(model, prompt.ids()) == ["<|end|>", "<|end|>x"]
 
 
+def test_names_in_a_tool_call_are_text_too(tmp_path: Path) -> None:
+    model = _custom(tmp_path, "<|end|>{{ messages[0].arguments | tojson }}")
+    message: Mapping[str, Any] = {"role": "assistant", "content": "", "arguments": {"<|end|>": [{"<|end|>": 1}]}}
+    tokens = tokens_of(model, Prompt(model, [message]).ids())
+    assert tokens == ["<|end|>", '{"<|end|>": [{"<|end|>": 1}]}']
+
+
 def test_user_defined_tokens_that_mark_turns_cannot_be_forged(tmp_path: Path) -> None:
     template = "{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
     model = _custom(tmp_path, template, defined=("<|start|>", "<think>"))
