@@ -105,6 +105,8 @@ class LlamaContext:
         self.settings = f"{native.build_name()}; keys and values {kv_type}, flash attention {flash_attention}"
         if (first := model.n_ctx_before_scaling) is not None:  # llama.cpp rotates keys by other factors beyond it
             self.settings += f"; {'more than' if self.n_ctx > first else 'at most'} {first} tokens"
+        if not model.repacked:
+            self.settings += "; weights as in the file"
         """The build and settings that a saved state depends on, besides the model."""
 
     @property

@@ -189,6 +189,8 @@ class LlamaModel:
             raise MalformedModel(f"{path}: llama.cpp cannot load it ({native.last_error() or 'no reason given'})")
         self.path = path
         self.inputs = inputs
+        self.repacked = repack
+        """Whether llama.cpp may have rearranged weights: it rounds otherwise then."""
         self._part = part
         self._pointer = pointer
         self._release = weakref.finalize(self, llama_cpp.llama_model_free, pointer)

@@ -70,7 +70,7 @@ def open_engine(options: EngineOptions) -> Engine:
         cleanup.callback(target.close)
         profiles = ProfileStore(
             cache, header.fingerprint, threads=resources.threads, gpu_layers=resources.gpu_layers,
-            kv_type=kv_type, flash_attention=options.flash_attention,
+            kv_type=kv_type, flash_attention=options.flash_attention, repacked=target.repacked,
         )  # fmt: skip
         context = LlamaContext(
             target, n_ctx=resources.n_ctx, threads=resources.threads,

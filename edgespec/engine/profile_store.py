@@ -47,11 +47,16 @@ class ProfileStore:
         kv_type: str = "f16",
         flash_attention: str = "auto",
         drafts: bool = False,
+        repacked: bool = True,
     ) -> None:
-        """`drafts`: the model is a drafter, whose forward passes give logits of their last token only."""
-        settings = (threads, gpu_layers, kv_type, flash_attention, *(["drafter"] if drafts else []))
+        """`drafts`: the model is a drafter, whose forward passes give logits of their last token only.
+
+        `repacked`: that of the model.
+        """
+        marks = [*(["drafter"] if drafts else []), *([] if repacked else ["weights as in the file"])]
+        settings = (threads, gpu_layers, kv_type, flash_attention, *marks)
         name = _file_name(cpu_name(), build_name(), fingerprint, *settings, *gpus())
-        self._base = cache_dir, threads, gpu_layers
+        self._base = cache_dir, threads, gpu_layers, repacked
         self._stored: dict[Path, Any] = {}
         """Contents of files when last read or written. What has not changed is not written again."""
         self._latency_path = cache_dir / _LATENCY / name
@@ -61,8 +66,10 @@ class ProfileStore:
 
     def with_exact_keys(self) -> ProfileStore:
         """The store of this model with the KV cache types of `load(exact=True)`."""
-        cache_dir, threads, gpu_layers = self._base
-        return ProfileStore(cache_dir, self._fingerprint, threads=threads, gpu_layers=gpu_layers, kv_type=EXACT_KV)
+        cache_dir, threads, gpu_layers, repacked = self._base
+        return ProfileStore(
+            cache_dir, self._fingerprint, threads=threads, gpu_layers=gpu_layers, kv_type=EXACT_KV, repacked=repacked
+        )
 
     def latency(self, rows: int) -> LatencyModel:
         """The stored latency model for up to `rows` rows; a new one where there is none."""

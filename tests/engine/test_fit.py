@@ -140,6 +140,19 @@ def test_weights_stay_in_their_file_where_a_copy_would_not_fit(
     assert repacked == [True, False]
 
 
+def test_what_is_known_of_repacked_weights_is_not_used_for_others(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """They round otherwise: neither exact rows nor a saved state hold for both."""
+    settings: list[str] = []
+    for most in (10**9, 100_000):
+        monkeypatch.setattr(plan, "free_memory", lambda most=most: FreeMemory(most, most))
+        with edgespec.load(tiny, n_ctx=256, threads=1, exact=True, cache_dir=tmp_path) as engine:
+            settings.append(engine.context.settings)
+    assert settings[1] == f"{settings[0]}; weights as in the file"
+    assert len(list((tmp_path / "exact").iterdir())) == 2
+
+
 def test_a_gpus_memory_is_not_looked_at(tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(plan, "gpus", lambda: ("A card",))
     assert plan.plan_load(EngineOptions(tiny, cache_dir=tmp_path)).fit is None
