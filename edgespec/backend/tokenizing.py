@@ -15,6 +15,7 @@ import llama_cpp
 
 from edgespec.core import arguments
 from edgespec.errors import InvalidRequest
+from edgespec.system.signals import delayed_signals
 
 _STACK_PER_CHARACTER = 640
 """Bytes of stack for a character of a match: twice what llama.cpp's builds for x86-64 take (324, see
@@ -84,7 +85,7 @@ def _on_stack(size: int, call: Callable[[], list[int]], purpose: str) -> list[in
     thread = threading.Thread(target=run, name="tokenizer", daemon=True)
     interrupt: BaseException | None = None
     try:
-        with _stack_size:
+        with _stack_size, delayed_signals():  # else a thread could run that Python does not call alive yet
             usual = threading.stack_size(-(-size // _PAGE) * _PAGE)
             try:
                 thread.start()

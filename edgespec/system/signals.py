@@ -44,9 +44,11 @@ def heeded_signals() -> Iterator[None]:
     watcher = threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True)
     watcher.start()
     earlier_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    EARLY_END.writer = writer
     try:
         yield
     finally:
+        EARLY_END.writer = -1
         signal.set_wakeup_fd(earlier_writer)
         os.close(writer)
         watcher.join()
@@ -64,9 +66,13 @@ class _EarlyEnd:
 
     def __init__(self) -> None:
         self.entered = False
+        self.writer = -1
+        """The end of the pipe that Python writes signals into; -1 where there is none."""
 
     def __enter__(self) -> None:
         if threading.get_ident() == threading.main_thread().ident:  # the only one that gets signals
+            if self.writer >= 0:  # again: an event loop that has ended, of a prompt say, left none behind
+                signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
             _ending[0] = b"\0"
             self.entered = True
 
@@ -114,9 +120,9 @@ def delayed_signals() -> Iterator[Callable[[], bool]]:
     handlers: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
     handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
     received: list[int] = []
-    for number in handlers:
-        signal.signal(number, lambda number, _frame: received.append(number))
     try:
+        for number in handlers:
+            signal.signal(number, lambda number, _frame: received.append(number))
         yield lambda: any(handlers[number] in (_end, signal.default_int_handler) for number in received)
     finally:
         for number, handler in handlers.items():

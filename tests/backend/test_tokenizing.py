@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,6 +115,42 @@ def test_a_signal_waits_for_the_tokenizer(monkeypatch: pytest.MonkeyPatch) -> No
         return [1]
 
     monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tokenizing._on_stack(1 << 20, call, "a text")
+    assert ended == [True]
+
+
+def test_a_signal_waits_for_a_tokenizer_that_is_starting(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    ended: list[bool] = []
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        started = vars(thread)["_started"]  # the event that `start` waits for, and that `is_alive` asks
+        let_know, wait = started.set, started.wait
+
+        def late() -> None:
+            time.sleep(0.2)
+            let_know()
+
+        def interrupted_wait() -> None:
+            signal.raise_signal(signal.SIGINT)
+            wait()
+
+        started.set, started.wait = late, interrupted_wait
+        start(thread)
+
+    def call() -> list[int]:
+        ended.append(True)
+        return [1]
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    before = signal.signal(signal.SIGINT, interrupt)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with pytest.raises(KeyboardInterrupt):
         tokenizing._on_stack(1 << 20, call, "a text")
     assert ended == [True]
