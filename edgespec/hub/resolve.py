@@ -24,7 +24,7 @@ def resolve(model: str | Path | None, *, cache_dir: Path) -> Path:
     name = DEFAULT_ALIAS if model is None else str(model)
     if not is_alias(name):
         path = expanded_path(name)
-        if path.exists():
+        if _is_there(path):
             return path
         if parse_address(name) is None:
             if "://" in name or (path.suffix != ".gguf" and path.name == name):
@@ -35,6 +35,14 @@ def resolve(model: str | Path | None, *, cache_dir: Path) -> Path:
         return local_file.path
     error = not_found(entry_of(name))
     raise ModelNotFound(f"no model was named, and the default {error}") if model is None else error
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file, or a folder on the way to it may not be searched: then reading it says so."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return True
 
 
 def is_alias(name: str) -> bool:
@@ -76,7 +84,7 @@ def entry_to_pull(alias: str) -> Entry:
 
 def keep_list_path(name: str | Path) -> Path:
     """The keep list that `trim --kept` names: a file, or one that ships with edgespec (`qwen2.5`)."""
-    return Path(name) if Path(name).exists() else shipped_keep_lists().get(str(name), Path(name))
+    return Path(name) if _is_there(Path(name)) else shipped_keep_lists().get(str(name), Path(name))
 
 
 def _unknown_model(name: str) -> ModelNotFound:

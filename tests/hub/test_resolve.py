@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
 import os
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import edgespec
-from edgespec.errors import MalformedModel, ModelNotFound
+from edgespec.errors import MalformedModel, ModelError, ModelNotFound
 from edgespec.hub import store as model_store
 from edgespec.hub.catalogue import Entry, entries
 from edgespec.hub.resolve import DEFAULT_ALIAS, keep_list_path, resolve
@@ -40,6 +41,18 @@ def test_the_default_is_found_without_importing_its_package(packaged: Path, tmp_
     assert resolve(None, cache_dir=tmp_path) == packaged
     assert resolve(DEFAULT_ALIAS, cache_dir=tmp_path) == packaged
     assert "some_model_package" not in sys.modules
+
+
+def test_a_folder_that_may_not_be_searched_is_an_error_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path, **_: Any) -> os.stat_result:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", denied)
+        with pytest.raises(ModelError, match="Permission denied; check its permissions"):
+            edgespec.load(tmp_path / "model.gguf", cache_dir=tmp_path)
 
 
 def test_the_checksum_is_taken_once(packaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
