@@ -196,7 +196,7 @@ class Chat:
         Raises ContextOverflow when the conversation does not fit; then the turn is not added. With `overflow="shift"`
         the oldest tokens after the system prompt are dropped instead.
         """
-        text = arguments.text("text", text)
+        text = arguments.text("the message", text)
         arguments.function("on_prefill", on_prefill)
         generation = GenerationOptions(**{"sampling": SamplingParams(), **options})
         self._take_answer()

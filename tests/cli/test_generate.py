@@ -125,7 +125,7 @@ BAD = [
     (["-d", "psychic", "-p", "x"], "psychic"),
     (["-p", "x", "--temp", "-1"], "temperature"),
     (["-p", "x", "--top-p", "7"], "top_p"),
-    (["-p", "x", "-n", "0"], "at least 1"),
+    (["-p", "x", "-n", "0"], "max_tokens is 0"),
     (["-p", "x", "--logit-bias", "a=b"], "ID=NUMBER"),
     (["-p", "x", "--logit-bias", "99999999=1"], "vocabulary"),
     (["-p", "x", "--seed", "-3"], "seed"),
@@ -183,7 +183,7 @@ def test_a_piped_chat_remembers(run: Callable[..., subprocess.CompletedProcess[s
         "-n", "12", "--stats", stdin="My name is Ada.\nWhat is my name?\n/nonsense\n/exit\nnot said\n", command="chat"
     )
     assert result.returncode == 1  # one line was no command
-    assert "edgespec: no command /nonsense: see /help" in result.stderr
+    assert "edgespec: there is no command /nonsense: /help lists them" in result.stderr
     cached = [line for line in result.stderr.splitlines() if "cached)" in line]
     assert len(cached) == 2 and "0 cached" in cached[0] and " 0 cached" not in cached[1]
 
@@ -281,12 +281,17 @@ def test_a_letter_that_the_terminal_lacks_is_no_error(cache: str, smollm2: Path,
 
 
 def test_input_that_is_no_text_is_told_of(cache: str, smollm2: Path) -> None:
-    for arguments, stdin in ((["generate"], b"\xff"), (["generate", "-p", b"\xff"], b""), (["chat"], b"\xff\n")):
+    inputs: list[tuple[list[str | bytes], bytes, bytes]] = [
+        (["generate"], b"\xff", b"standard input is not UTF-8 text"),
+        (["generate", "-p", b"\xff"], b"", b"the input is not UTF-8 text: byte 0xff of --prompt, after 0 characters"),
+        (["chat"], b"\xff\n", b"the message is not UTF-8 text"),
+    ]
+    for arguments, stdin, said in inputs:
         result = subprocess.run(
             [*COMMAND, *arguments, "--ctx", "256"], input=stdin, capture_output=True, timeout=300, check=False,
             env={**os.environ, "XDG_CACHE_HOME": cache, "PYTHONUTF8": "0", "LC_ALL": "C.UTF-8"},
         )  # fmt: skip
-        assert result.returncode == 1 and result.stderr.startswith(b"edgespec: the input is not UTF-8 text")
+        assert result.returncode == 1 and result.stderr.startswith(b"edgespec: " + said)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")

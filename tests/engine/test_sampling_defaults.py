@@ -61,7 +61,7 @@ def test_the_file_comes_before_the_catalogue_which_fills_in(loaded: Loaded) -> N
 
 def test_a_recommended_repetition_penalty_stands_in_for_the_guard(loaded: Loaded) -> None:
     sampling = loaded(entries()["smollm2-135m"].file).chat_sampling()
-    assert (sampling.temperature, sampling.repeat_penalty, sampling.dry_multiplier) == (0.7, 1.1, 0.0)
+    assert (sampling.temperature, sampling.repeat_penalty, sampling.dry_multiplier) == (0.2, 1.1, 0.0)
 
 
 @pytest.mark.parametrize(
