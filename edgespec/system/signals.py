@@ -53,6 +53,7 @@ def heeded_signals() -> Iterator[None]:
         os.close(writer)
         watcher.join()
         os.close(reader)
+        _ending[0] = b"\0"  # else passes of other threads would end early from now on
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -179,6 +179,13 @@ def test_c_code_is_not_told_of_a_signal_that_somebody_else_handles() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+def test_c_code_of_later_work_is_not_told_of_an_earlier_signal() -> None:
+    with pytest.raises(Terminated), heeded_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert not ctypes.string_at(ENDING)
+
+
 def test_in_another_thread_signals_are_left_alone() -> None:
     found: list[object] = []
 
