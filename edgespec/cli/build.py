@@ -100,5 +100,9 @@ def _grammar(grammar: str | None, schema: str | None) -> str | None:
     if grammar is not None and schema is not None:
         raise click.UsageError("--grammar and --json-schema exclude each other")
     if schema is not None:
-        return schema_to_grammar(text_or_file(schema, "--json-schema", text=r"^\s*\{"))
-    return None if grammar is None else text_or_file(grammar, "--grammar", text="::=")
+        return schema_to_grammar(
+            text_or_file(schema, "--json-schema", text=r"^\s*(\{|true\s*$)", form="a schema begins with {")
+        )
+    if grammar is None:
+        return None
+    return text_or_file(grammar, "--grammar", text="::=", form="""a grammar has rules, like root ::= "yes" | "no\"""")

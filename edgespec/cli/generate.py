@@ -30,14 +30,14 @@ def run(options: dict[str, Any]) -> None:
     conversations = _conversations(options)
     n_failed = 0
     with open_engine(options) as engine:
-        for conversation in conversations:
+        for number, conversation in enumerate(conversations, start=1):
             try:
                 _answer(engine, conversation, sampling, options)
             except _ERRORS_OF_ONE_PROMPT as error:
                 if options["prompts"] is None or isinstance(error, GrammarError):
                     raise
                 n_failed += 1
-                echo(f"edgespec: prompt {conversation.get('question_id', '')}: {error}", err=True)
+                echo(f"edgespec: prompt {conversation.get('question_id', number)}: {error}", err=True)
     if n_failed:
         sys.exit(1)
 

@@ -58,12 +58,19 @@ def unescaped(text: str) -> str:
     return re.sub(r"\\[nrt\\]", lambda escape: _ESCAPES[escape[0]], text)
 
 
-def text_or_file(value: str, name: str, *, text: str) -> str:
+def text_or_file(value: str, name: str, *, text: str, form: str) -> str:
     """The text of the option `name`: `value` itself where the pattern `text` is in it, else that of the file it names.
 
-    Raises InvalidRequest.
+    Raises InvalidRequest, which says in what `form` the text could be typed.
     """
-    return typed_text(value, name) if re.search(text, value) else read_input(Path(value))
+    if re.search(text, value):
+        return typed_text(value, name)
+    try:
+        return read_input(Path(value))
+    except InvalidRequest as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise InvalidRequest(f"{error}; typed in place, {form}") from error
+        raise
 
 
 def options_from_input(options: Mapping[str, Any]) -> list[str]:

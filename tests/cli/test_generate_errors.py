@@ -119,6 +119,11 @@ def test_an_error_of_one_prompt_costs_no_other_its_answer(
     assert reason in result.stderr
 
 
+def test_a_prompt_without_an_id_is_named_by_its_place(run: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text('{"turns": ["one"]}\n{"turns": ["refused"]}\n')
+    assert run("--prompts", str(tmp_path / "prompts.jsonl")).stderr.startswith("edgespec: prompt 2: ")
+
+
 def test_a_failing_pass_costs_no_other_prompt_its_answer(
     run: Callable[..., Result], tmp_path: Path, failing_pass: Callable[[int], None]
 ) -> None:

@@ -130,6 +130,14 @@ def test_a_schema_and_a_grammar_from_standard_input_or_in_place(asked: Asked) ->
     for arguments, stdin in ((["g.gbnf"], ""), ([grammar], ""), (["-"], grammar)):
         asked.prompt("hi", "--grammar", *arguments, stdin=stdin)
         assert asked.sampling.grammar == grammar
+    asked.prompt("hi", "--json-schema", "true")
+    assert asked.sampling.grammar
+
+
+@pytest.mark.parametrize(("option", "value"), [("--json-schema", "[1"), ("--grammar", 'root = "ja"')])
+def test_what_is_neither_a_file_nor_its_text(asked: Asked, option: str, value: str) -> None:
+    refusal = asked.refusal("hi", option, value)
+    assert f"cannot read {value}: No such file or directory; typed in place, a " in refusal
 
 
 @pytest.mark.parametrize(
