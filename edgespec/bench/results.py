@@ -17,7 +17,8 @@ from edgespec.backend import build_name, gpus
 from edgespec.errors import InvalidRequest, OutputError
 from edgespec.system.child import IMPORT_ROOT
 from edgespec.system.cpu import cores, cpu_name
-from edgespec.system.files import read_json, replacing
+from edgespec.system.files import replacing
+from edgespec.system.jsonl import read_value
 
 
 def code_digest() -> str:
@@ -87,7 +88,7 @@ def resumed(path: Path, fresh: dict[str, Any], *, holds: str) -> dict[str, Any] 
     """
     if not path.exists():
         return None
-    earlier = read_json(path)
+    earlier = read_value(path)
     if (
         not isinstance(earlier, dict)
         or earlier.get("what") != fresh["what"]

@@ -15,6 +15,7 @@ from edgespec.engine import prefix_files
 from edgespec.engine.profile_store import stored_profiles
 from edgespec.errors import OutputError
 from edgespec.system import cpu
+from edgespec.system.texts import counted
 
 
 def show(as_object: bool) -> None:
@@ -24,12 +25,12 @@ def show(as_object: bool) -> None:
     if as_object:
         echo(json.dumps(_as_json(prefixes, profiles)))
         return
-    echo(f"{_count(len(prefixes), 'prefix', 'prefixes')}, {_megabytes(sum(stored.bytes for stored in prefixes))}")
+    echo(f"{counted(len(prefixes), 'prefix', 'prefixes')}, {_megabytes(sum(stored.bytes for stored in prefixes))}")
     names = [visible(stored.model, one_line=True) for stored in prefixes]
     width = max(map(len, names), default=0)
     for stored, name in zip(prefixes, names, strict=True):
         echo(f"  {name:<{width}}  {len(stored.tokens):>6} tokens  {_megabytes(stored.bytes):>9}  {_ago(stored.used)}")
-    echo(f"{_count(sum(map(len, profiles.values())), 'profile', 'profiles')}")
+    echo(counted(sum(map(len, profiles.values())), "profile"))
     for kind, sizes in profiles.items():
         echo(f"  {kind}: {len(sizes)}, {_megabytes(sum(sizes))}")
 
@@ -41,7 +42,7 @@ def clear(kinds: Sequence[str]) -> None:
             count, size = prefix_files.clear(_prefix_root())
         except OSError as error:
             raise OutputError(f"{error.filename}: cannot be removed: {error.strerror}") from error
-        echo(f"removed {_count(count, 'prefix', 'prefixes')}, {_megabytes(size)}")
+        echo(f"removed {counted(count, 'prefix', 'prefixes')}, {_megabytes(size)}")
     if "profiles" in kinds:
         paths = [path for paths in stored_profiles(cpu.cache_directory()).values() for path in paths]
         for path in paths:
@@ -49,7 +50,7 @@ def clear(kinds: Sequence[str]) -> None:
                 path.unlink(missing_ok=True)
             except OSError as error:
                 raise OutputError(f"{path}: cannot be removed: {error.strerror}") from error
-        echo(f"removed {_count(len(paths), 'profile', 'profiles')}")
+        echo(f"removed {counted(len(paths), 'profile')}")
     else:
         echo("profiles stay: edgespec cache clear profiles removes them")
 
@@ -83,10 +84,6 @@ def _sizes(paths: Sequence[Path]) -> list[int]:
     return sizes
 
 
-def _count(number: int, one: str, several: str) -> str:
-    return f"{number} {one if number == 1 else several}"
-
-
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
 
@@ -95,5 +92,5 @@ def _ago(used: float) -> str:
     minutes = max(0.0, time.time() - used) / 60
     for unit, length in (("day", 1440), ("hour", 60), ("minute", 1)):
         if minutes >= length:
-            return f"used {_count(int(minutes / length), unit, unit + 's')} ago"
+            return f"used {counted(int(minutes / length), unit)} ago"
     return "used just now"

@@ -19,7 +19,7 @@ from edgespec.system import cpu
 from edgespec.system.files import check_writable
 from edgespec.system.jsonl import read_objects
 from edgespec.system.prompts import read_prompts
-from edgespec.system.texts import read_input
+from edgespec.system.texts import counted, read_input
 from edgespec.vocabtrim.collect import AnswerSettings, count_answers_of, count_recorded, count_text
 from edgespec.vocabtrim.counts import Counts
 
@@ -49,7 +49,7 @@ def run(options: dict[str, Any]) -> None:
         journal_of(out).unlink(missing_ok=True)
     total = counts.provenance
     if n_skipped := counts.origin.get("prompts_too_long"):
-        echo(f"{n_skipped} prompts were left out: they do not fit into {options['ctx']} tokens (--ctx)", err=True)
+        echo(f"{counted(n_skipped, 'prompt')} left out: too long for {options['ctx']} tokens (--ctx)", err=True)
     echo(f"{out}: {total['tokens']} tokens counted, {total['distinct']} different, in {total['texts']} texts; "
          f"{total['held_out_tokens']} more held out")  # fmt: skip
 

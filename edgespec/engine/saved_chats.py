@@ -17,6 +17,8 @@ from edgespec.engine.engine import Engine
 from edgespec.engine.kv_file import DamagedKvFile, ForeignKvFile, read_kv, write_kv
 from edgespec.errors import InvalidRequest, OutputError
 from edgespec.system.files import locked, private_folder, read_json, write_json
+from edgespec.system.jsonl import read_value
+from edgespec.system.texts import counted
 
 _CHAT_FORMAT = 1
 
@@ -57,11 +59,9 @@ def read_chat(path: Path, chat: Chat, engine: Engine) -> bool:
     """Restore a saved conversation; returns whether it was with this very model. Raises InvalidRequest."""
     if not path.exists():
         raise InvalidRequest(f"{path}: there is no such conversation")
-    saved: Any = read_json(path)
-    if not isinstance(saved, dict):
-        raise InvalidRequest(f"{path}: it is damaged or cannot be read")
-    same_model = saved.get("model") == engine.fingerprint
+    saved = read_value(path)
     try:
+        same_model: bool = saved["model"] == engine.fingerprint
         if saved["format"] != _CHAT_FORMAT:
             raise ValueError(f"format {saved['format']!r}")
         chat.restore(saved, same_model=same_model)
@@ -107,7 +107,8 @@ class SavedChat:
         except InvalidRequest as error:
             raise InvalidRequest(f"{error}; move it away to start a new one") from error
         turns = sum(message["role"] == "user" for message in chat.messages)
-        yield f"session {self.name} continues: {turns} turns so far" + ("" if same_model else ", with another model")
+        model = "" if same_model else ", with another model"
+        yield f"session {self.name} continues: {counted(turns, 'turn')} so far{model}"
         try:
             tokens, data = read_kv(self._kv_path, _kv_origin(engine))
         except FileNotFoundError:

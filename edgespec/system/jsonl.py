@@ -1,4 +1,4 @@
-"""Reads JSON lines: one object on each line."""
+"""Reads the JSON that users give: a value, or lines with one object on each."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from edgespec.errors import InvalidRequest
-from edgespec.system.texts import read_input
+from edgespec.system.texts import read_input, read_text
 
 _BYTE_ORDER_MARK = "\ufeff"
+
+
+def read_value(path: Path) -> Any:
+    """The JSON value of a file that a user names. Raises InvalidRequest with the reason."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{path} is not JSON ({error})") from error
 
 
 def read_objects(path: Path) -> list[tuple[int, dict[str, Any]]]:

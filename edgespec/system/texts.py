@@ -1,4 +1,4 @@
-"""Texts that users give: UTF-8 files as editors write them, and standard input."""
+"""Texts that users give: UTF-8 files as editors write them, and standard input; and counts in what they read."""
 
 from __future__ import annotations
 
@@ -38,6 +38,11 @@ def decoded(data: bytes, name: str) -> str:
 def with_newlines(text: str) -> str:
     """`text` with the line ends of other systems replaced by newlines."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def counted(number: int, one: str, several: str = "") -> str:
+    """`number` with its noun: "1 turn", "2 turns"; `several` where that is more than an s behind `one`."""
+    return f"{number} {one if number == 1 else several or one + 's'}"
 
 
 def read_text(path: Path) -> str:

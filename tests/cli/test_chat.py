@@ -341,18 +341,21 @@ class TestKept:
     @pytest.mark.parametrize(
         ("text", "reason"),
         [
-            ("", "damaged or cannot be read"),
-            ("[]", "damaged or cannot be read"),
+            ("", "is not JSON"),
+            ("[]", "not a conversation"),
             ("{}", "not a conversation"),
             ('{"format": 1}', "not a conversation"),
             ('{"format": 2, "model": "x"}', "not a conversation"),
         ],
     )
-    def test_what_is_no_conversation(self, engine: Engine, tmp_path: Path, text: str, reason: str) -> None:
+    def test_what_is_no_conversation(
+        self, engine: Engine, tmp_path: Path, text: str, reason: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
         (tmp_path / "c.json").write_text(text)
         with pytest.raises(InvalidRequest, match=reason) as told:
             read_chat(tmp_path / "c.json", engine.chat(), engine)
-        assert "(" not in str(told.value)  # no repr of an exception
+        assert "Error(" not in str(told.value)  # no repr of an exception
+        assert not caplog.messages  # it is said once
         with pytest.raises(InvalidRequest, match=f"{reason}.*; move it away to start a new one"):
             list(SavedChat(tmp_path, "c").restore(engine.chat(), engine))
         with pytest.raises(InvalidRequest, match="there is no such"):
@@ -1033,7 +1036,7 @@ class TestPiped:
 
         assert "--system" not in piped("w300\n", "--session", "s", "--system", "w310 ").stderr
         result = piped("w301\n", "--session", "s", "--system", "w311 ")
-        assert "session s continues: 1 turns so far" in result.stderr and "system prompt of --system" in result.stderr
+        assert "session s continues: 1 turn so far" in result.stderr and "system prompt of --system" in result.stderr
         assert system() == "w311 "
         assert "--system" not in piped("w302\n", "--session", "s", "--system", "w311 ").stderr
         piped("w303\n", "--session", "s", EDGESPEC_SYSTEM="w312 ")  # a default is for those that begin
@@ -1100,7 +1103,7 @@ EVENING = [
     ("/set temp 0.8\r", [r"\x1b\[2mtemp 0.8"]),
     ("/set context-shift on\r", [r"\x1b\[2mcontext-shift on"]),
     ("/set tmp 1\r", ["did you mean temp"]),
-    ("/set temp warm\r", ["not a valid float"]),
+    ("/set temp warm\r", ["temp: 'warm' is not a valid float"]),
     ("/regen\r", [ANSWERED]),
     ("/draft off\r", ["decoding plainly"]),
     ("Say a a a a a a a a.\r", [r"1.00 tokens a block"]),

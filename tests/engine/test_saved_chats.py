@@ -25,4 +25,4 @@ def test_the_same_bytes_are_the_same_model(tmp_path: Path) -> None:
     copy = Path(shutil.copyfile(path, tmp_path / "renamed.gguf"))
     for again in (path, copy):
         with edgespec.load(again, threads=1, cache_dir=tmp_path) as engine:
-            assert list(saved.restore(engine.chat(), engine)) == ["session a continues: 1 turns so far"]
+            assert list(saved.restore(engine.chat(), engine)) == ["session a continues: 1 turn so far"]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgespec.errors import InvalidRequest
-from edgespec.system.jsonl import read_objects
+from edgespec.system.jsonl import read_objects, read_value
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 _OBJECTS = st.dictionaries(_TEXT, st.one_of(_TEXT, st.integers(), st.booleans(), st.none()), max_size=4)
@@ -70,3 +70,18 @@ def test_files_that_were_joined_keep_the_mark_of_each(folder: Path) -> None:
     path = folder / "joined.jsonl"
     path.write_bytes(2 * b'\xef\xbb\xbf{"a": 1}\n')
     assert read_objects(path) == [(1, {"a": 1}), (2, {"a": 1})]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"), [(b"", "is not JSON"), (b"\xff", "is not UTF-8"), (None, "Is a directory")]
+)
+def test_a_value_that_cannot_be_read(
+    tmp_path: Path, data: bytes | None, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "value.json"
+    path.mkdir() if data is None else path.write_bytes(data)
+    with pytest.raises(InvalidRequest, match=f"value.json.*{reason}|cannot read .*value.json: {reason}"):
+        read_value(path)
+    assert not caplog.messages
+    (tmp_path / "right.json").write_text("\ufeff[1]", encoding="utf-8")
+    assert read_value(tmp_path / "right.json") == [1]

@@ -19,7 +19,15 @@ from hypothesis import strategies as st
 
 from edgespec.errors import InvalidRequest
 from edgespec.system import texts
-from edgespec.system.texts import STANDARD_INPUT, decoded, input_is_piped, read_input, read_standard_input, read_text
+from edgespec.system.texts import (
+    STANDARD_INPUT,
+    counted,
+    decoded,
+    input_is_piped,
+    read_input,
+    read_standard_input,
+    read_text,
+)
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufeff\0"), max_size=30)
 
@@ -100,3 +108,8 @@ def test_text_comes_from_pipes_and_files_not_from_devices(tmp_path: Path) -> Non
                 assert input_is_piped() is piped
     with Path(os.devnull).open("rb") as nothing, _standard_input(nothing):
         assert not input_is_piped()
+
+
+def test_a_count_agrees_with_its_noun() -> None:
+    assert [counted(number, "turn") for number in (0, 1, 2)] == ["0 turns", "1 turn", "2 turns"]
+    assert [counted(number, "prefix", "prefixes") for number in (1, 2)] == ["1 prefix", "2 prefixes"]

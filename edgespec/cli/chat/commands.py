@@ -17,7 +17,7 @@ from edgespec.cli.report import print_stats
 from edgespec.cli.terminal import echo, visible
 from edgespec.engine.saved_chats import is_chat, read_chat, write_chat
 from edgespec.errors import InvalidRequest
-from edgespec.system.texts import read_text
+from edgespec.system.texts import counted, read_text
 
 _MAX_BYTES_PER_TOKEN = 16
 """Bytes of a file for each token of the context; a larger file is refused without tokenizing it."""
@@ -150,7 +150,7 @@ def _load(controller: Controller, argument: str) -> None:
     same = read_chat(path, controller.chat, controller.engine)
     controller.last = None
     turns = sum(message["role"] == "user" for message in controller.chat.messages)
-    controller.screen.note(f"{turns} turns" + ("" if same else ", from another model: their text is read again"))
+    controller.screen.note(counted(turns, "turn") + ("" if same else ", from another model: their text is read again"))
 
 
 def _file(controller: Controller, argument: str) -> None:
@@ -168,9 +168,8 @@ def _file(controller: Controller, argument: str) -> None:
         raise InvalidRequest(too_large)
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))  # longer than any in the text
     controller.attached.append(Attached(path.name, f"{path.name}:\n{fence}\n{text.rstrip()}\n{fence}"))
-    controller.screen.note(
-        f"{visible(path.name, one_line=True)}, {count} tokens, goes before the next message; /undo leaves it out"
-    )
+    name = visible(path.name, one_line=True)
+    controller.screen.note(f"{name}, {counted(count, 'token')}, goes before the next message; /undo leaves it out")
 
 
 def _set(controller: Controller, argument: str) -> None:
@@ -196,7 +195,7 @@ def _set_value(controller: Controller, option: click.Option, name: str, value: s
     try:
         converted = option.type_cast_value(click.Context(click.Command("set")), value.strip() or None)
     except click.BadParameter as error:
-        raise InvalidRequest(f"{name} {value!r}: {error.message}") from error
+        raise InvalidRequest(f"{name}: {error.message}") from error
     if converted is None:
         raise InvalidRequest(f"/set {name} needs a value")
     if option.name == "max_tokens":
