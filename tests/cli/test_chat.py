@@ -1121,7 +1121,7 @@ EVENING = [
     ("/drafter anpd\r", [r"\x1b\[2manpd"]),
     ("/drafter nobody\r", ["edgespec: no drafter 'nobody'"]),
     ("/model nothing\r", ["edgespec: no model 'nothing'"]),
-    ("/sav x\r", ["did you mean /save"]),
+    ("/sav x\r", ["did you mean /save", "> /sav x"]),
     ('\x15"""two\rlines"""\r', [ANSWERED]),  # the line before is kept for editing: Ctrl-U clears it
     ("/exit\r", []),
 ]
