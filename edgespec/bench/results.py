@@ -17,8 +17,7 @@ from edgespec.backend import build_name, gpus
 from edgespec.errors import InvalidRequest, OutputError
 from edgespec.system.child import IMPORT_ROOT
 from edgespec.system.cpu import cores, cpu_name
-from edgespec.system.files import replacing
-from edgespec.system.jsonl import read_value
+from edgespec.system.files import read_json, replacing
 
 
 def code_digest() -> str:
@@ -88,7 +87,7 @@ def resumed(path: Path, fresh: dict[str, Any], *, holds: str) -> dict[str, Any] 
     """
     if not path.exists():
         return None
-    earlier = read_value(path)
+    earlier = read_json(path)
     if (
         not isinstance(earlier, dict)
         or earlier.get("what") != fresh["what"]

@@ -12,8 +12,7 @@ from typing import Any, Literal
 from edgespec.errors import InvalidRequest
 from edgespec.gguf.metadata import strings, unpadded
 from edgespec.gguf.reader import Part
-from edgespec.system.files import write_json
-from edgespec.system.jsonl import read_value
+from edgespec.system.files import read_json, write_json
 
 COUNTS_FORMAT = 1
 """Version of the counts files."""
@@ -73,7 +72,7 @@ def load_counts(path: Path) -> Counts:
     """Read counts from a file. Raises InvalidRequest where it is missing or malformed."""
     if not path.is_file():
         raise InvalidRequest(f"{path}: no such file; make one with edgespec calibrate")
-    data = read_value(path)
+    data = read_json(path)
     try:
         if data["format"] != COUNTS_FORMAT or data["source"] not in ("target", "answers", "text"):
             raise ValueError("another format")

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgespec.errors import InvalidRequest
-from edgespec.system.files import write_json
-from edgespec.system.jsonl import read_value
+from edgespec.system.files import read_json, write_json
 from edgespec.vocabtrim.selection import TokenIds
 
 KEEP_LIST_FORMAT = 1
@@ -40,7 +39,7 @@ def load_keep_list(path: Path) -> KeepList:
     """Read a keep list. Raises InvalidRequest where the file is missing or malformed."""
     if not path.is_file():
         raise InvalidRequest(f"{path}: no such file or list; calibrate and give --counts instead")
-    data = read_value(path)
+    data = read_json(path)
     try:
         if data["format"] != KEEP_LIST_FORMAT or data["kind"] != "kept tokens":
             raise ValueError("another format")
