@@ -68,12 +68,12 @@ need_compiler() {
         "Termux: pkg install clang cmake ninja"
 }
 
-# watch_build LOG: says how far the build that writes LOG is, until it is killed or this script is gone.
+# watch_build LOG: says how far the build that writes LOG is, until LOG.busy or this script is gone.
 # On a terminal that is one line drawn over and over, else a line every half minute.
 watch_build() {
     began=$(date +%s)
     due=30
-    while sleep 1 && kill -0 $$ 2>/dev/null; do
+    while sleep 1 && [ -e "$1.busy" ] && kill -0 $$ 2>/dev/null; do
         seconds=$(($(date +%s) - began))
         [ -t 1 ] || [ "$seconds" -ge "$due" ] || continue
         due=$((seconds + 30))
@@ -91,10 +91,12 @@ logged() {
     log=$1
     shift
     : >"$log"
+    : >"$log.busy"
     watch_build "$log" &
     watcher=$!
     status=0
     "$@" <"/dev/null" >"$log" 2>&1 || status=$?
+    rm -f "$log.busy" # a signal is lost that comes before the new shell has forgotten this one's traps
     kill "$watcher" 2>/dev/null || true
     wait "$watcher" 2>/dev/null || true
     [ ! -t 1 ] || printf '\r\033[K'

@@ -129,9 +129,9 @@ class PrefixCache:
 
     def wait(self) -> None:
         """Wait until everything is written."""
-        if self._writer is not None:
-            self._writer.join()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.join()
 
 
 def prefix_cache(options: EngineOptions, target: LlamaModel, context: LlamaContext, fingerprint: str) -> PrefixCache:

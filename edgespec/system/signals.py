@@ -126,7 +126,19 @@ def delayed_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, lambda number, _frame: received.append(number))
         yield lambda: any(handlers[number] in (_end, signal.default_int_handler) for number in received)
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        _restore(handlers)
         for number in received:
             handlers[number](number, None)
+
+
+def _restore(handlers: dict[int, Any]) -> None:
+    """Install the handlers, all of them: a signal between two may raise."""
+    remaining = dict(handlers)
+    try:
+        while remaining:
+            number = next(iter(remaining))
+            signal.signal(number, remaining[number])
+            del remaining[number]
+    finally:
+        if remaining:
+            _restore(remaining)

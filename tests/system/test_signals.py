@@ -197,3 +197,26 @@ def test_in_another_thread_signals_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert found == [signal.getsignal(signal.SIGTERM)]
+
+
+def test_all_handlers_come_back_where_a_signal_comes_between_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {number: signal.signal(number, lambda number, frame: None) for number in NUMBERS}
+    mine = {number: signal.getsignal(number) for number in NUMBERS}
+    install, raised = signal.signal, []
+
+    def interrupted(number: int, handler: object) -> object:
+        installed = install(number, handler)  # type: ignore[arg-type]
+        if not raised:
+            raised.append(number)
+            raise KeyboardInterrupt
+        return installed
+
+    try:
+        with pytest.raises(KeyboardInterrupt), delayed_signals():
+            monkeypatch.setattr(signal, "signal", interrupted)
+        monkeypatch.undo()
+        assert raised and {number: signal.getsignal(number) for number in NUMBERS} == mine
+    finally:
+        monkeypatch.undo()
+        for number, handler in before.items():
+            signal.signal(number, handler)
