@@ -202,7 +202,8 @@ def test_in_another_thread_signals_are_left_alone() -> None:
 def test_all_handlers_come_back_where_a_signal_comes_between_two(monkeypatch: pytest.MonkeyPatch) -> None:
     before = {number: signal.signal(number, lambda number, frame: None) for number in NUMBERS}
     mine = {number: signal.getsignal(number) for number in NUMBERS}
-    install, raised = signal.signal, []
+    install = signal.signal
+    raised: list[int] = []
 
     def interrupted(number: int, handler: object) -> object:
         installed = install(number, handler)  # type: ignore[arg-type]
