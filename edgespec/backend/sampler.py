@@ -94,7 +94,7 @@ class LlamaSampler:
         self.logprobs: list[TokenLogprob] = []
         if params.reweighs:
             for token in history:
-                self.accept(token, dry=params.dry_prompt)
+                self.accept(token, penalize=params.penalty_prompt, dry=params.dry_prompt)
 
     @property
     def noise(self) -> SharedNoise:
@@ -119,10 +119,11 @@ class LlamaSampler:
         self._position += 1
         return token
 
-    def accept(self, token: int, *, dry: bool = True) -> None:
-        """Let penalties look back at a token, as `choose` does with those it chooses."""
+    def accept(self, token: int, *, penalize: bool = True, dry: bool = True) -> None:
+        """Let the penalties and DRY look back at a token, as `choose` does with those it chooses."""
         self._penalized.add(token)
-        llama_cpp.llama_sampler_accept(self._penalties, token)
+        if penalize:
+            llama_cpp.llama_sampler_accept(self._penalties, token)
         if dry:
             llama_cpp.llama_sampler_accept(self._dry, token)
 

@@ -65,7 +65,8 @@ def _check_sources(options: dict[str, Any]) -> None:
     if given and options["words"]:
         raise click.UsageError(f"{' '.join(options['words'])!r} would be the prompt, and {given[0]} gives one too")
     if len(given) > 1:
-        raise click.UsageError(f"{given[0]} and {given[1]} exclude each other")
+        remedy = "" if options["prompts"] else "; to ask about a file, pipe it in: edgespec generate -p QUESTION < FILE"
+        raise click.UsageError(f"{given[0]} and {given[1]} exclude each other{remedy}")
     if len(from_input := options_from_input(options)) > 1:
         raise click.UsageError(f"{from_input[0]} - and {from_input[1]} -: standard input can be read only once")
 

@@ -43,8 +43,9 @@ class SamplingParams:
     Names and meanings are llama.cpp's. `seed` is 64 bits unsigned, and random
     unless given. `grammar` is GBNF text. `logprobs` asks for that many
     alternatives with each token (0: only the token's own; None: none). DRY sees no repetition across one of
-    `dry_breakers`, and without `dry_prompt` none of the prompt, which may then be copied. The order is llama.cpp's:
-    logit bias, penalties, dry, top-k, typical, top-p, min-p, temperature, and the draw.
+    `dry_breakers`. Without `dry_prompt`, DRY looks at the answer alone, and without `penalty_prompt` the penalties do:
+    the prompt may then be copied. The order is llama.cpp's: logit bias, penalties, dry, top-k, typical, top-p, min-p,
+    temperature, and the draw.
 
     None is a parameter's default. Numbers of numpy are stored as Python's. Raises InvalidRequest.
     """
@@ -58,6 +59,7 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     penalty_last_n: int = 64
+    penalty_prompt: bool = True
     dry_multiplier: float = 0.0
     dry_base: float = 1.75
     dry_allowed_length: int = 2
@@ -82,7 +84,8 @@ class SamplingParams:
             raise InvalidRequest(f"temperature is {self.temperature}: it must be 0 or at least {_COLDEST:g}")
         object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
         object.__setattr__(self, "dry_breakers", arguments.texts("dry_breakers", self.dry_breakers))
-        object.__setattr__(self, "dry_prompt", arguments.switch("dry_prompt", self.dry_prompt))
+        for name in ("penalty_prompt", "dry_prompt"):
+            object.__setattr__(self, name, arguments.switch(name, getattr(self, name)))
         if self.grammar is not None:
             arguments.text("grammar", self.grammar)
         if self.logprobs is not None:

@@ -65,7 +65,7 @@ class SamplingDefaults:
         entry = entry_of_file(model.path)
         listed = (entry.sampling or {}) if entry else {}
         self.recommended: dict[str, Recommended] = {
-            **{name: Recommended(value, "the catalogue's") for name, value in listed.items()},
+            **{name: Recommended(value, "recommended") for name, value in listed.items()},
             **{name: Recommended(value, "the file's") for name, value in _of_file(model).items()},
         }
         if "temperature" not in self.recommended:
@@ -82,7 +82,7 @@ class SamplingDefaults:
         return SamplingParams(**{**self._in_force(chosen), **chosen})
 
     def describe(self, chosen: Mapping[str, Any]) -> str:
-        """The parameters in force in a few words: "temperature 0.7, top-p 0.8 (the catalogue's), repetition guard"."""
+        """The parameters in force in a few words: "temperature 0.7, top-p 0.8 (recommended), repetition guard"."""
         values = self._in_force(chosen)
         by_source: dict[str, list[str]] = {}
         for name, words in _NAMES.items():

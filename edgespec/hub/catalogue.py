@@ -46,7 +46,7 @@ class Entry:
     context: int | None = None
     drafter: str | None = None
     kept: str | None = None
-    sampling: Mapping[str, float] | None = field(default=None, hash=False)
+    sampling: Mapping[str, float | bool] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         if not _FILE_NAME.fullmatch(self.file) or ("/" in self.file and "/" not in self.alias):

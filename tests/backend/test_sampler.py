@@ -184,6 +184,18 @@ def test_dry_lets_the_prompt_be_copied_where_it_is_told_to(vocabulary: LlamaVoca
     assert chosen(params, 2) == [300, 301, 290, 303, BYTE + ord("\n")], "an answer's sampler begins anew"
 
 
+@pytest.mark.parametrize("penalty", [{"repeat_penalty": 2.0}, {"presence_penalty": 4.0}, {"frequency_penalty": 4.0}])
+@pytest.mark.parametrize("prompt", [True, False])
+def test_penalties_look_at_the_prompt_unless_they_are_told_not_to(
+    vocabulary: LlamaVocabulary, penalty: dict[str, float], prompt: bool
+) -> None:
+    row = np.zeros(N_VOCAB, np.float32)
+    row[300], row[290] = 5.0, 4.0
+    sampler = LlamaSampler(vocabulary, SamplingParams(**penalty, penalty_prompt=prompt), history=[300])  # type: ignore[arg-type]
+    assert sampler.choose(row) == (290 if prompt else 300)
+    assert sampler.choose(row) == (290 if not prompt else 300), "what the answer said is penalized"
+
+
 @pytest.mark.parametrize(
     "wanted", [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_k": 5}], ids=["greedy", "warm", "filtered"]
 )

@@ -147,7 +147,7 @@ def test_what_is_neither_a_file_nor_its_text(asked: Asked, option: str, value: s
         (["--prompts", "-", "--grammar", "-"], "--prompts - and --grammar -: standard input can be read only once"),
         (["hi", "-p", "ho"], "'hi' would be the prompt, and --prompt gives one too"),
         (["-n", "5", "6", "-f", "x"], "'6' would be the prompt, and --file gives one too"),
-        (["-p", "hi", "-f", "x"], "--prompt and --file exclude each other"),
+        (["-p", "hi", "-f", "x"], "--prompt and --file exclude each other; to ask about a file, pipe it in"),
     ],
 )
 def test_what_is_given_twice_is_refused(asked: Asked, arguments: list[str], message: str) -> None:

@@ -55,13 +55,14 @@ def test_the_file_comes_before_the_catalogue_which_fills_in(loaded: Loaded) -> N
     engine = loaded("qwen2.5-coder-1.5b-instruct-q8_0.gguf", temp=0.5, penalty_repeat=1.0)
     assert engine.chat_sampling(seed=1) == SamplingParams(temperature=0.5, top_k=20, top_p=0.8, **GUARD, seed=1)
     assert engine.sampling_defaults.describe({}) == (
-        "temperature 0.5, repeat penalty 1 (the file's), top-k 20, top-p 0.8 (the catalogue's), repetition guard"
+        "temperature 0.5, repeat penalty 1 (the file's), top-k 20, top-p 0.8 (recommended), repetition guard"
     )
 
 
 def test_a_recommended_repetition_penalty_stands_in_for_the_guard(loaded: Loaded) -> None:
     sampling = loaded(entries()["smollm2-135m"].file).chat_sampling()
     assert (sampling.temperature, sampling.repeat_penalty, sampling.dry_multiplier) == (0.2, 1.1, 0.0)
+    assert not sampling.penalty_prompt
 
 
 @pytest.mark.parametrize(
@@ -100,22 +101,22 @@ def test_a_file_may_say_anything(
         (
             {"temperature": 1.5},
             {"temperature": 1.5, "top_k": 20, "top_p": 0.8, **GUARD},
-            "temperature 1.5 (yours), top-k 20, top-p 0.8 (the catalogue's), repetition guard",
+            "temperature 1.5 (yours), top-k 20, top-p 0.8 (recommended), repetition guard",
         ),
         (
             {"repeat_penalty": 1.2},
             {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "repeat_penalty": 1.2},
-            "temperature 0.7, top-k 20, top-p 0.8 (the catalogue's), repeat penalty 1.2 (yours)",
+            "temperature 0.7, top-k 20, top-p 0.8 (recommended), repeat penalty 1.2 (yours)",
         ),
         (
             {"dry_multiplier": 0.5},
             {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "dry_multiplier": 0.5},
-            "temperature 0.7, top-k 20, top-p 0.8 (the catalogue's), DRY 0.5 (yours)",
+            "temperature 0.7, top-k 20, top-p 0.8 (recommended), DRY 0.5 (yours)",
         ),
         (
             {"dry_allowed_length": 9},
             {"temperature": 0.7, "top_k": 20, "top_p": 0.8, **GUARD, "dry_allowed_length": 9},
-            "temperature 0.7, top-k 20, top-p 0.8 (the catalogue's), repetition guard",
+            "temperature 0.7, top-k 20, top-p 0.8 (recommended), repetition guard",
         ),
     ],
 )
