@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,14 @@ def session_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         _move_to(tmp_path_factory.mktemp("session-home"), monkeypatch)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def heeded_hangup() -> Iterator[None]:
+    """SIGHUP as a terminal has it: under nohup it is ignored, and what tests start would inherit that."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(autouse=True)
