@@ -103,11 +103,13 @@ class _AnswerPolicy:
             cost.observe_prompt(*self._prompt)
             self._prompt = None
         limit = min(room, shared.config.max_draft, cost.rows - 1)
+        if limit <= 0 or not shared.drafters:
+            return _because("there is no room for a draft" if shared.drafters else "nobody drafts", explain)
         if cost.known:  # what the answer cannot afford is not worth proposing
             ratios, allowed = cost.ratios(), 1.0 + self._budget.worst
             limit = next((n for n in range(limit, 0, -1) if ratios[n] <= allowed), 0)
-        if limit <= 0 or not shared.drafters:
-            return _because("there is no room for a draft" if shared.drafters else "nobody drafts", explain)
+            if not limit:
+                return _because("this answer is so late that no draft keeps its promise", explain)
         if self._backoff.goes_on():
             return _because("proposing takes too much of T(1), and was in vain lately", explain)
         step = _Planning(

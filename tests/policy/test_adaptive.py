@@ -225,6 +225,14 @@ def test_an_answer_that_is_slower_already_may_become_faster(gained: float, draft
     assert bool(policy.plan([1], 60).tokens) == drafts
 
 
+def test_an_answer_that_can_afford_no_draft_says_so() -> None:
+    policy = Answering(AdaptivePolicy([ScriptedDrafter(lambda tokens, limit: [1] * limit)], curve(flat)), explain=True)
+    policy.prefilled(1, 0.0)
+    cast(Any, policy._answer)._budget.gained = -20.0
+    assert policy.plan([1], 60) == NOTHING
+    assert policy.made.reasons == ("this answer is so late that no draft keeps its promise",)
+
+
 def test_a_costed_drafter_does_not_prefill_only_to_see_how_good_it_is() -> None:
     class Weak(ScriptedDrafter):
         name, asked = "model", 0
