@@ -37,7 +37,8 @@ class Terminal:
         with heeding_signals():
             self.pid, self.fd = pty.fork()
             if self.pid == 0:
-                os.execvpe(command[0], list(command), env)
+                # A slow machine must not make prompt_toolkit say that this terminal, which knows no CPR, knows none.
+                os.execvpe(command[0], list(command), {**env, "PROMPT_TOOLKIT_NO_CPR": "1"})
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         self.screen = ""
         self.read_up_to = 0

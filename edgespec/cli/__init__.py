@@ -95,7 +95,7 @@ def main(ctx: click.Context, verbose: int, config: Path | None) -> None:  # fmt:
     _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")  # characters that the terminal lacks must not end an answer
-    _log_to_stderr(verbose)
+    _log_to_stderr(ctx, verbose)
     _read_config(ctx, config)
 
 
@@ -125,12 +125,13 @@ def _read_config(ctx: click.Context, path: Path | None) -> None:
     ctx.default_map = {name: defaults_for(path, name, command, main.commands)}
 
 
-def _log_to_stderr(verbose: int) -> None:
-    """Log edgespec's warnings to stderr, more with -v, and llama.cpp's log with -vv."""
+def _log_to_stderr(ctx: click.Context, verbose: int) -> None:
+    """Log edgespec's warnings to stderr until the command ends, more with -v, and llama.cpp's log with -vv."""
     handler = logging.StreamHandler()
     handler.setFormatter(_LogFormatter("edgespec: %(message)s"))
     if verbose < 2:
         handler.addFilter(lambda record: not record.name.startswith("edgespec.llama_cpp"))
     logger = logging.getLogger("edgespec")
     logger.addHandler(handler)
+    ctx.call_on_close(lambda: logger.removeHandler(handler))  # this stderr may be closed by then, as in tests
     logger.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
