@@ -153,7 +153,7 @@ class FixedPolicy:
         self._drafter = drafter
         self._size = size
 
-    def begin(self) -> FixedPolicy:
+    def begin(self, drafters: Sequence[Drafter] = ()) -> FixedPolicy:
         return self
 
     def prefilled(self, evaluation: Evaluation, verdict: Verdict, *, cached: int, seconds: float) -> None:

@@ -199,6 +199,6 @@ class AnswerPolicy(Protocol):
 class Policy(Protocol):
     """Plans drafts. What it learns is shared by all answers."""
 
-    def begin(self) -> AnswerPolicy:
-        """The policy of one more answer."""
+    def begin(self, drafters: Sequence[Drafter] = ()) -> AnswerPolicy:
+        """The policy of one more answer. `drafters` are this answer's own; what is learned of each is kept by name."""
         ...

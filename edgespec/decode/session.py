@@ -17,6 +17,7 @@ from edgespec.core import (
     NOTHING,
     AnswerPolicy,
     Context,
+    Drafter,
     Evaluation,
     Plan,
     Policy,
@@ -60,6 +61,7 @@ class Session:
     """One answer of a target, decoded block by block: iterate over `stream()`, or call `step()` until `finished`.
 
     `tokens` (the prompt, not empty) grows in place with the emitted tokens: the caller's sequence is the conversation.
+    `drafters` are this answer's own, beside the policy's.
     A context shift keeps the first `keep` tokens. `prompt_store` keeps what is read of the prompt. `lock` is held
     during each step, so that sessions that share a context take turns. Not thread-safe, except for `cancel`.
     """
@@ -73,6 +75,7 @@ class Session:
         tokens: TokenSequence,
         options: GenerationOptions,
         *,
+        drafters: Sequence[Drafter] = (),
         keep: int = 0,
         on_prefill: Callable[[int, int], None] | None = None,
         prompt_store: PromptStore | None = None,
@@ -89,6 +92,7 @@ class Session:
         self._vocabulary = vocabulary
         self._sampler = sampler
         self._shared_policy = policy
+        self._drafters = drafters
         self._policy: AnswerPolicy | None = None  # from the first step on
         self._tokens = tokens
         self._options = options
@@ -187,7 +191,7 @@ class Session:
             return self._finish("cancelled")
         evaluation = Evaluation(self._tokens, len(self._tokens), NOTHING, row[None])
         verdict = Verdict((), (self._sampler.choose(row),))
-        self._policy = self._shared_policy.begin()
+        self._policy = self._shared_policy.begin(self._drafters)
         self._policy.prefilled(evaluation, verdict, cached=self.tally.cached_tokens, seconds=self._prefill_seconds)
         block = self._emit(Plan(), verdict)
         self.tally.tokens += len(block.tokens)

@@ -73,16 +73,18 @@ class AdaptivePolicy:
         self.lengths = AnswerLengths(config)
         self.exploration = config.exploration * _EXPLORED_AT_FIRST
 
-    def begin(self) -> AnswerPolicy:
-        """The policy of one more answer."""
-        return _AnswerPolicy(self)
+    def begin(self, drafters: Sequence[Drafter] = ()) -> AnswerPolicy:
+        """The policy of one more answer. `drafters` are this answer's own, and cost nothing."""
+        return _AnswerPolicy(self, drafters)
 
 
 class _AnswerPolicy:
     """What belongs to one answer: its prompt, what it may lose, drafter prefill, backoff."""
 
-    def __init__(self, shared: AdaptivePolicy) -> None:
+    def __init__(self, shared: AdaptivePolicy, drafters: Sequence[Drafter]) -> None:
         self._shared = shared
+        self._free = [*drafters, *shared.free]
+        self._drafters = {drafter.name: drafter for drafter in (*drafters, *shared.drafters.values())}
         self._budget = AnswerBudget(shared.config)
         self._prefill = DrafterPrefill(shared.prefill_budgets)
         self._backoff = Backoff(shared.config)
@@ -94,7 +96,7 @@ class _AnswerPolicy:
         count = evaluation.length - cached
         if count > 1 and is_typical(cached, evaluation.length):
             self._prompt = count, seconds
-        for drafter in self._shared.drafters.values():
+        for drafter in self._drafters.values():
             drafter.observe(evaluation, verdict)
 
     def plan(self, tokens: Sequence[int], room: int, noise: SharedNoise = NO_NOISE, *, explain: bool = False) -> Plan:
@@ -103,8 +105,8 @@ class _AnswerPolicy:
             cost.observe_prompt(*self._prompt)
             self._prompt = None
         limit = min(room, shared.config.max_draft, cost.rows - 1)
-        if limit <= 0 or not shared.drafters:
-            return _because("there is no room for a draft" if shared.drafters else "nobody drafts", explain)
+        if limit <= 0 or not self._drafters:
+            return _because("there is no room for a draft" if self._drafters else "nobody drafts", explain)
         if cost.known:  # what the answer cannot afford is not worth proposing
             ratios, allowed = cost.ratios(), 1.0 + self._budget.worst
             limit = next((n for n in range(limit, 0, -1) if ratios[n] <= allowed), 0)
@@ -113,7 +115,17 @@ class _AnswerPolicy:
         if self._backoff.goes_on():
             return _because("proposing takes too much of T(1), and was in vain lately", explain)
         step = _Planning(
-            shared, self._budget, self._prefill, self._chains, cost, tokens, room, limit, noise, explain=explain
+            shared,
+            self._free,
+            self._budget,
+            self._prefill,
+            self._chains,
+            cost,
+            tokens,
+            room,
+            limit,
+            noise,
+            explain=explain,
         )
         begun = shared.clock()
         plan = step.plan()
@@ -132,7 +144,7 @@ class _AnswerPolicy:
         self._budget.settle(emitted, took, prefill=sum(plan.prefill.values()), risk=plan.risk)
         if not spent:
             self._prefill.decoded(emitted, ratio)
-        for name in shared.drafters:
+        for name in self._drafters:
             gained = emitted - charged if draft.tokens and draft.drafter == name else None
             change = shared.budgets.settle(name, spent=spent.get(name, 0.0), gained=gained)
             shared.prefill_budgets.earned(name, change)
@@ -144,7 +156,7 @@ class _AnswerPolicy:
             shared.acceptance.observe(proposal, verdict.emitted)
             if proposal.drafter in spent:
                 self._chains.observe(proposal, verdict.emitted)
-        for drafter in shared.drafters.values():
+        for drafter in self._drafters.values():
             drafter.observe(evaluation, verdict)
 
 
@@ -165,6 +177,7 @@ class _Planning:
     def __init__(
         self,
         shared: AdaptivePolicy,
+        free: Sequence[Drafter],
         budget: AnswerBudget,
         prefill: DrafterPrefill,
         chains: ChainAcceptance,
@@ -178,6 +191,7 @@ class _Planning:
     ) -> None:
         self._shared, self._answer, self._prefill, self._chains, self._cost = shared, budget, prefill, chains, cost
         self.config = shared.config
+        self._free = free
         self._tokens, self._room, self._limit, self._noise = tokens, room, limit, noise
         self._proposals: list[Draft] = []
         self._spent: dict[str, float] = {}
@@ -240,7 +254,7 @@ class _Planning:
         """The best draft that costs nothing to draft, its gain, and all that there was to choose from."""
         best, best_gain = NOTHING, 1.0
         options: list[_Option] = []
-        for drafter in self._shared.free:
+        for drafter in self._free:
             proposal = drafter.propose(self._tokens, self._limit).by(drafter.name)
             if not proposal.tokens:
                 self._say(f"{drafter.name}: no draft token")

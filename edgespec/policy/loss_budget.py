@@ -8,14 +8,17 @@ from edgespec.policy.config import PolicyConfig
 
 
 class LossBudgets:
-    """One for each drafter, by name. Estimates may be wrong, but what they lose is bounded by this."""
+    """One for each drafter, by name. Estimates may be wrong, but what they lose is bounded by this.
+
+    A drafter of one answer alone gets its budget when it first comes.
+    """
 
     def __init__(self, names: Iterable[str], config: PolicyConfig) -> None:
         self._config = config
         self._budgets = dict.fromkeys(names, config.initial_budget)
 
     def __getitem__(self, name: str) -> float:
-        return self._budgets[name]
+        return self._budgets.setdefault(name, self._config.initial_budget)
 
     def settle(self, name: str, *, spent: float, gained: float | None) -> float:
         """A forward pass is over, before which drafting took `spent`; None was gained where it was not its draft.
@@ -23,7 +26,7 @@ class LossBudgets:
         What that changes.
         """
         change = self._config.refill - spent if gained is None else gained - spent
-        self._budgets[name] = min(self._budgets[name] + change, self._config.budget_cap)
+        self._budgets[name] = min(self[name] + change, self._config.budget_cap)
         return change
 
 

@@ -18,7 +18,7 @@ from edgespec.core import NOTHING, Draft, DraftCost, Drafter, Evaluation, Shared
 from edgespec.latency.model import LatencyModel
 from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.policy.speedup import Limits, Sizes
-from edgespec.testing import ScriptedDrafter
+from edgespec.testing import ScriptedDrafter, without_rows
 from tests.answering import Answering
 from tests.curves import chain, curve, flat, steep
 
@@ -377,3 +377,20 @@ def test_what_is_known_badly_of_t_of_n_cannot_lose_much() -> None:
 def test_where_nothing_can_be_drafted_it_is_said_why(drafters: tuple[Drafter, ...], room: int, reason: str) -> None:
     policy = Answering(AdaptivePolicy(drafters, curve(flat)), explain=True)
     assert not policy.plan([1], room).tokens and policy.made.reasons == (reason,)
+
+
+def test_a_drafter_of_one_answer_drafts_in_that_one_and_is_remembered_by_name() -> None:
+    cost = curve(flat)
+    policy = AdaptivePolicy((), cost)
+    for steps in (20, 1):  # another answer's drafter of that name begins with what is known of the first one's
+        own = ScriptedDrafter(lambda tokens, limit: [1] * min(8, limit), name="own")
+        answer = policy.begin([own])
+        for _ in range(steps):
+            plan = answer.plan([1], 60)
+            right = len(plan.draft)
+            evaluation = without_rows([1], plan.draft)
+            answer.settle(plan, evaluation, Verdict(tuple(range(right)), (1,) * right + (2,)), cost.t1)
+        assert plan.draft.drafter == "own"
+        assert len(own.verdicts) == steps
+    assert policy.budgets["own"] > policy.config.initial_budget
+    assert policy.begin().plan([1], 60).draft == NOTHING
