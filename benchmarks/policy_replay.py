@@ -41,7 +41,7 @@ class Counted:
 
     def __init__(self, context: Context, cost: LatencyModel, clock: Clock) -> None:
         self._context, self._cost, self._clock = context, cost, clock
-        self.n_ctx, self.max_rows = context.n_ctx, context.max_rows
+        self.n_ctx, self.max_rows, self.trees = context.n_ctx, context.max_rows, context.trees
         self.cached, self.rewind, self.shift = context.cached, context.rewind, context.shift
 
     def prefill(

@@ -10,6 +10,7 @@ from edgespec.core import (
     MAX_ROWS,
     NO_NOISE,
     NOTHING,
+    ROOT,
     CostedDrafter,
     Draft,
     Drafter,
@@ -37,15 +38,20 @@ class TableModel:
     ) -> None:
         self.n_ctx = n_ctx
         self.max_rows = MAX_ROWS
+        self.trees = True
         self.widths: list[int] = []
         self._n_vocab = n_vocab
         self._order = order
         self._seed = seed
         self._alphabet = alphabet
         self._held: list[int] = []
+        self._tree: list[list[int]] = []  # the tokens up to each node of the last tree, until one path is chosen
         self._rows: dict[tuple[int, ...], Row] = {}
 
     def cached(self, tokens: Sequence[int]) -> int:
+        if self._tree:
+            self._held = max([self._held, *self._tree], key=lambda path: common_prefix(path, list(tokens)))
+            self._tree = []
         return common_prefix(self._held, list(tokens))
 
     def prefill(
@@ -57,14 +63,26 @@ class TableModel:
         return row
 
     def evaluate(self, tokens: Sequence[int], draft: Draft) -> Evaluation:
-        if not draft.is_chain:
-            raise InvalidRequest("this fake evaluates chains")
-        return Evaluation(tokens, len(tokens), draft, self._decode([*tokens, *draft.tokens], 1 + len(draft)))
+        if draft.is_chain:
+            return Evaluation(tokens, len(tokens), draft, self._decode([*tokens, *draft.tokens], 1 + len(draft)))
+        if not self.trees:
+            raise InvalidRequest("this fake was told to evaluate chains only")
+        if len(tokens) + len(draft) > self.n_ctx:
+            raise ContextOverflow(f"{len(tokens) + len(draft)} tokens do not fit into {self.n_ctx}")
+        row = self._decode(tokens, 1)[0]
+        self.widths[-1] += len(draft)
+        paths: list[list[int]] = []
+        for token, parent in zip(draft.tokens, draft.parents, strict=True):
+            paths.append([*(tokens if parent == ROOT else paths[parent]), token])
+        self._tree = paths
+        return Evaluation(tokens, len(tokens), draft, np.stack([row, *map(self.row, paths)]))
 
     def rewind(self, length: int) -> None:
+        self._tree = []
         del self._held[length:]
 
     def shift(self, keep: int, drop: int) -> None:
+        self._tree = []
         if keep + drop > len(self._held):
             raise InvalidRequest(f"cannot drop {drop} tokens after {keep}: the cache holds {len(self._held)}")
         del self._held[keep : keep + drop]

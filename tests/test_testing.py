@@ -103,8 +103,23 @@ def test_what_does_not_fit_and_what_is_no_chain() -> None:
     model.evaluate([1, 2], _chain([3]))
     with pytest.raises(ContextOverflow, match="4 tokens do not fit into 3"):
         model.evaluate([1, 2], _chain([3, 4]))
-    with pytest.raises(InvalidRequest, match="this fake evaluates chains"):
-        model.evaluate([1], Draft((2, 3), (-1, -1), (0.5, 0.5), (0, 0), "tree"))
+    tree = Draft((2, 3), (-1, -1), (0.5, 0.5), (0, 0), "tree")
+    with pytest.raises(ContextOverflow, match="4 tokens do not fit into 3"):
+        model.evaluate([1, 2], tree)
+    model.trees = False
+    with pytest.raises(InvalidRequest, match="this fake was told to evaluate chains only"):
+        model.evaluate([1], tree)
+
+
+def test_of_a_tree_the_path_that_goes_on_stays() -> None:
+    model = TableModel()
+    tree = Draft((2, 3, 4, 5), (-1, -1, 1, 0), (0.5, 0.5, 1.0, 1.0), (0,) * 4, "tree")
+    rows = model.evaluate([1, 9], tree).rows
+    paths = [[], [2], [3], [3, 4], [2, 5]]
+    assert all(np.array_equal(row, model.row([1, 9, *path])) for row, path in zip(rows, paths, strict=True))
+    assert model.widths == [6]
+    assert model.cached([1, 9, 3, 4, 8]) == 4
+    assert model.cached([1, 9, 2]) == 2
 
 
 def test_a_shift_moves_the_rest_up() -> None:

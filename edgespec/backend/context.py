@@ -8,7 +8,6 @@ exception or an interrupt at any moment needs no clean-up.
 from __future__ import annotations
 
 import ctypes
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,46 +16,18 @@ import numpy as np
 import numpy.typing as npt
 
 from edgespec.backend import native
-from edgespec.backend.batch import SEQUENCE_ID, Batch
+from edgespec.backend.batch import Node
 from edgespec.backend.model import LlamaModel
-from edgespec.core import MAX_ROWS, NO_MARK, Draft, Evaluation, Row, common_prefix, mark_of, unchanged
-from edgespec.errors import ContextOverflow, InvalidRequest, UnsupportedModel
-
-PREFILL_CHUNK = 128
-"""Tokens of one forward pass of a prefill, which also bounds the wait for a cancellation. Chunks end at multiples of
-it, so that a prompt is split alike whichever drafter is used."""
-
-EXACT_KV = "f16+bf16"
-"""KV cache type of exact mode: with keys and values of different types, llama.cpp's attention takes the same path for
-one row and for several."""
-
-_BF16 = 30
-"""ggml.h's number of bfloat16, which llama-cpp-python does not name."""
-
-_TYPES = {
-    "f32": llama_cpp.GGML_TYPE_F32,
-    "f16": llama_cpp.GGML_TYPE_F16,
-    "q8_0": llama_cpp.GGML_TYPE_Q8_0,
-    "q5_1": llama_cpp.GGML_TYPE_Q5_1,
-    "q5_0": llama_cpp.GGML_TYPE_Q5_0,
-    "q4_1": llama_cpp.GGML_TYPE_Q4_1,
-    "q4_0": llama_cpp.GGML_TYPE_Q4_0,
-}
-KV_TYPES = {name: (kind, kind) for name, kind in _TYPES.items()} | {EXACT_KV: (llama_cpp.GGML_TYPE_F16, _BF16)}
-"""KV cache types by name: ggml's types of keys and of values."""
-
-FLASH_ATTENTION = {
-    "auto": llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO,
-    "on": llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
-    "off": llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
-}
-"""llama.cpp's flash attention types by name."""
+from edgespec.backend.sequences import PREFILL_CHUNK, Sequences, paths
+from edgespec.core import MAX_ROWS, NO_MARK, ROOT, Draft, Evaluation, Row, common_prefix, mark_of, unchanged
+from edgespec.errors import ContextOverflow, InvalidRequest
 
 
 class LlamaContext:
-    """The KV cache of a model, n_ctx tokens long, for one sequence. Implements `core.Context`.
+    """The KV cache of a model for one sequence of `n_ctx` tokens. Implements `core.Context`.
 
-    Not thread-safe; another thread stops a prefill by its `proceed`.
+    `trees`: drafts may have branches, where the model allows that. Not thread-safe; another thread stops a prefill by
+    its `proceed`. Several that share one context of llama.cpp come from `shared_contexts`.
     """
 
     def __init__(
@@ -67,40 +38,32 @@ class LlamaContext:
         threads: int,
         kv_type: str = "f16",
         flash_attention: str = "auto",
+        trees: bool = False,
+        cells: Sequences | None = None,
+        sequence: int = 0,
     ) -> None:
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx = max(n_ctx, PREFILL_CHUNK)  # llama.cpp limits n_batch to it
-        params.n_batch = params.n_ubatch = max(PREFILL_CHUNK, MAX_ROWS)
-        params.n_outputs_max = MAX_ROWS
-        params.n_seq_max = 1
-        params.n_threads = params.n_threads_batch = threads
-        params.type_k, params.type_v = KV_TYPES[kv_type]
-        params.flash_attn_type = FLASH_ATTENTION[flash_attention]
-        params.no_perf = True
-        pointer = native.new_context(model.pointer, params)
-        if not pointer:
-            reason = native.last_error() or "no reason given"
-            raise UnsupportedModel(
-                f"{model.path}: no context of {n_ctx} tokens can be made ({reason}); try a smaller --ctx"
-            )
-        self._model = model  # outlives the context
-        self._pointer = pointer
-        self._batch = Batch(int(llama_cpp.llama_n_batch(pointer)), model.inputs)
-        # The model is held too, since llama.cpp reads it while it frees a context.
-        self._release = weakref.finalize(self, lambda pointer, _model: llama_cpp.llama_free(pointer), pointer, model)
-        self._memory = llama_cpp.llama_get_memory(pointer)
+        """`cells`: the memory that it shares with others, and `sequence` its id in there; else it has its own."""
+        self._cells = cells or Sequences(
+            model, n_ctx=n_ctx, threads=threads, trees=trees, kv_type=kv_type, flash_attention=flash_attention
+        )
+        self._sequence = sequence
+        self._model = model
+        self._pointer, self._memory = self._cells.pointer, self._cells.memory
         self._tokens: list[int] = []  # the cached tokens; after an interrupt the cache holds fewer
         self._mark = NO_MARK  # of the sequence that the cached tokens are a prefix of
+        self._branches = self._cells.path_ids()  # of the last tree but the first path, until one is chosen
+        self._branch_tokens: list[list[int]] = []  # the tokens of those paths
+        self._tree_base = 0  # the number of tokens before that tree
         self._unrotated_from: int | None = (
             None  # first position whose keys were shifted; the next forward pass rotates them
         )
         self._shifted_from: int | None = None  # first position that was computed with dropped tokens in view
         self._uncuttable = 0  # tokens of a restored state that is complete only as a whole
-        self._logits_address = 0
-        self._logits: Row = np.empty((0, 0), np.float32)
         self.max_rows = MAX_ROWS
         """The most rows that one forward pass returns; may be lowered."""
-        self.n_ctx = int(llama_cpp.llama_n_ctx(pointer))
+        self.trees = self._cells.trees
+        """Whether a draft may have branches; may be set to False."""
+        self.n_ctx = self._cells.n_ctx
         self.threads = threads
         self.settings = f"{native.build_name()}; keys and values {kv_type}, flash attention {flash_attention}"
         if (first := model.n_ctx_before_scaling) is not None:  # llama.cpp rotates keys by other factors beyond it
@@ -117,12 +80,17 @@ class LlamaContext:
 
     def close(self) -> None:
         """Free the cache. Any later use raises InvalidRequest."""
-        self._release()
-        self._batch.close()
+        self._cells.close()
 
     def cached(self, tokens: Sequence[int]) -> int:
-        """The number of leading tokens that are in the cache; 0 where it is closed."""
-        return self._shared(tokens) if self._release.alive else 0
+        """The number of leading tokens that are in the cache; 0 where it is closed.
+
+        Of the last draft tree, the path of these tokens stays, and the others leave the cache.
+        """
+        if not self._cells.is_open:
+            return 0
+        self._choose_path(tokens)
+        return self._shared(tokens)
 
     def prefill(
         self, tokens: Sequence[int], proceed: Callable[[int, int], bool] = lambda done, total: True
@@ -143,26 +111,54 @@ class LlamaContext:
             self._decode(tokens[done:end], done, rows=int(end == total))
             done = end
         self._mark = mark_of(tokens)
-        row: Row = self._rows(1)[0]
+        row: Row = self._cells.rows(1)[0]
         return row
 
     def evaluate(self, tokens: Sequence[int], draft: Draft) -> Evaluation:
-        """One forward pass: logits after the last of `tokens` and after every node of `draft` (a chain).
+        """One forward pass: logits after the last of `tokens` and after every node of `draft`.
 
         Where more than the last token is missing in the cache, the others are prefilled first. Raises InvalidRequest
-        for a draft that is too long or no chain; other errors as for `prefill`.
+        for a draft that is too long, or has branches where `trees` is False; other errors as for `prefill`.
         """
         if not draft.is_chain:
+            return evaluate_together([(self, tokens, draft)])[0]
+        last = self._prepare(tokens, draft)
+        self._decode([tokens[last], *draft.tokens], last, rows=1 + len(draft))
+        self._mark = mark_of(tokens)
+        return Evaluation(tokens, len(tokens), draft, self._cells.rows(1 + len(draft)))
+
+    def _prepare(self, tokens: Sequence[int], draft: Draft) -> int:
+        """Bring the cache to all of `tokens` but the last, whose index is returned."""
+        if not (draft.is_chain or self.trees):
             raise InvalidRequest(f"{draft.drafter} drafted a tree with branches: this context evaluates chains")
         if len(draft) >= self.max_rows:
             raise InvalidRequest(f"a draft of {len(draft)} tokens: one evaluation checks at most {self.max_rows - 1}")
         last = len(tokens) - 1
-        done = self._rewind(tokens, last)
-        if done < last:
+        if self._rewind(tokens, last) < last:
             self.prefill(tokens[:last])
-        self._decode([tokens[last], *draft.tokens], last, rows=1 + len(draft))
-        self._mark = mark_of(tokens)
-        return Evaluation(tokens, len(tokens), draft, self._rows(1 + len(draft)))
+        if len(tokens) + len(draft) > self.n_ctx:  # each node takes a cell
+            raise self._overflow(len(tokens) + len(draft))
+        return last
+
+    def _grow(self, tokens: Sequence[int], draft: Draft) -> list[Node]:
+        """The nodes of the last token and a draft, and ids for the paths of the draft. `_prepare` came before."""
+        last = len(tokens) - 1
+        tree = paths(draft) or [[]]
+        self._tree_base = len(tokens)
+        self._branch_tokens = [[draft.tokens[node] for node in path] for path in tree[1:]]
+        self._cells.take_ids(self._branches, len(tree) - 1)  # from here on, an interrupt leaves them to the next call
+        for path in self._branches:
+            self._cells.share(self._sequence, path, 0, last)
+        ids: list[list[int]] = [[] for _ in draft.tokens]
+        for sequence, nodes in zip((self._sequence, *self._branches), tree, strict=True):
+            for node in nodes:
+                ids[node].append(sequence)
+        positions: list[int] = []
+        for parent in draft.parents:
+            positions.append(len(tokens) if parent == ROOT else positions[parent] + 1)
+        self._tokens += [tokens[last], *(draft.tokens[node] for node in tree[0])]
+        root = Node(tokens[last], last, (self._sequence, *self._branches))
+        return [root, *map(Node, draft.tokens, positions, ids)]
 
     def shift(self, keep: int, drop: int) -> None:
         """Drop `drop` tokens after the first `keep` and move the rest up, without a forward pass.
@@ -171,6 +167,7 @@ class LlamaContext:
         dimensions, M-RoPE), the rest leaves the cache, and the next call evaluates it again.
         """
         held = len(self._cached_tokens())
+        self._drop_branches()
         if keep < 0 or drop < 1 or keep + drop > held:
             raise InvalidRequest(f"cannot drop {drop} tokens after {keep}: the cache holds {held}")
         if not llama_cpp.llama_memory_can_shift(self._memory):
@@ -182,23 +179,43 @@ class LlamaContext:
         self._unrotated_from = keep if self._unrotated_from is None else min(keep, self._unrotated_from)
         self._shifted_from = keep if self._shifted_from is None else min(keep, self._shifted_from)
         self._uncuttable = max(0, self._uncuttable - drop)
-        llama_cpp.llama_memory_seq_rm(self._memory, SEQUENCE_ID, keep, keep + drop)
-        llama_cpp.llama_memory_seq_add(self._memory, SEQUENCE_ID, keep + drop, -1, -drop)
+        llama_cpp.llama_memory_seq_rm(self._memory, self._sequence, keep, keep + drop)
+        llama_cpp.llama_memory_seq_add(self._memory, self._sequence, keep + drop, -1, -drop)
         self._tokens += tail
+
+    def share_prefix(self, other: LlamaContext, length: int) -> None:
+        """Begin with the first `length` tokens that `other` holds, in the same cells, instead of what is held now.
+
+        Both come from one call of `shared_contexts`.
+        """
+        if other._cells is not self._cells:
+            raise InvalidRequest("a prefix can be shared only in one memory")
+        self.forget()
+        tokens = other._cached_tokens()[:length]
+        if other._unrotated_from is not None:
+            del tokens[other._unrotated_from :]  # keys that are yet to be turned, once
+        self._cells.share(other._sequence, self._sequence, 0, len(tokens))
+        self._tokens += tokens
+        self._shifted_from = other._shifted_from
 
     def rewind(self, length: int) -> None:
         """Cut the cache to at most `length` tokens."""
+        self._drop_branches()
         if len(self._cached_tokens()) > length:
             self._truncate(length)
 
     def forget(self) -> None:
         """Empty the cache."""
         self._check_open()
+        self._drop_branches()
         self._tokens.clear()
         self._mark = NO_MARK
         self._unrotated_from = self._shifted_from = None
         self._uncuttable = 0
-        llama_cpp.llama_memory_clear(self._memory, False)
+        if self._cells.count == 1:
+            llama_cpp.llama_memory_clear(self._memory, False)
+        else:
+            self._cells.remove(self._sequence, 0)
 
     @property
     def unshifted(self) -> int:
@@ -210,18 +227,19 @@ class LlamaContext:
     def state_bytes(self) -> int:
         """The size of `state`."""
         self._check_open()
-        return int(llama_cpp.llama_state_seq_get_size(self._pointer, SEQUENCE_ID))
+        return int(llama_cpp.llama_state_seq_get_size(self._pointer, self._sequence))
 
     def state(self) -> tuple[list[int], memoryview]:
         """The cached tokens, and a copy of their keys and values as llama.cpp writes them.
 
         Tokens that a shift moved since the last forward pass are dropped: llama.cpp would write their old keys.
         """
+        self._drop_branches()
         if self._unrotated_from is not None:
             self.rewind(self._unrotated_from)
         tokens = list(self._cached_tokens())
         buffer = np.empty(self.state_bytes, np.uint8)
-        written = int(llama_cpp.llama_state_seq_get_data(self._pointer, _address(buffer), len(buffer), SEQUENCE_ID))
+        written = int(llama_cpp.llama_state_seq_get_data(self._pointer, _address(buffer), len(buffer), self._sequence))
         return tokens, buffer.data[:written]
 
     def set_state(self, tokens: Sequence[int], data: bytes | memoryview, *, unshifted: bool = False) -> bool:
@@ -234,8 +252,8 @@ class LlamaContext:
         if len(tokens) > self.n_ctx:
             return False
         buffer = np.frombuffer(data, np.uint8)
-        taken = int(llama_cpp.llama_state_seq_set_data(self._pointer, _address(buffer), len(buffer), SEQUENCE_ID))
-        if not taken or self._n_cells() != len(tokens):
+        taken = int(llama_cpp.llama_state_seq_set_data(self._pointer, _address(buffer), len(buffer), self._sequence))
+        if not taken or self._cells.length(self._sequence) != len(tokens):
             self.forget()
             return False
         self._tokens[:] = tokens
@@ -245,20 +263,16 @@ class LlamaContext:
 
     def _check_open(self) -> None:
         """Raises InvalidRequest where the context is closed: llama.cpp would read freed memory."""
-        if not self._release.alive:
+        if not self._cells.is_open:
             raise InvalidRequest("the engine is closed: an answer has to be finished before that")
 
     def _cached_tokens(self) -> list[int]:
         """The tokens in the cache, by llama.cpp's own count."""
         self._check_open()
-        held = self._n_cells()
+        held = self._cells.length(self._sequence)
         if held < len(self._tokens):
             del self._tokens[held:]
         return self._tokens
-
-    def _n_cells(self) -> int:
-        """The number of tokens that llama.cpp holds."""
-        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, SEQUENCE_ID)) + 1
 
     def _shared(self, tokens: Sequence[int]) -> int:
         """The number of leading tokens that the cache shares with `tokens`: first by the mark, then by comparison."""
@@ -270,7 +284,8 @@ class LlamaContext:
         """Remove all that differs from tokens[:limit]; returns the number of tokens that stay."""
         self._check_open()
         if len(tokens) > self.n_ctx:
-            raise ContextOverflow(f"{len(tokens)} tokens do not fit into a context of {self.n_ctx}: enlarge --ctx")
+            raise self._overflow(len(tokens))
+        self._choose_path(tokens)
         length = min(self._shared(tokens), limit)
         self._mark = mark_of(tokens)._replace(length=length)
         return self._truncate(length)
@@ -281,31 +296,77 @@ class LlamaContext:
         del self._tokens[length:]
         if self._shifted_from is not None and length <= self._shifted_from:
             self._shifted_from = None
-        if self._n_cells() <= length:
+        if self._cells.length(self._sequence) <= length:
             return length  # nothing to remove: llama.cpp would search all cells
-        if length < self._uncuttable or not llama_cpp.llama_memory_seq_rm(self._memory, SEQUENCE_ID, length, -1):
+        if length < self._uncuttable or not self._cells.remove(self._sequence, length):
             self.forget()  # a recurrent state cannot be cut: start over
             return 0
         return length
 
+    def _choose_path(self, tokens: Sequence[int]) -> None:
+        """Keep the path of the last tree that `tokens` go on with, and end the others."""
+        if not self._branches:
+            return
+        after = list(tokens[self._tree_base :])
+        known = common_prefix(self._cached_tokens()[self._tree_base :], after)
+        if self._shared(tokens) >= self._tree_base:
+            path, best = None, known
+            for sequence, branch in zip(self._branches, self._branch_tokens, strict=True):
+                shared = common_prefix(branch, after)
+                if shared > best and self._cells.length(sequence) >= self._tree_base + shared:
+                    path, best = sequence, shared
+            if path is not None:
+                self._truncate(self._tree_base + known)
+                self._cells.share(path, self._sequence, self._tree_base + known, self._tree_base + best)
+                self._tokens += after[known:best]
+        self._drop_branches()
+
+    def _drop_branches(self) -> None:
+        """End all paths of the last tree but the first. After an interrupt, the next call does it again."""
+        if self._branches:
+            self._cells.end_paths(self._sequence, self._branches)
+
     def _decode(self, tokens: Sequence[int], position: int, rows: int) -> None:
         if position + len(tokens) > self.n_ctx:
-            raise ContextOverflow(
-                f"{position + len(tokens)} tokens do not fit into a context of {self.n_ctx}: enlarge --ctx"
-            )
+            raise self._overflow(position + len(tokens))
         self._tokens += tokens
-        native.decode(self._pointer, self._batch.fill(tokens, position, rows))
+        self._cells.decode(self._sequence, tokens, position, rows)
         self._unrotated_from = None
 
-    def _rows(self, count: int) -> Row:
-        """The logits of the last forward pass, without a copy, shape (count, n_vocab). Waits for a GPU."""
-        pointer = llama_cpp.llama_get_logits(self._pointer)
-        address = ctypes.addressof(pointer.contents)
-        if address != self._logits_address:
-            # Rows past `count` are never read.
-            self._logits = native.logits(pointer, MAX_ROWS, self._model.vocabulary.size)
-            self._logits_address = address
-        return self._logits[:count]
+    def _overflow(self, count: int) -> ContextOverflow:
+        return ContextOverflow(f"{count} tokens do not fit into a context of {self.n_ctx}: enlarge --ctx")
+
+
+def shared_contexts(model: LlamaModel, count: int, *, n_ctx: int, threads: int, trees: bool) -> list[LlamaContext]:
+    """Contexts of `n_ctx` tokens each on one memory, for `evaluate_together`. Closing one of them closes all."""
+    cells = Sequences(model, n_ctx=n_ctx, threads=threads, count=count, trees=trees)
+    return [LlamaContext(model, n_ctx=n_ctx, threads=threads, cells=cells, sequence=id) for id in range(count)]
+
+
+def evaluate_together(requests: Sequence[tuple[LlamaContext, Sequence[int], Draft]]) -> list[Evaluation]:
+    """One forward pass for several sequences of one memory: (context, tokens, draft) each, as for `evaluate`.
+
+    All of them together have at most MAX_ROWS rows, one for each sequence and each node.
+    """
+    total = sum(1 + len(draft) for _, _, draft in requests)
+    if total > MAX_ROWS:
+        raise InvalidRequest(f"{total} rows in one forward pass: llama.cpp was asked for at most {MAX_ROWS}")
+    cells = requests[0][0]._cells
+    if len({id(context) for context, _, _ in requests if context._cells is cells}) < len(requests):
+        raise InvalidRequest("sequences are evaluated together once each, and in one memory")
+    for context, tokens, draft in requests:
+        context._prepare(tokens, draft)
+    nodes = [node for context, tokens, draft in requests for node in context._grow(tokens, draft)]
+    cells.decode_nodes(nodes)
+    rows = cells.rows(total)
+    evaluations: list[Evaluation] = []
+    for context, tokens, draft in requests:
+        context._unrotated_from = None
+        context._mark = mark_of(tokens)
+        begin, end = len(nodes) - total, 1 + len(draft)
+        evaluations.append(Evaluation(tokens, len(tokens), draft, rows[begin : begin + end]))
+        total -= end
+    return evaluations
 
 
 def _address(buffer: npt.NDArray[np.uint8]) -> Any:

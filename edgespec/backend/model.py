@@ -32,6 +32,10 @@ _VALUE_BYTES = 1 << 16
 """The longest metadata text that is read, in bytes."""
 
 
+_ONE_DIMENSION = (llama_cpp.LLAMA_ROPE_TYPE_NONE, llama_cpp.LLAMA_ROPE_TYPE_NORM, llama_cpp.LLAMA_ROPE_TYPE_NEOX)
+"""Kinds of rotary embeddings with one position for each token."""
+
+
 class LlamaVocabulary:
     """The vocabulary of a model: token ids to bytes, and text to ids."""
 
@@ -266,6 +270,18 @@ class LlamaModel:
             llama_cpp.llama_model_is_recurrent(self.pointer)
             or llama_cpp.llama_model_is_hybrid(self.pointer)
             or llama_cpp.llama_model_is_diffusion(self.pointer)
+        )
+
+    @property
+    def can_branch(self) -> bool:
+        """Whether a forward pass can evaluate a token tree.
+
+        That takes attention to all tokens before: no recurrent state, no sliding window, positions of one dimension.
+        """
+        return (
+            self.can_rewind
+            and llama_cpp.llama_model_n_swa(self.pointer) == 0
+            and llama_cpp.llama_model_rope_type(self.pointer) in _ONE_DIMENSION
         )
 
     def metadata(self, key: str) -> str | None:

@@ -55,7 +55,7 @@ class Contestants:
         self._engines = {contestant_name(drafters[0]): first}
         resources = Resources(n_ctx, first.context.threads, gpu_layers, cache_directory())
         for other in (*drafters[1:], "none"):
-            context = LlamaContext(first.model, n_ctx=n_ctx, threads=first.context.threads)
+            context = LlamaContext(first.model, n_ctx=n_ctx, threads=first.context.threads, trees=True)
             name = contestant_name(other) if other != "none" else PLAIN
             self._engines[name] = Engine(
                 first.model, context, latency=LatencyModel(context.max_rows), drafter_name=name,

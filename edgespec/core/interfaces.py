@@ -22,8 +22,13 @@ class Context(Protocol):
         """The most rows that one forward pass can return."""
         ...
 
+    @property
+    def trees(self) -> bool:
+        """Whether drafts may have branches."""
+        ...
+
     def cached(self, tokens: Sequence[int]) -> int:
-        """The number of leading tokens that are in the KV cache."""
+        """The number of leading tokens that are in the KV cache; of the last draft tree, their path stays there."""
         ...
 
     def prefill(

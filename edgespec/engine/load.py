@@ -75,6 +75,7 @@ def open_engine(options: EngineOptions) -> Engine:
         context = LlamaContext(
             target, n_ctx=resources.n_ctx, threads=resources.threads,
             kv_type=kv_type, flash_attention=options.flash_attention,
+            trees=not options.exact,  # exact mode tests chains
         )  # fmt: skip
         cleanup.callback(context.close)
         drafter_set = DrafterSet(target, context, profiles, resources, exact=options.exact, headers=plan.headers)

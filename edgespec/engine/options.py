@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgespec.backend.context import FLASH_ATTENTION, KV_TYPES
+from edgespec.backend import FLASH_ATTENTION, KV_TYPES
 from edgespec.core import Drafter, arguments
 from edgespec.core.arguments import MAX_INT32, integer, number
 from edgespec.system import cpu

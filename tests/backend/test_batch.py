@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgespec.backend.batch import SEQUENCE_ID, Batch
+from edgespec.backend.batch import Batch, Node
 from edgespec.backend.embedding import EmbeddingTable
 
-CAPACITY, COLUMNS, ROWS = 16, 4, 9
+CAPACITY, COLUMNS, ROWS, SEQUENCES = 16, 4, 9, 5
 
 
 def _array(pointer: Any, count: int) -> list[int]:
@@ -23,7 +23,7 @@ def _array(pointer: Any, count: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def batch() -> Batch:
-    return Batch(CAPACITY, None)
+    return Batch(CAPACITY, None, SEQUENCES)
 
 
 @given(st.data())
@@ -32,14 +32,32 @@ def test_tokens_positions_and_rows(batch: Batch, data: st.DataObject) -> None:
     tokens = data.draw(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=CAPACITY))
     position = data.draw(st.integers(0, 100_000))
     rows = data.draw(st.integers(0, len(tokens)))
-    filled = batch.fill(tokens, position, rows)
+    sequence = data.draw(st.integers(0, SEQUENCES - 1))
+    filled = batch.fill(tokens, position, rows, sequence)
     count = len(tokens)
     assert filled.n_tokens == count
     assert _array(filled.token, count) == tokens
     assert _array(filled.pos, count) == list(range(position, position + count))
     assert _array(filled.logits, count) == [0] * (count - rows) + [1] * rows
     assert _array(filled.n_seq_id, count) == [1] * count
-    assert {int(filled.seq_id[place][0]) for place in range(count)} == {SEQUENCE_ID}
+    assert {int(filled.seq_id[place][0]) for place in range(count)} == {sequence}
+
+
+@given(st.data())
+def test_nodes_have_several_sequences(batch: Batch, data: st.DataObject) -> None:
+    ids = st.lists(st.integers(0, SEQUENCES - 1), min_size=1, max_size=SEQUENCES, unique=True)
+    nodes = data.draw(st.lists(st.builds(Node, st.integers(0, 2**31 - 1), st.integers(0, 99), ids), max_size=CAPACITY))
+    filled = batch.fill_nodes(nodes)
+    count = len(nodes)
+    assert filled.n_tokens == count
+    found = [
+        Node(filled.token[i], filled.pos[i], [filled.seq_id[i][j] for j in range(filled.n_seq_id[i])])
+        for i in range(count)
+    ]
+    assert found == nodes
+    assert _array(filled.logits, count) == [1] * count
+    batch.fill([7, 8], 0, 2, 3)
+    assert _array(filled.n_seq_id, 2) == [1, 1] and _array(filled.seq_id[1], 1) == [3]
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ class Kept:
 
     def __init__(self, model: TableModel, kept: npt.NDArray[np.int32]) -> None:
         self._model, self._kept = model, kept
-        self.n_ctx, self.max_rows = model.n_ctx, model.max_rows
+        self.n_ctx, self.max_rows, self.trees = model.n_ctx, model.max_rows, model.trees
         self.cached = model.cached
         self.rewind, self.shift = model.rewind, model.shift
 

@@ -1,0 +1,260 @@
+"""Trees and several sequences in one forward pass: rows are those of each path alone, and the cache stays true."""
+
+from __future__ import annotations
+
+import gc
+import random
+import signal
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgespec.backend import LlamaContext, LlamaModel, evaluate_together, native, shared_contexts
+from edgespec.backend.sequences import paths
+from edgespec.core import MAX_ROWS, NOTHING, ROOT, Draft, Row, TokenSequence
+from edgespec.errors import ContextOverflow, EvaluationError, InvalidRequest
+from tests.gguf_files import tiny_model
+from tests.present import present
+
+N_CTX = 192
+NOISE = 0.02
+"""More than rounding moves a logit of the tiny model, and less than another token does."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> LlamaModel:
+    return LlamaModel(tiny_model(tmp_path_factory.mktemp("model") / "tiny.gguf"), gpu_layers=0)
+
+
+@pytest.fixture(scope="module")
+def fresh(model: LlamaModel) -> Iterator[LlamaContext]:
+    """A context for what a sequence says alone."""
+    context = LlamaContext(model, n_ctx=N_CTX, threads=1)
+    yield context
+    context.close()
+
+
+@st.composite
+def trees(draw: st.DrawFn, most: int = 20) -> Draft:
+    """Any tree: each node hangs on any node before it, with tokens that siblings do not share."""
+    parents = [draw(st.integers(ROOT, index - 1)) for index in range(draw(st.integers(0, most)))]
+    tokens: list[int] = []
+    for index, parent in enumerate(parents):
+        siblings = {tokens[other] for other in range(index) if parents[other] == parent}
+        tokens.append(draw(st.sampled_from(sorted(set(range(3, 61)) - siblings))))
+    count = len(parents)
+    return Draft(tuple(tokens), tuple(parents), (0.5,) * count, (0,) * count, "test")
+
+
+def path_to(draft: Draft, node: int) -> list[int]:
+    tokens: list[int] = []
+    while node != ROOT:
+        tokens.append(draft.tokens[node])
+        node = draft.parents[node]
+    return tokens[::-1]
+
+
+def assert_rows(rows: Row, tokens: Sequence[int], draft: Draft, alone: LlamaContext, noise: float = NOISE) -> None:
+    """Every row is what the model says after that path."""
+    for node in range(ROOT, len(draft)):
+        expected = present(alone.prefill([*tokens, *path_to(draft, node)]))
+        assert np.abs(rows[node + 1] - expected).max() < noise, f"node {node}"
+
+
+@given(draft=trees())
+def test_paths_are_all_ways_from_the_root_to_a_leaf(draft: Draft) -> None:
+    found = paths(draft)
+    assert {node for path in found for node in path} == set(range(len(draft)))
+    assert len({path[-1] for path in found}) == len(found)
+    for path in found:
+        assert draft.parents[path[0]] == ROOT and path[-1] not in draft.parents
+        assert all(draft.parents[child] == parent for parent, child in pairwise(path))
+    if found:
+        assert found[0][0] == 0, "the first path begins with the first node"
+
+
+@given(data=st.data())
+@settings(max_examples=60)
+def test_steps_with_trees_in_several_sequences_leave_true_caches(
+    model: LlamaModel, fresh: LlamaContext, data: st.DataObject
+) -> None:
+    contexts = shared_contexts(model, data.draw(st.integers(1, 3)), n_ctx=N_CTX, threads=1, trees=True)
+    token = st.integers(3, 60)
+    sequences = [TokenSequence(data.draw(st.lists(token, min_size=1, max_size=9))) for _ in contexts]
+    for _ in range(data.draw(st.integers(1, 6))):
+        chosen = [index for index in range(len(contexts)) if data.draw(st.booleans())]
+        requests = [(contexts[index], sequences[index], data.draw(trees())) for index in chosen]
+        if not requests:
+            continue
+        rows = [evaluation.rows.copy() for evaluation in evaluate_together(requests)]
+        for index, (context, sequence, draft), got in zip(chosen, requests, rows, strict=True):
+            assert_rows(got, sequence, draft, fresh)
+            before = len(sequence)
+            node = data.draw(st.integers(ROOT, len(draft) - 1)) if len(draft) else ROOT
+            path = path_to(draft, node)
+            sequence.extend([*path, data.draw(token)])
+            if data.draw(st.booleans()):
+                known = sequence[:-1]  # nothing drafts 62
+                assert context.cached([*known, 62]) == len(known), "the accepted path is not evaluated again"
+            elif data.draw(st.booleans()):
+                sequence.cut(data.draw(st.integers(1, before)))
+            match data.draw(st.integers(0, 9)):
+                case 0:
+                    context.forget()
+                case 1:
+                    context.rewind(data.draw(st.integers(0, before)))
+                case 2:
+                    contexts[index].state()
+                case _:
+                    pass
+    for context, sequence in zip(contexts, sequences, strict=True):
+        row = context.evaluate(sequence, NOTHING).rows[0].copy()
+        assert np.abs(row - present(fresh.prefill(sequence))).max() < NOISE
+        assert llama_cpp.llama_memory_seq_pos_max(context._memory, context._sequence) + 1 == len(sequence)
+    taken = [path for context in contexts for path in context._branches]
+    assert not taken, "all ids are free again"
+    contexts[0].close()
+
+
+def test_a_prefix_is_shared_without_copies(model: LlamaModel, fresh: LlamaContext) -> None:
+    first, *others = shared_contexts(model, 4, n_ctx=N_CTX, threads=1, trees=True)
+    prefix = list(range(3, 143))
+    first.prefill(prefix)
+    for index, other in enumerate(others):
+        other.share_prefix(first, 130)
+        assert other.cached(prefix) == 130
+        tokens = [*prefix[:130], 70 + index, 5]
+        assert np.abs(present(other.prefill(tokens)) - present(fresh.prefill(tokens))).max() < NOISE
+    first.forget()
+    tokens = [*prefix[:130], 70, 5]
+    assert others[0].cached(tokens) == len(tokens), "cells stay while one sequence has them"
+    with pytest.raises(InvalidRequest, match="one memory"):
+        fresh.share_prefix(first, 1)
+    first.close()
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise Interrupted
+
+
+def random_tree(rng: random.Random, size: int = 12) -> Draft:
+    parents = tuple(rng.randrange(ROOT, index) for index in range(size))
+    return Draft(tuple(range(10, 10 + size)), parents, (0.5,) * size, (0,) * size, "test")
+
+
+def accept_and_go_on(
+    contexts: Sequence[LlamaContext], sequences: Sequence[TokenSequence], drafts: Sequence[Draft], rng: random.Random
+) -> None:
+    """One step with drafts of which a random path is accepted, and one more for each sequence alone."""
+    evaluate_together(list(zip(contexts, sequences, drafts, strict=True)))
+    for sequence, draft in zip(sequences, drafts, strict=True):
+        sequence.extend(path_to(draft, rng.randrange(len(draft))))
+        if len(sequence) > 100:
+            sequence.cut(2)
+    for context, sequence in zip(contexts, sequences, strict=True):
+        context.evaluate([*sequence, 7], NOTHING)
+
+
+def test_interrupts_at_any_moment_leave_true_caches(model: LlamaModel, fresh: LlamaContext) -> None:
+    """A signal in the middle of any line of Python: the next calls put right what is left behind."""
+    contexts = shared_contexts(model, 2, n_ctx=N_CTX, threads=1, trees=True)
+    rng = random.Random(4)
+    interrupted = 0
+
+    sequences = [TokenSequence([5 + index, 9]) for index in range(2)]
+    before = signal.signal(signal.SIGALRM, interrupt)
+    gc.disable()  # hypothesis has a callback in there, where exceptions are lost
+    try:
+        for _ in range(3000):
+            if interrupted >= 60:
+                break
+            try:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.00005, 0.002))
+                    accept_and_go_on(contexts, sequences, [random_tree(rng), random_tree(rng)], rng)
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except Interrupted:
+                interrupted += 1
+            drafts = [random_tree(rng), random_tree(rng)]
+            rows = [e.rows.copy() for e in evaluate_together(list(zip(contexts, sequences, drafts, strict=True)))]
+            if rng.random() < 0.1:
+                for got, sequence, draft in zip(rows, sequences, drafts, strict=True):
+                    assert_rows(got, sequence, draft, fresh)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        gc.enable()
+    assert interrupted >= 60, "the test must interrupt to mean anything"
+    contexts[0].close()
+
+
+def test_a_failed_pass_leaves_true_caches(
+    model: LlamaModel, fresh: LlamaContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = LlamaContext(model, n_ctx=N_CTX, threads=1, trees=True)
+    tree = Draft((10, 11, 12, 13), (-1, -1, 0, 1), (0.5,) * 4, (0,) * 4, "test")
+    context.evaluate([5, 6], tree)
+
+    def fail(*_: Any) -> None:
+        raise EvaluationError("no")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(native, "decode", fail)
+        with pytest.raises(EvaluationError):
+            context.evaluate([5, 6, 11, 7], tree)
+    assert_rows(context.evaluate([5, 6, 11, 7], tree).rows.copy(), [5, 6, 11, 7], tree, fresh)
+    context.close()
+
+
+def test_the_widest_and_the_deepest_trees_fit(model: LlamaModel, fresh: LlamaContext) -> None:
+    context = LlamaContext(model, n_ctx=N_CTX, threads=1, trees=True)
+    size = MAX_ROWS - 1
+    for parents in ([ROOT] * size, [ROOT, *range(size - 1)], [ROOT, *[0] * (size - 1)]):
+        tree = Draft(tuple(range(3, 3 + size)), tuple(parents), (0.01,) * size, (0,) * size, "test")
+        assert_rows(context.evaluate([5, 6], tree).rows.copy(), [5, 6], tree, fresh)
+    context.close()
+
+
+def test_what_cannot_be_evaluated_is_refused(model: LlamaModel) -> None:
+    fork = Draft((10, 11), (-1, -1), (0.5,) * 2, (0,) * 2, "test")
+    chains = LlamaContext(model, n_ctx=N_CTX, threads=1)
+    assert not chains.trees
+    with pytest.raises(InvalidRequest, match="test drafted a tree with branches: this context evaluates chains"):
+        chains.evaluate([5], fork)
+    chains.close()
+    one, other = shared_contexts(model, 2, n_ctx=16, threads=1, trees=True)
+    assert one.n_ctx >= 16
+    full = [5] * one.n_ctx
+    with pytest.raises(ContextOverflow, match="do not fit"):
+        one.evaluate(full, fork)
+    with pytest.raises(InvalidRequest, match="once each"):
+        evaluate_together([(one, [5], fork), (one, [6], fork)])
+    many = Draft.chain([7] * 40, [0.5] * 40, [0] * 40, "test")
+    with pytest.raises(InvalidRequest, match="82 rows in one forward pass"):
+        evaluate_together([(one, [5], many), (other, [6], many)])
+    one.close()
+    with pytest.raises(InvalidRequest, match="closed"):
+        other.evaluate([5], fork)
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "qwen2vl"])
+def test_a_sliding_window_or_several_dimensions_have_no_trees(tmp_path: Path, architecture: str) -> None:
+    metadata = {"gemma3.attention.sliding_window": 64} if architecture == "gemma3" else None
+    path = tiny_model(tmp_path / "tiny.gguf", architecture=architecture, metadata=metadata)
+    model = LlamaModel(path, gpu_layers=0)
+    context = LlamaContext(model, n_ctx=N_CTX, threads=1, trees=True)
+    assert not model.can_branch and not context.trees
+    context.close()
+    model.close()
