@@ -57,17 +57,17 @@ def _shortened(written: syntax.Rules) -> dict[str, Rule]:
     """The rules as the checks need them: a literal is one character, and 2 of several repetitions are enough."""
     rules: dict[str, Rule] = {}
 
-    def named(items: Iterable[syntax.Element]) -> Option:
-        return [item.name if isinstance(item, syntax.Name) else None for item in items]
-
     def option(items: Iterable[syntax.Element]) -> Option:
         found: Option = []
         for item in items:
-            found += repeated(item) if isinstance(item, syntax.Repeat) else named([item])
+            if isinstance(item, syntax.Repeat):
+                found += repeated(item)
+            else:
+                found.append(item.name if isinstance(item, syntax.Name) else None)
         return found
 
     def repeated(item: syntax.Repeat) -> Option:
-        items, last = named(item.items), None
+        items, last = option(item.items), None
         for _ in range(1 if item.high is None else min(item.high - item.low, 2)):
             name = f"_repetition-{len(rules)}"  # no name that can be written
             following = name if item.high is None else last

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from edgespec.errors import GrammarError
@@ -57,9 +56,9 @@ class Name(NamedTuple):
 
 
 class Repeat(NamedTuple):
-    """`items`, none of which is a Repeat, from `low` to `high` times; None: without an end."""
+    """`items` from `low` to `high` times; None: without an end."""
 
-    items: tuple[Literal | Chars | Token | Name, ...]
+    items: tuple[Element, ...]
     low: int
     high: int | None
 
@@ -139,7 +138,7 @@ class _Parser:
     def _sequence(self, spaces: re.Pattern[str]) -> tuple[Element, ...]:
         rule: list[Element] = []
         item: tuple[Element, ...] = ()
-        size = rules = 0  # of the item, with its repetitions written out; and what llama.cpp takes for that
+        size = rules = depth = 0  # of the item, written out; what llama.cpp takes for that; repetitions
         while self._at < len(self._text):
             sign = self._text[self._at]
             if sign in "*+?{":
@@ -151,7 +150,10 @@ class _Parser:
                     raise self._refused(f"at most {MOST_REPETITIONS} repetitions, one within the other multiplied,")
                 del rule[len(rule) - len(item) :]
                 size = self._repeated_size(size, low, high)
-                item = self._repeated(item, low, high)
+                depth += 1
+                if depth > MOST_NESTING:
+                    raise self._refused(f"no more than {MOST_NESTING} repetitions of each other")
+                item = () if high == 0 else (Repeat(item, low, high),)
                 rules *= total
             else:
                 made = len(self._symbols) + self._made
@@ -160,6 +162,7 @@ class _Parser:
                     break
                 item, size = found, sum(len(part.text) if isinstance(part, Literal) else 1 for part in found)
                 rules = max(1, len(self._symbols) + self._made - made) if sign == "(" else 1
+                depth = 0
                 self._count_elements(size)
             rule += item
             self._skip(spaces)
@@ -187,20 +190,6 @@ class _Parser:
         self._count_elements(size * max(0, low - 1) + (size + 2) * optional)
         self._made += optional
         return size * low + bool(optional)
-
-    def _repeated(self, item: Sequence[Element], low: int, high: int | None) -> tuple[Element, ...]:
-        if high == 0:
-            return ()
-        single = tuple(part for part in item if not isinstance(part, Repeat))
-        if len(single) < len(item):  # a repetition of a repetition
-            single = (Name(self._group_of([tuple(item)])),)
-        return (Repeat(single, low, high),)
-
-    def _group_of(self, options: list[tuple[Element, ...]]) -> str:
-        self._groups += 1
-        name = f"_{self._groups}"  # no name that can be written
-        self._rules[name] = options
-        return name
 
     def _item(self, sign: str, spaces: re.Pattern[str]) -> tuple[Element, ...] | None:
         """The elements of a literal, a class, a token, a name or a group; None where the sequence ends."""
@@ -246,7 +235,10 @@ class _Parser:
             raise self._refused(")")
         self._at += 1
         self._depth -= 1
-        return (Name(self._group_of(options)),)
+        self._groups += 1
+        name = f"_{self._groups}"  # no name that can be written
+        self._rules[name] = options
+        return (Name(name),)
 
 
 def _unescaped(text: str) -> str:

@@ -35,6 +35,7 @@ def _reason(grammar: str) -> str:
         ('root ::= ("a" | "b"){99999999999999999999}', "a repetition like {2}"),
         ("root ::= " + '"ab"{2000} ' * 1000, "repetitions written out"),
         ('root ::= * "a"', "something to repeat before this"),
+        ('root ::= "a"' + "?" * 101, "no more than 100 repetitions of each other"),
         ('root ::= "a', "a literal with its closing quote"),
         ('root ::= "\\q"', "a literal with its closing quote and known escapes"),
         ("root ::= [a", "a class with its closing bracket"),
