@@ -53,6 +53,7 @@ from edgespec.core import (
     TokenSequence,
     Verdict,
     common_prefix,
+    verified,
 )
 from edgespec.drafters.suffix import Suffix
 from edgespec.latency.model import LatencyModel
@@ -324,7 +325,7 @@ def oracle(answer: dict[str, Any], truth: Sequence[float]) -> dict[str, Any]:
     drafter.observe(without_rows(tokens), Verdict((), ()))
     right = [0] * len(said)
     for place in range(1, len(said)):
-        right[place] = common_prefix(list(drafter.propose(tokens, 48).tokens), said[place:])
+        right[place] = sum(accepted for _, accepted in verified(drafter.propose(tokens, 48), said[place:]))
         tokens.append(said[place])
     best = [0.0] * (len(said) + 50)
     for place in range(len(said) - 1, 0, -1):

@@ -30,7 +30,7 @@ import numpy as np
 from benchmarks.common import begun, digest, read_prompts, save, subtask
 from edgespec import load
 from edgespec.backend import LlamaContext, LlamaModel
-from edgespec.core import NOTHING, Drafter, common_prefix
+from edgespec.core import NOTHING, Drafter, verified
 from edgespec.drafters import make_drafter
 from edgespec.drafters.model import ModelDrafter
 from edgespec.engine.open_drafter import open_drafter
@@ -217,12 +217,13 @@ def replayed(drafter: Drafter, recorded: dict[str, Any], length: int) -> dict[st
     tokens.append(answer[0])
     while (place := 1 + blocks.tokens) < len(answer):
         begun = time.perf_counter()
-        draft_tokens = drafter.propose(tokens, length).tokens
+        draft = drafter.propose(tokens, length)
         if blocks.count:  # the first one reads the prompt
             seconds += time.perf_counter() - begun
-            drafted += len(draft_tokens)
-        right = common_prefix(list(draft_tokens), answer[place:])
-        blocks.add(right, min(len(draft_tokens), len(answer) - place))
+            drafted += len(draft)
+        judged = [accepted for _, accepted in verified(draft, answer[place:])]
+        right = sum(judged)
+        blocks.add(right, right + (right < len(judged)))
         tokens += answer[place : place + right + 1]
     return blocks.as_json(recorded, drafted, seconds)
 
@@ -236,7 +237,7 @@ class Blocks:
         self._accepted: Counter[int] = Counter()
 
     def add(self, right: int, drafted: int) -> None:
-        """One block: so many of the draft tokens were right, and then the target said one token of its own."""
+        """One block: the first `right` of `drafted` depths were right, and then the target said one token of its own."""
         self._verified.update(range(min(drafted, right + 1)))
         self._accepted.update(range(right))
         self.count += 1

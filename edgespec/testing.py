@@ -184,7 +184,7 @@ class FixedPolicy:
         if isinstance(self._drafter, CostedDrafter):
             draft = self._drafter.draft(tokens, limit, noise, lambda probability, bucket: True)
             return Plan(draft, (draft,), {self._drafter.name: 0.0})
-        draft = self._drafter.propose(tokens, limit).first(limit)
+        draft = self._drafter.propose(tokens, limit).trunk.first(limit)
         return Plan(draft, (draft,))
 
     def settle(self, plan: Plan, evaluation: Evaluation, verdict: Verdict, seconds: float) -> None:

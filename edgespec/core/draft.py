@@ -58,6 +58,11 @@ class Draft:
             self.tokens[:size], self.parents[:size], self.probabilities[:size], self.buckets[:size], self.drafter
         )
 
+    @property
+    def trunk(self) -> Draft:
+        """The first nodes, as many as are a chain."""
+        return self.first(next((node for node, parent in enumerate(self.parents) if parent != node - 1), len(self)))
+
     def by(self, drafter: str) -> Draft:
         """This draft with `drafter` as its author."""
         return self if self.drafter == drafter or not self.tokens else replace(self, drafter=drafter)

@@ -1,7 +1,7 @@
 """Drafts what followed the longest suffix of the text that occurred before.
 
-The index is an online suffix automaton (Blumer et al., 1985), as in SAM-Decoding (arXiv 2411.10666, section 3);
-weighing continuations by how often they occurred follows SuffixDecoding (arXiv 2411.04975, section 3).
+A suffix automaton finds it, as in SAM-Decoding (arXiv 2411.10666, section 3); weighing continuations by how often they
+occurred, and drafting several of them as a tree, follows SuffixDecoding (arXiv 2411.04975, section 3).
 """
 
 from __future__ import annotations
@@ -9,168 +9,15 @@ from __future__ import annotations
 import weakref
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from sys import getsizeof
 from typing import Literal
 
 from edgespec.core import NOTHING, Draft, Evaluation, TokenSequence, Verdict
+from edgespec.drafters.automaton import ROOT_STATE, SuffixAutomaton
+from edgespec.drafters.growth import FLOOR, Growth
 from edgespec.drafters.texts import MAX_TOKENS, Agreement, Text, Texts, agreement
-
-_ROOT = 0
-_NONE = -1
-
-MAX_WALK = 32
-"""The number of suffix links followed to count one token.
-
-Ordinary text has 2 or 3 of them, and rarely 10. In 'aaaa...' there are as many as tokens: without the bound, reading
-n of them takes n * n steps. Past it, counts of the shortest suffixes come out too low; matches stay exact.
-"""
-
-
-class SuffixAutomaton:
-    """Every substring of the text read so far, with what followed it, how often, and what did so most often.
-
-    A state stands for the substrings that end at the same places; the longest of them has `length` tokens, and the
-    next shorter state is behind its `link`. Columns are flat arrays, and a state gets a dictionary of transitions
-    only when it has two of them (one state in seven does): about 170 bytes a token.
-    """
-
-    __slots__ = ("_best", "_best_target", "_branches", "_count", "_end", "_end_before", "_length", "_link")
-
-    def __init__(self) -> None:
-        self._length = array("i", [0])
-        self._link = array("i", [_NONE])
-        self._count = array("i", [0])
-        self._best = array("i", [_NONE])  # the most frequent next token; of equals, the latest
-        self._best_target = array("i", [_NONE])
-        self._branches: dict[int, dict[int, int]] = {}  # all transitions of the states that have several
-        self._end = array("q", [_NONE])  # the place where the substrings of a state ended last
-        self._end_before = array("q", [_NONE])  # and the time before that
-
-    def append(self, before: int, token: int, place: int = 0) -> int:
-        """Read one token after the text whose state is `before`, and return the state of the longer text.
-
-        `place` is a number of the caller's for where that is: see `end`.
-
-        Amortised O(1) (Blumer et al.), at most `MAX_WALK` links apart. A text is the longest substring of its state,
-        and stays so: several texts may grow in turn, and go on from any place in them.
-        """
-        link = self._link
-        current = self._target(before, token)
-        if current != _NONE:  # another text went on like this
-            if self._length[current] != self._length[before] + 1:
-                current = self._split(before, token, current)
-            self._tally(before, token, place)
-            return current
-        current = self._new_state(self._length[before] + 1)
-        state = before
-        while state != _NONE and self._target(state, token) == _NONE:
-            self._connect(state, token, current)
-            state = link[state]
-        target = _ROOT if state == _NONE else self._target(state, token)
-        if state != _NONE and self._length[target] != self._length[state] + 1:
-            target = self._split(state, token, target)
-        link[current] = target
-        self._tally(before, token, place)
-        return current
-
-    def shorter(self, state: int) -> int:
-        """The state of the longest suffix of `state` that occurred more often; the root's is the root."""
-        return max(self._link[state], _ROOT)
-
-    def length(self, state: int) -> int:
-        """The number of tokens of the longest substring that `state` stands for."""
-        return self._length[state]
-
-    def count(self, state: int) -> int:
-        """How often the substrings of `state` occurred."""
-        return self._count[state]
-
-    def end(self, state: int, here: int) -> int:
-        """The place where `state` occurred last, but for `here`; negative if it did not."""
-        end = self._end[state]
-        return self._end_before[state] if end == here else end
-
-    def best(self, state: int) -> int:
-        """The token that followed `state` most often, of equals the latest; negative if none did."""
-        return self._best[state]
-
-    def follow(self, state: int) -> int:
-        """The state after `best(state)`, which must be a token."""
-        return self._best_target[state]
-
-    def diverges(self, state: int) -> bool:
-        """Whether different tokens followed `state`."""
-        return state in self._branches
-
-    @property
-    def memory_bytes(self) -> int:
-        """Bytes held here; integers inside dictionaries are counted as 32 bytes each."""
-        columns = (
-            self._length, self._link, self._count, self._best, self._best_target, self._end, self._end_before
-        )  # fmt: skip
-        tables = self._branches.values()
-        own = sum(map(getsizeof, columns)) + getsizeof(self._branches) + 32 * len(self._branches)
-        return own + sum(getsizeof(table) + 32 * len(table) for table in tables)
-
-    def _new_state(self, length: int) -> int:
-        self._length.append(length)
-        self._link.append(_NONE)
-        self._count.append(0)
-        self._best.append(_NONE)
-        self._best_target.append(_NONE)
-        self._end.append(_NONE)
-        self._end_before.append(_NONE)
-        return len(self._length) - 1
-
-    def _target(self, state: int, token: int) -> int:
-        if self._best[state] == token:
-            return self._best_target[state]
-        branches = self._branches.get(state)
-        return _NONE if branches is None else branches.get(token, _NONE)
-
-    def _connect(self, state: int, token: int, target: int) -> None:
-        """Let `token` lead from `state` to `target`, whether or not it led elsewhere."""
-        if self._best_target[state] == _NONE or self._best[state] == token:
-            self._best[state], self._best_target[state] = token, target
-            if state not in self._branches:
-                return
-        elif state not in self._branches:
-            self._branches[state] = {self._best[state]: self._best_target[state]}
-        self._branches[state][token] = target
-
-    def _split(self, state: int, token: int, target: int) -> int:
-        """Give the shorter substrings of `target`, which from now on end at more places, a state of their own."""
-        clone = self._new_state(self._length[state] + 1)
-        for column in (self._link, self._count, self._best, self._best_target, self._end, self._end_before):
-            column[clone] = column[target]
-        if target in self._branches:
-            self._branches[clone] = self._branches[target].copy()
-        self._link[target] = clone
-        while state != _NONE and self._target(state, token) == target:
-            self._connect(state, token, clone)
-            state = self._link[state]
-        return clone
-
-    def _tally(self, before: int, token: int, place: int) -> None:
-        """Count the substrings that end in `token`, and let it become the best guess where it is as frequent."""
-        link, count, best, best_target = self._link, self._count, self._best, self._best_target
-        end, end_before = self._end, self._end_before
-        state, counted = before, _NONE
-        for _ in range(MAX_WALK):
-            if state == _NONE:
-                break
-            target = best_target[state] if best[state] == token else self._branches[state][token]
-            if target != counted:  # neighbours on the way may lead to one state
-                count[target] += 1
-                end_before[target], end[target] = end[target], place
-                counted = target
-            if best[state] < 0 or count[target] >= count[best_target[state]]:
-                best[state], best_target[state] = token, target
-            state = link[state]
-
 
 Source = Literal["earlier", "prompt", "answer", "resumed"]
 """Where a match comes from: another text, what was given before the answer, the answer itself, or a run of copying that
@@ -196,9 +43,16 @@ _PRIOR: dict[tuple[Agreement, Source], tuple[float, ...]] = {
 }
 """How often draft tokens of a feature bucket are right, one column a length."""
 
-_FLOOR = 0.02
-"""A draft ends where its prior probability falls below this: no policy wants such tokens, and they cost time."""
+_OF_SHARE = 1 / 3
+"""What else followed a match than the most frequent token is right this many times as often as it followed."""
 
+_OCCURRENCES = (2, 3, 4, 6, 8, 12)
+"""Feature buckets of what else followed: the fewest occurrences of the match for each of the token."""
+
+_LEAST_REACH = FLOOR * _OCCURRENCES[0] / _OF_SHARE
+"""Behind a node that is reached less often, all that else followed is below `FLOOR`."""
+
+_DIVERGING = ("majority", "split")
 
 _RUN = 6
 """Tokens of a match that make a run of copying: where it breaks off, copying may resume behind the place."""
@@ -210,6 +64,14 @@ _TEXT_BITS = 32
 """A place is the number of its text, and that many bits for the place in it."""
 
 _PLACE = (1 << _TEXT_BITS) - 1
+
+
+_Match = tuple[int, int, int]
+"""A state of the automaton, the tokens of the match, and how many of its occurrences end where a text does."""
+
+_Guess = tuple[int, int, Agreement, Source, int, int, int]
+"""The most frequent next token, the tokens of the match before it, their agreement and source; then the state of that
+match, the state after the token, and the number of occurrences. A run of copying has no states."""
 
 
 @dataclass(slots=True)
@@ -241,8 +103,8 @@ class Suffix:
 
     A guess is made from the whole match, however rare: where a lone occurrence contradicts the majority of a shorter
     suffix, it is right from twice to 50 times as often. Where a match runs into the end of what was read, as in a
-    loop, the draft goes on from the longest suffix that has a continuation. At most `max_tokens` are remembered, then
-    the older half is forgotten.
+    loop, the draft goes on from the longest suffix that has a continuation. Where other tokens followed a match too,
+    they begin side branches. At most `max_tokens` are remembered, then the older half is forgotten.
     """
 
     __slots__ = ("_answers", "_automaton", "_texts")
@@ -261,22 +123,37 @@ class Suffix:
         return self._texts.memory_bytes + self._automaton.memory_bytes
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
-        """A chain of at most `limit` tokens; the feature bucket is (shortest match of the class, agreement, source)."""
+        """A tree of at most `limit` nodes: the likeliest chain, then side branches where there is room for them.
+
+        The feature bucket is (shortest match of the class, agreement, source); that of a side branch's first token is
+        ("branch", occurrences of the match for each of the token).
+        """
         text = self._texts.read(tokens)
+        reading = _Reading(self._automaton, text, self._prompt_of(tokens) - text.skipped)
         found: list[int] = []
         probabilities: list[float] = []
-        buckets: list[tuple[int, Agreement, Source]] = []
+        buckets: list[Hashable] = []
+        diverging: list[tuple[int, _Guess]] = []
         reach = 1.0
-        for token, length, agreed, source in islice(self._continuation(text, self._prompt_of(tokens)), max(limit, 0)):
+        for guess in islice(reading.continuation(), max(limit, 0)):
+            token, length, agreed, source, *_ = guess
+            if agreed in _DIVERGING and reach >= _LEAST_REACH:
+                diverging.append((len(found) - 1, guess))
             column = bisect_right(_LENGTHS, length) - 1
             probability = _PRIOR[agreed, source][column]
             reach *= probability
-            if reach < _FLOOR:
+            if reach < FLOOR:
                 break
             found.append(token)
             probabilities.append(probability)
             buckets.append((_LENGTHS[column], agreed, source))
-        return Draft.chain(found, probabilities, buckets, self.name) if found else NOTHING
+        if not diverging or len(found) == limit:
+            return Draft.chain(found, probabilities, buckets, self.name) if found else NOTHING
+        growth: Growth[_Match] = Growth(found, probabilities, buckets, limit)
+        for parent, guess in diverging:
+            growth.offer(parent, reading.others(guess, growth.reach(parent)))
+        growth.grow(reading.children)
+        return growth.draft(self.name)
 
     def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
         """Notice where the prompt ends. Tokens are read by `propose`: the first one must not wait for that."""
@@ -300,44 +177,69 @@ class Suffix:
             states.append(state)
             match = state if index.count(state) > 1 else index.shorter(state)
             cursor.since += 1
-            if index.length(match) >= _RUN and (end := self._place_in(text, index.end(match, place))) is not None:
+            if index.length(match) >= _RUN and (end := _place_in(text, index.end(match, place))) is not None:
                 cursor.offset, cursor.since = (place & _PLACE) - end, 0
             place += 1
         text.ids += tokens
 
     def first_states(self) -> array[int]:
         """`texts.Index.first_states`."""
-        return array("i", [_ROOT])
+        return array("i", [ROOT_STATE])
 
     def clear(self) -> None:
         """`texts.Index.clear`."""
         self._automaton = SuffixAutomaton()
 
-    def _place_in(self, text: Text, end: int) -> int | None:
-        """A place of the automaton as one of this text; None where it is of another."""
-        number, place = end >> _TEXT_BITS, end & _PLACE
-        if number == text.number or any(number == origin and place < length for origin, length in text.origins):
-            return place
-        return None
 
-    def _continuation(self, text: Text, prompt: int) -> Iterator[tuple[int, int, Agreement, Source]]:
-        """The next token after a text, the length of the match that it continues, its support and source; and so on."""
-        index, cursor = self._automaton, _cursor_of(text)
-        state = text.states[-1]
+class _Reading:
+    """What the automaton says about the end of one text, whose answer begins at its token number `prompt`."""
+
+    __slots__ = ("_here", "_index", "_prompt", "_text")
+
+    def __init__(self, index: SuffixAutomaton, text: Text, prompt: int) -> None:
+        self._index = index
+        self._text = text
+        self._prompt = prompt
+        self._here = (text.number << _TEXT_BITS) + len(text.ids) - 1
+
+    def continuation(self) -> Iterator[_Guess]:
+        """What follows the text, one token after the other: a run of copying, or else what followed the match."""
+        index, state = self._index, self._text.states[-1]
         while state and index.best(state) < 0:
             state = index.shorter(state)
-        resumed = self._resumed(text, cursor, index.length(state))
+        resumed = self._resumed(index.length(state))
         if resumed is not None:
-            return self._run(text, *resumed)
-        return self._matched(text, prompt - text.skipped, state)
+            return self._run(*resumed)
+        return self._matched(state, index.length(state), 1)
 
-    def _resumed(self, text: Text, cursor: _Cursor, known: int) -> tuple[int, int] | None:
+    def children(self, match: _Match, reach: float) -> Iterator[tuple[int, float, Hashable, _Match]]:
+        """What follows a match: the most frequent token, and the `others`."""
+        for guess in islice(self._matched(*match), 1):
+            token, length, agreed, source, _, after, _ = guess
+            column = bisect_right(_LENGTHS, length) - 1
+            yield token, _PRIOR[agreed, source][column], (_LENGTHS[column], agreed, source), (after, length + 1, 0)
+            if agreed in _DIVERGING and reach >= _LEAST_REACH:
+                yield from self.others(guess, reach)
+
+    def others(self, guess: _Guess, reach: float) -> Iterator[tuple[int, float, Hashable, _Match]]:
+        """What else followed the match of a guess, often enough behind a node of that `reach`."""
+        _, length, agreed, source, state, _, total = guess
+        room = 1.0 - _PRIOR[agreed, source][bisect_right(_LENGTHS, length) - 1]
+        most = int(_OF_SHARE * reach / FLOOR)
+        for hits, token, target in self._index.others(state, total // (most + 1) + 1):
+            occurrences = max(total // hits, _OCCURRENCES[0])
+            probability = min(_OF_SHARE / occurrences, room)
+            room -= probability
+            bucket = _OCCURRENCES[bisect_right(_OCCURRENCES, occurrences) - 1]
+            yield token, probability, ("branch", bucket), (target, length + 1, 0)
+
+    def _resumed(self, known: int) -> tuple[int, int] | None:
         """The place from which a run of copying goes on that broke off, and the tokens that match before it.
 
         None where a longer match is `known`, or copying did not resume: at least one token must match again, or the
         one wrong token must have been the last.
         """
-        ids = text.ids
+        ids, cursor = self._text.ids, _cursor_of(self._text)
         here = len(ids) - 1
         place = here - cursor.offset
         if known >= _RUN or not 0 < cursor.since <= _RESUMED or place < 0:
@@ -349,16 +251,13 @@ class Suffix:
             return None
         return place + 1, length
 
-    def _run(self, text: Text, place: int, length: int) -> Iterator[tuple[int, int, Agreement, Source]]:
-        for at in range(place, len(text.ids)):
-            yield text.ids[at], length + at - place, "once", "resumed"
+    def _run(self, place: int, length: int) -> Iterator[_Guess]:
+        for at in range(place, len(self._text.ids)):
+            yield self._text.ids[at], length + at - place, "once", "resumed", ROOT_STATE, ROOT_STATE, 1
 
-    def _matched(self, text: Text, prompt: int, state: int) -> Iterator[tuple[int, int, Agreement, Source]]:
+    def _matched(self, state: int, length: int, unfinished: int) -> Iterator[_Guess]:
         """Without end in a loop: what followed the longest match most often."""
-        index = self._automaton
-        here = (text.number << _TEXT_BITS) + len(text.ids) - 1
-        length = index.length(state)
-        unfinished = 1  # occurrences without a continuation: the one at the end of the text
+        index, text, here, prompt = self._index, self._text, self._here, self._prompt
         while True:
             while state and index.best(state) < 0:
                 state = index.shorter(state)
@@ -368,10 +267,18 @@ class Suffix:
             token, target = index.best(state), index.follow(state)
             hits = index.count(target)
             total = index.count(state) - unfinished if index.diverges(state) else hits
-            end = self._place_in(text, index.end(state, here))
+            end = _place_in(text, index.end(state, here))
             source: Source = "earlier" if end is None else "prompt" if end < prompt else "answer"
-            yield token, length, agreement(hits, total), source
+            yield token, length, agreement(hits, total), source, state, target, total
             state, length, unfinished = target, length + 1, 0
+
+
+def _place_in(text: Text, end: int) -> int | None:
+    """A place of the automaton as one of this text; None where it is of another."""
+    number, place = end >> _TEXT_BITS, end & _PLACE
+    if number == text.number or any(number == origin and place < length for origin, length in text.origins):
+        return place
+    return None
 
 
 def _cursor_of(text: Text) -> _Cursor:

@@ -255,7 +255,7 @@ class _Planning:
         best, best_gain = NOTHING, 1.0
         options: list[_Option] = []
         for drafter in self._free:
-            proposal = drafter.propose(self._tokens, self._limit).by(drafter.name)
+            proposal = drafter.propose(self._tokens, self._limit).trunk.by(drafter.name)
             if not proposal.tokens:
                 self._say(f"{drafter.name}: no draft token")
                 continue

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from random import Random
 from unittest.mock import Mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from edgespec.core import Draft, TokenSequence, Verdict
-from edgespec.drafters.suffix import MAX_WALK, Suffix, SuffixAutomaton
+from edgespec.core import ROOT, Draft, TokenSequence, Verdict
+from edgespec.drafters.automaton import MAX_WALK, SuffixAutomaton
+from edgespec.drafters.growth import FLOOR
+from edgespec.drafters.suffix import _LENGTHS, _PRIOR, Suffix
 from edgespec.drafters.texts import agreement
+from edgespec.policy.tree import reaches
 from edgespec.testing import without_rows
+from tests.drafters.naive import assert_is_tree, ends, longest_match, path_to
 
 TEXTS = st.integers(1, 4).flatmap(lambda size: st.lists(st.integers(0, size), min_size=1, max_size=MAX_WALK - 2))
 
@@ -24,24 +29,6 @@ def ids(text: str) -> list[int]:
 
 def letters(tokens: tuple[int, ...]) -> str:
     return "".join(map(chr, tokens))
-
-
-def read(text: list[int]) -> tuple[SuffixAutomaton, int]:
-    """The automaton of one text, and the state of its longest suffix that occurred earlier."""
-    automaton, state = SuffixAutomaton(), 0
-    for token in text:
-        state = automaton.append(state, token)
-    return automaton, automaton.shorter(state)
-
-
-def ends(text: list[int], part: list[int]) -> list[int]:
-    """The positions after every occurrence of `part`."""
-    return [end for end in range(len(part), len(text) + 1) if text[end - len(part) : end] == part]
-
-
-def longest_match(text: list[int]) -> int:
-    """The length of the longest suffix that occurred earlier."""
-    return max((size for size in range(1, len(text)) if len(ends(text, text[-size:])) > 1), default=0)
 
 
 @pytest.mark.parametrize(
@@ -151,66 +138,97 @@ def test_interrupted_reading_starts_over(monkeypatch: pytest.MonkeyPatch) -> Non
     assert drafter.propose(ids("abcdabc"), 4) == Suffix().propose(ids("abcdabc"), 4)
 
 
-@given(TEXTS)
-def test_match_is_the_longest_suffix_that_occurred_earlier(text: list[int]) -> None:
-    automaton, match = read(text)
-    assert automaton.length(match) == longest_match(text)
-
-
-@given(TEXTS)
-def test_counts_equal_brute_force_for_every_suffix(text: list[int]) -> None:
-    automaton, state = read(text)
-    while state:
-        part = text[len(text) - automaton.length(state) :]
-        found = ends(text, part)
-        followers = [text[end] for end in found if end < len(text)]
-        latest = {token: place for place, token in enumerate(followers)}
-        counts = Counter(followers)
+def former_chain(text: list[int], limit: int) -> list[tuple[int, tuple[int, str]]]:
+    """The chain that is drafted where no run of copying is resumed, by brute force."""
+    context, size, unfinished = list(text), longest_match(text), 1
+    chain: list[tuple[int, tuple[int, str]]] = []
+    reach = 1.0
+    while len(chain) < limit:
+        while size and not (followers := [text[end] for end in ends(text, context[-size:]) if end < len(text)]):
+            size, unfinished = size - 1, 1  # it runs into the end of the text
+        if not size:
+            break
+        counts, latest = Counter(followers), {token: place for place, token in enumerate(followers)}
         best = max(counts, key=lambda token: (counts[token], latest[token]))
-        assert automaton.count(state) == len(found)
-        assert automaton.best(state) == best
-        assert automaton.count(automaton.follow(state)) == counts[best]
-        assert automaton.diverges(state) == (len(counts) > 1)
-        state = automaton.shorter(state)
+        total = len(ends(text, context[-size:])) - unfinished if len(counts) > 1 else counts[best]
+        agreed = agreement(counts[best], total)
+        column = bisect_right(_LENGTHS, size) - 1
+        reach *= _PRIOR[agreed, "answer"][column]
+        if reach < FLOOR:
+            break
+        chain.append((best, (_LENGTHS[column], agreed)))
+        context.append(best)
+        size, unfinished = size + 1, 0
+    return chain
 
 
-@given(TEXTS, st.integers(0, 12))
-def test_every_guess_followed_the_suffix_it_claims(text: list[int], limit: int) -> None:
+@given(TEXTS, st.integers(0, 20))
+def test_the_first_path_is_the_chain_of_the_longest_match(text: list[int], limit: int) -> None:
+    draft = Suffix().propose(text, limit).trunk
+    assume(all(bucket[2] != "resumed" for bucket in draft.buckets))  # type: ignore[index]
+    found = [(token, bucket[:2]) for token, bucket in zip(draft.tokens, draft.buckets, strict=True)]  # type: ignore[index]
+    assert found == former_chain(text, limit)
+
+
+@given(TEXTS, st.integers(-1, 20))
+def test_drafts_are_trees_and_every_node_followed_what_it_claims(text: list[int], limit: int) -> None:
     draft = Suffix().propose(text, limit)
-    assert len(draft) <= limit
-    assert draft.is_chain
-    context = list(text)
-    for token, chance, kind in zip(draft.tokens, draft.probabilities, draft.buckets, strict=True):
-        assert isinstance(kind, tuple)
-        length, _, source = kind
-        assert 0.0 < chance <= 1.0
-        if source == "resumed":  # it goes on behind the token at which a run of copying broke off
+    assert_is_tree(draft, limit)
+    for node, (token, bucket) in enumerate(zip(draft.tokens, draft.buckets, strict=True)):
+        assert isinstance(bucket, tuple)
+        if bucket[-1] == "resumed":  # it goes on behind the token at which a run of copying broke off
             assert token in text
         else:
-            assert token in [text[end] for end in ends(text, context[-length:]) if end < len(text)]
-        context.append(token)
+            size = 1 if bucket[0] == "branch" else bucket[0]
+            context = text + path_to(draft, node)
+            assert token in [text[end] for end in ends(text, context[-size:]) if end < len(text)]
 
 
-@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=10), min_size=1, max_size=4), st.randoms())
-def test_texts_that_grow_in_turn_are_counted_as_if_they_stood_apart(texts: list[list[int]], chance: Random) -> None:
-    automaton, states, places = SuffixAutomaton(), [0] * len(texts), [0] * len(texts)
-    while growing := [one for one, text in enumerate(texts) if places[one] < len(text)]:
-        one = chance.choice(growing)
-        states[one] = automaton.append(states[one], texts[one][places[one]])
-        places[one] += 1
-    for one, text in enumerate(texts):
-        state = states[one]
-        assert automaton.length(state) == len(text), "a whole text is the longest of its state"
-        while state:
-            part = text[len(text) - automaton.length(state) :]
-            found = [(other, end) for other in texts for end in ends(other, part)]
-            assert automaton.count(state) == len(found)
-            followers = Counter(other[end] for other, end in found if end < len(other))
-            if followers:
-                assert followers[automaton.best(state)] == max(followers.values())
-            else:
-                assert automaton.best(state) < 0
-            state = automaton.shorter(state)
+@given(TEXTS)
+def test_nodes_above_the_floor_all_come(text: list[int]) -> None:
+    """A draft without a limit is a draft of a limit, and more: what is cut is less likely than what is not."""
+    whole = Suffix().propose(text, 1000)
+    reach = reaches(whole.parents, whole.probabilities)
+    assert all(chance >= FLOOR * (1 - 1e-9) for chance in reach)
+    trunk = len(whole.trunk)
+    assert reach[trunk:] == sorted(reach[trunk:], reverse=True)
+    if trunk < len(whole):
+        assert Suffix().propose(text, len(whole) - 1) == whole.first(len(whole) - 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "buckets"),
+    [
+        ("xaxbx", "ba", [(1, "split", "answer"), ("branch", 2)]),  # once each: the later comes first
+        ("xaxbxcx", "cba", [(1, "split", "answer"), ("branch", 3), ("branch", 3)]),
+        ("xaxaxbx", "ab", [(1, "majority", "answer"), ("branch", 3)]),  # b once in three
+        ("xaxaxax", "a", [(5, "once", "answer")]),  # they agree
+    ],
+)
+def test_other_tokens_begin_side_branches(text: str, first: str, buckets: list[tuple[object, ...]]) -> None:
+    draft = Suffix().propose(ids(text), 20)
+    nodes = [node for node in range(len(draft)) if draft.parents[node] == ROOT]
+    assert letters(tuple(draft.tokens[node] for node in nodes)) == first
+    assert [draft.buckets[node] for node in nodes] == buckets
+
+
+def test_a_side_branch_goes_on_as_its_match_did() -> None:
+    draft = Suffix().propose(ids(" the cat. the dog! the "), 40)
+    branch = draft.buckets.index(("branch", 2))
+    paths = [letters((*path_to(draft, node), draft.tokens[node])) for node in range(len(draft))]
+    assert draft.parents[branch] == ROOT and paths[branch] == "c"
+    assert "cat." in paths and "dog!" in paths
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=4), st.randoms())
+def test_sequences_in_turn_get_the_trees_that_each_would_get_alone(texts: list[list[int]], chance: Random) -> None:
+    drafter = Suffix()
+    apart = [[token + 10 * number for token in text] for number, text in enumerate(texts)]
+    sequences = [TokenSequence(text[:1]) for text in apart]
+    while growing := [n for n in range(len(apart)) if len(sequences[n]) < len(apart[n])]:
+        number = chance.choice(growing)
+        sequences[number].append(apart[number][len(sequences[number])])
+        assert drafter.propose(sequences[number], 9) == Suffix().propose(TokenSequence(sequences[number]), 9)
 
 
 def test_two_sequences_in_turn_draft_what_each_would_alone() -> None:
@@ -245,6 +263,4 @@ def test_reading_in_pieces_changes_nothing(text: list[int], cuts: list[int]) -> 
 @given(st.integers(1, 3), st.integers(100, 400))
 def test_degenerate_text_stays_linear_and_its_matches_exact(period: int, size: int) -> None:
     text = [place % period for place in range(size)]
-    automaton, match = read(text)
-    assert automaton.length(match) == size - period
     assert Suffix().propose(text, 20).tokens == tuple((size + place) % period for place in range(20))
