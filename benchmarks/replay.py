@@ -237,7 +237,7 @@ class Blocks:
         self._accepted: Counter[int] = Counter()
 
     def add(self, right: int, drafted: int) -> None:
-        """One block: the first `right` of `drafted` depths were right, and then the target said one token of its own."""
+        """One block: `right` of `drafted` depths were right, and then the target said one token of its own."""
         self._verified.update(range(min(drafted, right + 1)))
         self._accepted.update(range(right))
         self.count += 1
