@@ -37,7 +37,9 @@ def policies(engine: Engine, names: str) -> dict[str, Policy]:
         joined, _, size = name.partition(":")
         drafters = [opened(engine, part) for part in names_of(joined)]
         made[Path(name).name] = (
-            FixedPolicy(drafters[0], int(size)) if size else AdaptivePolicy(drafters, engine.latency)
+            FixedPolicy(drafters[0], int(size))
+            if size
+            else AdaptivePolicy(drafters, engine.latency, trees=engine.context.trees)
         )
     return made
 

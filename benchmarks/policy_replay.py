@@ -20,9 +20,9 @@ from typing import Any
 import click
 
 from benchmarks.common import digest, save
-from benchmarks.simulate import Clock
+from benchmarks.simulate import Clock, checked
 from edgespec.backend import LlamaModel
-from edgespec.core import MAX_ROWS, Context, Draft, Drafter, Evaluation, Row, TokenSequence, Verdict, common_prefix
+from edgespec.core import MAX_ROWS, Context, Draft, Drafter, Evaluation, Row, TokenSequence, Verdict
 from edgespec.drafters import make_drafter
 from edgespec.drafters.model import ModelDrafter
 from edgespec.engine.open_drafter import open_drafter
@@ -72,15 +72,13 @@ def played(answer: dict[str, Any], drafters: Sequence[Drafter], curve: LatencyMo
     while place < len(said):
         plan = policy.plan(tokens, answer["room"] - place)
         draft = plan.draft
-        right = common_prefix(list(draft.tokens), said[place:])
-        emitted = said[place : place + right + 1]
         seconds = truth[len(draft)]
         clock.now += seconds
-        verdict = Verdict(tuple(range(min(right, len(emitted)))), tuple(emitted))
+        verdict = checked(draft, said[place:].__getitem__, len(said) - place)
         policy.settle(plan, without_rows(tokens, draft), verdict, seconds)
-        tokens.extend(emitted)
-        place += len(emitted)
-        drafted, accepted = drafted + len(draft), accepted + right
+        tokens.extend(verdict.emitted)
+        place += len(verdict.emitted)
+        drafted, accepted = drafted + len(draft), accepted + len(verdict.accepted)
     count = len(said) - 1
     return {
         "subtask": answer["subtask"], "tokens": count, "seconds": clock.now - begun, "plain": count * truth[0],

@@ -35,6 +35,7 @@ from benchmarks.simulate import (
     Course,
     always,
     best_fixed,
+    checked,
     stationary,
     with_a_change,
     with_both,
@@ -52,9 +53,9 @@ from edgespec.core import (
     SharedNoise,
     TokenSequence,
     Verdict,
-    common_prefix,
     verified,
 )
+from edgespec.drafters.anpd import Anpd
 from edgespec.drafters.suffix import Suffix
 from edgespec.latency.model import LatencyModel
 from edgespec.policy.adaptive import AdaptivePolicy
@@ -276,14 +277,12 @@ def played(
     while place < len(said):
         plan = policy.plan(tokens, room - place)
         draft = plan.draft
-        right = common_prefix(list(draft.tokens), said[place:])
-        emitted = said[place : place + right + 1]
         clock.now += truth[len(draft)]
-        verdict = Verdict(tuple(range(min(right, len(emitted)))), tuple(emitted))
+        verdict = checked(draft, said[place:].__getitem__, len(said) - place)
         policy.settle(plan, without_rows(tokens, draft), verdict, truth[len(draft)])
-        tokens.extend(emitted)
-        place += len(emitted)
-        drafted, accepted = drafted + len(draft), accepted + right
+        tokens.extend(verdict.emitted)
+        place += len(verdict.emitted)
+        drafted, accepted = drafted + len(draft), accepted + len(verdict.accepted)
         late = clock.now - begun - (place - 1)
         beyond = max(beyond, late - max(PROMISED_TIMES, PROMISED_SHARE * (place - 1)))
     count = len(said) - 1
@@ -343,9 +342,9 @@ def measured_cost(truth: Sequence[float]) -> LatencyModel:
     return cost
 
 
-def make_policy(drafters: Sequence[Drafter], cost: LatencyModel, clock: Clock) -> Any:
+def make_policy(drafters: Sequence[Drafter], cost: LatencyModel, clock: Clock, *, trees: bool = True) -> Any:
     """The policy under test."""
-    return AdaptivePolicy(drafters, cost, clock=clock, config=experiment())
+    return AdaptivePolicy(drafters, cost, trees=trees, clock=clock, config=experiment())
 
 
 def replayed(task: tuple[str, str], answers: list[dict[str, Any]], drafts: dict[str, Any]) -> list[dict[str, Any]]:
@@ -366,9 +365,9 @@ def replayed(task: tuple[str, str], answers: list[dict[str, Any]], drafts: dict[
             rows.append(played(answer, NgramSimple(), truth, clock, longest))
             continue
         if policy is None or "in a row" not in who:
-            drafters = [Suffix(), *([model] if "model" in who else [])]
+            drafters = [Suffix(), *([Anpd()] if "anpd" in who else []), *([model] if "model" in who else [])]
             cost = LatencyModel(MAX_ROWS) if "first" in who else measured_cost(truth)
-            policy = make_policy(drafters, cost, clock)
+            policy = make_policy(drafters, cost, clock, trees="chains" not in who)
         if "model" in who:
             if answer["question_id"] not in drafts:
                 continue

@@ -29,6 +29,7 @@ from edgespec.doctor.measure import speed_up
 from edgespec.latency.model import LatencyModel
 from edgespec.policy.adaptive import MAX_DRAFT, AdaptivePolicy
 from edgespec.policy.config import PolicyConfig
+from edgespec.policy.tree import depths
 from edgespec.testing import without_rows
 
 WHAT = "the policy on simulated machines"
@@ -201,7 +202,7 @@ class Course:
         return self.at[(end or len(self.at)) - 1] - (self.at[begin - 1] if begin else 0.0)
 
 
-def with_policy(case: Case, *, known: bool = False, config: PolicyConfig | None = None) -> Course:
+def with_policy(case: Case, *, known: bool = False, config: PolicyConfig | None = None, trees: bool = True) -> Course:
     """The text made block by block with the adaptive policy; `known`: it has seen T(n) before."""
     text, clock, chance = case.text(), Clock(), random.Random(case.seed + 1)
     curves = case.curves()
@@ -210,7 +211,7 @@ def with_policy(case: Case, *, known: bool = False, config: PolicyConfig | None 
     for n in range(1, MAX_ROWS + 1) if known else ():
         for _ in range(3):
             cost.observe(n, ratios[n - 1])
-    policy = AdaptivePolicy(case.drafters(text, clock), cost, clock=clock, config=config).begin()
+    policy = AdaptivePolicy(case.drafters(text, clock), cost, trees=trees, clock=clock, config=config).begin()
     tokens, course = TokenSequence([text.said(0)]), Course([0.0])
     policy.prefilled(without_rows([0] * 64), Verdict((), (tokens[0],)), cached=0, seconds=ratios[63])
     while len(tokens) < text.length:
@@ -243,7 +244,13 @@ def fixed(case: Case, size: int, which: int = 0) -> Course:
 
 def _checked(text: Text, tokens: Sequence[int], draft: Draft) -> Verdict:
     place = len(tokens)
-    return verify(draft, lambda row: text.said(place + row), lambda token: False, text.length - place)
+    return checked(draft, lambda depth: text.said(place + depth), text.length - place)
+
+
+def checked(draft: Draft, said: Callable[[int], int], budget: int) -> Verdict:
+    """The verdict on a draft, chain or tree, where `said(0)`, `said(1)`, ... are the target's next tokens."""
+    deep = [0, *depths(draft.parents)]
+    return verify(draft, lambda row: said(deep[row]), lambda token: False, budget)
 
 
 def recovered(case: Case, change: int, blocks: int = 50) -> float:

@@ -117,7 +117,9 @@ class Contestants:
 
     def _session(self, name: str, prompt: Sequence[int], count: int, sampling: SamplingParams) -> Session:
         engine = self._engines[name]
-        engine.policy = AdaptivePolicy([opened.fresh() for opened in engine.drafters], engine.latency)
+        engine.policy = AdaptivePolicy(
+            [opened.fresh() for opened in engine.drafters], engine.latency, trees=engine.context.trees
+        )
         return engine.session(prompt, sampling=sampling, max_tokens=count)
 
     def _drafter_passes(self, name: str) -> dict[str, int]:

@@ -29,6 +29,9 @@ class Draft:
     `parents[i]` is the node before node i, or `ROOT`. `probabilities[i]` is the drafter's own estimate that the target
     accepts node i, given that it accepts the parent of i. `buckets[i]` is the feature bucket of node i (the length of
     an n-gram match, say): an acceptance rate is learned for each. `drafter` is the drafter's name.
+
+    Where the drafts of several drafters were merged, `authors[i]` are the names of those that proposed node i, whoever
+    is surest of it first, and `drafter` is the names of all first ones, joined by `+`. Else `authors` is empty.
     """
 
     tokens: tuple[int, ...] = ()
@@ -36,6 +39,7 @@ class Draft:
     probabilities: tuple[float, ...] = ()
     buckets: tuple[Hashable, ...] = ()
     drafter: str = "none"
+    authors: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def chain(
@@ -55,8 +59,13 @@ class Draft:
         if size >= len(self.tokens):
             return self
         return Draft(
-            self.tokens[:size], self.parents[:size], self.probabilities[:size], self.buckets[:size], self.drafter
-        )
+            self.tokens[:size], self.parents[:size], self.probabilities[:size], self.buckets[:size], self.drafter,
+            self.authors[:size],
+        )  # fmt: skip
+
+    def author(self, node: int) -> str:
+        """The drafter to which node `node` is credited: the surest of those that proposed it."""
+        return self.authors[node][0] if self.authors else self.drafter
 
     @property
     def trunk(self) -> Draft:
@@ -110,7 +119,7 @@ class Plan:
     `draft` is the one to verify, `proposals` are all drafts that were considered. `spent` is the drafting time of each
     costed drafter that drafted, in units of T(1), without its `prefill` of the text. `reasons` explain the decision,
     one sentence each, where asked for. `risk` is the probability that the draft makes its answer slower than plain
-    decoding by more than goes unnoticed.
+    decoding by more than goes unnoticed. `reach` has the expected probability that each node of the draft is accepted.
     """
 
     draft: Draft = NOTHING
@@ -119,6 +128,7 @@ class Plan:
     reasons: tuple[str, ...] = ()
     prefill: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     risk: float = 0.0
+    reach: tuple[float, ...] = ()
 
     @property
     def drafted(self) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from edgespec.core import ROOT, Draft, Plan, Verdict
+from edgespec.core import ROOT, Plan, Verdict
 
 
 @dataclass(slots=True)
@@ -82,25 +82,22 @@ class Tally:
         self.draft_tokens.update(plan.drafted)
         self.blocks += 1
         self.tokens += emitted
-        if not draft.tokens:
-            return
-        drafter = self.of(draft.drafter)
-        drafter.drafts += 1
-        drafter.drafted += len(draft)
-        accepted = min(emitted, len(verdict.accepted))
-        drafter.accepted += accepted
-        drafter.judged_at.update(range(_judged_depths(draft, verdict, emitted)))
-        drafter.accepted_at.update(range(accepted))
+        accepted = verdict.accepted[:emitted]
+        for name, count in Counter(map(draft.author, range(len(draft)))).items():
+            drafter = self.of(name)
+            drafter.drafts += 1
+            drafter.drafted += count
+        for depth, node in enumerate(accepted):
+            drafter = self.of(draft.author(node))
+            drafter.accepted += 1
+            drafter.accepted_at[depth] += 1
+        authors: dict[int, set[str]] = {}  # of the children of each node
+        for node, parent in enumerate(draft.parents):
+            authors.setdefault(parent, set()).add(draft.author(node))
+        for depth, node in enumerate((ROOT, *accepted)[:emitted]):  # an answer may end inside its draft
+            for name in authors.get(node, ()):
+                self.of(name).judged_at[depth] += 1
 
     def of(self, name: str) -> DrafterTally:
         """The counts of the drafter called `name`."""
         return self.drafters.setdefault(name, DrafterTally())
-
-
-def _judged_depths(draft: Draft, verdict: Verdict, emitted: int) -> int:
-    """The depth down to which draft tokens were verified; an answer may end inside its draft."""
-    accepted = verdict.accepted[:emitted]
-    if len(accepted) == emitted:
-        return emitted
-    last = accepted[-1] if accepted else ROOT
-    return len(accepted) + (last in draft.parents)

@@ -86,7 +86,7 @@ class Engine:
     def _draft_with(self, drafters: Sequence[OpenedDrafter], name: str) -> None:
         """Set the drafters, load their acceptance rates, and have these saved when the engine ends."""
         self.drafters, self.drafter_name = tuple(drafters), name
-        policy = AdaptivePolicy([opened.drafter for opened in drafters], self.latency)
+        policy = AdaptivePolicy([opened.drafter for opened in drafters], self.latency, trees=self.context.trees)
         self.policy: Policy = policy
         self._adaptive = policy
         if self.profiles is not None:

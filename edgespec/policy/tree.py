@@ -3,70 +3,70 @@
 A node's reach is the product of the conditional probabilities along its path: the chance that it is accepted. The n
 nodes of largest reach are a subtree, since no node is reached more often than its parent, and the best of their size:
 they bring 1 + sum of their reaches tokens a forward pass (Sequoia, arXiv 2402.12374; OPT-Tree, arXiv 2406.17276).
+
+ProPD (arXiv 2402.13485) chooses a tree's size by a regression of measured times, which is T(n) here. Its other half
+drops branches inside the network, after the first layers of a pass: llama.cpp evaluates a batch as a whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
 from itertools import accumulate
 from operator import mul
 
-ROOT = -1
+from edgespec.core import ROOT, Draft
 
 HOPELESS = 0.02
 """Nodes that are reached less often than this are not weighed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tree:
-    """Nodes whose parents stand before them, each with the probability that it is right given that its parent was.
+def merged(proposals: Sequence[Draft], estimates: Sequence[Sequence[float]]) -> Draft:
+    """One tree with every path of all proposals, each path once; `estimates` are the probabilities of their nodes.
 
-    `proposals[i]` are the (tree, node) pairs of the trees that node i was merged from.
-    """
-
-    tokens: tuple[int, ...]
-    parents: tuple[int, ...]
-    probabilities: tuple[float, ...]
-    proposals: tuple[tuple[tuple[int, int], ...], ...] = ()
-
-
-def merged(trees: Sequence[Tree], weights: Sequence[Sequence[float]]) -> Tree:
-    """One tree with every path of all of them, each path once.
-
-    A node that several propose has the probability of whoever is better informed: of the larger weight (verified draft
-    tokens of its feature bucket). Probabilities of the children of one node are scaled down where they exceed 1.
+    A node that several propose has the probability and the feature bucket of whoever is surest: that others agree
+    makes it no less likely. `drafter` is none's: see `Draft.authors`.
     """
     places: dict[tuple[int, int], int] = {}
     tokens: list[int] = []
     parents: list[int] = []
     probabilities: list[float] = []
-    best_weights: list[float] = []
-    proposals: list[list[tuple[int, int]]] = []
-    for which, tree in enumerate(trees):
+    buckets: list[Hashable] = []
+    authors: list[tuple[str, ...]] = []
+    for proposal, chances in zip(proposals, estimates, strict=True):
+        author = (proposal.drafter,)
         mapped: list[int] = []
-        for node, (token, parent) in enumerate(zip(tree.tokens, tree.parents, strict=True)):
-            key = (ROOT if parent == ROOT else mapped[parent], token)
+        for token, parent, chance, bucket in zip(
+            proposal.tokens, proposal.parents, chances, proposal.buckets, strict=True
+        ):
+            key = (parent if parent == ROOT else mapped[parent], token)
             place = places.get(key)
-            weight = weights[which][node]
             if place is None:
                 place = places[key] = len(tokens)
                 tokens.append(token)
                 parents.append(key[0])
-                probabilities.append(tree.probabilities[node])
-                best_weights.append(weight)
-                proposals.append([])
-            elif weight > best_weights[place]:
-                probabilities[place], best_weights[place] = tree.probabilities[node], weight
-            proposals[place].append((which, node))
+                probabilities.append(chance)
+                buckets.append(bucket)
+                authors.append(author)
+            elif author[0] not in authors[place]:
+                if chance > probabilities[place]:
+                    probabilities[place], buckets[place] = chance, bucket
+                    authors[place] = author + authors[place]
+                else:
+                    authors[place] += author
             mapped.append(place)
+    return Draft(
+        tuple(tokens), tuple(parents), tuple(probabilities), tuple(buckets), authors=tuple(authors)
+    )  # fmt: skip
+
+
+def normalized(parents: Sequence[int], probabilities: Sequence[float]) -> list[float]:
+    """The same probabilities, scaled down where those of the children of one node exceed 1."""
     totals: dict[int, float] = {}
     for parent, probability in zip(parents, probabilities, strict=True):
         totals[parent] = totals.get(parent, 0.0) + probability
-    scaled = (
-        probability / max(1.0, totals[parent]) for parent, probability in zip(parents, probabilities, strict=True)
-    )
-    return Tree(tuple(tokens), tuple(parents), tuple(scaled), tuple(tuple(each) for each in proposals))
+    if all(total <= 1.0 for total in totals.values()):
+        return list(probabilities)
+    return [p / max(1.0, totals[parent]) for parent, p in zip(parents, probabilities, strict=True)]
 
 
 def reaches(parents: Sequence[int], probabilities: Sequence[float]) -> list[float]:
@@ -75,17 +75,58 @@ def reaches(parents: Sequence[int], probabilities: Sequence[float]) -> list[floa
         return list(accumulate(probabilities, mul))
     reach: list[float] = []
     for parent, probability in zip(parents, probabilities, strict=True):
-        reach.append(probability * (1.0 if parent == ROOT else reach[parent]))
+        reach.append(probability if parent == ROOT else probability * reach[parent])
     return reach
 
 
-def by_reach(parents: Sequence[int], probabilities: Sequence[float]) -> list[int]:
+def by_reach(reach: Sequence[float]) -> list[int]:
     """The nodes, those of the largest reach first: each prefix of this list is the best subtree of its size.
 
     Of equals the earlier one comes first, so that parents stand before their children.
     """
-    reach = reaches(parents, probabilities)
-    return sorted(range(len(reach)), key=lambda node: (-reach[node], node))
+    return sorted(range(len(reach)), key=lambda node: -reach[node])
+
+
+def best_path(parents: Sequence[int], reach: Sequence[float], times: Sequence[float]) -> list[int]:
+    """The path from the root to a leaf whose first nodes bring the most tokens per time; `times` of 1, 2, ... rows."""
+    deep: list[int] = []
+    expected: list[float] = []  # tokens of a forward pass with the path to each node
+    total: list[float] = []  # those of the longest path through it
+    best, best_gain = ROOT, 0.0
+    for node, parent in enumerate(parents):
+        deep.append(1 if parent == ROOT else deep[parent] + 1)
+        expected.append((1.0 if parent == ROOT else expected[parent]) + reach[node])
+        gain = expected[node] / times[deep[node]] if deep[node] < len(times) else 0.0
+        if gain > best_gain:
+            best, best_gain = node, gain
+    total = expected.copy()
+    follower: dict[int, int] = {}
+    for node in range(len(parents) - 1, -1, -1):
+        parent = parents[node]
+        if parent != ROOT and total[node] > total[parent]:
+            total[parent], follower[parent] = total[node], node
+    path = [best] if best != ROOT else []
+    while path and (parent := parents[path[-1]]) != ROOT:
+        path.append(parent)
+    path.reverse()
+    while path and path[-1] in follower:
+        path.append(follower[path[-1]])
+    return path
+
+
+def subtree(tree: Draft, nodes: Sequence[int]) -> Draft:
+    """Some nodes of a tree in another order. The parent of each must be among those before it."""
+    places = {ROOT: ROOT}
+    for place, node in enumerate(nodes):
+        places[node] = place
+    return Draft(
+        tuple([tree.tokens[node] for node in nodes]),
+        tuple([places[tree.parents[node]] for node in nodes]),
+        tuple([tree.probabilities[node] for node in nodes]),
+        tuple([tree.buckets[node] for node in nodes]),
+        tree.drafter,
+        tuple([tree.authors[node] for node in nodes]) if tree.authors else (),
+    )
 
 
 def depths(parents: Sequence[int]) -> list[int]:

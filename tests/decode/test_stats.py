@@ -56,3 +56,13 @@ def test_draft_tokens_that_were_cut_off_are_counted_for_who_made_them() -> None:
     tally = Tally()
     tally.count(Plan(NOTHING, (proposal,), {"model": 0.3, "other": 0.1}), Verdict((), (4,)), emitted=1)
     assert tally.draft_tokens["model"] == 3 and not tally.drafted and tally.blocks == 1
+
+
+def test_each_node_of_a_merged_draft_counts_for_the_drafter_that_was_surest_of_it() -> None:
+    draft = Draft((1, 2, 3, 4), (-1, -1, 0, 0), (0.5,) * 4, ("",) * 4, "a+b", (("a", "b"), ("b",), ("a",), ("b", "a")))
+    tally = Tally()
+    tally.count(Plan(draft), Verdict((0, 3), (1, 4, 9)), emitted=3)
+    a, b = tally.of("a"), tally.of("b")
+    assert (a.drafts, a.drafted, a.accepted, a.judged_at, a.accepted_at) == (1, 2, 1, {0: 1, 1: 1}, {0: 1})
+    assert (b.drafts, b.drafted, b.accepted, b.judged_at, b.accepted_at) == (1, 2, 1, {0: 1, 1: 1}, {1: 1})
+    assert list(tally.drafters) == ["a", "b"] and tally.drafted == 4 and tally.accepted == 2

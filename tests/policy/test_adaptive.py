@@ -196,7 +196,7 @@ def test_a_trial_keeps_the_promise_and_is_charged_for_itself(slope: float, right
     for place in range(60):
         exploration = shared.exploration
         noticed = budget.noticed(shared.lengths.mean)
-        limits = Limits(math.inf, budget.worst, max(noticed, 0.5) if noticed > 0.0 else math.inf, budget.risk)
+        limits = Limits({}, budget.worst, max(noticed, 0.5) if noticed > 0.0 else math.inf, budget.risk)
         chances = shared.acceptance.estimates(drafter.propose([1], 12))
         sizes = Sizes(list(accumulate(chances, mul)), cost.ratios())
         draft = policy.plan([1] * (place + 1), 60)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgespec.core import MAX_ROWS, Draft, Evaluation, TokenSequence, Verdict
+from edgespec.core import MAX_ROWS, ROOT, Draft, Evaluation, TokenSequence, Verdict
 from edgespec.latency.model import LatencyModel
 from edgespec.policy.acceptance import Acceptance
 from edgespec.policy.adaptive import AdaptivePolicy
@@ -20,26 +20,31 @@ from edgespec.policy.config import PolicyConfig
 from edgespec.policy.costed import StoppingRule, expected_speed_up, upper_bound
 from edgespec.policy.drafter_prefill import AnswerLengths, DrafterPrefill, PrefillBudgets
 from edgespec.policy.loss_budget import AnswerBudget, LossBudgets
-from edgespec.policy.speedup import Limits, Sizes
-from edgespec.policy.tree import ROOT, Tree, by_reach, depths, merged, reaches
+from edgespec.policy.speedup import Limits, Sizes, shares
+from edgespec.policy.tree import best_path, by_reach, depths, merged, normalized, reaches, subtree
 from edgespec.testing import without_rows
 
-ANYTHING = Limits(math.inf, math.inf, 0.0, 1.0)
+ANYTHING = Limits({"": math.inf}, math.inf, 0.0, 1.0)
 
 
 @st.composite
-def trees(draw: st.DrawFn, most: int = 8) -> Tree:
+def trees(draw: st.DrawFn, most: int = 8, drafter: str = "one") -> Draft:
     """A tree in which siblings differ, with probabilities that add up to 1 at most below every node."""
     size = draw(st.integers(1, most))
     parents = [draw(st.integers(ROOT, node - 1)) for node in range(size)]
     tokens = [parents[:node].count(parent) for node, parent in enumerate(parents)]
     shares = [draw(st.floats(0.01, 1.0)) for _ in range(size)]
     totals = {parent: sum(s for s, p in zip(shares, parents, strict=True) if p == parent) for parent in parents}
-    probabilities = [s / max(1.0, totals[p]) for s, p in zip(shares, parents, strict=True)]
-    return Tree(tuple(tokens), tuple(parents), tuple(probabilities))
+    probabilities = tuple(s / max(1.0, totals[p]) for s, p in zip(shares, parents, strict=True))
+    return Draft(tuple(tokens), tuple(parents), probabilities, tuple(range(size)), drafter)
 
 
-def subtrees(tree: Tree, size: int) -> list[tuple[int, ...]]:
+def both(*proposals: Draft) -> Draft:
+    """Merged by the drafters' own estimates."""
+    return merged(proposals, [proposal.probabilities for proposal in proposals])
+
+
+def subtrees(tree: Draft, size: int) -> list[tuple[int, ...]]:
     """All sets of so many nodes that hold the parent of each."""
     return [
         nodes
@@ -48,18 +53,18 @@ def subtrees(tree: Tree, size: int) -> list[tuple[int, ...]]:
     ]
 
 
-def paths(tree: Tree) -> set[tuple[int, ...]]:
+def paths(tree: Draft) -> list[tuple[int, ...]]:
     """The tokens on the way to every node."""
     found: list[tuple[int, ...]] = []
     for token, parent in zip(tree.tokens, tree.parents, strict=True):
         found.append((*(found[parent] if parent != ROOT else ()), token))
-    return set(found)
+    return found
 
 
 @given(trees())
-def test_the_nodes_of_largest_reach_are_the_best_subtree_of_every_size(tree: Tree) -> None:
+def test_the_nodes_of_largest_reach_are_the_best_subtree_of_every_size(tree: Draft) -> None:
     reach = reaches(tree.parents, tree.probabilities)
-    order = by_reach(tree.parents, tree.probabilities)
+    order = by_reach(reach)
     expected = Sizes([reach[node] for node in order], [1.0] * (len(order) + 1)).expected
     for size in range(len(order) + 1):
         chosen = order[:size]
@@ -68,32 +73,58 @@ def test_the_nodes_of_largest_reach_are_the_best_subtree_of_every_size(tree: Tre
         assert expected[size] == pytest.approx(best)
 
 
-@given(trees(), trees())
-def test_merging_keeps_every_path_once(one: Tree, other: Tree) -> None:
-    weights = [[1.0] * len(one.tokens), [1.0] * len(other.tokens)]
-    both = merged([one, other], weights)
-    assert paths(both) == paths(one) | paths(other)
-    assert len(both.tokens) == len(paths(both))
-    assert all(parent < node for node, parent in enumerate(both.parents))
-    for parent in set(both.parents):
-        assert sum(p for p, q in zip(both.probabilities, both.parents, strict=True) if q == parent) <= 1.0 + 1e-9
+@given(trees())
+def test_a_tree_in_the_order_of_reach_is_the_same_tree(tree: Draft) -> None:
+    order = by_reach(reaches(tree.parents, tree.probabilities))
+    ordered = subtree(tree, order)
+    assert all(parent < node for node, parent in enumerate(ordered.parents))
+    assert paths(ordered) == [paths(tree)[node] for node in order]
+    for size in range(len(tree) + 1):
+        assert set(paths(subtree(tree, order[:size]))) == set(paths(ordered.first(size)))
 
 
-@given(trees(), trees())
-def test_every_proposed_node_is_found_again_in_the_merged_tree(one: Tree, other: Tree) -> None:
-    both = merged([one, other], [[1.0] * len(one.tokens), [1.0] * len(other.tokens)])
-    assert sorted(itertools.chain(*both.proposals)) == sorted(
-        (which, node) for which, tree in enumerate((one, other)) for node in range(len(tree.tokens))
-    )
+@given(trees(), trees(drafter="two"), trees(drafter="three"))
+def test_merging_keeps_every_path_once_and_knows_who_proposed_it(one: Draft, two: Draft, three: Draft) -> None:
+    tree = both(one, two, three)
+    assert set(paths(tree)) == {path for each in (one, two, three) for path in paths(each)}
+    assert len(tree) == len(set(paths(tree)))
+    assert all(parent < node for node, parent in enumerate(tree.parents))
+    for path, names, probability, bucket in zip(
+        paths(tree), tree.authors, tree.probabilities, tree.buckets, strict=True
+    ):
+        own = {each.drafter: paths(each).index(path) for each in (one, two, three) if path in paths(each)}
+        assert set(names) == set(own) and len(names) == len(own)
+        by_name = {each.drafter: each for each in (one, two, three)}
+        assert probability == max(by_name[name].probabilities[node] for name, node in own.items())
+        assert probability == by_name[names[0]].probabilities[own[names[0]]] and bucket == own[names[0]]
+        assert tree.author(paths(tree).index(path)) == names[0]
 
 
-def test_the_better_informed_estimate_counts_for_a_node_that_two_propose() -> None:
-    one, other = Tree((5,), (ROOT,), (0.9,)), Tree((5,), (ROOT,), (0.2,))
-    assert merged([one, other], [[3.0], [50.0]]).probabilities == (0.2,)
-    assert merged([one, other], [[50.0], [3.0]]).probabilities == (0.9,)
+@given(trees(), trees(drafter="two"))
+def test_siblings_share_what_is_certain(one: Draft, two: Draft) -> None:
+    tree = both(one, two)
+    scaled = normalized(tree.parents, tree.probabilities)
+    for parent in set(tree.parents):
+        before = [p for p, q in zip(tree.probabilities, tree.parents, strict=True) if q == parent]
+        after = [p for p, q in zip(scaled, tree.parents, strict=True) if q == parent]
+        assert sum(after) == pytest.approx(min(1.0, sum(before)))
 
 
-def outcomes(tree: Tree, nodes: list[int]) -> dict[int, float]:
+@given(trees(), st.data())
+def test_the_best_path_brings_the_most_tokens_per_time(tree: Draft, data: st.DataObject) -> None:
+    reach = reaches(tree.parents, tree.probabilities)
+    times = [1.0] + [data.draw(st.floats(1.0, 9.0)) for _ in range(len(tree))]
+    path = best_path(tree.parents, reach, times)
+    assert [tree.parents[node] for node in path] == [ROOT, *path[:-1]]
+    assert path[-1] not in tree.parents, "a path ends at a leaf"
+    gains: dict[int, float] = {}
+    for node, tokens in enumerate(paths(tree)):
+        upwards = [paths(tree).index(tokens[: size + 1]) for size in range(len(tokens))]
+        gains[node] = (1.0 + sum(reach[each] for each in upwards)) / times[len(tokens)]
+    assert max(gains[node] for node in path) == pytest.approx(max(gains.values()))
+
+
+def outcomes(tree: Draft, nodes: list[int]) -> dict[int, float]:
     """The chance of every number of accepted nodes of a subtree."""
     reach = reaches(tree.parents, tree.probabilities)
     by_depth: dict[int, float] = {0: 1.0}
@@ -104,8 +135,8 @@ def outcomes(tree: Tree, nodes: list[int]) -> dict[int, float]:
 
 
 @given(trees(), st.floats(1.0, 12.0), st.floats(0.0, 3.0))
-def test_shortfall_and_risk_are_those_of_the_distribution_of_tokens(tree: Tree, time: float, noticed: float) -> None:
-    reach, order = reaches(tree.parents, tree.probabilities), by_reach(tree.parents, tree.probabilities)
+def test_shortfall_and_risk_are_those_of_the_distribution_of_tokens(tree: Draft, time: float, noticed: float) -> None:
+    reach, order = reaches(tree.parents, tree.probabilities), by_reach(reaches(tree.parents, tree.probabilities))
     deep = depths(tree.parents)
     sizes = Sizes([reach[n] for n in order], [time] * (len(order) + 1), depths=[deep[n] for n in order])
     for size in range(len(order) + 1):
@@ -121,13 +152,30 @@ def test_shortfall_and_risk_are_those_of_the_distribution_of_tokens(tree: Tree, 
 def test_the_best_size_is_the_best_of_all_that_keep_the_limits(chances: list[float], data: st.DataObject) -> None:
     ratios = [1.0] + [data.draw(st.floats(1.0, 9.0)) for _ in chances]  # steps and teeth
     expected, worst, noticed = (data.draw(st.floats(0.0, 5.0)) for _ in range(3))
-    limits = Limits(expected, worst, noticed, risk=data.draw(st.floats(0.0, 1.0)))
+    limits = Limits({"": expected}, worst, noticed, risk=data.draw(st.floats(0.0, 1.0)))
     sizes = Sizes(reaches(range(-1, len(chances) - 1), chances), ratios)
     allowed = [s for s in range(1, len(chances) + 1) if sizes.allows(s, limits) and sizes.gains[s] > 1.05]
     best = sizes.best(limits, 1.05)
     assert best in allowed if allowed else best == 0
     if allowed:
         assert sizes.gains[best] == max(sizes.gains[size] for size in allowed)
+
+
+@given(trees(), st.floats(1.5, 4.0), st.data())
+def test_each_drafter_answers_for_its_share_of_the_shortfall(tree: Draft, time: float, data: st.DataObject) -> None:
+    reach = sorted(reaches(tree.parents, tree.probabilities), reverse=True)
+    authors = [data.draw(st.sampled_from("ab")) for _ in reach]
+    sizes = Sizes(reach, [1.0] + [time] * len(reach), authors=authors)
+    size = len(reach)
+    parts = shares(authors, reach)
+    assert sum(parts.values()) == pytest.approx(1.0)
+    shortfall = sizes.shortfall(size)
+    for name, part in parts.items():
+        rest = dict.fromkeys(parts, math.inf)
+        assert sizes.allows(size, Limits({**rest, name: shortfall * part + 1e-9}, math.inf, 9.0, 1.0))
+        assert shortfall * part < 1e-6 or not sizes.allows(
+            size, Limits({**rest, name: shortfall * part * 0.99}, math.inf, 9.0, 1.0)
+        )
 
 
 def test_a_step_of_the_curve_is_looked_over() -> None:
