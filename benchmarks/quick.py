@@ -310,7 +310,7 @@ class NgramSimple:
                 return Plan(Draft.chain(found, [1.0] * len(found), [0] * len(found), "ngram"))
         return Plan()
 
-    def settle(self, plan: Plan, evaluation: Evaluation, verdict: Verdict, seconds: float) -> None:
+    def settle(self, plan: Plan, evaluation: Evaluation, verdict: Verdict, seconds: float | None) -> None:
         """It learns nothing."""
 
     def prefilled(self, evaluation: Evaluation, verdict: Verdict, *, cached: int, seconds: float) -> None:

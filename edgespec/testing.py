@@ -187,5 +187,5 @@ class FixedPolicy:
         draft = self._drafter.propose(tokens, limit).trunk.first(limit)
         return Plan(draft, (draft,))
 
-    def settle(self, plan: Plan, evaluation: Evaluation, verdict: Verdict, seconds: float) -> None:
+    def settle(self, plan: Plan, evaluation: Evaluation, verdict: Verdict, seconds: float | None) -> None:
         self._drafter.observe(evaluation, verdict)

@@ -196,8 +196,11 @@ class AnswerPolicy(Protocol):
         """The plan after `tokens`, with a draft of at most `room` nodes. `explain` asks for reasons."""
         ...
 
-    def settle(self, plan: Plan, evaluation: Evaluation, verdict: Verdict, seconds: float) -> None:
-        """Learn from the forward pass that checked `plan.draft` and took `seconds`."""
+    def settle(self, plan: Plan, evaluation: Evaluation, verdict: Verdict, seconds: float | None) -> None:
+        """Learn from the forward pass that checked `plan.draft` and took `seconds`.
+
+        None where other sequences had rows in it: its time is not that of this plan.
+        """
         ...
 
 

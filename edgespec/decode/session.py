@@ -99,6 +99,7 @@ class Session:
         self._keep = keep
         self._on_prefill = on_prefill
         self._prompt_store = prompt_store
+        self._prompt_taken = False
         self._prefill_seconds = 0.0
         self._lock = lock or nullcontext()
         self._cancelled = threading.Event()
@@ -141,41 +142,99 @@ class Session:
             try:
                 block = self.step()
             except BaseException:
-                self.finish_reason = "cancelled"
-                self._text.finish()
+                self.abandon()
                 raise
             if block.tokens or block.text or block.finish_reason:
                 yield block
 
     def step(self) -> Block:
         """The next block: the first comes from the prefill, each further one from one decode step."""
-        if self.finished:
-            raise InvalidRequest("the answer is finished")
         with self._lock:
-            is_second = bool(self._started) and not self.tally.blocks
-            if is_second:  # the first token is out: it did not wait for the copy
-                self._take_prompt()
-            block = self._next_block()
-            if self.finished and self._prompt_store is not None:
-                if not (is_second or self.tally.blocks):
-                    self._take_prompt()
-                self._prompt_store.write()
+            block = self.before_pass()
+            if block is None:
+                plan = self.plan(self._target.max_rows)
+                begun = time.perf_counter()
+                evaluation = self._target.evaluate(self._tokens, plan.draft)
+                block = self.settle(plan, evaluation, time.perf_counter() - begun)
             return block
 
+    def before_pass(self) -> Block | None:
+        """The first block, or the last one of an answer that is cancelled or out of room; None where a pass is due.
+
+        `step` is this, and where a pass is due `plan`, the forward pass and `settle`: several sessions may share it.
+        """
+        if self.finished:
+            raise InvalidRequest("the answer is finished")
+        if self._started:
+            self._take_prompt()  # from the second step on: the first token did not wait for the copy
+            if self._cancelled.is_set():
+                return self._finish("cancelled")
+            if not self._make_room():
+                return self._finish("length")
+        if self._policy is None:
+            return self._prefill_prompt()
+        return None if self._prefill_missing() else self._finish("cancelled")
+
+    def plan(self, rows: int) -> Plan:
+        """The plan of a decode step, for a forward pass of at most `rows` rows."""
+        assert self._policy is not None
+        begun = time.perf_counter()
+        room = min(self._budget - 1, self._target.n_ctx - len(self._tokens))
+        plan = self._policy.plan(self._tokens, room, self._sampler.noise, explain=self._options.explain)
+        if len(plan.draft) >= rows:
+            plan = replace(plan, draft=plan.draft.first(rows - 1))
+        self.tally.planning_seconds += time.perf_counter() - begun
+        return plan
+
+    def settle(self, plan: Plan, evaluation: Evaluation, seconds: float | None) -> Block:
+        """The block by a forward pass that took `seconds`; None where other sessions had rows in it.
+
+        Raises what the sampler raises, GrammarError say; then nothing is emitted.
+        """
+        assert self._policy is not None
+        evaluated = time.perf_counter()
+        rows = evaluation.rows
+        choose: Callable[[int], int] = lambda row: self._sampler.choose(rows[row])  # noqa: E731
+        verdict = verify(plan.draft, choose, self._vocabulary.is_end, self._budget)
+        chosen = time.perf_counter()
+        self._policy.settle(plan, evaluation, verdict, seconds)
+        block = self._emit(plan, verdict)
+        self.tally.count(plan, verdict, emitted=len(block.tokens))
+        ended = time.perf_counter()
+        self.tally.planning_seconds += ended - chosen
+        self.tally.sampling_seconds += chosen - evaluated
+        self.tally.decode_seconds = ended - self._started - self.tally.first_token_seconds
+        if self.finished:
+            self._leave()
+        return block
+
+    def abandon(self) -> None:
+        """End the answer after an error: what was emitted stays."""
+        self.finish_reason = "cancelled"
+        self._text.finish()
+
+    @property
+    def _budget(self) -> int:
+        """The tokens that may still be emitted."""
+        return self._options.max_tokens - len(self.emitted)
+
     def _take_prompt(self) -> None:
-        if self._prompt_store is not None:
+        if self._prompt_store is not None and not self._prompt_taken:
+            self._prompt_taken = True
             self._prompt_store.take(self._prefill_seconds)
 
-    def _next_block(self) -> Block:
-        if self._started and self._cancelled.is_set():
-            return self._finish("cancelled")
-        if self._started and not self._make_room():
-            return self._finish("length")
-        block = self._prefill_prompt() if self._policy is None else self._decode_step(self._policy)
+    def _leave(self) -> None:
+        """After the last pass: leave the KV cache as plain decoding does, which never evaluates the last token."""
         last = len(self._tokens) - 1
-        if self.finished and self._target.cached(self._tokens) >= last:
-            self._target.rewind(last)  # plain decoding never evaluates it: the next prefill must be split alike
-        return block
+        if self._target.cached(self._tokens) >= last:
+            self._target.rewind(last)  # the next prefill must be split alike
+        self._store_prompt()
+
+    def _store_prompt(self) -> None:
+        """The answer is over: store what is kept of its prompt."""
+        if self._prompt_store is not None:
+            self._take_prompt()
+            self._prompt_store.write()
 
     def _prefill_prompt(self) -> Block:
         """The first block: the prefill of the prompt, and the token that follows it."""
@@ -196,6 +255,8 @@ class Session:
         block = self._emit(Plan(), verdict)
         self.tally.tokens += len(block.tokens)
         self.tally.first_token_seconds = time.perf_counter() - self._started
+        if self.finished:
+            self._leave()
         return block
 
     def _prefill_missing(self) -> bool:
@@ -204,32 +265,6 @@ class Session:
         if self._target.cached(self._tokens) >= earlier:
             return True
         return self._target.prefill(self._tokens[:earlier], self._proceed) is not None
-
-    def _decode_step(self, policy: AnswerPolicy) -> Block:
-        """The next block: plan, one forward pass, verify, settle."""
-        if not self._prefill_missing():
-            return self._finish("cancelled")
-        begun = time.perf_counter()
-        budget = self._options.max_tokens - len(self.emitted)
-        room = min(budget - 1, self._target.n_ctx - len(self._tokens))
-        plan = policy.plan(self._tokens, room, self._sampler.noise, explain=self._options.explain)
-        if len(plan.draft) >= self._target.max_rows:
-            plan = replace(plan, draft=plan.draft.first(self._target.max_rows - 1))
-        planned = time.perf_counter()
-        evaluation = self._target.evaluate(self._tokens, plan.draft)
-        evaluated = time.perf_counter()
-        rows = evaluation.rows
-        choose: Callable[[int], int] = lambda row: self._sampler.choose(rows[row])  # noqa: E731
-        verdict = verify(plan.draft, choose, self._vocabulary.is_end, budget)
-        chosen = time.perf_counter()
-        policy.settle(plan, evaluation, verdict, evaluated - planned)
-        block = self._emit(plan, verdict)
-        self.tally.count(plan, verdict, emitted=len(block.tokens))
-        ended = time.perf_counter()
-        self.tally.planning_seconds += planned - begun + ended - chosen
-        self.tally.sampling_seconds += chosen - evaluated
-        self.tally.decode_seconds = ended - self._started - self.tally.first_token_seconds
-        return block
 
     def _emit(self, plan: Plan, verdict: Verdict) -> Block:
         """Append the emitted tokens, up to an end token or the end of a stop string, and return their block."""
@@ -260,7 +295,9 @@ class Session:
 
     def _finish(self, reason: FinishReason) -> Block:
         self.finish_reason = reason
-        return Block((), self._text.finish(), finish_reason=reason)
+        block = Block((), self._text.finish(), finish_reason=reason)
+        self._store_prompt()
+        return block
 
     def _proceed(self, done: int, total: int) -> bool:
         if self._prompt_store is not None and self._policy is None:

@@ -78,12 +78,14 @@ class _AnswerPolicy:
             self._backoff.proposed((shared.clock() - begun) / cost.t1, found=step.promising)
         return plan
 
-    def settle(self, plan: Plan, evaluation: Evaluation, verdict: Verdict, seconds: float) -> None:
+    def settle(self, plan: Plan, evaluation: Evaluation, verdict: Verdict, seconds: float | None) -> None:
         shared, cost = self._shared, self._shared.latency.for_context(evaluation.length)
         draft, spent, emitted = plan.draft, plan.spent, len(verdict.emitted)
         size = 1 + len(draft)
-        cost.observe(size, seconds)
-        charged, ratio = cost.charged(size, seconds), cost.ratio(size)
+        charged = ratio = cost.ratio(size)
+        if seconds is not None:
+            cost.observe(size, seconds)
+            charged, ratio = cost.charged(size, seconds), cost.ratio(size)
         self._length.add(emitted)
         took = (charged if draft.tokens else 1.0) + sum(spent.values())
         self._budget.settle(emitted, took, prefill=sum(plan.prefill.values()), risk=plan.risk)
