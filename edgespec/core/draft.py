@@ -120,6 +120,8 @@ class Plan:
     costed drafter that drafted, in units of T(1), without its `prefill` of the text. `reasons` explain the decision,
     one sentence each, where asked for. `risk` is the probability that the draft makes its answer slower than plain
     decoding by more than goes unnoticed. `reach` has the expected probability that each node of the draft is accepted.
+    `time` is what the draft is charged with in a pass of several answers, as a multiple of the plain pass of all; 0
+    where the answer has the pass for itself.
     """
 
     draft: Draft = NOTHING
@@ -129,6 +131,7 @@ class Plan:
     prefill: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     risk: float = 0.0
     reach: tuple[float, ...] = ()
+    time: float = 0.0
 
     @property
     def drafted(self) -> dict[str, int]:

@@ -210,3 +210,28 @@ class Policy(Protocol):
     def begin(self, drafters: Sequence[Drafter] = ()) -> AnswerPolicy:
         """The policy of one more answer. `drafters` are this answer's own; what is learned of each is kept by name."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """An answer that takes part in the next forward pass; the other fields are those of `AnswerPolicy.plan`."""
+
+    answer: AnswerPolicy
+    tokens: Sequence[int]
+    room: int
+    noise: SharedNoise = NO_NOISE
+
+
+class GroupPolicy(Policy, Protocol):
+    """A policy that plans several answers for one forward pass."""
+
+    def plan_many(self, requests: Sequence[PlanRequest]) -> list[Plan]:
+        """The plans of all answers in the next forward pass, in their order: their draft tokens compete for its rows.
+
+        Each answer settles its plan as ever, without seconds; `passed` has them.
+        """
+        ...
+
+    def passed(self, lengths: Sequence[int], rows: int, seconds: float) -> None:
+        """Learn that a forward pass of `rows` rows, for answers of these lengths, took `seconds` as a whole."""
+        ...

@@ -20,6 +20,7 @@ from edgespec.core import (
     Drafter,
     Evaluation,
     Plan,
+    PlanRequest,
     Policy,
     PromptStore,
     Sampler,
@@ -175,12 +176,16 @@ class Session:
             return self._prefill_prompt()
         return None if self._prefill_missing() else self._finish("cancelled")
 
+    def request(self) -> PlanRequest:
+        """What a policy needs to plan the next decode step: alone, or with other sessions in one forward pass."""
+        assert self._policy is not None
+        room = min(self._budget - 1, self._target.n_ctx - len(self._tokens))
+        return PlanRequest(self._policy, self._tokens, room, self._sampler.noise)
+
     def plan(self, rows: int) -> Plan:
         """The plan of a decode step, for a forward pass of at most `rows` rows."""
-        assert self._policy is not None
-        begun = time.perf_counter()
-        room = min(self._budget - 1, self._target.n_ctx - len(self._tokens))
-        plan = self._policy.plan(self._tokens, room, self._sampler.noise, explain=self._options.explain)
+        begun, request = time.perf_counter(), self.request()
+        plan = request.answer.plan(request.tokens, request.room, request.noise, explain=self._options.explain)
         if len(plan.draft) >= rows:
             plan = replace(plan, draft=plan.draft.first(rows - 1))
         self.tally.planning_seconds += time.perf_counter() - begun

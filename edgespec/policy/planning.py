@@ -30,6 +30,10 @@ class Option(NamedTuple):
     sizes: Sizes
     limits: Limits
 
+    def allows(self, size: int, time: float) -> bool:
+        """Whether the limits allow that size in that time."""
+        return self.sizes.allows(size, self.limits, time)
+
 
 class Choice(NamedTuple):
     """A draft, the chance of each of its nodes to be accepted, and its expected speed-up."""
@@ -82,10 +86,16 @@ class Planning:
 
     def plan(self) -> Plan:
         """The plan."""
-        return self.planned(self._best())
+        return self._planned(self._best())
 
-    def planned(self, choice: Choice) -> Plan:
-        """The plan to draft that."""
+    def planned(self, offer: Option | None, size: int, time: float) -> Plan:
+        """The plan to draft that size of an offer, in a pass of which the answer is charged with that time."""
+        if offer is None or not size:
+            return self._planned(_PLAINLY)
+        self._risked = offer.sizes.risk(size, offer.limits.noticed, time)
+        return replace(self._planned(self._cut(offer, size)), time=time)
+
+    def _planned(self, choice: Choice) -> Plan:
         draft = choice.draft
         self.promising = self.promising or bool(draft.tokens)
         risk = self._risked if draft.tokens and not self._spent else 0.0
