@@ -39,7 +39,8 @@ class StopStrings:
 
     "First" is where a reader of one character after the other would stop, so the result does not depend on how the
     text was cut into pushes: the stop string completed first counts, and of several completed by the same character
-    the one that began first. Hidden text, that of control tokens, takes part in stop strings and is never shown.
+    the one that began first. Hidden text, that of control tokens, takes part in stop strings and is never shown. Text
+    that is shown does not become a stop string by a part of a control token.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -48,7 +49,11 @@ class StopStrings:
             raise InvalidRequest("empty stop string: every text contains it; leave it out")
         self._stops = tuple(stops)
         self._held = ""
-        self._hidden: list[bool] = []  # for each character of _held
+        self._hidden: list[
+            int
+        ] = []  # for each character of _held: the number of its control token, 0 where it has none
+        self._hidden_before = 0  # the same for the character before
+        self._n_hidden = 0  # control tokens so far
         self._stopped = False
         self.passed = 0
         """Characters that were passed on, the hidden ones included."""
@@ -66,8 +71,9 @@ class StopStrings:
         if self._stopped:
             return "", True
         self._held += text
-        self._hidden += [hidden] * len(text)
-        ends = [(begin + len(stop), begin) for stop in self._stops if (begin := self._held.find(stop)) >= 0]
+        self._n_hidden += hidden
+        self._hidden += [self._n_hidden if hidden else 0] * len(text)
+        ends = [(begin + len(stop), begin) for stop in self._stops if (begin := self._find(stop)) >= 0]
         if ends:
             shown, self._stopped = self._pass(min(ends)[1]), True
             self._held, self._hidden = "", []
@@ -78,9 +84,26 @@ class StopStrings:
         """The text that was held back, at the end of the answer."""
         return self._pass(len(self._held))
 
+    def _find(self, stop: str) -> int:
+        """The first place of a stop string; -1 where there is none."""
+        begin = self._held.find(stop)
+        while begin >= 0 and self._cuts(begin, begin + len(stop)):
+            begin = self._held.find(stop, begin + 1)
+        return begin
+
+    def _cuts(self, begin: int, end: int) -> bool:
+        """Whether these characters are shown ones, and a part of a control token."""
+        return not all(self._hidden[begin:end]) and (self._is_inside(begin) or self._is_inside(end))
+
+    def _is_inside(self, place: int) -> bool:
+        """Whether a control token goes on from the character before this place to the one behind."""
+        before = self._hidden[place - 1] if place else self._hidden_before
+        return bool(before) and place < len(self._hidden) and self._hidden[place] == before
+
     def _pass(self, size: int) -> str:
         """Pass on the first `size` characters that are held back; returns those that are not hidden."""
         text, hidden = self._held[:size], self._hidden[:size]
+        self._hidden_before = hidden[-1] if hidden else self._hidden_before
         self._held, self._hidden = self._held[size:], self._hidden[size:]
         self.passed += size
         return "".join(c for c, is_hidden in zip(text, hidden, strict=True) if not is_hidden) if any(hidden) else text

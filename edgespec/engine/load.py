@@ -64,9 +64,7 @@ def open_engine(options: EngineOptions) -> Engine:
     path, resources, kv_type, cache = plan.path, plan.resources, plan.kv_type, plan.resources.cache_dir
     header = check_loads(path, cache_dir=cache, header=plan.headers[path])
     with contextlib.ExitStack() as cleanup:  # on an error, what is loaded already is freed at once
-        target = LlamaModel(
-            path, gpu_layers=options.gpu_layers, part=header.part, repack=plan.fit is None or plan.fit.can_repack
-        )
+        target = LlamaModel(path, gpu_layers=options.gpu_layers, part=header.part, repack=resources.repack)
         cleanup.callback(target.close)
         profiles = ProfileStore(
             cache, header.fingerprint, threads=resources.threads, gpu_layers=resources.gpu_layers,

@@ -49,12 +49,12 @@ def open_drafter(
         if trimming is not None:
             if not same_tokens and tokenizer_hash(part) != tokenizer_hash(target_part):
                 raise _vocabulary_error(path, target, part, target_part)
-            model = load_trimmed(path, part, trimming, gpu_layers=resources.gpu_layers)
+            model = load_trimmed(path, part, trimming, gpu_layers=resources.gpu_layers, repack=resources.repack)
             cleanup.callback(model.close)
             row_to_target = np.where(trimming.kept_ids < target.vocabulary.size, trimming.kept_ids, -1).astype(np.int32)
             token_map: TokenMap = SameVocabulary(row_to_target, None if same_tokens else trimming.full_vocab)
         else:
-            model = LlamaModel(path, part=part, gpu_layers=resources.gpu_layers)
+            model = LlamaModel(path, part=part, gpu_layers=resources.gpu_layers, repack=resources.repack)
             cleanup.callback(model.close)
             token_map = SameVocabulary() if same_tokens else _matched(model, target, part, target_part)
         if not model.can_rewind:
@@ -68,6 +68,7 @@ def open_drafter(
         threads=resources.threads,
         gpu_layers=resources.gpu_layers,
         drafts=True,
+        repacked=model.repacked,
     )
     latency = profiles.latency(PROMPT_CHUNK)
     save = functools.partial(profiles.save, latency)

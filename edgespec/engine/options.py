@@ -62,6 +62,8 @@ class Resources:
     threads: int
     gpu_layers: int
     cache_dir: Path
+    repack: bool = True
+    """Whether there is memory for weights that llama.cpp repacks for speed."""
 
     @classmethod
     def of(cls, options: EngineOptions, n_ctx_train: int) -> Resources:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgespec.backend import EXACT_KV, gpus
@@ -48,4 +48,5 @@ def plan_load(options: EngineOptions) -> LoadPlan:
     kv_type = EXACT_KV if options.exact and options.kv_type == "f16" else options.kv_type
     on_gpu = bool(options.gpu_layers and gpus())
     fit = None if on_gpu else Fit(models, resources.n_ctx, kv_type, free_memory())
+    resources = replace(resources, repack=fit is None or fit.can_repack)
     return LoadPlan(path, drafter, headers, models, resources, kv_type, fit)

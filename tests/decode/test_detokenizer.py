@@ -86,13 +86,25 @@ def test_a_character_never_finished_is_replaced_at_the_end() -> None:
 # --- StopStrings
 
 
-def stopped_at(text: str, stops: Sequence[str]) -> int | None:
-    """Where the stop string begins at which a reader of one character after the other stops; the long way round."""
+def stopped_at(text: str, stops: Sequence[str], tokens: Sequence[tuple[str, bool]] = ()) -> int | None:
+    """Where the stop string begins at which a reader of one character after the other stops; the long way round.
+
+    `tokens` are those of the text, each with whether it is hidden.
+    """
+    owners = [place if hidden else -1 for place, (token, hidden) in enumerate(tokens) for _ in token]
     for end in range(1, len(text) + 1):
         begins = [end - len(stop) for stop in stops if text[:end].endswith(stop)]
+        begins = [begin for begin in begins if not _cuts(owners, begin, end)]
         if begins:
             return min(begins)
     return None
+
+
+def _cuts(owners: Sequence[int], begin: int, end: int) -> bool:
+    """Whether shown text and a part of a hidden token are from `begin` to `end`."""
+    return -1 in owners[begin:end] and any(
+        0 < place < len(owners) and owners[place - 1] == owners[place] >= 0 for place in (begin, end)
+    )
 
 
 @given(few_letters, stop_strings, borders)
@@ -107,6 +119,18 @@ def test_text_is_cut_where_the_reference_cuts(text: str, stops: list[str], borde
         assert stopped == (stopped_at(seen, stops) is not None)
     assert shown + filtered.flush() == text[:begin]
     assert filtered.flush() == ""
+
+
+def test_shown_text_is_no_stop_string_by_a_part_of_a_control_token() -> None:
+    pushes = [("Done.\n", False), ("<|end|>", True), ("<|end|>", True), ("> so", False)]
+    for stop, text in {
+        "\n<": "Done.\n> so", "|>>": "Done.\n> so", "|>> s": "Done.\n> so",
+        "\n<|end|>": "Done.", "<|end|>": "Done.\n", "<|end|>> s": "Done.\n", ".\n": "Done", "> s": "Done.\n",
+        "|end|": "Done.\n", "|><|": "Done.\n",
+    }.items():  # fmt: skip
+        filtered = StopStrings([stop])
+        shown = "".join(filtered.push(piece, hidden=hidden)[0] for piece, hidden in pushes)
+        assert shown + filtered.flush() == text, stop
 
 
 @given(few_letters, stop_strings)
@@ -199,7 +223,7 @@ def test_control_tokens_count_in_stop_strings_and_are_not_shown(
         [text.encode() for text, _ in tokens], [token for token, (_, hidden) in enumerate(tokens) if hidden]
     )
     answer = AnswerText(vocabulary, stops)
-    begin = stopped_at("".join(text for text, _ in tokens), stops)
+    begin = stopped_at("".join(text for text, _ in tokens), stops, tokens)
     stopped = any(answer.push(token)[1] for token in range(len(tokens)))  # ends with the token that stops it
     answer.finish()
     assert stopped == (begin is not None)

@@ -134,10 +134,13 @@ def test_weights_stay_in_their_file_where_a_copy_would_not_fit(
         return LlamaModel(path, repack=repack, **options)
 
     monkeypatch.setattr(LOADING, "LlamaModel", loaded)
+    monkeypatch.setattr("edgespec.engine.open_drafter.LlamaModel", loaded)
+    drafter = tmp_path / "drafter.gguf"
+    drafter.write_bytes(tiny.read_bytes())
     for most in (10**9, 100_000):
         monkeypatch.setattr(plan, "free_memory", lambda most=most: FreeMemory(most, most))
-        edgespec.load(tiny, n_ctx=256, threads=1, cache_dir=tmp_path).close()
-    assert repacked == [True, False]
+        edgespec.load(tiny, drafter=drafter, n_ctx=256, threads=1, cache_dir=tmp_path).close()
+    assert repacked == [True, True, False, False], "the target's and the drafter's"
 
 
 def test_what_is_known_of_repacked_weights_is_not_used_for_others(
