@@ -13,6 +13,9 @@ from edgespec.policy.config import PolicyConfig
 _WINDOW = 32.0
 """The last draft tokens of a feature bucket that are held against those before them."""
 
+_TOGETHER = "+"
+"""The name of the record of merged trees; no drafter is called that."""
+
 
 class _Counts:
     """Draft tokens of one feature bucket: how many were right, and how many were verified."""
@@ -95,41 +98,29 @@ class Acceptance:
         counts = self._counts.get(drafter, {}).get(bucket)
         return counts.verified if counts else 0.0
 
-    def agreed(self, tree: Draft) -> list[float]:
-        """The probabilities of a merged tree's nodes, those that several drafters propose by their common record.
-
-        That record is the set of drafters', the surest of them first, in the surest one's feature bucket.
-        """
+    def together(self, tree: Draft) -> list[float]:
+        """The probabilities of a merged tree's nodes: where several drafters go on, by what became of that before."""
+        counts = self._counts.setdefault(_TOGETHER, {})
         return [
-            self.estimate("+".join(names), bucket, prior) if len(names) > 1 else prior
-            for names, bucket, prior in zip(tree.authors, tree.buckets, tree.probabilities, strict=True)
+            counts[bucket].estimate(prior) if bucket in counts else prior
+            for bucket, prior in zip(tree.buckets, tree.probabilities, strict=True)
         ]
 
     def observe(self, draft: Draft, emitted: Sequence[int]) -> None:
         """Learn from a proposal and the tokens that the target emitted instead.
 
-        Of a merged tree that is what became of nodes that several drafters propose.
+        Of a merged tree that is what became of nodes where several drafters go on.
         """
-        if draft.authors:
-            for node, right in verified(draft, emitted):
-                if len(draft.authors[node]) > 1:
-                    self._add("+".join(draft.authors[node]), draft.buckets[node], right)
-            return
-        by_bucket = self._counts.setdefault(draft.drafter, {})
+        by_bucket = self._counts.setdefault(_TOGETHER if draft.authors else draft.drafter, {})
         results = [(draft.buckets[node], right) for node, right in verified(draft, emitted)]
+        if draft.authors:
+            results = [(bucket, right) for bucket, right in results if bucket is not None]
         for (bucket, right), nodes in groupby(results):
             counts = by_bucket.get(bucket)
             if counts is None:
                 counts = by_bucket[bucket] = _Counts(self._config)
             count = len(list(nodes))
             counts.add(count if right else 0, count)
-
-    def _add(self, drafters: str, bucket: Hashable, right: bool) -> None:
-        by_bucket = self._counts.setdefault(drafters, {})
-        counts = by_bucket.get(bucket)
-        if counts is None:
-            counts = by_bucket[bucket] = _Counts(self._config)
-        counts.add(int(right))
 
     def begin(self) -> ChainAcceptance:
         """Another answer begins: its chains, believed to be a little like those of the answer before."""

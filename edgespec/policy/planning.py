@@ -76,7 +76,7 @@ class Planning:
         self.config = shared.config
         self._tokens, self._room, self._limit, self._noise = tokens, room, limit, noise
         self._proposals: list[Draft] = []
-        self._agreed: Draft | None = None  # the last merged tree with nodes of several drafters
+        self._together: Draft | None = None  # the last merged tree
         self._spent: dict[str, float] = {}
         self._deferred: dict[str, float] = {}
         self._risked = 0.0
@@ -99,7 +99,7 @@ class Planning:
         draft = choice.draft
         self.promising = self.promising or bool(draft.tokens)
         risk = self._risked if draft.tokens and not self._spent else 0.0
-        proposals = (*self._proposals, self._agreed) if self._agreed else tuple(self._proposals)
+        proposals = (*self._proposals, self._together) if self._together else tuple(self._proposals)
         return Plan(
             draft, proposals, self._spent, tuple(self._reasons or ()), self._deferred, risk, tuple(choice.reach)
         )  # fmt: skip
@@ -156,9 +156,8 @@ class Planning:
             chances = acceptance.estimates(draft)
         else:
             draft = merged(proposals, [acceptance.estimates(proposal) for proposal in proposals])
-            chances = acceptance.agreed(draft)
-            if any(len(names) > 1 for names in draft.authors):
-                self._agreed = draft
+            chances = acceptance.together(draft)
+            self._together = draft
         reach = reaches(draft.parents, normalized(draft.parents, chances))
         order = by_reach(reach) if self._shared.trees else best_path(draft.parents, reach, ratios)
         end = next((place for place, node in enumerate(order) if reach[node] < HOPELESS), len(order))

@@ -10,7 +10,7 @@ drops branches inside the network, after the first layers of a pass: llama.cpp e
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from operator import mul
 
@@ -23,40 +23,44 @@ HOPELESS = 0.02
 def merged(proposals: Sequence[Draft], estimates: Sequence[Sequence[float]]) -> Draft:
     """One tree with every path of all proposals, each path once; `estimates` are the probabilities of their nodes.
 
-    A node that several propose has the probability and the feature bucket of whoever is surest: that others agree
-    makes it no less likely. `drafter` is none's: see `Draft.authors`.
+    A node that several propose has the probability of whoever is surest: that others agree makes it no less likely.
+    Siblings' probabilities are scaled down where they exceed 1. The feature bucket of a node after whose parent several
+    drafters go on is (those that propose the node, those that propose others, tenth of its probability), and None
+    elsewhere. `drafter` is none's: see `Draft.authors`.
     """
     places: dict[tuple[int, int], int] = {}
     tokens: list[int] = []
     parents: list[int] = []
     probabilities: list[float] = []
-    buckets: list[Hashable] = []
     authors: list[tuple[str, ...]] = []
+    going_on: dict[int, tuple[str, ...]] = {}  # the drafters that propose children of each node
     for proposal, chances in zip(proposals, estimates, strict=True):
-        author = (proposal.drafter,)
+        name = proposal.drafter
         mapped: list[int] = []
-        for token, parent, chance, bucket in zip(
-            proposal.tokens, proposal.parents, chances, proposal.buckets, strict=True
-        ):
-            key = (parent if parent == ROOT else mapped[parent], token)
-            place = places.get(key)
+        for token, parent, chance in zip(proposal.tokens, proposal.parents, chances, strict=True):
+            above = parent if parent == ROOT else mapped[parent]
+            place = places.get((above, token))
             if place is None:
-                place = places[key] = len(tokens)
+                place = places[above, token] = len(tokens)
                 tokens.append(token)
-                parents.append(key[0])
+                parents.append(above)
                 probabilities.append(chance)
-                buckets.append(bucket)
-                authors.append(author)
-            elif author[0] not in authors[place]:
-                if chance > probabilities[place]:
-                    probabilities[place], buckets[place] = chance, bucket
-                    authors[place] = author + authors[place]
-                else:
-                    authors[place] += author
+                authors.append((name,))
+            elif name not in authors[place]:
+                surest = chance > probabilities[place]
+                authors[place] = (name, *authors[place]) if surest else (*authors[place], name)
+                probabilities[place] = max(chance, probabilities[place])
+            if name not in (names := going_on.get(above, ())):
+                going_on[above] = (*names, name)
             mapped.append(place)
-    return Draft(
-        tuple(tokens), tuple(parents), tuple(probabilities), tuple(buckets), authors=tuple(authors)
-    )  # fmt: skip
+    probabilities = normalized(parents, probabilities)
+    buckets = [
+        (own, tuple([name for name in names if name not in own]), int(10.0 * probability))
+        if len(names := going_on[parent]) > 1
+        else None
+        for parent, own, probability in zip(parents, authors, probabilities, strict=True)
+    ]
+    return Draft(tuple(tokens), tuple(parents), tuple(probabilities), tuple(buckets), authors=tuple(authors))
 
 
 def normalized(parents: Sequence[int], probabilities: Sequence[float]) -> list[float]:

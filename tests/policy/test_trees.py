@@ -13,7 +13,7 @@ from edgespec.core import ROOT, Draft, Evaluation, Verdict
 from edgespec.policy.acceptance import Acceptance
 from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.policy.speedup import Limits, Sizes
-from edgespec.policy.tree import reaches
+from edgespec.policy.tree import merged, reaches
 from tests.answering import Answering
 from tests.curves import chain, curve, flat
 
@@ -92,22 +92,20 @@ def test_what_a_merged_draft_gained_is_shared_by_reach() -> None:
     assert changed["two"] / sum(changed.values()) == pytest.approx(sum(owned) / sum(policy.made.reach))
 
 
-def test_what_drafters_agree_on_has_a_record_of_its_own() -> None:
-    """Each is right half of the time; where they agree, always."""
+def test_what_drafters_agree_on_or_not_has_a_record_of_its_own() -> None:
+    """Each is right half of the time; where they agree, always, and where they do not, the second is."""
     acceptance = Acceptance()
-    alone, other = chain([1], 0.5, "one"), chain([2], 0.5, "two")
-    agreed = Draft((1,), (ROOT,), (0.5,), ("kind",), "one+two", (("one", "two"),))
-    for round_ in range(40):
-        if round_ % 2:
-            for proposal in (alone, other):
-                acceptance.observe(proposal, [3])
-        else:
-            for proposal in (alone, chain([1], 0.5, "two"), agreed):
-                acceptance.observe(proposal, [1])
+    one, two, other = chain([1], 0.5, "one"), chain([1], 0.5, "two"), chain([2], 0.5, "two")
+    agreed, contested = (merged([one, each], [(0.5,), (0.5,)]) for each in (two, other))
+    for _ in range(40):
+        for tree, emitted in ((agreed, 1), (contested, 2)):
+            for proposal in (one, two if tree is agreed else other, tree):
+                acceptance.observe(proposal, [emitted])
     assert acceptance.estimate("one", "kind", 0.5) == pytest.approx(0.5, abs=0.05)
-    assert acceptance.agreed(agreed)[0] > 0.85
-    single = Draft((1,), (ROOT,), (0.5,), ("kind",), "one", (("one",),))
-    assert acceptance.agreed(single) == [0.5], "the estimate of one drafter is corrected already"
+    assert acceptance.together(agreed)[0] > 0.85
+    assert acceptance.together(contested)[0] < 0.15 and acceptance.together(contested)[1] > 0.85
+    alone = merged([one, chain([1, 2], 0.5, "two")], [(0.5,), (0.5, 0.5)])
+    assert acceptance.together(alone)[1] == 0.5, "the estimate of one drafter is corrected already"
 
 
 def test_the_policy_learns_what_agreement_is_worth() -> None:
@@ -116,7 +114,9 @@ def test_the_policy_learns_what_agreement_is_worth() -> None:
         draft = policy.plan([9], 60)
         emitted = (1, 2) if draft.tokens else (1,)
         policy.settle(draft, Verdict((0,) if draft.tokens else (), emitted), 0.01 * flat(1 + len(draft)))
-    assert policy.policy.acceptance.estimate("one+two", "kind", 0.3) > 0.8
+    tree = merged([chain([1], 0.3, name) for name in ("one", "two")], [(0.9,), (0.9,)])
+    assert policy.policy.acceptance.together(tree)[0] > 0.9
+    assert len(policy.made.proposals) == 3, "the merged tree is learned from beside what each proposed"
 
 
 def test_a_drafter_in_debt_does_not_keep_the_others_from_drafting() -> None:
