@@ -164,12 +164,13 @@ class ScriptedDrafter:
 class FixedPolicy:
     """Always drafts what one drafter offers, up to `size` tokens: for tests, and for measuring what others do.
 
-    It is a `Policy` and the `AnswerPolicy` of every answer.
+    It is a `Policy` and the `AnswerPolicy` of every answer. Without `trees`, it drafts the trunk of what is offered.
     """
 
-    def __init__(self, drafter: Drafter, size: int) -> None:
+    def __init__(self, drafter: Drafter, size: int, *, trees: bool = False) -> None:
         self._drafter = drafter
         self._size = size
+        self._trees = trees
 
     def begin(self, drafters: Sequence[Drafter] = ()) -> FixedPolicy:
         return self
@@ -184,7 +185,8 @@ class FixedPolicy:
         if isinstance(self._drafter, CostedDrafter):
             draft = self._drafter.draft(tokens, limit, noise, lambda probability, bucket: True)
             return Plan(draft, (draft,), {self._drafter.name: 0.0})
-        draft = self._drafter.propose(tokens, limit).trunk.first(limit)
+        proposal = self._drafter.propose(tokens, limit)
+        draft = (proposal if self._trees else proposal.trunk).first(limit)
         return Plan(draft, (draft,))
 
     def settle(self, plan: Plan, evaluation: Evaluation, verdict: Verdict, seconds: float | None) -> None:
