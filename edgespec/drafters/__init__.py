@@ -7,11 +7,12 @@ from pathlib import Path
 
 from edgespec.core import Drafter
 from edgespec.drafters.anpd import Anpd
+from edgespec.drafters.recycling import Recycle
 from edgespec.drafters.suffix import Suffix
 from edgespec.errors import UnknownDrafter
 
 _AUTO = ("suffix",)
-KNOWN: dict[str, Callable[[], Drafter]] = {"anpd": Anpd, "suffix": Suffix}
+KNOWN: dict[str, Callable[[], Drafter]] = {"anpd": Anpd, "suffix": Suffix, "recycle": Recycle}
 
 
 def names_of(names: str) -> tuple[str, ...]:

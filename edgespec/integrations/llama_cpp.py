@@ -57,6 +57,7 @@ def _n_gram_drafter(drafter: str | Drafter) -> Drafter:
         return drafter
     name = str(drafter)
     names = names_of(name)
-    if len(names) != 1 or names[0] not in KNOWN:
-        raise UnknownDrafter(f"no drafter {name!r} for Llama: choose auto, {', '.join(KNOWN)}")
+    choices = [choice for choice in KNOWN if choice != "recycle"]  # `Llama` does not show it any logits
+    if len(names) != 1 or names[0] not in choices:
+        raise UnknownDrafter(f"no drafter {name!r} for Llama: choose auto, {', '.join(choices)}")
     return make_drafter(names[0])

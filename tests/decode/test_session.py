@@ -70,7 +70,7 @@ prompts = st.lists(st.integers(1, 31), min_size=1, max_size=20)
     table=st.integers(0, 20),
     temperature=st.sampled_from([0.0, 0.7, 2.0]),
     size=st.integers(1, 30),
-    drafter=st.sampled_from(["anpd", "suffix"]),
+    drafter=st.sampled_from(["anpd", "suffix", "recycle"]),
     stop=st.sampled_from([(), ("ab",), ("h ", "c?")]),
 )
 def test_drafted_answers_equal_plain_ones(
@@ -80,6 +80,7 @@ def test_drafted_answers_equal_plain_ones(
     plain = answer(model, nothing(), TokenSequence(prompt), temperature=temperature, seed=table, stop=stop)
     for policy in (
         FixedPolicy(make_drafter(drafter), size),
+        FixedPolicy(make_drafter(drafter), size, trees=True),
         AdaptivePolicy([make_drafter(drafter)], LatencyModel(64)),
         AdaptivePolicy([make_drafter("anpd"), make_drafter("suffix")], LatencyModel(64)),
     ):

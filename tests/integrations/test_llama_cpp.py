@@ -52,6 +52,7 @@ def test_a_draft_ends_where_it_becomes_doubtful(probabilities: list[float], most
         ({"drafter": "x"}, UnknownDrafter),
         ({"drafter": "none"}, UnknownDrafter),
         ({"drafter": "suffix+anpd"}, UnknownDrafter),
+        ({"drafter": "recycle"}, UnknownDrafter),
         ({"max_tokens": 0}, InvalidRequest),
         ({"confidence": 2}, InvalidRequest),
     ],
