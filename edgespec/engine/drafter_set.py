@@ -103,6 +103,9 @@ class DrafterSet:
         if name != "none" and (reason := self._why_not()):
             _log.warning("%s: %s: decoding without drafts", self._target.name, reason)
             name = drafter = "none"
+        elif name != "none" and not (self._exact or self._target.can_branch):
+            _log.info("%s: drafts are chains: no trees with a sliding window or positions of several dimensions",
+                      self._target.name)  # fmt: skip
         if isinstance(drafter, str):
             headers, self._headers = self._headers, {}  # by the next time, a file may have changed
             return NamedDrafters(tuple(open_drafters(names_of(drafter), self._target, self._resources, headers)), name)

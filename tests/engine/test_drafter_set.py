@@ -43,6 +43,7 @@ class _Target:
     """A target without weights."""
 
     can_rewind: bool = True
+    can_branch: bool = True
     name: str = "target"
     vocabulary: Any = field(default_factory=lambda: SimpleNamespace(size=32))
 
@@ -104,6 +105,15 @@ def test_a_target_that_cannot_take_tokens_back_gets_no_drafter(
     caplog.clear()
     assert found.open("none") == ((), "none")
     assert not caplog.records, "who wants none misses none"
+
+
+def test_a_target_without_trees_says_so_to_who_wants_to_know(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="edgespec"):
+        _set(tmp_path, _Target(can_branch=False))[0].open("none")
+        _set(tmp_path, _Target(can_branch=False), exact=True)[0].open("suffix")
+        assert not caplog.records
+        assert _set(tmp_path, _Target(can_branch=False))[0].open("suffix")[1] == "suffix"
+    assert "target: drafts are chains: no trees with a sliding window" in caplog.text
 
 
 def test_with_exact_the_context_evaluates_no_more_rows_than_are_exact(tmp_path: Path) -> None:
