@@ -138,6 +138,11 @@ class LlamaVocabulary:
         return self.special_piece(token) if token >= 0 else ""
 
     @property
+    def end(self) -> int:
+        """The token that ends a text, which may not be the one that ends an answer; -1 where the model has none."""
+        return int(llama_cpp.llama_vocab_eos(self._pointer))
+
+    @property
     def adds_start(self) -> bool:
         """Whether the model wants its BOS token before a text."""
         return bool(llama_cpp.llama_vocab_get_add_bos(self._pointer))

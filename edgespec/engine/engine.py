@@ -17,6 +17,7 @@ from edgespec.core import Drafter, Policy, TokenSequence, arguments, common_pref
 from edgespec.decode.options import GenerationOptions
 from edgespec.decode.sampling import SamplingParams
 from edgespec.decode.session import Block, Session
+from edgespec.drafters.grammar import GrammarDrafters
 from edgespec.engine.asynchronous import Turns
 from edgespec.engine.chat import Chat
 from edgespec.engine.drafter_set import DrafterSet, OpenedDrafter, close_all
@@ -81,6 +82,7 @@ class Engine:
         """Runs the answers of `astream` and `agenerate`."""
         self._drafter_set = drafter_set
         self._save: Callable[[], object] = lambda: None
+        self._grammar_drafters = GrammarDrafters(model.vocabulary)
         self._draft_with(drafters, drafter_name)
 
     def _draft_with(self, drafters: Sequence[OpenedDrafter], name: str) -> None:
@@ -255,8 +257,10 @@ class Engine:
         tokens = tokens if isinstance(tokens, TokenSequence) else TokenSequence(tokens)
         vocabulary = self.model.vocabulary
         sampler = LlamaSampler(vocabulary, options.sampling, history=tokens, position=len(tokens) + skipped)
+        grammar = options.sampling.grammar if self.drafting else None
         return Session(
             self.context, vocabulary, sampler, self.policy, tokens, options,
+            drafters=[self._grammar_drafters.drafter(grammar)] if grammar else (),
             keep=keep, on_prefill=on_prefill, lock=self.lock,
             prompt_store=self.prefix_cache.answer(tokens) if self.prefix_cache else None,
         )  # fmt: skip

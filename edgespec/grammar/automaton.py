@@ -35,7 +35,7 @@ class _Cell:
     element: syntax.Element
     next: _Cell | None
     token: int = -1
-    """The id of a Token."""
+    """The id of a Token; below 0 where the vocabulary has none."""
     body: _Cell | None = None
     """The items of a Repeat."""
     less: _Cell | None = None
@@ -112,7 +112,7 @@ class State:
             if stack is None:
                 codes.add(END)
             elif isinstance(element, syntax.Token):
-                is_open = is_open or element.negated
+                is_open = is_open or element.negated or stack.cell.token < 0
                 tokens.add(stack.cell.token)
             elif isinstance(element, syntax.Chars):
                 size = _OPEN if element.negated else sum(high - low + 1 for low, high in element.ranges)
@@ -132,7 +132,7 @@ def _meets(ranges: Ranges, others: Ranges) -> bool:
 
 @dataclass(eq=False)
 class Automaton:
-    """The automaton of a sound grammar. `token_id` gives the id of a token that the grammar names."""
+    """The automaton of a sound grammar. `token_id` gives the id of a token that it names; below 0: there is none."""
 
     grammar: str
     token_id: Callable[[str], int]
