@@ -18,7 +18,7 @@ import json
 import os
 import random
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import islice
@@ -197,6 +197,12 @@ AVX2 = {
     "Q4_0 AVX2": {1: 1, 2: 1.93, 3: 2.70, 4: 3.41, 6: 4.89, 8: 6.80, 16: 10.3, 32: 19.2},
 }
 """Measured on two AVX2 cores; beyond 32 rows continued in a straight line."""
+FLAT = {
+    "Xeon F16": {1: 1, 2: 1.01, 3: 1.06, 4: 1.13, 6: 1.31, 8: 1.67, 16: 2.48, 32: 4.8},
+    "phone": next(machine.points for machine in MACHINES if machine.name == "phone"),
+    "GPU": next(machine.points for machine in MACHINES if machine.name == "GPU"),
+}
+"""A Xeon with AVX-512, measured; a phone and a GPU, made up: see simulate.py."""
 
 
 def curves() -> dict[str, list[float]]:
@@ -205,11 +211,12 @@ def curves() -> dict[str, list[float]]:
         name: {int(n): ms for n, ms in json.loads((RESULTS / f"{file}.json").read_text())["curve"]["ms"].items()}
         for name, file in MEASURED.items()
     }
-    return {name: interpolated(points) for name, points in {**measured, **AVX2}.items()}
+    return {name: interpolated(dict(points)) for name, points in {**measured, **AVX2, **FLAT}.items()}
 
 
 class RecordedModel:
-    """A drafter model whose draft tokens along an answer are on record: {"tokens", "probabilities"} by place.
+    """A drafter model whose best tokens along an answer are on record: {"tokens", "probabilities"} by place, one list
+    of each, the best first. `sides` of the others begin side branches.
 
     A draft token takes `token_cost` T(1); its first draft in an answer reads for `prefill` T(1). Draft tokens after a
     wrong one are never verified, so those on record stand for them.
@@ -217,8 +224,8 @@ class RecordedModel:
 
     name = "model"
 
-    def __init__(self, clock: Clock, token_cost: float, prefill: float) -> None:
-        self._clock, self._token_cost, self._prefill = clock, token_cost, prefill
+    def __init__(self, clock: Clock, token_cost: float, prefill: float, sides: int = 0) -> None:
+        self._clock, self._token_cost, self._prefill, self._sides = clock, token_cost, prefill, sides
         self.begin({"tokens": [], "probabilities": []}, 0)
 
     def begin(self, record: dict[str, Any], prompt: int) -> None:
@@ -243,18 +250,23 @@ class RecordedModel:
         self._clock.now += self._start(tokens) - self._token_cost
         place = len(tokens) - self._prompt
         recorded, probabilities = self._record["tokens"], self._record["probabilities"]
-        size = 0
-        buckets = []
-        for size in range(1, min(limit, len(recorded) - place) + 1):
+        nodes: list[tuple[int, int, float, Hashable]] = []  # token, parent, probability, bucket
+        sides: list[tuple[int, int, float, Hashable]] = []
+        for size in range(min(limit, len(recorded) - place)):
             self._clock.now += self._token_cost
-            probability = probabilities[place + size - 1]
-            buckets.append((min(int(20 * probability), 19), False))
-            if not go_on(probability, buckets[-1]):
+            best, *others = zip(recorded[place + size], probabilities[place + size], strict=True)
+            nodes.append((best[0], size - 1, best[1], (min(int(20 * best[1]), 19), False)))
+            sides += [
+                (token, size - 1, chance, (min(int(20 * chance), 19), False, rank))
+                for rank, (token, chance) in enumerate(others[: self._sides], start=2)
+            ]
+            if not go_on(best[1], nodes[-1][3]):
                 break
         self._read = len(tokens)
-        if not size:
+        if not nodes:
             return NOTHING
-        return Draft.chain(recorded[place : place + size], probabilities[place : place + size], buckets, self.name)
+        found, parents, chances, buckets = zip(*nodes, *sides[: limit - len(nodes)], strict=True)
+        return Draft(found, parents, chances, buckets, self.name)
 
     def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
         """It learns nothing."""
@@ -354,7 +366,8 @@ def replayed(task: tuple[str, str], answers: list[dict[str, Any]], drafts: dict[
     longest = max(len(answer["answer"]) for answer in answers)
     rows = []
     clock = Clock()
-    model = RecordedModel(clock, TOKEN_COST, PREFILL)
+    sides = next((int(word) for word in who.split() if word.isdigit()), 0)
+    model = RecordedModel(clock, TOKEN_COST, PREFILL, sides)
     drafters: list[Drafter] = []
     policy: Any = None
     for answer in answers:
@@ -412,6 +425,9 @@ def replay(
     drafts = {}
     if draft_tokens:
         drafts = {line["question_id"]: line for line in map(json.loads, draft_tokens.read_text().splitlines())}
+        for line in drafts.values():
+            for key in ("tokens", "probabilities"):
+                line[key] = [best if isinstance(best, list) else [best] for best in line[key]]
     contestants = list(who) or ["ngram-simple", "oracle", "auto first", "auto", "auto in a row"]
     chosen_curves = [name for name in curves() if name in (only or name)]
     tasks = [(curve, name) for curve in chosen_curves for name in contestants]

@@ -135,11 +135,11 @@ class Plan:
 
     @property
     def drafted(self) -> dict[str, int]:
-        """The number of draft tokens of each costed drafter, those that were cut off included."""
+        """The draft tokens that took each costed drafter's time, cut off or not: side branches take none."""
         drafted = dict.fromkeys(self.spent, 0)
         for proposal in self.proposals:
             if proposal.drafter in drafted:
-                drafted[proposal.drafter] += len(proposal)
+                drafted[proposal.drafter] += len(proposal.trunk)
         return drafted
 
 

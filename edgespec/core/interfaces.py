@@ -181,7 +181,10 @@ class CostedDrafter(Drafter, Protocol):
     def draft(
         self, tokens: Sequence[int], limit: int, noise: SharedNoise, go_on: Callable[[float, Hashable], bool]
     ) -> Draft:
-        """A chain of at most `limit` tokens; after each, `go_on(probability, bucket)` says whether to draft another."""
+        """At most `limit` nodes: a chain, and side branches behind it that take no time to draft.
+
+        After each token of the chain, `go_on(probability, bucket)` says whether to draft another.
+        """
         ...
 
 

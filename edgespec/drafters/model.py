@@ -32,6 +32,7 @@ from edgespec.core import (
 from edgespec.decode.sampling import draw_any, gumbel
 from edgespec.drafters.vocab_map import TokenMap
 from edgespec.latency.model import PROMPT_CHUNK, LatencyModel, is_typical
+from edgespec.policy.tree import HOPELESS
 
 WINDOWS = (24, 32, 40, 48, 56, 64)
 """Tokens of the text before that a drafter may begin with: the most of these that are read in _CHEAP. It reads on from
@@ -55,8 +56,16 @@ _SLOWED = 2.0
 _CHECKED_AFTER = 512
 """Blocks without its drafts after which a drafter in doubt is measured again."""
 
+_NEAR = 8.0
+"""Nats below the best logit down to which the second-best token with noise is looked for: most of a vocabulary is below
+that, and noise takes time."""
+
 _BUCKETS = 20
 """Classes of confidence that the policy learns the acceptance of."""
+
+
+_Guess = tuple[int, float]
+"""A token of the target, and the probability that the drafter gives it."""
 
 
 class Share(NamedTuple):
@@ -170,40 +179,40 @@ class ModelDrafter:
             self.latency.measure({1: min(seconds)})
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
-        """A greedy chain of `limit` tokens, however unsure."""
+        """A greedy chain of `limit` tokens, however unsure: side branches find no room."""
         return self.draft(tokens, limit, SharedNoise(), lambda probability, bucket: True)
 
     def draft(
         self, tokens: Sequence[int], limit: int, noise: SharedNoise, go_on: Callable[[float, Hashable], bool]
     ) -> Draft:
-        """A chain of at most `limit` tokens. After each, `go_on(probability, bucket)` says whether to guess another.
+        """A chain, and the second-best token of each of its rows as a side branch: at most `limit` nodes.
 
-        The probability is the drafter's own for the token it guessed; the bucket is the class of that probability.
+        After each token of the chain, `go_on(probability, bucket)` says whether to guess another. The probability is
+        the drafter's own; the bucket is its class, and whether the target samples. Those of side branches stand apart.
         """
         view = self._view(tokens, limit).ids
         if len(view) + limit > self.context.n_ctx:
             return NOTHING
-        before = self.latency.t1
-        guesses: list[int] = []
-        probabilities: list[float] = []
-        buckets: list[Hashable] = []
+        before, noisy = self.latency.t1, bool(noise.temperature > 0.0)
+        chain: list[tuple[int, float, Hashable]] = []
+        sides: list[tuple[int, float, Hashable, int]] = []
         for place in range(limit):
-            chosen = self._choose(self._next_row(view), noise, place)
-            if chosen is None:
+            best, second = self._choose(self._next_row(view), noise, place)
+            if best is None:  # or a token that the target does not have
                 break
-            choice, probability = chosen
-            token = choice if self._token_map.row_to_target is None else int(self._token_map.row_to_target[choice])
-            if token < 0:  # a token that the target does not have
+            if second is not None and second[1] >= HOPELESS:
+                sides.append((*second[:2], (_class_of(second[1]), noisy, 2), place - 1))
+            chain.append((*best, (_class_of(best[1]), noisy)))
+            if len(chain) == limit or not go_on(*chain[-1][1:]):
                 break
-            guesses.append(token)
-            probabilities.append(probability)
-            buckets.append((min(int(probability * _BUCKETS), _BUCKETS - 1), bool(noise.temperature > 0.0)))
-            if len(guesses) == limit or not go_on(probability, buckets[-1]):
-                break
-            view.extend(self._token_map.read([token]))
+            view.extend(self._token_map.read([best[0]]))
         if self.latency.t1 > _SLOWED * before:
             self._unasked = _CHECKED_AFTER  # a busy moment, perhaps: at this price nobody might ask again
-        return Draft.chain(guesses, probabilities, buckets, self.name) if guesses else NOTHING
+        if not chain:
+            return NOTHING
+        nodes = [(*node, place - 1) for place, node in enumerate(chain)] + sides[: limit - len(chain)]
+        guesses, probabilities, buckets, parents = zip(*nodes, strict=True)
+        return Draft(guesses, parents, probabilities, buckets, self.name)
 
     def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
         """Nothing: the next call rewinds to what was accepted."""
@@ -278,20 +287,44 @@ class ModelDrafter:
             self.latency.observe(uncached, self.clock() - begun)
         return prefilled
 
-    def _choose(self, row: Row, noise: SharedNoise, place: int) -> tuple[int, float] | None:
-        """The row's index of the guess, and the probability that the drafter gives it; None where numbers ran over."""
-        best = int(row.argmax())  # the first that is no number, if there is one
-        if not math.isfinite(row[best]):
-            return None
-        if noise.temperature == 0.0:
-            return best, float(1.0 / np.exp(row - row[best]).sum())
-        position = noise.position + place
-        row_to_target = self._token_map.row_to_target
-        if row_to_target is None:
-            choice = draw_any(row, noise.temperature, noise.seed, position)
+    def _choose(self, row: Row, noise: SharedNoise, place: int) -> tuple[_Guess | None, _Guess | None]:
+        """The best guess and the second-best, None where numbers ran over or the target does not have the token.
+
+        With sampling they are those of the largest logits with noise.
+        """
+        top = int(row.argmax())  # the first that is no number, if there is one
+        if not math.isfinite(row[top]):
+            return None, None
+        scaled = row - row[top]
+        row_to_target, temperature = self._token_map.row_to_target, noise.temperature
+        if temperature:
+            scaled /= np.float32(temperature)
+        masses = np.exp(scaled)
+        total = float(masses.sum())
+        if not temperature:
+            best, mass = top, 1.0
+            masses[top] = 0.0
+            second = int(masses.argmax())
         else:
-            near = np.flatnonzero(row >= row[best] - 24.0 * noise.temperature)
-            drawn = gumbel(noise.seed, position, row_to_target[near])
-            choice = int(near[(row[near] / noise.temperature + drawn).argmax()])
-        scaled = (row - row[best]) / np.float32(noise.temperature)
-        return choice, math.exp(float(scaled[choice])) / float(np.exp(scaled).sum())
+            position = noise.position + place
+            near = np.flatnonzero(scaled >= (-_NEAR if row_to_target is None else -24.0))
+            noised = scaled[near] + gumbel(noise.seed, position, near if row_to_target is None else row_to_target[near])
+            if row_to_target is None:
+                best = draw_any(row, temperature, noise.seed, position)
+                noised[near == best] = -math.inf
+            else:
+                place_of_best = int(noised.argmax())
+                best, noised[place_of_best] = int(near[place_of_best]), -math.inf
+            mass = float(masses[best])
+            second = int(near[noised.argmax()])
+        return self._guess(best, mass / total), self._guess(second, float(masses[second]) / total)
+
+    def _guess(self, row: int, probability: float) -> _Guess | None:
+        """The target's token of a row's index, where it has that."""
+        row_to_target = self._token_map.row_to_target
+        token = row if row_to_target is None else int(row_to_target[row])
+        return None if token < 0 else (token, probability)
+
+
+def _class_of(probability: float) -> int:
+    return min(int(probability * _BUCKETS), _BUCKETS - 1)

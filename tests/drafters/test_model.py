@@ -29,6 +29,7 @@ from edgespec.core import (
     Verdict,
 )
 from edgespec.decode.options import GenerationOptions
+from edgespec.decode.sampling import gumbel
 from edgespec.decode.session import Session
 from edgespec.drafters.model import ATTENTION_SINKS, ModelDrafter, Share
 from edgespec.drafters.vocab_map import MatchedVocabulary, SameVocabulary, match_texts
@@ -121,6 +122,33 @@ def test_a_trimmed_drafter_draws_with_the_target_noise() -> None:
     assert session.tally.drafted > 30 and wrong <= 4 * (1 + session.emitted.count(0))
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("trimmed", [True, False])
+def test_the_second_best_token_of_every_row_begins_a_side_branch(temperature: float, trimmed: bool) -> None:
+    """With sampling it is the second-best with the target's noise."""
+    model, ids, prompt = TableModel(seed=1), np.arange(32, dtype=np.int32), [1, 2, 3]
+    drafter = drafter_of(Kept(model, ids), ids) if trimmed else drafter_of(model)
+    size = iter(range(4))
+    noise = SharedNoise(temperature, seed=5, position=7)
+    draft = drafter.draft(prompt, 40, noise, lambda probability, bucket: next(size) < 3)
+    chain, sides = draft.trunk, slice(4, None)
+    assert len(chain) == 4
+    checked = 0
+    for token, parent, probability in zip(
+        draft.tokens[sides], draft.parents[sides], draft.probabilities[sides], strict=True
+    ):
+        row = model.row([*prompt, *chain.tokens[: parent + 1]]).astype(np.float64)
+        scores = row / temperature + gumbel(5, 7 + parent + 1, ids) if temperature else row
+        assert scores.argsort()[-2:].tolist() == [token, chain.tokens[parent + 1]]
+        mass = np.exp(row / (temperature or 1.0))
+        assert probability == pytest.approx(mass[token] / mass.sum(), rel=1e-4)
+        checked += 1
+    assert checked >= 2, "those of next to no probability are left out"
+    assert not set(draft.buckets[sides]) & set(chain.buckets)
+    size = iter(range(4))
+    assert len(drafter.draft([*prompt, 9], 5, noise, lambda probability, bucket: next(size) < 3)) == 5
+
+
 def test_it_stops_when_told() -> None:
     drafter = drafter_of(TableModel(seed=1))
     asked = []
@@ -129,7 +157,7 @@ def test_it_stops_when_told() -> None:
         asked.append((probability, buckets))
         return len(asked) < 2
 
-    assert len(drafter.draft([1, 2, 3], 9, SharedNoise(), twice)) == 2
+    assert len(drafter.draft([1, 2, 3], 9, SharedNoise(), twice).trunk) == 2
     assert all(0 < probability <= 1 for probability, _ in asked)
     assert len(drafter.propose([1, 2, 3], 9)) == 9
 
@@ -363,7 +391,7 @@ def test_numbers_that_ran_over_draft_nothing(temperature: float, trimmed: bool) 
     noise = SharedNoise(temperature=temperature, seed=1, position=3)
     draft = drafter.draft([1, 2, 3], 9, noise, lambda probability, bucket: True)
     assert len(draft) < 9 and all(0 <= probability <= 1 for probability in draft.probabilities)
-    assert not len(drafter.draft([1, 2, 3, *draft.tokens, 5], 9, noise, lambda probability, bucket: True))
+    assert not len(drafter.draft([1, 2, 3, *draft.trunk.tokens, 5], 9, noise, lambda probability, bucket: True))
 
 
 def test_a_temperature_of_numpy_is_one() -> None:
