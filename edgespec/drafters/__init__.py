@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edgespec.core import Drafter
+from edgespec.drafters.aded import Aded
 from edgespec.drafters.anpd import Anpd
 from edgespec.drafters.recycling import Recycle
 from edgespec.drafters.suffix import Suffix
 from edgespec.errors import UnknownDrafter
 
 _AUTO = ("suffix",)
-KNOWN: dict[str, Callable[[], Drafter]] = {"anpd": Anpd, "suffix": Suffix, "recycle": Recycle}
+KNOWN: dict[str, Callable[[], Drafter]] = {"anpd": Anpd, "suffix": Suffix, "recycle": Recycle, "aded": Aded}
 
 
 def names_of(names: str) -> tuple[str, ...]:

@@ -33,9 +33,9 @@ def load(
     """Load a target with its drafters.
 
     `model`: a path to a .gguf or an alias; None is the small default model. `drafter`: `auto`, `none`, `anpd`,
-    `suffix`, `recycle`, a drafter model (a .gguf, plain or trimmed, or an alias), several joined by `+`, or a drafter
-    of your own (an object that implements `Drafter`). `n_ctx`: tokens of prompt and answer together (default: the
-    smaller of the model's own and 8192). `threads`: default, the physical fast cores. `gpu_layers`: default, all of
+    `suffix`, `recycle`, `aded`, a drafter model (a .gguf, plain or trimmed, or an alias), several joined by `+`, or a
+    drafter of your own (an object that implements `Drafter`). `n_ctx`: tokens of prompt and answer together (default:
+    the smaller of the model's own and 8192). `threads`: default, the physical fast cores. `gpu_layers`: default, all of
     them where there is a GPU. `kv_type` (f16, q8_0, ...) and `flash_attention` (auto, on, off) are llama.cpp's.
     `exact`: draft only as many tokens as a forward pass checks with logits bit-identical to single-token decoding
     (`engine.context.max_rows`, which a self-test finds once for a model on a machine). Text then cannot differ, as long

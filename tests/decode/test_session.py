@@ -70,7 +70,7 @@ prompts = st.lists(st.integers(1, 31), min_size=1, max_size=20)
     table=st.integers(0, 20),
     temperature=st.sampled_from([0.0, 0.7, 2.0]),
     size=st.integers(1, 30),
-    drafter=st.sampled_from(["anpd", "suffix", "recycle"]),
+    drafter=st.sampled_from(["anpd", "suffix", "recycle", "aded"]),
     stop=st.sampled_from([(), ("ab",), ("h ", "c?")]),
 )
 def test_drafted_answers_equal_plain_ones(

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from edgespec.core import ROOT, Draft
+
+
+def ids(text: str) -> list[int]:
+    """A token for each letter."""
+    return [ord(letter) for letter in text]
+
+
+def letters(tokens: Sequence[int]) -> str:
+    """The text of such tokens."""
+    return "".join(map(chr, tokens))
 
 
 def ends(text: list[int], part: list[int]) -> list[int]:

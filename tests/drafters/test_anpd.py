@@ -14,17 +14,10 @@ from edgespec.drafters.anpd import Anpd
 from edgespec.drafters.suffix import Suffix
 from edgespec.drafters.texts import agreement
 from edgespec.errors import InvalidRequest
+from tests.drafters.naive import ids, letters
 
 TEXTS = st.integers(0, 4).flatmap(lambda size: st.lists(st.integers(0, size), min_size=1, max_size=60))
 BOTH = pytest.mark.parametrize("kind", [Anpd, Suffix])
-
-
-def ids(text: str) -> list[int]:
-    return [ord(letter) for letter in text]
-
-
-def letters(tokens: tuple[int, ...]) -> str:
-    return "".join(map(chr, tokens))
 
 
 def naive_draft_token(text: list[int], context: list[int], n: int) -> tuple[int, tuple[int, str]] | None:

@@ -18,17 +18,9 @@ from edgespec.drafters.suffix import _LENGTHS, _PRIOR, Suffix
 from edgespec.drafters.texts import agreement
 from edgespec.policy.tree import reaches
 from edgespec.testing import without_rows
-from tests.drafters.naive import assert_is_tree, ends, longest_match, path_to
+from tests.drafters.naive import assert_is_tree, ends, ids, letters, longest_match, path_to
 
 TEXTS = st.integers(1, 4).flatmap(lambda size: st.lists(st.integers(0, size), min_size=1, max_size=MAX_WALK - 2))
-
-
-def ids(text: str) -> list[int]:
-    return [ord(letter) for letter in text]
-
-
-def letters(tokens: tuple[int, ...]) -> str:
-    return "".join(map(chr, tokens))
 
 
 @pytest.mark.parametrize(
