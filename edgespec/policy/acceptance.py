@@ -87,6 +87,12 @@ class Acceptance:
     def estimates(self, draft: Draft) -> list[float]:
         """The same for every node of a draft."""
         by_bucket = self._counts.get(draft.drafter, {})
+        if not draft.is_chain:  # the buckets of a chain often stay the same
+            counts_of = map(by_bucket.get, draft.buckets)
+            return [
+                counts.estimate(prior) if counts else prior
+                for counts, prior in zip(counts_of, draft.probabilities, strict=True)
+            ]
         estimates: list[float] = []
         for (bucket, prior), nodes in groupby(zip(draft.buckets, draft.probabilities, strict=True)):
             counts = by_bucket.get(bucket)
@@ -100,10 +106,10 @@ class Acceptance:
 
     def together(self, tree: Draft) -> list[float]:
         """The probabilities of a merged tree's nodes: where several drafters go on, by what became of that before."""
-        counts = self._counts.setdefault(_TOGETHER, {})
+        counts_of = map(self._counts.get(_TOGETHER, {}).get, tree.buckets)
         return [
-            counts[bucket].estimate(prior) if bucket in counts else prior
-            for bucket, prior in zip(tree.buckets, tree.probabilities, strict=True)
+            counts.estimate(prior) if counts else prior
+            for counts, prior in zip(counts_of, tree.probabilities, strict=True)
         ]
 
     def observe(self, draft: Draft, emitted: Sequence[int]) -> None:

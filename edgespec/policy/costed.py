@@ -29,9 +29,14 @@ def expected_speed_up(
     return best, size
 
 
-def upper_bound(ratios: Sequence[float], start: float, token: float) -> float:
-    """What no chain can exceed, however good its tokens."""
-    return max((size + 1) / (ratio + start + (size - 1) * token) for size, ratio in enumerate(ratios[1:], start=1))
+def may_exceed(rival: float, ratios: Sequence[float], start: float, token: float) -> bool:
+    """Whether a chain could exceed that speed-up if all its tokens were right."""
+    time = start
+    for tokens, ratio in enumerate(ratios[1:], start=2):
+        if tokens > rival * (ratio + time):
+            return True
+        time += token
+    return False
 
 
 class StoppingRule:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from edgespec.core import NOTHING, CostedDrafter, Draft, Drafter, Plan, SharedNoise
 from edgespec.latency.model import LatencyModel
 from edgespec.policy.acceptance import ChainAcceptance
-from edgespec.policy.costed import StoppingRule, expected_speed_up, upper_bound
+from edgespec.policy.costed import StoppingRule, expected_speed_up, may_exceed
 from edgespec.policy.drafter_prefill import CATCH_UP, DrafterPrefill
 from edgespec.policy.learned import Learned
 from edgespec.policy.loss_budget import AnswerBudget
@@ -76,6 +76,7 @@ class Planning:
         self.config = shared.config
         self._tokens, self._room, self._limit, self._noise = tokens, room, limit, noise
         self._proposals: list[Draft] = []
+        self._estimates: dict[str, list[float]] = {}  # of the proposals' nodes, by drafter
         self._together: Draft | None = None  # the last merged tree
         self._spent: dict[str, float] = {}
         self._deferred: dict[str, float] = {}
@@ -143,20 +144,26 @@ class Planning:
         budgets = {proposal.drafter: self._budget(proposal.drafter) for proposal in self._proposals}
         return Limits(budgets, self._answer.worst, noticed, self._answer.risk)
 
+    def _estimated(self, proposal: Draft) -> list[float]:
+        """The probabilities of a proposal's nodes, corrected by its drafter's record."""
+        estimates = self._estimates.get(proposal.drafter)
+        if estimates is None:
+            estimates = self._estimates[proposal.drafter] = self._shared.acceptance.estimates(proposal)
+        return estimates
+
     def _option(self, proposals: Sequence[Draft], limits: Limits, spent: float = 0.0) -> Option:
         """What proposals promise together, in every size, if drafting took `spent`."""
-        acceptance, ratios = self._shared.acceptance, self._cost.ratios()
-        draft = proposals[0]
+        ratios, draft = self._cost.ratios(), proposals[0]
         authors: str | list[str] = draft.drafter
         if len(proposals) == 1 and draft.is_chain:
-            reach = reaches(draft.parents, acceptance.estimates(draft))
+            reach = reaches(draft.parents, self._estimated(draft))
             end = next((place for place, chance in enumerate(reach) if chance < HOPELESS), len(reach))
             return Option(draft, Sizes(reach[:end], ratios, spent, authors=authors), limits)
         if len(proposals) == 1:
-            chances = acceptance.estimates(draft)
+            chances = self._estimated(draft)
         else:
-            draft = merged(proposals, [acceptance.estimates(proposal) for proposal in proposals])
-            chances = acceptance.together(draft)
+            draft = merged(proposals, [self._estimated(proposal) for proposal in proposals])
+            chances = self._shared.acceptance.together(draft)
             self._together = draft
         reach = reaches(draft.parents, normalized(draft.parents, chances))
         order = by_reach(reach) if self._shared.trees else best_path(draft.parents, reach, ratios)
@@ -271,7 +278,7 @@ class Planning:
         if start > 2 * token:  # more to read than a block leaves behind: that is paid once, not by every draft
             start, prefill = token, start - token
         optimistic = cost.optimistic_unseen()
-        if self._reasons is None and upper_bound(optimistic, min(start, token), token) <= rival:
+        if self._reasons is None and not may_exceed(rival, optimistic, min(start, token), token):
             return _PLAINLY
         limit = self._longest(start, token, prefill)
         if not limit:

@@ -10,7 +10,7 @@ drops branches inside the network, after the first layers of a pass: llama.cpp e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import accumulate
 from operator import mul
 
@@ -23,6 +23,7 @@ HOPELESS = 0.02
 def merged(proposals: Sequence[Draft], estimates: Sequence[Sequence[float]]) -> Draft:
     """One tree with every path of all proposals, each path once; `estimates` are the probabilities of their nodes.
 
+    Nodes that are reached too seldom to be weighed are left out.
     A node that several propose has the probability of whoever is surest: that others agree makes it no less likely.
     Siblings' probabilities are scaled down where they exceed 1. The feature bucket of a node after whose parent several
     drafters go on is (those that propose the node, those that propose others, tenth of its probability), and None
@@ -35,32 +36,39 @@ def merged(proposals: Sequence[Draft], estimates: Sequence[Sequence[float]]) -> 
     authors: list[tuple[str, ...]] = []
     going_on: dict[int, tuple[str, ...]] = {}  # the drafters that propose children of each node
     for proposal, chances in zip(proposals, estimates, strict=True):
-        name = proposal.drafter
+        own, name = (proposal.drafter,), proposal.drafter
         mapped: list[int] = []
+        reach: list[float] = []
         for token, parent, chance in zip(proposal.tokens, proposal.parents, chances, strict=True):
-            above = parent if parent == ROOT else mapped[parent]
-            place = places.get((above, token))
-            if place is None:
-                place = places[above, token] = len(tokens)
+            above, here = (ROOT, chance) if parent == ROOT else (mapped[parent], chance * reach[parent])
+            reach.append(here)
+            if here < HOPELESS:
+                mapped.append(ROOT)  # its children are left out, too
+                continue
+            place = places.setdefault((above, token), len(tokens))
+            mapped.append(place)
+            if place == len(tokens):
                 tokens.append(token)
                 parents.append(above)
                 probabilities.append(chance)
-                authors.append((name,))
+                authors.append(own)
             elif name not in authors[place]:
                 surest = chance > probabilities[place]
                 authors[place] = (name, *authors[place]) if surest else (*authors[place], name)
                 probabilities[place] = max(chance, probabilities[place])
-            if name not in (names := going_on.get(above, ())):
+            names = going_on.get(above)
+            if names is None:
+                going_on[above] = own
+            elif name not in names:
                 going_on[above] = (*names, name)
-            mapped.append(place)
-    probabilities = normalized(parents, probabilities)
-    buckets = [
-        (own, tuple([name for name in names if name not in own]), int(10.0 * probability))
-        if len(names := going_on[parent]) > 1
-        else None
-        for parent, own, probability in zip(parents, authors, probabilities, strict=True)
-    ]
-    return Draft(tuple(tokens), tuple(parents), tuple(probabilities), tuple(buckets), authors=tuple(authors))
+    scaled = normalized(parents, probabilities)
+    buckets: list[Hashable] = [None] * len(tokens)
+    contested = {parent: names for parent, names in going_on.items() if len(names) > 1}
+    for node, parent in enumerate(parents) if contested else ():
+        if parent in contested:
+            others = tuple([name for name in contested[parent] if name not in authors[node]])
+            buckets[node] = authors[node], others, int(10.0 * scaled[node])
+    return Draft(tuple(tokens), tuple(parents), tuple(scaled), tuple(buckets), authors=tuple(authors))
 
 
 def normalized(parents: Sequence[int], probabilities: Sequence[float]) -> list[float]:
