@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Hashable, Iterator, Sequence
+from itertools import islice
+from operator import itemgetter
 from sys import getsizeof
 
 from edgespec.core import NOTHING, Draft, Evaluation, Verdict
+from edgespec.drafters.growth import FLOOR, Growth
 from edgespec.drafters.texts import MAX_TOKENS, Agreement, Text, Texts, agreement
 from edgespec.errors import InvalidRequest
 
@@ -20,6 +24,21 @@ _PRIOR: dict[Agreement, tuple[float, ...]] = {
     "unanimous": (0.55, 0.74, 0.80, 0.95),
 }
 """How often guesses of levels 2, 3, 4, and 5 or more are right, measured as for the suffix drafter."""
+
+_OF_SHARE = 0.4
+"""What else followed a context than the most frequent token is right this many times as often as it followed."""
+
+_OCCURRENCES = (2, 3, 4, 6, 8, 12)
+"""Feature buckets of what else followed: the fewest occurrences of the context for each of the token."""
+
+_LEAST_REACH = FLOOR * _OCCURRENCES[0] / _OF_SHARE
+"""Behind a node that is reached less often, all that else followed is below `FLOOR`."""
+
+_MAX_FOLLOWERS = 128
+"""The most different tokens after a context that are gone through for a draft; of so many, each is rarely right."""
+
+_State = tuple[int, int, int]
+"""A context of a path, how many of its tokens are known, and how many were drafted."""
 
 
 class _Followers:
@@ -71,17 +90,20 @@ class Anpd:
 
     Every guess comes from the highest level that knows the context, and is what followed it most often; of equally
     frequent ones, the latest. Up to `k` guesses make a draft: each extends the context of the next without being
-    counted. Prompt and answer are counted once; the authors' code counts the prompt twice. At most `max_tokens` are
-    remembered, then the older half is forgotten.
+    counted. Prompt and answer are counted once; the authors' code counts the prompt twice. With `branches`, which the
+    paper does not have, what else followed a context at its highest level begins side branches behind that chain; no
+    path has more than `k` tokens. At most `max_tokens` are remembered, then the older
+    half is forgotten.
     """
 
-    __slots__ = ("_k", "_levels", "_n", "_texts")
+    __slots__ = ("_branches", "_k", "_levels", "_n", "_texts")
 
-    def __init__(self, n: int = 5, k: int = 6, max_tokens: int = MAX_TOKENS) -> None:
+    def __init__(self, n: int = 5, k: int = 6, max_tokens: int = MAX_TOKENS, *, branches: bool = True) -> None:
         if n < 2 or k < 1:
             raise InvalidRequest(f"n is {n} and k is {k}: choose n-grams of at least 2 tokens and drafts of at least 1")
         self._n = n
         self._k = k
+        self._branches = branches
         self._texts = Texts(self, max_tokens)
 
     @property
@@ -94,12 +116,17 @@ class Anpd:
         return self._texts.memory_bytes + sum(level.memory_bytes for level in self._levels)
 
     def propose(self, tokens: Sequence[int], limit: int) -> Draft:
-        """A chain of at most `limit` and `k` tokens; the bucket is (n-gram level, agreement)."""
+        """A chain of at most `limit` and `k` tokens, and side branches up to `limit` nodes.
+
+        The bucket is (n-gram level, agreement); that of a side branch's first token is ("branch", occurrences of the
+        context for each of the token).
+        """
         context, filled = self._context_of(self._texts.read(tokens))
         guesses: list[int] = []
         probabilities: list[float] = []
-        buckets: list[tuple[int, Agreement]] = []
-        for _ in range(min(limit, self._k)):
+        buckets: list[Hashable] = []
+        diverging: list[_State] = []
+        for drafted in range(min(limit, self._k)):
             hit = self._look_up(context, filled)
             if hit is None:
                 break
@@ -107,9 +134,42 @@ class Anpd:
             guesses.append(token)
             probabilities.append(_PRIOR[agreed][min(level - 2, 3)])
             buckets.append((level, agreed))
+            if agreed in ("majority", "split"):
+                diverging.append((context, filled, drafted))
             context = (context << _BITS | token) & self._levels[0].mask
             filled += 1
-        return Draft.chain(guesses, probabilities, buckets, self.name) if guesses else NOTHING
+        if not self._branches or not diverging or len(guesses) == limit:
+            return Draft.chain(guesses, probabilities, buckets, self.name) if guesses else NOTHING
+        growth: Growth[_State] = Growth(guesses, probabilities, buckets, limit)
+        for state in diverging:
+            parent = state[2] - 1
+            growth.offer(parent, islice(self._children(state, growth.reach(parent)), 1, None))
+        growth.grow(self._children)
+        return growth.draft(self.name)
+
+    def _children(self, state: _State, reach: float) -> Iterator[tuple[int, float, Hashable, _State]]:
+        """What may follow a context behind a node of that `reach`: the guess, and what else followed."""
+        context, filled, drafted = state
+        hit = self._look_up(context, filled) if drafted < self._k else None
+        if hit is None:
+            return
+        guess, level, agreed = hit
+        mask, table = self._levels[0].mask, self._levels[self._n - level]
+        probability = _PRIOR[agreed][min(level - 2, 3)]
+        context <<= _BITS
+        yield guess, probability, (level, agreed), ((context | guess) & mask, filled + 1, drafted + 1)
+        known = table.table[context >> _BITS & table.mask]
+        if reach < _LEAST_REACH or not isinstance(known, _Followers) or len(known.counts) > _MAX_FOLLOWERS:
+            return
+        room, least = 1.0 - probability, known.total // (int(_OF_SHARE * reach / FLOOR) + 1) + 1
+        others = [(hits, token) for token, hits in known.counts.items() if hits >= least and token != guess]
+        others.sort(reverse=True, key=itemgetter(0))
+        for hits, token in others:
+            occurrences = max(known.total // hits, _OCCURRENCES[0])
+            share = min(_OF_SHARE / occurrences, room)
+            room -= share
+            bucket = _OCCURRENCES[bisect_right(_OCCURRENCES, occurrences) - 1]
+            yield token, share, ("branch", bucket), ((context | token) & mask, filled + 1, drafted + 1)
 
     def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
         """Nothing: accepted tokens arrive with the next call of `propose`."""

@@ -10,11 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgespec.core import ROOT, TokenSequence
 from edgespec.drafters.anpd import Anpd
+from edgespec.drafters.growth import FLOOR
 from edgespec.drafters.suffix import Suffix
 from edgespec.drafters.texts import agreement
 from edgespec.errors import InvalidRequest
-from tests.drafters.naive import ids, letters
+from edgespec.policy.tree import depths, reaches
+from tests.drafters.naive import assert_is_tree, ends, ids, letters, path_to
 
 TEXTS = st.integers(0, 4).flatmap(lambda size: st.lists(st.integers(0, size), min_size=1, max_size=60))
 BOTH = pytest.mark.parametrize("kind", [Anpd, Suffix])
@@ -54,24 +57,71 @@ def naive_draft(text: list[int], n: int, k: int) -> list[tuple[int, tuple[int, s
     ],
 )
 def test_small_texts(text: str, draft: str, buckets: list[tuple[int, str]]) -> None:
-    found = Anpd(n=4, k=3).propose(ids(text), 8)
+    found = Anpd(n=4, k=3, branches=False).propose(ids(text), 8)
     assert letters(found.tokens) == draft
     assert list(found.buckets) == buckets
 
 
 @given(TEXTS, st.integers(2, 6), st.integers(1, 8), st.integers(0, 10))
 def test_equals_the_naive_version(text: list[int], n: int, k: int, limit: int) -> None:
-    draft = Anpd(n, k).propose(text, limit)
+    draft = Anpd(n, k, branches=False).propose(text, limit)
     assert list(zip(draft.tokens, draft.buckets, strict=True)) == naive_draft(text, n, min(k, limit))
 
 
 @given(TEXTS, st.lists(st.integers(1, 60)))
 def test_accepted_tokens_update_every_level_once(text: list[int], cuts: list[int]) -> None:
-    drafter = Anpd()
+    drafter = Anpd(branches=False)
     for cut in sorted(cuts):
         drafter.propose(text[:cut], 6)
     draft = drafter.propose(text, 6)
     assert list(zip(draft.tokens, draft.buckets, strict=True)) == naive_draft(text, 5, 6)
+
+
+@given(TEXTS, st.integers(2, 6), st.integers(1, 8), st.integers(-1, 40))
+def test_side_branches_stand_behind_the_papers_chain(text: list[int], n: int, k: int, limit: int) -> None:
+    draft = Anpd(n, k).propose(text, limit)
+    assert_is_tree(draft, limit)
+    assert max(depths(draft.parents), default=0) <= k
+    chain = Anpd(n, k, branches=False).propose(text, limit)
+    assert draft.first(len(chain)) == chain
+    for node in range(len(chain), len(draft)):
+        context = text + path_to(draft, node)
+        guess = naive_draft_token(text, context, n)
+        assert guess is not None, "the context occurred"
+        size = guess[1][0] - 1
+        followers = Counter(text[end] for end in ends(text, context[-size:]) if end < len(text))
+        if draft.buckets[node] == guess[1]:
+            assert draft.tokens[node] == guess[0]
+        else:
+            occurrences = followers.total() // followers[draft.tokens[node]]
+            assert draft.buckets[node] == ("branch", max(each for each in (2, 3, 4, 6, 8, 12) if each <= occurrences))
+
+
+@given(TEXTS)
+def test_side_branches_come_in_the_order_of_their_reach(text: list[int]) -> None:
+    draft = Anpd().propose(text, 1000)
+    reach = reaches(draft.parents, draft.probabilities)[len(Anpd(branches=False).propose(text, 1000)) :]
+    assert reach == sorted(reach, reverse=True) and all(each >= FLOOR for each in reach)
+
+
+def test_what_else_followed_begins_a_side_branch() -> None:
+    draft = Anpd(k=2).propose(ids("xaxaxbx"), 20)
+    roots = [node for node in range(len(draft)) if draft.parents[node] == ROOT]
+    assert letters([draft.tokens[node] for node in roots]) == "ab"
+    assert [draft.buckets[node] for node in roots] == [(2, "majority"), ("branch", 3)]
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=4), st.randoms())
+def test_sequences_in_turn_get_the_trees_that_each_would_get_alone(
+    texts: list[list[int]], chance: random.Random
+) -> None:
+    drafter = Anpd()
+    apart = [[token + 10 * number for token in text] for number, text in enumerate(texts)]
+    sequences = [TokenSequence(text[:1]) for text in apart]
+    while growing := [n for n in range(len(apart)) if len(sequences[n]) < len(apart[n])]:
+        number = chance.choice(growing)
+        sequences[number].append(apart[number][len(sequences[number])])
+        assert drafter.propose(sequences[number], 9) == Anpd().propose(TokenSequence(sequences[number]), 9)
 
 
 @pytest.mark.parametrize(("n", "k"), [(1, 6), (5, 0)])
