@@ -241,11 +241,39 @@ def prefix(result: Result) -> str:
     )  # fmt: skip
 
 
+def replay_trees(result: Result) -> str:
+    """Tokens a pass of chains and trees, with the nodes that they take."""
+    results, sizes = result["results"], result["settings"]["nodes"].split(",")
+    names = list(dict.fromkeys(key.split()[0] for key in results))
+
+    def cell(key: str) -> str:
+        row = results[key]["subtasks"]["all"]
+        return f"{row['tokens_a_pass']:.2f} ({row['nodes_a_pass']:.1f})"
+
+    rows = [
+        [f"`{name}`", memory, way, *(cell(f"{name} {memory} {way} {size}") for size in sizes)]
+        for name in names for memory in ("cold", "warm") for way in ("chain", "tree")
+    ]  # fmt: skip
+    columns = [(name, way) for name in names for way in ("chain", "tree")]
+    middle = sizes[1]
+    by_subtask = [
+        [subtask, *(f"{results[f'{name} cold {way} {middle}']['subtasks'][subtask]['tokens_a_pass']:.2f}"
+                    for name, way in columns)]
+        for subtask in results[f"{names[0]} cold chain {middle}"]["subtasks"] if subtask != "all"
+    ]  # fmt: skip
+    return (
+        f"{table(['drafter', 'memory', 'drafts', *(f'{size} nodes' for size in sizes)], rows)}\n\n"
+        f"By kind of text, cold, at most {middle} nodes:\n\n"
+        f"{table(['text', *(f'`{name}`, {way}' for name, way in columns)], by_subtask)}"
+    )
+
+
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "drafted answers against plain ones": lossless,
     "edgespec's plain decoding against llama-cpp-python's Llama": overhead,
     "cost of drafting from the conversation": drafting,
     "drafters against recorded answers": replay,
+    "trees and chains of free drafters on recorded answers": replay_trees,
     "trimmed drafters against recorded answers": trims,
     "time for a drafted token": drafter_time,
     "the policy on simulated machines": simulated,
