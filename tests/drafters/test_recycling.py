@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgespec.core import NOTHING, ROOT, Draft, Evaluation, Row, TokenSequence, Verdict
-from edgespec.drafters.recycling import SUCCESSORS, Recycle, largest
+from edgespec.drafters import recycling
+from edgespec.drafters.recycling import MAX_OBSERVED, SUCCESSORS, Recycle, largest
 from edgespec.policy.tree import HOPELESS, reaches
 from edgespec.testing import TableModel, without_rows
 
@@ -17,8 +19,8 @@ VOCABULARY = 40
 
 
 def row_of(**logits: float) -> Row:
-    """A row in which a few tokens, `t5=3.0` say, are likelier than all others."""
-    row = np.full(VOCABULARY, -20.0, np.float32)
+    """A row in which only a few tokens, `t5=3.0` say, are possible."""
+    row = np.full(VOCABULARY, -np.inf, np.float32)
     for name, logit in logits.items():
         row[int(name[1:])] = logit
     return row
@@ -85,6 +87,20 @@ def test_what_was_likely_after_a_token_is_drafted_after_it() -> None:
     assert drafter.propose([3], 8).tokens == (7,), "what was likely the last time counts"
 
 
+def test_what_was_likely_at_one_place_and_not_said_may_come_at_the_next() -> None:
+    drafter, sequence = Recycle(), TokenSequence([1, 3])
+    draft = tree([4], [ROOT])
+    observe(drafter, sequence, [row_of(t4=9.0), row_of(t5=9.0, t6=8.9, t7=8.8)], draft, accepted=[0])
+    sequence.extend([4, 5])
+    drafted = drafter.propose(sequence, 8)
+    assert drafted.tokens == (6, 7) and drafted.parents == (ROOT, ROOT), "5 was said"
+    observe(drafter, sequence, [row_of(t7=9.0)])
+    drafted = drafter.propose(sequence, 8)
+    assert drafted.tokens[0] == 7 and sorted(drafted.tokens) == [6, 7], "what follows the token itself comes first"
+    sequence.extend([4, 5])
+    assert drafter.propose(sequence, 8).tokens == (7,), "that was another place"
+
+
 def test_rejected_rows_are_learned_from_and_what_was_said_counts_for_more() -> None:
     drafter = Recycle()
     draft = tree([4, 5, 4], [ROOT, ROOT, 1])  # 4 was said, 5 was not, nor another 4 behind it
@@ -92,6 +108,22 @@ def test_rejected_rows_are_learned_from_and_what_was_said_counts_for_more() -> N
     observe(drafter, [3], rows, draft, accepted=[0])
     for token, successor in ((3, 4), (4, 6), (5, 7)):
         assert drafter.propose([token], 1).tokens == (successor,)
+
+
+@pytest.mark.parametrize("accepted", [0, 3, 30])
+def test_the_work_of_one_pass_is_bounded(accepted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[int] = []
+
+    def counted(row: Row) -> tuple[recycling.Ids, Row]:
+        looked_at.append(int(row.argmax()))
+        return largest(row)
+
+    monkeypatch.setattr(recycling, "largest", counted)
+    draft = tree(list(range(1, 31)), list(range(ROOT, 29)))
+    rows = [row_of(**{f"t{number}": 9.0}) for number in range(31)]
+    observe(Recycle(), [0], rows, draft, accepted=range(accepted))
+    assert len(looked_at) == MAX_OBSERVED
+    assert looked_at[-1] == accepted, "the last row of what was said is looked at"
 
 
 class Trees:
@@ -117,7 +149,7 @@ def test_trees_keep_the_laws_of_drafts(seed: int, token: int, limit: int, size: 
     reach = reaches(draft.parents, draft.probabilities)
     assert all(reached >= HOPELESS * 0.9999 for reached in reach)
     assert reach == sorted(reach, reverse=True), "so that every beginning is the best tree of its size"
-    assert drafter.propose([token], min(size, limit)).tokens == draft.first(min(size, limit)).tokens
+    assert drafter.propose([5, token], min(size, limit)).tokens == draft.first(min(size, limit)).tokens
 
 
 def test_a_table_of_one_token_is_known_by_heart() -> None:
@@ -143,7 +175,7 @@ def test_two_answers_that_take_turns_share_what_is_learned() -> None:
     observe(drafter, second, [row_of(t6=9.0)])
     assert drafter.propose(first, 4).tokens == (4,)
     assert drafter.propose(second, 4).tokens == (6,)
-    second.append(3)
+    second.extend([7, 3])
     assert drafter.propose(second, 4).tokens == (4,)
 
 
