@@ -8,7 +8,8 @@
 policy and is kept in the reference file. `replay` plays recorded answers on measured curves of T(n), beside two rows
 of reference: llama-server's ngram-simple, and an oracle that knows how many tokens of each proposal are right. "auto
 first" begins each answer with T(n) unknown but for what reading the prompt tells, "auto" with T(n) known; "in a row" is
-one policy for all answers.
+one policy for all answers; "chains" evaluates no trees. "model" has a drafter model beside, of whose rows "1" takes a
+second-best token, too.
 An answer's lateness is its time beyond plain decoding, in T(1); the promise allows 10 T(1) or 5%, whichever is more.
 """
 
@@ -41,6 +42,7 @@ from benchmarks.simulate import (
     with_both,
     with_policy,
     with_reading,
+    with_trees,
 )
 from edgespec.core import (
     MAX_ROWS,
@@ -88,10 +90,11 @@ FAMILIES: dict[str, tuple[Callable[[], Iterator[tuple[str, Case]]], int]] = {
     "reading": (with_reading, 0),
     "both": (with_both, 0),
     "throttling": (with_throttling, 400),
+    "trees": (with_trees, 0),
 }
 """The cases of each family, and the token from which on they are compared with the best fixed draft length."""
 
-KNOWN = ("reading", "both")
+KNOWN = ("reading", "both", "trees")
 """Families that begin with T(n) known."""
 
 
@@ -105,12 +108,12 @@ def lateness(course: Course, case: Case) -> tuple[float, float]:
     return late, worst
 
 
-def simulated(task: tuple[str, int], references: dict[str, float]) -> dict[str, Any]:
+def simulated(task: tuple[str, int], references: dict[str, float], *, trees: bool = True) -> dict[str, Any]:
     """One case of one family."""
     family, number = task
     cases, begin = FAMILIES[family]
     label, case = next(islice(cases(), number, None))
-    course = with_policy(case, known=family in KNOWN, config=experiment())
+    course = with_policy(case, known=family in KNOWN, config=experiment(), trees=trees)
     curves = case.curves()
     plain = sum(curves(place)[0] for place in range(1, case.length))
     late, beyond = lateness(course, case)
@@ -154,12 +157,13 @@ def main() -> None:
 @click.option("--json", "out", type=click.Path(path_type=Path))
 @click.option("--reference", type=click.Path(path_type=Path), help="Times of the best fixed draft lengths.")
 @click.option("--family", multiple=True, help="Only these.")
-def simulate(out: Path | None, reference: Path | None, family: tuple[str, ...]) -> None:
+@click.option("--chains", is_flag=True, help="Contexts evaluate no trees.")
+def simulate(out: Path | None, reference: Path | None, family: tuple[str, ...], *, chains: bool) -> None:
     """Play the simulated families."""
     references = json.loads(reference.read_text()) if reference and reference.exists() else {}
     tasks = [(name, number) for name in family or FAMILIES for number, _ in enumerate(FAMILIES[name][0]())]
     with ProcessPoolExecutor(2) as pool:
-        rows = list(pool.map(partial(simulated, references=references), tasks, chunksize=4))
+        rows = list(pool.map(partial(simulated, references=references, trees=not chains), tasks, chunksize=4))
     if reference:
         references |= {row["case"]: row["best"] for row in rows}
         reference.write_text(json.dumps(references))
@@ -285,7 +289,7 @@ def played(
     cached, seconds = (0, truth[-1] * len(tokens) / len(truth)) if timed else (len(tokens) - 1, 0.0)
     policy.prefilled(without_rows(tokens), Verdict((), (said[0],)), cached=cached, seconds=seconds)
     tokens.append(said[0])
-    begun, place, drafted, accepted, beyond = clock.now, 1, 0, 0, -PROMISED_TIMES
+    begun, place, drafted, accepted, passes, beyond = clock.now, 1, 0, 0, 0, -PROMISED_TIMES
     while place < len(said):
         plan = policy.plan(tokens, room - place)
         draft = plan.draft
@@ -293,7 +297,7 @@ def played(
         verdict = checked(draft, said[place:].__getitem__, len(said) - place)
         policy.settle(plan, without_rows(tokens, draft), verdict, truth[len(draft)])
         tokens.extend(verdict.emitted)
-        place += len(verdict.emitted)
+        place, passes = place + len(verdict.emitted), passes + 1
         drafted, accepted = drafted + len(draft), accepted + len(verdict.accepted)
         late = clock.now - begun - (place - 1)
         beyond = max(beyond, late - max(PROMISED_TIMES, PROMISED_SHARE * (place - 1)))
@@ -301,6 +305,7 @@ def played(
     return {
         "id": answer["question_id"], "subtask": answer["subtask"], "tokens": count, "plain": float(count),
         "seconds": clock.now - begun, "drafted": drafted, "accepted": accepted, "beyond": beyond,
+        "passes": passes,
     }  # fmt: skip
 
 
@@ -394,11 +399,16 @@ def target_type(curve: str) -> str:
     return "Q4" if curve.startswith("Q4") else "F16" if curve.startswith("F16") else curve
 
 
-def read_record(path: Path) -> list[dict[str, Any]]:
+def read_record(path: Path, order: int = 1) -> list[dict[str, Any]]:
     """Recorded answers of more than a few tokens, topics mixed."""
     answers = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    random.Random(1).shuffle(answers)
+    random.Random(order).shuffle(answers)
     return [answer for answer in answers if len(answer["answer"]) > 8]
+
+
+def read_drafts(path: Path) -> dict[str, Any]:
+    """What a drafter model's best tokens are along answers, see `RecordedModel`; `trees record` makes that."""
+    return {line["question_id"]: line for line in map(json.loads, path.read_text().splitlines())}
 
 
 def grouped(rows: Sequence[dict[str, Any]], curve_groups: Sequence[Callable[[str], str]]) -> dict[str, Any]:
@@ -422,12 +432,7 @@ def replay(
 ) -> None:
     """Play recorded answers."""
     answers = read_record(record)
-    drafts = {}
-    if draft_tokens:
-        drafts = {line["question_id"]: line for line in map(json.loads, draft_tokens.read_text().splitlines())}
-        for line in drafts.values():
-            for key in ("tokens", "probabilities"):
-                line[key] = [best if isinstance(best, list) else [best] for best in line[key]]
+    drafts = read_drafts(draft_tokens) if draft_tokens else {}
     contestants = list(who) or ["ngram-simple", "oracle", "auto first", "auto", "auto in a row"]
     chosen_curves = [name for name in curves() if name in (only or name)]
     tasks = [(curve, name) for curve in chosen_curves for name in contestants]

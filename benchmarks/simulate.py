@@ -9,7 +9,10 @@ included. The best of them is found by trying all on the same text, which no pol
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import heapq
+import itertools
 import random
 import statistics
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -23,7 +26,18 @@ import click
 import numpy as np
 
 from benchmarks.common import save
-from edgespec.core import MAX_ROWS, NOTHING, Draft, DraftCost, Drafter, Evaluation, SharedNoise, TokenSequence, Verdict
+from edgespec.core import (
+    MAX_ROWS,
+    NOTHING,
+    ROOT,
+    Draft,
+    DraftCost,
+    Drafter,
+    Evaluation,
+    SharedNoise,
+    TokenSequence,
+    Verdict,
+)
 from edgespec.decode.verification import verify
 from edgespec.doctor.measure import speed_up
 from edgespec.latency.model import LatencyModel
@@ -116,6 +130,39 @@ class FreeDrafter:
         """It learns nothing."""
 
 
+class TreeDrafter:
+    """Draft trees that cost nothing: `ranks` is how often the first, second, ... token after a node is right.
+
+    Which one is right at a place is drawn once, for the places of the text; after a wrong node none is.
+    """
+
+    name = "tree"
+
+    def __init__(self, text: Text, ranks: Sequence[float], seed: int) -> None:
+        self._text, self._ranks = text, ranks
+        chance = random.Random(seed)
+        bounds = list(itertools.accumulate(ranks))
+        self._right = [bisect.bisect(bounds, chance.random()) for _ in range(text.length + MAX_ROWS)]
+
+    def propose(self, tokens: Sequence[int], limit: int) -> Draft:
+        """The `limit` nodes of the largest reach."""
+        place = len(tokens)
+        nodes: list[tuple[int, int, float, int]] = []  # token, parent, probability, bucket
+        heap = [(-chance, rank, ROOT, 0, True) for rank, chance in enumerate(self._ranks)]
+        heapq.heapify(heap)
+        while len(nodes) < limit:
+            reach, rank, parent, depth, on_path = heapq.heappop(heap)
+            right = on_path and self._right[place + depth] == rank
+            for below, chance in enumerate(self._ranks):
+                heapq.heappush(heap, (reach * chance, below, len(nodes), depth + 1, right))
+            nodes.append((self._text.said(place + depth) if right else -2 - rank, parent, self._ranks[rank], rank))
+        found, parents, probabilities, buckets = zip(*nodes, strict=True)
+        return Draft(found, parents, probabilities, buckets, self.name)
+
+    def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
+        """It learns nothing."""
+
+
 class CostedDrafterOfText:
     """Draft tokens that cost `token_cost` each, after reading for `reading` once. It knows as little of itself."""
 
@@ -156,7 +203,7 @@ class Case:
     `token_cost` is that of a draft token in units of T(1), and `reading` what comes before the first one; None is a
     drafter whose draft tokens are free. `throttled`: from a place in the text on, one token takes that many times as
     long, and several what they take on that machine. `beside`: how often a second drafter is right, whose draft tokens
-    are free, and which says that much of itself.
+    are free, and which says that much of itself. `ranks`: a third one drafts trees, see `TreeDrafter`.
     """
 
     machine: Machine
@@ -168,6 +215,7 @@ class Case:
     seed: int = 0
     throttled: tuple[int, float, Machine] | None = None
     beside: Callable[[int], float] | None = None
+    ranks: tuple[float, ...] = ()
 
     def curves(self) -> Callable[[int], list[float]]:
         """The time of evaluations of 1, 2, ... tokens at a place in the text, in units of T(1) at its beginning."""
@@ -188,6 +236,7 @@ class Case:
             if self.token_cost is None
             else CostedDrafterOfText(text, clock, self.token_cost, self.reading),
             *([FreeDrafter(free, self.belief, self.beside)] if free and self.beside else []),
+            *([TreeDrafter(text, self.ranks, self.seed + 2)] if self.ranks else []),
         ]
 
 
@@ -268,7 +317,7 @@ def best_fixed(case: Case, begin: int = 0, end: int | None = None) -> tuple[int,
     """
     times = {
         (size, which): fixed(case, size, which).took(begin, end)
-        for which in range(2 if case.beside else 1)
+        for which in range(1 + bool(case.beside) + bool(case.ranks))
         for size in range(LONGEST + 1)
     }
     best = min(times, key=times.__getitem__)
@@ -326,6 +375,15 @@ def with_both() -> Iterator[tuple[str, Case]]:
             yield label, Case(machine, always(share), 0.15, beside=lambda place: 0.95 if place % 200 >= 140 else 0.2)
 
 
+def with_trees() -> Iterator[tuple[str, Case]]:
+    """Cases in which two drafters of free draft tokens do not know of each other, one of chains and one of trees."""
+    for machine in MACHINES:
+        for ranks in ((0.3, 0.15, 0.1), (0.5, 0.2, 0.1), (0.7, 0.15, 0.05)):
+            for share in (0.2, 0.6):
+                label = f"{machine.name}, chains right {share}, trees {', '.join(map(str, ranks))}"
+                yield label, Case(machine, always(share), ranks=ranks)
+
+
 def stationary_figures(case: Case, seeds: int) -> dict[str, Any]:
     """The means over texts."""
     rows = []
@@ -361,6 +419,7 @@ FAMILIES: dict[str, tuple[Callable[[], Iterator[tuple[str, Case]]], Callable[[Ca
     "changes": (with_a_change, changing_figures),
     "reading": (with_reading, whole_figures),
     "both": (with_both, whole_figures),
+    "trees": (with_trees, whole_figures),
 }
 
 

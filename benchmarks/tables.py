@@ -179,11 +179,36 @@ def _range(shares: Iterable[float]) -> str:
 def policy_time(result: Result) -> str:
     """The policy's own time for a block."""
     rows = [
-        [row["text"], "suffix and a model" if row["model"] else "suffix", "known" if row["known"] else "new",
-         f"{row['drafted']:.1f}", f"{row['us']:.0f}", f"{row['us_90']:.0f}"]
+        [
+            row["text"],
+            row.get("drafters") or ("suffix and a model" if row["model"] else "suffix"),
+            "known" if row["known"] else "new",
+            *(f"{row[key]:.{digits}f}" for key, digits in (("drafted", 1), ("us", 0), ("us_90", 0))),
+        ]
+        for row in result["rows"]
+    ]
+    return table(["text", "drafters", "T(n)", "tokens drafted a block", "µs, median", "90% are below"], rows)
+
+
+def trees(result: Result) -> str:
+    """Chains against trees on recorded answers, by curve."""
+    rows = [
+        [
+            row["curve"], row["drafters"],
+            *(f"{row[shape][key]:.2f}" for key in ("speed_up", "tokens_a_pass", "rows_a_pass")
+              for shape in ("chains", "trees")),
+            f"{row['trees']['speed_up'] / row['chains']['speed_up'] - 1:+.1%}",
+        ]
         for row in result["rows"]
     ]  # fmt: skip
-    return table(["text", "drafters", "T(n)", "tokens drafted a block", "µs, median", "90% are below"], rows)
+    head = [f"{what}, {shape}" for what in ("times plain", "tokens a pass", "rows a pass")
+            for shape in ("chains", "trees")]  # fmt: skip
+    families = [
+        f"By kind of answer, all curves together, with {drafters}: trees at {min(shares.values()):.3f} to "
+        f"{max(shares.values()):.3f} of chains."
+        for drafters, shares in result["families"].items()
+    ]
+    return "\n\n".join([table(["T(n) of", "drafters", *head, "trees"], rows), *families])
 
 
 def reopen(result: Result) -> str:
@@ -279,6 +304,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "the policy on simulated machines": simulated,
     run.SUBJECT: lambda result: "\n\n".join(sections(result)),  # and plots, see `filled`
     "the policy's own time": policy_time,
+    "trees against chains on recorded answers": trees,
     "the first token of a reopened chat": reopen,
     "answers by random schemas": schema_answers,
     "the time of a token with a schema": schema_speed,

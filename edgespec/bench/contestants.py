@@ -169,4 +169,6 @@ def _answer(session: Session, seconds: float, drafter_passes: dict[str, int]) ->
             name: [drafter.accepted_at[depth] for depth in sorted(drafter.judged_at)]
             for name, drafter in tally.drafters.items()
         },
+        expected_at=[tally.expected_at[tenth] for tenth in range(10)] if tally.expected_at else [],
+        came_true_at=[tally.came_true_at[tenth] for tenth in range(10)] if tally.expected_at else [],
     )

@@ -26,6 +26,11 @@ class Answer:
     accepted_at: dict[str, list[int]] = field(default_factory=dict)
     """By drafter: the numbers of accepted draft tokens at each depth in the draft."""
 
+    expected_at: list[int] = field(default_factory=list)
+    """Draft tokens by the tenth of the probability that they are accepted, as expected; ten numbers."""
+    came_true_at: list[int] = field(default_factory=list)
+    """Those of them that were accepted."""
+
     def as_json(self) -> dict[str, Any]:
         """The answer in a result file: the number of tokens instead of the tokens, and no empty fields."""
         fields = asdict(self)

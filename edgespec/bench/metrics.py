@@ -174,6 +174,25 @@ def acceptance_by_position(rows: Sequence[PromptResult], name: str) -> dict[str,
     return by_drafter
 
 
+def calibration(rows: Sequence[PromptResult], name: str) -> list[tuple[int, int]]:
+    """By the tenth of the expected probability to be accepted: the accepted draft tokens, and all; empty for peers."""
+    answers = [answer for row in rows for answer in row["answers"][name] if "expected_at" in answer]
+    return [
+        (
+            sum(answer["came_true_at"][tenth] for answer in answers),
+            sum(answer["expected_at"][tenth] for answer in answers),
+        )
+        for tenth in (range(10) if answers else ())
+    ]
+
+
+def rows_a_pass(rows: Sequence[PromptResult], name: str) -> float | None:
+    """The mean rows of a forward pass of the target; None where a result does not tell what was expected of drafts."""
+    if not calibration(rows, name):
+        return None
+    return 1.0 + total_count(rows, name, "drafted") / (total_count(rows, name, "blocks") or 1.0)
+
+
 def best_possible(curve: dict[str, Any]) -> tuple[float, int]:
     """The speed-up of drafts that are free and always accepted, at the best size, and that number of tokens.
 

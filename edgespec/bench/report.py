@@ -96,6 +96,7 @@ def sections(result: dict[str, Any]) -> Iterator[str]:
         yield "Tokens a block, and the accepted share of what was drafted, by subtask:"
         yield tables.by_subtask(result, drafting)
     yield from tables.acceptance_by_position(result)
+    yield from tables.calibration(result)
     yield from tables.divergences(result)
     if result["skipped"]:
         left_out = "; ".join(f"{row['category']} {row['question_id']}, {row['reason']}" for row in result["skipped"])

@@ -113,6 +113,7 @@ def drafting(result: dict[str, Any], best: float | None) -> str:
                 f"`{name}`",
                 f"{plain * (1.0 if name == PLAIN else metrics.total_ratio(all_prompts, name, PLAIN)):.2f}",
                 f"{metrics.block_length(all_prompts, name):.2f}",
+                f"{rows_a_pass:.2f}" if (rows_a_pass := metrics.rows_a_pass(all_prompts, name)) else "",
                 ""
                 if accepted is None
                 else f"{accepted:.0%} of {metrics.total_count(all_prompts, name, 'drafted'):.0f}",
@@ -124,7 +125,8 @@ def drafting(result: dict[str, Any], best: float | None) -> str:
                 "" if best is None else f"{metrics.total_ratio(all_prompts, name, PLAIN) / best:.0%}",
             ]
         )
-    head = ["", "tokens/s", "tokens a block", "accepted", "MBSU by bytes", "by weights", "first token, of plain's"]
+    head = ["", "tokens/s", "tokens a block", "rows a pass", "accepted", "MBSU by bytes", "by weights"]
+    head += ["first token, of plain's"]
     return _without_empty_columns([*head, "memory, MB", "same text", "of the best possible"], rows)
 
 
@@ -175,6 +177,22 @@ def acceptance_by_position(result: dict[str, Any]) -> Iterator[str]:
             f"{metrics.MIN_JUDGED} were judged:"
         )
         yield table(["", "drafter", *map(str, range(1, _POSITIONS_SHOWN + 1))], rows)
+
+
+def calibration(result: dict[str, Any]) -> Iterator[str]:
+    """The share of draft tokens that were accepted, by the probability that was expected."""
+    rows = []
+    for name in result["settings"]["drafters"]:
+        tenths = metrics.calibration(result["prompts"], name)
+        shares = [f"{right / count:.2f}" if count >= metrics.MIN_JUDGED else "" for right, count in tenths]
+        if tenths:
+            rows.append([f"`{name}`", *shares])
+    if rows:
+        yield (
+            "What became of draft tokens that were expected to be accepted with a probability from 0 to 0.1, 0.1 to "
+            f"0.2, ...: the share that was, where at least {metrics.MIN_JUDGED} were drafted:"
+        )
+        yield table(["", *(f"to {tenth / 10:.1f}" for tenth in range(1, 11))], rows)
 
 
 def divergences(result: dict[str, Any]) -> Iterator[str]:

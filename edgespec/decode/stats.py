@@ -55,6 +55,10 @@ class Tally:
     dropped_tokens: int = 0
     """Tokens that context shifts removed."""
     drafters: dict[str, DrafterTally] = field(default_factory=dict)
+    expected_at: Counter[int] = field(default_factory=Counter)
+    """Draft tokens by the tenth of the probability that they are accepted, as the policy expected it, from 0 to 9."""
+    came_true_at: Counter[int] = field(default_factory=Counter)
+    """Those of them that were accepted."""
     draft_tokens: Counter[str] = field(default_factory=Counter)
     """By costed drafter: the number of its draft tokens, verified or not."""
 
@@ -91,6 +95,10 @@ class Tally:
             drafter = self.of(draft.author(node))
             drafter.accepted += 1
             drafter.accepted_at[depth] += 1
+        if emitted > len(accepted):  # else the answer ended inside its draft
+            tenths = [min(int(10.0 * chance), 9) for chance in plan.reach[: len(draft)]]
+            self.expected_at.update(tenths)
+            self.came_true_at.update([tenths[node] for node in accepted if node < len(tenths)])
         authors: dict[int, set[str]] = {}  # of the children of each node
         for node, parent in enumerate(draft.parents):
             authors.setdefault(parent, set()).add(draft.author(node))

@@ -178,3 +178,16 @@ def test_memory_bound_speed_up_counts_each_drafter_by_its_share() -> None:
     # 2 tokens a block; a block reads 2 guesses of a tenth and one of a half
     assert metrics.memory_bound([row], "auto", {"small": 0.1, "large": 0.5}) == pytest.approx(2.0 / 1.7)
     assert metrics.memory_bound([row], "auto", {}) == pytest.approx(2.0)
+
+
+def test_what_was_expected_of_draft_tokens_is_held_against_what_came_true() -> None:
+    answers = [
+        {"expected_at": [0, 4, *[0] * 8], "came_true_at": [0, 1, *[0] * 8], "drafted": 4, "blocks": 2, "tokens": 4},
+        {"expected_at": [1, 4, *[0] * 8], "came_true_at": [1, 0, *[0] * 8], "drafted": 6, "blocks": 2, "tokens": 4},
+        {"tokens": 4, "blocks": 3},  # nothing was drafted
+    ]
+    rows = [{"answers": {"auto": answers}}]
+    assert metrics.calibration(rows, "auto") == [(1, 1), (1, 8), *[(0, 0)] * 8]
+    assert metrics.rows_a_pass(rows, "auto") == pytest.approx(1 + 10 / 7)
+    assert metrics.calibration([{"answers": {"auto": answers[2:]}}], "auto") == []
+    assert metrics.rows_a_pass([{"answers": {"auto": answers[2:]}}], "auto") is None

@@ -109,6 +109,16 @@ def test_a_share_of_few_is_not_shown() -> None:
     assert list(tables.acceptance_by_position(_result())) == [], "where nothing was drafted there is no table"
 
 
+def test_what_was_expected_is_shown_beside_what_came_true() -> None:
+    expected, true = [0, MIN_JUDGED, 40, *[0] * 6, MIN_JUDGED - 1], [0, 1, 10, *[0] * 6, 2]
+    result = _result(drafted=59, expected_at=expected, came_true_at=true)
+    _, table = tables.calibration(result)
+    assert table.split("\n")[0].startswith("|  | to 0.1 | to 0.2 |")
+    assert table.split("\n")[2] == f"| `auto` |  | {1 / MIN_JUDGED:.2f} | 0.25 |  |  |  |  |  |  |  |"
+    assert "rows a pass" in tables.drafting(result, None).split("\n")[0]
+    assert list(tables.calibration(_result())) == []
+
+
 def test_partings_are_listed_where_there_are_any() -> None:
     result = _result()
     assert list(tables.divergences(result)) == []

@@ -66,3 +66,12 @@ def test_each_node_of_a_merged_draft_counts_for_the_drafter_that_was_surest_of_i
     assert (a.drafts, a.drafted, a.accepted, a.judged_at, a.accepted_at) == (1, 2, 1, {0: 1, 1: 1}, {0: 1})
     assert (b.drafts, b.drafted, b.accepted, b.judged_at, b.accepted_at) == (1, 2, 1, {0: 1, 1: 1}, {1: 1})
     assert list(tally.drafters) == ["a", "b"] and tally.drafted == 4 and tally.accepted == 2
+
+
+def test_what_the_policy_expected_is_held_against_what_came_true() -> None:
+    tally, draft = Tally(), Draft.chain((1, 2, 3), (0.9,) * 3, ("",) * 3, "a")
+    plan = Plan(draft, reach=(0.95, 0.91, 0.05))
+    tally.count(plan, Verdict((0, 1), (1, 2, 9)), emitted=3)
+    tally.count(plan, Verdict((0, 1), (1, 2)), emitted=2)  # the answer ended inside the draft
+    tally.count(Plan(draft.first(1), reach=(1.0, 0.5)), Verdict((0,), (1, 9)), emitted=2)  # a context had no more rows
+    assert tally.expected_at == {9: 3, 0: 1} and tally.came_true_at == {9: 3}
