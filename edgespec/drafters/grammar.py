@@ -13,12 +13,10 @@ from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from edgespec.core import MAX_ROWS, NOTHING, ROOT, Draft, Evaluation, Verdict, Vocabulary
-from edgespec.grammar.automaton import END, Automaton, Choices, State
+from edgespec.grammar.automaton import END, MOST_FORCED, Automaton, Choices, State
 
 _MOST_PLACES = 8
 """Continuations that are told apart."""
-_MOST_CHARACTERS = 256
-"""Characters of a continuation: about as many as the longest draft has."""
 _LEAST = 0.05
 """Probability below which a continuation is left out."""
 _TAIL = 0.7
@@ -196,29 +194,25 @@ class GrammarDrafters:
 
     def _forced(self, place: _Place) -> _Place:
         """The last place to which there is one way only."""
-        while not place.ended and len(place.tokens) + len(place.text) < _MOST_CHARACTERS:
-            state, choices = place.state, place.state.choices
-            if choices.count != 1 or choices.others or choices.is_open:
+        while len(place.tokens) + len(place.text) < MOST_FORCED and not place.ended:
+            text, state = place.state.forced
+            before = ord(text[-1]) if text else place.before
+            place = _Place(state, place.tokens, place.text + text, before, place.chance)
+            choices = state.choices
+            if choices.only == END:
+                return place._replace(ended=True)
+            if choices.count != 1 or not choices.tokens or choices.is_open:
                 break
-            if choices.tokens:
-                token = choices.tokens[0]
-                following = state.after_token(token, "")
-                tokens, text, before = (*self._path(place), token), "", place.before
-            else:
-                before = choices.codes[0]
-                if before == END:
-                    return place._replace(ended=True)
-                following = state.after(before)
-                tokens, text = place.tokens, place.text + chr(before)
+            following = state.after_token(choices.tokens[0], "")
             if following is None:
                 break
-            place = _Place(following, tokens, text, before, place.chance)
+            place = _Place(following, (*self._path(place), choices.tokens[0]), "", before, place.chance)
         return place
 
     def _branches(self, place: _Place) -> Iterator[_Place]:
         """The ways on from a place, those of small chance left out."""
         choices = place.state.choices
-        if choices.is_open or choices.forced is not None or len(place.text) >= _MOST_CHARACTERS:
+        if choices.is_open or choices.only is not None or len(place.text) >= MOST_FORCED:
             return
         for code, share in zip(choices.codes, self.choosing.chances(place.before, choices), strict=True):
             chance = place.chance * share
@@ -290,6 +284,6 @@ class GrammarDrafter:
 
     def _chosen(self, state: State, code: int) -> None:
         choices = state.choices
-        if not choices.is_open and choices.forced is None:
+        if not choices.is_open and choices.only is None:
             self._shared.choosing.observe(self._before, choices, code)
         self._before = code

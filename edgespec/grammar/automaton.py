@@ -19,6 +19,8 @@ MOST_STATES = 20_000
 """States that are remembered; then all are forgotten. Each takes about 1 kB."""
 MOST_CHOICES = 8
 """Characters of a class that count as single choices; a larger class is not counted out."""
+MOST_FORCED = 256
+"""Characters of a forced text: about as many as the longest draft has."""
 _OPEN = 64
 """Characters of a class from which on any text may come, so that nothing is known of it."""
 _UNSAID = ((0, 0), (0xD800, 0xDFFF))
@@ -58,19 +60,18 @@ class Choices:
     """
 
     codes: tuple[int, ...]
-    tokens: tuple[int, ...]
-    others: bool
-    is_open: bool
+    tokens: tuple[int, ...] = ()
+    others: bool = False
+    is_open: bool = False
+    count: int = field(init=False)
+    """How many there are; `others` count once."""
+    only: int | None = field(init=False)
+    """The code point that must come, or `END`; None where there is a choice, or a token."""
 
-    @property
-    def count(self) -> int:
-        """How many there are; `others` count once."""
-        return len(self.codes) + len(self.tokens) + self.others
-
-    @property
-    def forced(self) -> int | None:
-        """The code point that must come, or `END`; None where there is a choice, or a token."""
-        return self.codes[0] if len(self.codes) == 1 and not (self.tokens or self.others or self.is_open) else None
+    def __post_init__(self) -> None:
+        count = len(self.codes) + len(self.tokens) + self.others
+        object.__setattr__(self, "count", count)
+        object.__setattr__(self, "only", self.codes[0] if self.codes and count == 1 and not self.is_open else None)
 
 
 class State:
@@ -95,6 +96,17 @@ class State:
         for character in text:
             state = state and state.after(ord(character))
         return self._automaton.after_token(self._stacks, token, state._stacks if state and text else frozenset())
+
+    @cached_property
+    def forced(self) -> tuple[str, State]:
+        """The text that must come, of at most `MOST_FORCED` characters, and the state after it."""
+        text, state = "", self
+        while (code := state.choices.only) is not None and code != END and len(text) < MOST_FORCED:
+            following = state.after(code)
+            if following is None:  # too many stacks
+                break
+            text, state = text + chr(code), following
+        return text, state
 
     @cached_property
     def names_tokens(self) -> bool:
@@ -122,7 +134,7 @@ class State:
                     others = True
                 else:
                     codes.update(code for low, high in element.ranges for code in range(low, high + 1))
-        return Choices(tuple(sorted(codes)), tuple(sorted(tokens)), others, is_open)
+        return Choices(tuple(sorted(codes)), tuple(sorted(tokens)), others=others, is_open=is_open)
 
 
 def _meets(ranges: Ranges, others: Ranges) -> bool:

@@ -181,7 +181,7 @@ def test_a_grammar_without_an_end_has_a_bounded_draft() -> None:
 
 @given(taken=st.lists(st.integers(0, 2), max_size=80))
 def test_chances_sum_to_one_at_most_and_follow_what_was_chosen(taken: list[int]) -> None:
-    choosing, choices = Choosing(), Choices((97, 98, 99), (), others=False, is_open=False)
+    choosing, choices = Choosing(), Choices((97, 98, 99))
     for choice in taken:
         choosing.observe(0, choices, choices.codes[choice])
         chances = choosing.chances(0, choices)

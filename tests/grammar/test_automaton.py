@@ -42,7 +42,7 @@ def walk(vocabulary: LlamaVocabulary, grammar: str, seed: int, steps: int) -> No
             ids = [BYTE + code for code in ASCII]
             assert [BYTE + code for code in allowed] == matcher.allowed(ids)
             assert (END in state.choices.codes) == (END_ID in matcher.allowed([END_ID]))
-            forced = state.choices.forced
+            forced = state.choices.only
             if forced == END:
                 assert matcher.allowed() == [END_ID]
             elif forced is not None:
@@ -91,14 +91,18 @@ def test_every_kind_of_element(vocabulary: LlamaVocabulary, grammar: str) -> Non
 
 def test_what_is_forced_is_read_out() -> None:
     state = made('root ::= "né" ("1" | "2") "!"').start
-    said = ""
-    while state is not None and state.choices.forced not in (None, END):
-        said += chr(state.choices.forced or 0)
-        state = state.after(ord(said[-1]))
-    assert said == "né"
     assert state is not None
-    assert state.choices.codes == (ord("1"), ord("2"))
-    assert state.choices.count == 2
+    text, after = state.forced
+    assert text == "né"
+    assert after.choices.codes == (ord("1"), ord("2"))
+    assert after.choices.count == 2
+    assert after.forced == ("", after)
+
+
+def test_a_text_without_an_end_is_cut() -> None:
+    state = made('root ::= "ab" root').start
+    assert state is not None
+    assert state.forced[0] == "ab" * (automaton.MOST_FORCED // 2)
 
 
 @pytest.mark.parametrize(("characters", "others", "is_open"), [("[0-9]", True, False), ("[^x]", False, True)])
@@ -106,7 +110,7 @@ def test_classes_are_not_counted_out(characters: str, others: bool, is_open: boo
     state = made(f'root ::= {characters} | "-"').start
     assert state is not None
     assert (state.choices.codes, state.choices.others, state.choices.is_open) == ((ord("-"),), others, is_open)
-    assert state.choices.forced is None
+    assert state.choices.only is None
 
 
 def test_an_ambiguous_grammar_is_given_up() -> None:
@@ -126,5 +130,5 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert state is not None
         state = state.after(code)
     assert state is not None
-    assert state.choices.forced == END
+    assert state.choices.only == END
     assert len(nested._states) <= 10
