@@ -1,7 +1,8 @@
-"""Answers by JSON schemas: are they valid, and what does a token cost?
+"""Answers by JSON schemas: are they valid, what does a token cost, and what does drafting by the grammar save?
 
 python -m benchmarks.schemas answers --json benchmarks/results/schema-answers.json
 python -m benchmarks.schemas speed --json benchmarks/results/schema-speed.json
+python -m benchmarks.schemas drafts -m MODEL.gguf --json benchmarks/results/schema-drafts.json
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import ctypes
 import json
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,20 @@ from benchmarks.common import begun, save
 from benchmarks.schema_generator import PATTERNS, SchemaMaker
 from edgespec import Engine, SamplingParams, load
 from edgespec.backend import LlamaSampler
-from edgespec.core import NOTHING
+from edgespec.core import NOTHING, AnswerPolicy, Drafter, Policy
+from edgespec.drafters import make_drafter
+from edgespec.drafters.grammar import GrammarDrafters
 from edgespec.errors import GrammarError
 from edgespec.grammar import schema_to_grammar
 from edgespec.grammar.words import OBEYED, REFUSED
+from edgespec.policy.adaptive import AdaptivePolicy
+from edgespec.testing import FixedPolicy
 
 ANSWERS = "answers by random schemas"
 SPEED = "the time of a token with a schema"
+DRAFTS = "drafting by the grammar of a schema"
+ROWS = 16
+"""Draft tokens of the contestants that always draft."""
 PROMPT = "Answer with JSON that fits this schema, short: "
 SCHEMAS: dict[str, Any] = {
     "person": {
@@ -86,6 +95,16 @@ SCHEMAS: dict[str, Any] = {
     "any object": {"type": "object"},
 }
 """Schemas as people write them, of words that llama-cpp-python's converter knows too."""
+
+
+TEXTS = {
+    "person": "Grace Hopper was 79 when we last wrote to her, at grace.hopper@navy.example.",
+    "list of objects": "On Friday we show Casablanca, a drama of 1942. On Saturday it is Some Like It Hot (1959), for "
+    "those who want to laugh, and on Sunday The Godfather of 1972, about a family of criminals.",
+    "nested": "Order 4711: three pieces of A-100 and twelve of B-220, one C-7. Paid on arrival of the goods.",
+    "20 optional properties": "Field 0 is red, field 3 is a meadow, field 4 lies idle and field 11 has potatoes.",
+}
+"""What answers by some of the schemas are to be taken from."""
 
 
 def old_grammar(schema: Any) -> str:
@@ -279,6 +298,124 @@ def report(found: list[dict[str, Any]]) -> None:
             made = statistics.median(row["made_ms"] for row in rows)
             parts.append(f"{grammar} {cost:.3f} ms a token, made in {made:.1f} ms")
         print(f"{name}, temperature {temperature:g}: {'; '.join(parts)}")
+
+
+class _Drafting:
+    """A policy with drafters for each answer, which `own` makes from its grammar, instead of those of the engine."""
+
+    def __init__(self, policy: Policy, own: Callable[[], Sequence[Drafter]]) -> None:
+        self._policy, self._own = policy, own
+
+    def begin(self, drafters: Sequence[Drafter] = ()) -> AnswerPolicy:
+        return self._policy.begin(self._own())
+
+
+class _Contestants:
+    """The ways to draft, by name. What each learns, it learns of all answers."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.grammar = ""
+        trees = engine.context.trees
+        shared = GrammarDrafters(engine.model.vocabulary)
+        self._eager = GrammarDrafters(engine.model.vocabulary)
+        self._trees = trees
+
+        def adaptive(*names: str, own: bool) -> Policy:
+            policy = AdaptivePolicy([make_drafter(name) for name in names], engine.latency, trees=trees)
+            return _Drafting(policy, lambda: [shared.drafter(self.grammar)] if own else [])
+
+        self._adaptive = {
+            "none": adaptive(own=False),
+            "grammar": adaptive(own=True),
+            "suffix": adaptive("suffix", own=False),
+            "suffix+grammar": adaptive("suffix", own=True),
+        }
+        self.names: tuple[str, ...] = (*self._adaptive, "always")
+
+    def policy(self, name: str, grammar: str) -> Policy:
+        """The policy of a contestant for an answer by this grammar."""
+        self.grammar = grammar
+        if name in self._adaptive:
+            return self._adaptive[name]
+        return FixedPolicy(self._eager.drafter(grammar), ROWS, trees=self._trees)
+
+
+@main.command()
+@click.option("-m", "--model", help="Default: the small built-in model.")
+@click.option("--rounds", type=int, default=3, show_default=True)
+@click.option("-n", "tokens", type=int, default=160, show_default=True, help="Most tokens of an answer.")
+@click.option("--counts", is_flag=True, help="Only what does not depend on time: for a busy machine.")
+@click.option("--seconds", type=float, default=1e9, help="Stop after so many; the next run goes on.")
+@click.option("--json", "out", type=click.Path(path_type=Path))
+def drafts(model: str | None, rounds: int, tokens: int, counts: bool, seconds: float, out: Path | None) -> None:
+    """Forward passes and time of answers with and without the drafter `grammar`, in turns.
+
+    `always` drafts up to 16 tokens at every step, whatever that takes: what is right, not what pays.
+    """
+    started = time.monotonic()
+    with load(model, drafter="suffix", n_ctx=2048) as engine:
+        settings = {"rounds": rounds, "tokens": tokens, "counts": counts}
+        before = begun(out, DRAFTS, [engine.model.path], settings, holds="answers")
+        found: list[dict[str, Any]] = before.get("answers", [])
+        done = {(row["schema"], row["temperature"], row["round"]) for row in found}
+        contestants = _Contestants(engine)
+        names = ("none", "always") if counts else contestants.names
+        for number in range(rounds):
+            for name in SCHEMAS:
+                for temperature in (0.0, 1.0):
+                    if (name, temperature, number) in done or time.monotonic() - started > seconds:
+                        continue
+                    for contestant in names[number % 2 :] + names[: number % 2]:
+                        row = drafted(engine, contestants, contestant, name, temperature, number, tokens)
+                        if counts:
+                            del row["decode_ms"], row["planning_ms"]
+                        found.append({"schema": name, "temperature": temperature, "round": number, **row})
+        save(out, DRAFTS, [engine.model.path], {"settings": settings, "answers": found})
+    report_drafts(found)
+
+
+def report_drafts(found: list[dict[str, Any]]) -> None:
+    """A line for each contestant."""
+    plain = {_key(row): row["text"] for row in found if row["drafter"] == "none"}
+    for name in dict.fromkeys(row["drafter"] for row in found):
+        rows = [row for row in found if row["drafter"] == name]
+        tokens, passes, drafted, accepted = (
+            sum(row[part] for row in rows) for part in ("tokens", "passes", "drafted", "accepted")
+        )
+        decode_ms = sum(row.get("decode_ms", 0.0) for row in rows)
+        speed = f"{1000 * (tokens - len(rows)) / decode_ms:.1f} tokens/s, " if decode_ms else ""
+        parted = sum(row["text"] != plain[_key(row)] for row in rows)
+        print(
+            f"{name}: {(tokens - len(rows)) / passes:.2f} tokens a forward pass, {speed}{accepted} of {drafted} "
+            f"draft tokens accepted, {parted} of {len(rows)} answers part from the plain one"
+        )
+
+
+def _key(row: dict[str, Any]) -> tuple[str, float, int]:
+    return row["schema"], row["temperature"], row["round"]
+
+
+def drafted(
+    engine: Engine, contestants: _Contestants, contestant: str, name: str, temperature: float, seed: int, count: int
+) -> dict[str, Any]:
+    """The counts and times of one answer."""
+    grammar = schema_to_grammar(SCHEMAS[name])
+    prompt = f"{TEXTS.get(name, '')}\n\n{PROMPT}{json.dumps(SCHEMAS[name])[:600]}".strip()
+    engine.context.forget()
+    engine.policy = contestants.policy(contestant, grammar)
+    sampling = SamplingParams(temperature=temperature, seed=seed, grammar=grammar)
+    answer = engine.generate(prompt, sampling=sampling, max_tokens=count)
+    tally = answer.tally
+    return {
+        "drafter": contestant,
+        "tokens": tally.tokens,
+        "passes": tally.blocks,
+        "drafted": tally.drafted,
+        "accepted": tally.accepted,
+        "decode_ms": round(1000 * tally.decode_seconds, 3),
+        "planning_ms": round(1000 * tally.planning_seconds, 3),
+        "text": answer.text,
+    }
 
 
 if __name__ == "__main__":

@@ -251,6 +251,28 @@ def schema_speed(result: Result) -> str:
     return table(["schema", "temperature", *(f"{grammar}, ms a token" for grammar in grammars)], rows)
 
 
+def schema_drafts(result: Result) -> str:
+    """Tokens a forward pass by schema and drafter, and the speed over plain decoding where time was taken."""
+    drafters = [name for name in dict.fromkeys(row["drafter"] for row in result["answers"]) if name != "none"]
+    schemas = list(dict.fromkeys(row["schema"] for row in result["answers"]))
+    timed = all("decode_ms" in row for row in result["answers"])
+    header = [f"{name}, tokens a pass" for name in drafters]
+    rows = []
+    for schema in (*schemas, None):
+        found = [row for row in result["answers"] if schema in (row["schema"], None)]
+        by_name = {name: [row for row in found if row["drafter"] == name] for name in ("none", *drafters)}
+        shown = [f"{sum(row['tokens'] - 1 for row in of) / sum(row['passes'] for row in of):.2f}"
+                 for name, of in by_name.items() if name != "none"]  # fmt: skip
+        if timed:
+            speeds = [sum(row["tokens"] - 1 for row in of) / sum(row["decode_ms"] for row in of)
+                      for of in by_name.values()]  # fmt: skip
+            shown += [f"{speed / speeds[0]:.2f}" for speed in speeds[1:]]
+        rows.append([schema or "all", *shown])
+    if timed:
+        header += [f"{name}, speed" for name in drafters]
+    return table(["schema", *header], rows)
+
+
 def prefix(result: Result) -> str:
     """The first token of a long prompt, without the prefix cache and with it."""
     rounds, ratios = result["rounds"], result["ratios"]
@@ -308,6 +330,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "the first token of a reopened chat": reopen,
     "answers by random schemas": schema_answers,
     "the time of a token with a schema": schema_speed,
+    "drafting by the grammar of a schema": schema_drafts,
     "the first token of a prompt that was read before": prefix,
 }
 

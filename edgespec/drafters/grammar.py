@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 from edgespec.core import MAX_ROWS, NOTHING, ROOT, Draft, Evaluation, Verdict, Vocabulary
 from edgespec.grammar.automaton import END, MOST_FORCED, Automaton, Choices, State
 
-_MOST_PLACES = 8
+_MOST_PLACES = 4
 """Continuations that are told apart."""
 _LEAST = 0.05
 """Probability below which a continuation is left out."""
