@@ -87,6 +87,10 @@ class TableModel:
             raise InvalidRequest(f"cannot drop {drop} tokens after {keep}: the cache holds {len(self._held)}")
         del self._held[keep : keep + drop]
 
+    def share_prefix(self, other: TableModel, length: int) -> None:
+        """Hold the first `length` tokens that `other` holds, and no others."""
+        self._tree, self._held = [], other._held[:length]
+
     def piece(self, token: int) -> bytes:
         if self.is_end(token):
             return b""

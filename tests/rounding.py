@@ -53,10 +53,11 @@ def chain(tokens: Sequence[int]) -> Draft:
     return Draft.chain(tokens, [1.0] * len(tokens), [0] * len(tokens), "test")
 
 
-def rounding(context: Context, tokens: Sequence[int]) -> Rounding:
+def rounding(context: Context, tokens: Sequence[int], beside: Sequence[Context] = ()) -> Rounding:
     """What evaluations of `tokens` (at least 2) at different widths, and after different prefills, make of the logits.
 
-    The cache is left as it comes.
+    `beside` are contexts that share a memory with others, so that cells are in another order. The caches are left as
+    they come.
     """
     start = max(1, len(tokens) - LONGEST)
     widths = [width for width in WIDTHS if width <= context.max_rows]
@@ -70,6 +71,11 @@ def rounding(context: Context, tokens: Sequence[int]) -> Rounding:
         prefilled = context.prefill(tokens)
         assert prefilled is not None
         differences.append(prefilled - rows[0, -1])
+    for other in beside:
+        for width in widths:
+            other.rewind(0)
+            other.prefill(tokens[:start])
+            differences.append(_evaluated(other, tokens, start, width)[-1] - rows[0, -1])
     found = np.stack(differences)
     return Rounding(rows[0, -1], found, max(float(np.ptp(rows, axis=0).max()), float(np.abs(found).max())))
 
@@ -86,7 +92,12 @@ def _evaluated(context: Context, tokens: Sequence[int], start: int, width: int) 
 
 
 def assert_same_choices(
-    context: Context, prompt: Sequence[int], one: Sequence[int], other: Sequence[int], sampler_after: SamplerAfter
+    context: Context,
+    prompt: Sequence[int],
+    one: Sequence[int],
+    other: Sequence[int],
+    sampler_after: SamplerAfter,
+    beside: Sequence[Context] = (),
 ) -> None:
     """Two answers to `prompt` are equal, or part where logits within the rounding give the token of either.
 
@@ -97,7 +108,7 @@ def assert_same_choices(
         return
     assert position < min(len(one), len(other)), f"one answer ends after {position} tokens, and the other goes on"
     tokens = [*prompt, *one[:position]]
-    found = rounding(context, tokens)
+    found = rounding(context, tokens, beside)
     left, right = one[position], other[position]
     margin, noise = float(found.row[left] - found.row[right]), found.among((left, right))
     for token in (left, right):
@@ -123,11 +134,16 @@ def _can_be_chosen(token: int, row: Row, noise: float, sampler: Callable[[], Sam
 
 
 def assert_same_answer(
-    engine: Engine, prompt: Sequence[int], one: Sequence[int], other: Sequence[int], sampling: SamplingParams
+    engine: Engine,
+    prompt: Sequence[int],
+    one: Sequence[int],
+    other: Sequence[int],
+    sampling: SamplingParams,
+    beside: Sequence[Context] = (),
 ) -> None:
     """Two answers of `engine`, or of another program with the same model, to `prompt` differ by rounding alone."""
 
     def sampler_after(tokens: list[int]) -> Sampler:
         return LlamaSampler(engine.model.vocabulary, sampling, history=tokens, position=len(tokens))
 
-    assert_same_choices(engine.context, prompt, one, other, sampler_after)
+    assert_same_choices(engine.context, prompt, one, other, sampler_after, beside)

@@ -48,21 +48,23 @@ class LlamaContext:
         )
         self._sequence = sequence
         self._model = model
+        self.kv_type, self.flash_attention = kv_type, flash_attention
         self._pointer, self._memory = self._cells.pointer, self._cells.memory
         self._tokens: list[int] = []  # the cached tokens; after an interrupt the cache holds fewer
         self._mark = NO_MARK  # of the sequence that the cached tokens are a prefix of
         self._branches = self._cells.path_ids()  # of the last tree but the first path, until one is chosen
         self._branch_tokens: list[list[int]] = []  # the tokens of those paths
         self._tree_base = 0  # the number of tokens before that tree
-        self._unrotated_from: int | None = (
-            None  # first position whose keys were shifted; the next forward pass rotates them
-        )
+        self._unrotated_from: int | None = None  # first position whose keys were shifted; the next pass rotates them
         self._shifted_from: int | None = None  # first position that was computed with dropped tokens in view
+        self._shares = False  # whether cells may be those of another sequence too
         self._uncuttable = 0  # tokens of a restored state that is complete only as a whole
         self.max_rows = MAX_ROWS
         """The most rows that one forward pass returns; may be lowered."""
         self.trees = self._cells.trees
         """Whether a draft may have branches; may be set to False."""
+        self.can_cut = self._cells.can_cut
+        """Whether tokens can be taken back, as drafts need it; else the cache starts over."""
         self.n_ctx = self._cells.n_ctx
         self.threads = threads
         self.settings = f"{native.build_name()}; keys and values {kv_type}, flash attention {flash_attention}"
@@ -164,13 +166,14 @@ class LlamaContext:
         """Drop `drop` tokens after the first `keep` and move the rest up, without a forward pass.
 
         The rest was computed with the dropped tokens in view. Where llama.cpp cannot shift (positions of several
-        dimensions, M-RoPE), the rest leaves the cache, and the next call evaluates it again.
+        dimensions, M-RoPE), or another sequence may have the same cells, the rest leaves the cache, and the next call
+        evaluates it again.
         """
         held = len(self._cached_tokens())
         self._drop_branches()
         if keep < 0 or drop < 1 or keep + drop > held:
             raise InvalidRequest(f"cannot drop {drop} tokens after {keep}: the cache holds {held}")
-        if not llama_cpp.llama_memory_can_shift(self._memory):
+        if self._shares or not llama_cpp.llama_memory_can_shift(self._memory):
             self._truncate(keep)
             return
         tail = self._tokens[keep + drop :]
@@ -194,6 +197,7 @@ class LlamaContext:
         tokens = other._cached_tokens()[:length]
         if other._unrotated_from is not None:
             del tokens[other._unrotated_from :]  # keys that are yet to be turned, once
+        self._shares = other._shares = True
         self._cells.share(other._sequence, self._sequence, 0, len(tokens))
         self._tokens += tokens
         self._shifted_from = other._shifted_from
@@ -298,7 +302,7 @@ class LlamaContext:
             self._shifted_from = None
         if self._cells.length(self._sequence) <= length:
             return length  # nothing to remove: llama.cpp would search all cells
-        if length < self._uncuttable or not self._cells.remove(self._sequence, length):
+        if length < self._uncuttable or not self.can_cut or not self._cells.remove(self._sequence, length):
             self.forget()  # a recurrent state cannot be cut: start over
             return 0
         return length
@@ -337,10 +341,32 @@ class LlamaContext:
         return ContextOverflow(f"{count} tokens do not fit into a context of {self.n_ctx}: enlarge --ctx")
 
 
-def shared_contexts(model: LlamaModel, count: int, *, n_ctx: int, threads: int, trees: bool) -> list[LlamaContext]:
-    """Contexts of `n_ctx` tokens each on one memory, for `evaluate_together`. Closing one of them closes all."""
-    cells = Sequences(model, n_ctx=n_ctx, threads=threads, count=count, trees=trees)
-    return [LlamaContext(model, n_ctx=n_ctx, threads=threads, cells=cells, sequence=id) for id in range(count)]
+def shared_contexts(
+    model: LlamaModel,
+    count: int,
+    *,
+    n_ctx: int,
+    threads: int,
+    trees: bool,
+    total: int | None = None,
+    kv_type: str = "f16",
+    flash_attention: str = "auto",
+) -> list[LlamaContext]:
+    """Contexts of `n_ctx` tokens each on one memory, for `evaluate_together`. Closing one of them closes all.
+
+    `total`: the most tokens that all of them hold at once, by default `count` times `n_ctx`.
+    """
+    cells = Sequences(
+        model, n_ctx=n_ctx, threads=threads, count=count, total=total, trees=trees,
+        kv_type=kv_type, flash_attention=flash_attention,
+    )  # fmt: skip
+    return [
+        LlamaContext(
+            model, n_ctx=n_ctx, threads=threads, kv_type=kv_type, flash_attention=flash_attention,
+            cells=cells, sequence=sequence,
+        )
+        for sequence in range(count)
+    ]  # fmt: skip
 
 
 def evaluate_together(requests: Sequence[tuple[LlamaContext, Sequence[int], Draft]]) -> list[Evaluation]:

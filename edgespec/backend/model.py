@@ -250,7 +250,12 @@ class LlamaModel:
         """
         if not self.can_rewind:
             return 0
-        return int(llama_cpp.llama_model_n_swa(self.pointer)) or sys.maxsize
+        return self.sliding_window or sys.maxsize
+
+    @property
+    def sliding_window(self) -> int:
+        """The tokens that layers with a sliding window look back at; 0 where there are none."""
+        return int(llama_cpp.llama_model_n_swa(self.pointer))
 
     @property
     def n_ctx_before_scaling(self) -> int | None:
@@ -285,7 +290,7 @@ class LlamaModel:
         """
         return (
             self.can_rewind
-            and llama_cpp.llama_model_n_swa(self.pointer) == 0
+            and not self.sliding_window
             and llama_cpp.llama_model_rope_type(self.pointer) in _ONE_DIMENSION
         )
 

@@ -55,7 +55,8 @@ FLASH_ATTENTION = {
 class Sequences:
     """The KV cache of a model for `count` token sequences of `n_ctx` tokens each, with ids from 0 on.
 
-    `trees` asks for the ids of draft trees, which a model has where `LlamaModel.can_branch`. Not thread-safe.
+    `total` bounds the tokens of all sequences together, for those that are not all that long at once. `trees` asks for
+    the ids of draft trees, which a model has where `LlamaModel.can_branch`. Not thread-safe.
     Raises UnsupportedModel where llama.cpp makes no such context.
     """
 
@@ -66,14 +67,17 @@ class Sequences:
         n_ctx: int,
         threads: int,
         count: int = 1,
+        total: int | None = None,
         trees: bool = False,
         kv_type: str = "f16",
         flash_attention: str = "auto",
     ) -> None:
         self.trees = trees and model.can_branch
         """Whether a draft may have branches."""
+        self.can_cut = model.can_rewind and (count == 1 or not model.sliding_window)
+        """Whether tokens can be taken back. llama.cpp gives cells that a sliding window has left to other sequences."""
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = max(count * n_ctx, PREFILL_CHUNK)  # llama.cpp limits n_batch to it
+        params.n_ctx = max(total or count * n_ctx, PREFILL_CHUNK)  # llama.cpp limits n_batch to it
         params.n_batch = params.n_ubatch = max(PREFILL_CHUNK, MAX_ROWS)
         params.n_outputs_max = MAX_ROWS
         # A tree has fewer leaves than its pass has rows: MAX_ROWS ids are enough for the trees of all sequences.
@@ -102,7 +106,7 @@ class Sequences:
         self._taken: list[list[int]] = []  # a list of each sequence: an id is taken while it is in one of them
         self._logits_address = 0
         self._logits: Row = np.empty((0, 0), np.float32)
-        self.n_ctx = int(llama_cpp.llama_n_ctx(pointer)) // count
+        self.n_ctx = n_ctx if total else int(llama_cpp.llama_n_ctx(pointer)) // count
         """The number of tokens of each sequence."""
 
     @property

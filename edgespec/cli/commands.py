@@ -49,6 +49,10 @@ def _complete_session(
     "--prompts", type=_FILE, metavar="FILE.jsonl",
     help="Answer all prompts of a file in Spec-Bench's form; print one JSON object per turn.",
 )
+@click.option(
+    "--parallel", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N",
+    help="With --prompts: the most prompts to answer at once, in shared forward passes.",
+)
 @click.option("--raw", is_flag=True, help="Use the prompt as it is, without the chat template.")
 @prefix_cache_option
 @sampling_options

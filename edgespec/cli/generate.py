@@ -12,6 +12,7 @@ from edgespec import Engine, SamplingParams, Session
 from edgespec.cli.build import open_engine, sampling_of, template_variables_of
 from edgespec.cli.inputs import options_from_input, prompt_of
 from edgespec.cli.interrupt import cancelled_by_ctrl_c
+from edgespec.cli.parallel import outcomes_in_order
 from edgespec.cli.report import DecisionLog, PromptProgress, as_json, json_line, print_stats
 from edgespec.cli.terminal import echo, write
 from edgespec.errors import ContextOverflow, EdgespecError, EvaluationError, GrammarError, InvalidRequest
@@ -28,18 +29,88 @@ def run(options: dict[str, Any]) -> None:
     _check_sources(options)
     sampling = sampling_of(options, logprobs=_wanted_logprobs(options))
     conversations = _conversations(options)
-    n_failed = 0
+    answering = _answer_together if _parallel(options) > 1 else _answer_in_turn
     with open_engine(options) as engine:
-        for number, conversation in enumerate(conversations, start=1):
-            try:
-                _answer(engine, conversation, sampling, options)
-            except _ERRORS_OF_ONE_PROMPT as error:
-                if options["prompts"] is None or isinstance(error, GrammarError):
-                    raise
-                n_failed += 1
-                echo(f"edgespec: prompt {conversation.get('question_id', number)}: {error}", err=True)
+        n_failed = answering(engine, conversations, sampling, options)
     if n_failed:
         sys.exit(1)
+
+
+def _parallel(options: dict[str, Any]) -> int:
+    """The value of --parallel. Raises UsageError where it is on the command line without --prompts."""
+    source = click.get_current_context().get_parameter_source
+    if options["prompts"] is None and source("parallel") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--parallel answers several prompts at once: give them with --prompts FILE.jsonl")
+    parallel: int = options["parallel"]
+    return parallel if options["prompts"] is not None else 1
+
+
+def _answer_in_turn(
+    engine: Engine, conversations: list[dict[str, Any]], sampling: SamplingParams, options: dict[str, Any]
+) -> int:
+    """Answer the conversations; returns how many failed."""
+    n_failed = 0
+    for number, conversation in enumerate(conversations, start=1):
+        try:
+            _answer(engine, conversation, sampling, options)
+        except _ERRORS_OF_ONE_PROMPT as error:
+            if options["prompts"] is None or isinstance(error, GrammarError):
+                raise
+            n_failed += 1
+            _print_failure(conversation, number, error)
+    return n_failed
+
+
+def _answer_together(
+    engine: Engine, conversations: list[dict[str, Any]], sampling: SamplingParams, options: dict[str, Any]
+) -> int:
+    """Answer the conversations, several at once; returns how many failed."""
+    n_failed, cancelled = 0, False
+    progress = PromptProgress()
+
+    def fields(index: int, turn: int) -> dict[str, Any]:
+        return {**_prompt_fields(conversations[index]), "turn": turn}
+
+    def decisions(index: int, turn: int) -> DecisionLog:
+        progress.clear()
+        return DecisionLog(options["stats"], fields(index, turn))
+
+    arguments = {
+        "system": options["system"], "variables": template_variables_of(options),
+        **_answer_arguments(sampling, options, progress),
+    }  # fmt: skip
+    parallel = _parallel(options)
+    for index, turn, outcome in outcomes_in_order(engine, conversations, arguments, decisions, parallel=parallel):
+        session, error = outcome.session, outcome.error
+        if session is not None and (session.emitted or error is None):
+            echo(json_line({**fields(index, turn), **as_json(session, engine, sampling)}, sys.stdout))
+            if options["stats"]:
+                print_stats(session, engine, sampling.seed)
+            cancelled = cancelled or (error is None and session.finish_reason == "cancelled")
+        if error is not None:
+            if isinstance(error, GrammarError) or not isinstance(error, _ERRORS_OF_ONE_PROMPT):
+                raise error
+            n_failed += 1
+            _print_failure(conversations[index], index + 1, error)
+    if cancelled:
+        sys.exit(130)
+    return n_failed
+
+
+def _print_failure(conversation: dict[str, Any], number: int, error: EdgespecError) -> None:
+    echo(f"edgespec: prompt {conversation.get('question_id', number)}: {error}", err=True)
+
+
+def _answer_arguments(sampling: SamplingParams, options: dict[str, Any], progress: PromptProgress) -> dict[str, Any]:
+    """The arguments of `stream` for one answer."""
+    return {
+        "sampling": sampling,
+        "max_tokens": options["max_tokens"],
+        "stop": options["stop"],
+        "overflow": "shift" if options["context_shift"] else "stop",
+        "on_prefill": progress,
+        "explain": options["stats"] == "full",
+    }
 
 
 def _leave_out_what_is_for_conversations(options: dict[str, Any]) -> None:
@@ -87,14 +158,7 @@ def _answer(engine: Engine, conversation: dict[str, Any], sampling: SamplingPara
     chat = engine.chat(options["system"], template_variables=variables) if many_prompts else None
     for turn, text in enumerate(conversation["turns"]):
         progress = PromptProgress()
-        arguments: dict[str, Any] = {
-            "sampling": sampling,
-            "max_tokens": options["max_tokens"],
-            "stop": options["stop"],
-            "overflow": "shift" if options["context_shift"] else "stop",
-            "on_prefill": progress,
-            "explain": options["stats"] == "full",
-        }
+        arguments = _answer_arguments(sampling, options, progress)
         if chat is not None:
             session = chat.stream(text, **arguments)
         else:

@@ -6,22 +6,30 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Protocol
 
-from edgespec import Session
 from edgespec.cli.terminal import echo
 from edgespec.system.signals import Terminated
 
 
+class Cancellable(Protocol):
+    """An answer, or several."""
+
+    def cancel(self) -> None:
+        """End it after the forward pass in progress."""
+        ...
+
+
 @contextmanager
-def cancelled_by_ctrl_c(session: Session) -> Iterator[None]:
-    """In this context, the first Ctrl-C ends the answer after the forward pass in progress, the second interrupts."""
+def cancelled_by_ctrl_c(answer: Cancellable) -> Iterator[None]:
+    """In this context, the first Ctrl-C ends `answer` after the forward pass in progress, the second interrupts."""
     cancelled = False
 
     def cancel(_signal: int, _frame: FrameType | None) -> None:
         nonlocal cancelled
         if cancelled:
             raise KeyboardInterrupt
-        session.cancel()
+        answer.cancel()
         cancelled = True
 
     before = signal.signal(signal.SIGINT, cancel)

@@ -58,6 +58,17 @@ class Block:
     reasons: tuple[str, ...] = ()
 
 
+def check_prompt(tokens: Sequence[int], n_ctx: int) -> None:
+    """Raises InvalidRequest for an empty prompt, and ContextOverflow where the context has no room for an answer."""
+    if not tokens:
+        raise InvalidRequest("the prompt is empty: give the model something to answer")
+    if len(tokens) >= n_ctx:
+        raise ContextOverflow(
+            f"the prompt has {len(tokens)} tokens and the context holds {n_ctx}, the answer included: "
+            "shorten it or enlarge the context (--ctx)"
+        )
+
+
 class Session:
     """One answer of a target, decoded block by block: iterate over `stream()`, or call `step()` until `finished`.
 
@@ -82,13 +93,7 @@ class Session:
         prompt_store: PromptStore | None = None,
         lock: AbstractContextManager[object] | None = None,
     ) -> None:
-        if not tokens:
-            raise InvalidRequest("the prompt is empty: give the model something to answer")
-        if len(tokens) >= target.n_ctx:
-            raise ContextOverflow(
-                f"the prompt has {len(tokens)} tokens and the context holds {target.n_ctx}, the answer included: "
-                "shorten it or enlarge the context (--ctx)"
-            )
+        check_prompt(tokens, target.n_ctx)
         self._target = target
         self._vocabulary = vocabulary
         self._sampler = sampler
@@ -109,6 +114,16 @@ class Session:
         self.emitted: list[int] = []
         self.tally = Tally(prompt_tokens=len(tokens))
         self.finish_reason: FinishReason | None = None
+
+    @property
+    def tokens(self) -> TokenSequence:
+        """The prompt, and the answer so far."""
+        return self._tokens
+
+    @property
+    def shifts(self) -> bool:
+        """Whether a full context drops its oldest tokens."""
+        return self._options.overflow == "shift"
 
     @property
     def text(self) -> str:

@@ -85,7 +85,7 @@ class DrafterSet:
         headers: Mapping[Path, Header] | None = None,
     ) -> None:
         self._target, self._context, self._profiles, self._resources = target, context, profiles, resources
-        self._exact = exact
+        self.exact = exact
         self._headers = headers or {}
         self._exact_rows = 0
 
@@ -103,7 +103,7 @@ class DrafterSet:
         if name != "none" and (reason := self._why_not()):
             _log.warning("%s: %s: decoding without drafts", self._target.name, reason)
             name = drafter = "none"
-        elif name != "none" and not (self._exact or self._target.can_branch):
+        elif name != "none" and not (self.exact or self._target.can_branch):
             _log.info("%s: drafts are chains: no trees with a sliding window or positions of several dimensions",
                       self._target.name)  # fmt: skip
         if isinstance(drafter, str):
@@ -116,7 +116,7 @@ class DrafterSet:
         """Why no draft can be verified; empty where drafts can."""
         if not self._target.can_rewind:
             return "it cannot take tokens back (recurrent memory)"
-        if self._exact:
+        if self.exact:
             if not self._exact_rows:
                 self._exact_rows = self._profiles.exact_rows(self._context, self._target.vocabulary.size)
             self._context.max_rows = self._exact_rows

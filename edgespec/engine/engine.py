@@ -6,14 +6,15 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, overload
 
 from edgespec.backend import NO_VARIABLES, LlamaContext, LlamaModel, LlamaSampler, Message, Prompt
 from edgespec.core import Drafter, Policy, TokenSequence, arguments, common_prefix
+from edgespec.core.arguments import choice
 from edgespec.decode.options import GenerationOptions
 from edgespec.decode.sampling import SamplingParams
 from edgespec.decode.session import Block, Session
@@ -21,11 +22,13 @@ from edgespec.drafters.grammar import GrammarDrafters
 from edgespec.engine.asynchronous import Turns
 from edgespec.engine.chat import Chat
 from edgespec.engine.drafter_set import DrafterSet, OpenedDrafter, close_all
+from edgespec.engine.fit import Fit
+from edgespec.engine.many import ManyAnswers, Place, Work, as_completed, in_order
 from edgespec.engine.messages import conversation, template_variables_of
 from edgespec.engine.prefix_cache import PrefixCache
 from edgespec.engine.profile_store import ProfileStore
 from edgespec.engine.sampling_defaults import SamplingDefaults
-from edgespec.errors import ContextOverflow, InvalidRequest
+from edgespec.errors import ContextOverflow, EdgespecError, InvalidRequest
 from edgespec.gguf.metadata import strings
 from edgespec.latency.model import LatencyModel
 from edgespec.policy.adaptive import AdaptivePolicy
@@ -62,6 +65,7 @@ class Engine:
         drafter_set: DrafterSet | None = None,
         fingerprint: str = "",
         prefix_cache: PrefixCache | None = None,
+        fit: Fit | None = None,
     ) -> None:
         self.model = model
         self.context = context
@@ -73,6 +77,8 @@ class Engine:
         """Identifies the model's file; empty where it is not known."""
         self.prefix_cache = prefix_cache
         """What was read of prompts, on disk; None where it is off."""
+        self.fit = fit
+        """The memory that the model takes; None where GPUs take part."""
         self.lock = threading.RLock()
         """Held during each forward pass, and while the KV cache or the vocabulary is read."""
         _engines.add(self)
@@ -80,6 +86,7 @@ class Engine:
         """The sampling parameters that are recommended for the model in a chat."""
         self.turns = Turns()
         """Runs the answers of `astream` and `agenerate`."""
+        self._many: weakref.WeakSet[ManyAnswers] = weakref.WeakSet()
         self._drafter_set = drafter_set
         self._save: Callable[[], object] = lambda: None
         self._grammar_drafters = GrammarDrafters(model.vocabulary)
@@ -96,6 +103,11 @@ class Engine:
             for drafter, fingerprint in models.items():
                 self.profiles.load_acceptance(policy.acceptance, drafter, fingerprint)
             self._save = weakref.finalize(self, _save, self.profiles, policy, models)
+
+    @property
+    def exact(self) -> bool:
+        """Whether drafts are confined to what a self-test found exact to the bit."""
+        return self._drafter_set is not None and self._drafter_set.exact
 
     @property
     def drafting(self) -> bool:
@@ -144,25 +156,40 @@ class Engine:
         Raises InvalidRequest, ContextOverflow.
         """
         arguments.function("on_prefill", on_prefill)
+        generation = GenerationOptions(**options)
+        with self.lock:
+            tokens, keep = self.read_prompt(
+                prompt, system, template_variables, raw=raw, shift=generation.overflow == "shift"
+            )
+            return self.answer(tokens, generation, keep=keep, on_prefill=on_prefill)
+
+    def read_prompt(
+        self,
+        prompt: str | Sequence[Message],
+        system: str | None,
+        template_variables: Mapping[str, Any] | None,
+        *,
+        raw: bool,
+        shift: bool,
+    ) -> tuple[list[int], int]:
+        """The ids of a prompt, and the number of leading ones that a context shift keeps. It needs the lock."""
         raw = arguments.switch("raw", raw)
         if raw and (not isinstance(prompt, str) or system is not None):
             raise InvalidRequest("a raw prompt is one text, without a system prompt")
         variables = template_variables_of(template_variables)
         if raw and variables:
             raise InvalidRequest("a raw prompt has no chat template that could read variables")
-        generation = GenerationOptions(**options)
-        with self.lock:
-            if raw:
-                self.check_length(str(prompt))
-                tokens = self.tokenize(str(prompt))
-            else:
-                rendered = Prompt(self.model, conversation(prompt, system), variables=variables)
-                self.check_length(rendered.text)
-                tokens = rendered.ids()
-            keep = 0
-            if generation.overflow == "shift":
-                keep = len(self.tokenize("")) if raw else self.system_length(tokens, system, variables)
-            return self.answer(tokens, generation, keep=keep, on_prefill=on_prefill)
+        if raw:
+            self.check_length(str(prompt))
+            tokens = self.tokenize(str(prompt))
+        else:
+            rendered = Prompt(self.model, conversation(prompt, system), variables=variables)
+            self.check_length(rendered.text)
+            tokens = rendered.ids()
+        keep = 0
+        if shift:
+            keep = len(self.tokenize("")) if raw else self.system_length(tokens, system, variables)
+        return tokens, keep
 
     def generate(
         self, prompt: str | Sequence[Message], *, system: str | None = None, raw: bool = False, **options: Any
@@ -172,6 +199,46 @@ class Engine:
         for _ in session.stream():
             pass
         return session
+
+    @overload
+    def generate_many(
+        self, prompts: Iterable[str | Sequence[Message]], *, errors: Literal["raise"] = ..., **arguments: Any
+    ) -> list[Session]: ...
+    @overload
+    def generate_many(
+        self, prompts: Iterable[str | Sequence[Message]], *, errors: Literal["return"], **arguments: Any
+    ) -> list[Session | EdgespecError]: ...
+    def generate_many(
+        self, prompts: Iterable[str | Sequence[Message]], *, errors: str = "raise", **arguments: Any
+    ) -> list[Session] | list[Session | EdgespecError]:
+        """The finished answers to several prompts, in their order; arguments as for `generate_as_completed`.
+
+        With n > 1, the answers to a prompt follow each other. `errors`: `raise` raises the first error, that of a
+        prompt before anything is decoded; `return` puts each error in the place of its answer.
+        """
+        return in_order(self, prompts, raises=choice("errors", errors, ("raise", "return")) == "raise", **arguments)
+
+    def generate_as_completed(
+        self, prompts: Iterable[str | Sequence[Message]], *, n: int = 1, parallel: int = 8, **arguments: Any
+    ) -> Iterator[tuple[int, Session | EdgespecError]]:
+        """The answers to several prompts as they are finished, each with its index, or its error.
+
+        At most `parallel` (up to 64) are decoded at once: their sequences share forward passes, and fewer at once where
+        that is faster. Prompts that begin alike are read once as far as they do. `n` answers to each prompt have the
+        indexes from n times that of the prompt on, and seeds that count up. Other arguments are those of `generate`.
+
+        Each text is the one that its prompt gives alone, but for ties within the rounding of passes of several rows.
+        With `exact` the answers come one after the other. The KV cache of the answers is beside the engine's own, for
+        the `parallel` longest prompts and their `max_tokens`: where memory is short, there are fewer at once, with a
+        warning. Raises InvalidRequest for arguments that cannot be used.
+        """
+        return as_completed(self, prompts, n=n, parallel=parallel, **arguments)
+
+    def many(self, works: Sequence[Work], **arguments: Any) -> ManyAnswers:
+        """Answers that are decoded together; arguments as for `ManyAnswers`."""
+        many = ManyAnswers(self, works, **arguments)
+        self._many.add(many)
+        return many
 
     def astream(self, prompt: str | Sequence[Message], **arguments: Any) -> AsyncGenerator[Block, None]:
         """The blocks of an answer, for asyncio: `async for block in engine.astream("..."): print(block.text)`.
@@ -248,21 +315,24 @@ class Engine:
         keep: int = 0,
         skipped: int = 0,
         on_prefill: Callable[[int, int], None] | None = None,
+        place: Place | None = None,
     ) -> Session:
         """The session that answers prompt ids. A `TokenSequence` grows with the emitted tokens; a list is copied.
 
         `skipped` tokens were dropped before them, which counts for the noise of the draws. A context shift keeps the
-        first `keep` tokens.
+        first `keep` tokens. `place`: where it is decoded, if it is one of several; else in the engine's own context.
         """
         tokens = tokens if isinstance(tokens, TokenSequence) else TokenSequence(tokens)
         vocabulary = self.model.vocabulary
         sampler = LlamaSampler(vocabulary, options.sampling, history=tokens, position=len(tokens) + skipped)
-        grammar = options.sampling.grammar if self.drafting else None
+        grammar = options.sampling.grammar if self.drafting and (place is None or place.drafts) else None
+        context, policy = (place.context, place.policy) if place else (self.context, self.policy)
+        stores = self.prefix_cache is not None and context is self.context
         return Session(
-            self.context, vocabulary, sampler, self.policy, tokens, options,
+            context, vocabulary, sampler, policy, tokens, options,
             drafters=[self._grammar_drafters.drafter(grammar)] if grammar else (),
             keep=keep, on_prefill=on_prefill, lock=self.lock,
-            prompt_store=self.prefix_cache.answer(tokens) if self.prefix_cache else None,
+            prompt_store=self.prefix_cache.answer(tokens) if self.prefix_cache and stores else None,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -275,6 +345,8 @@ class Engine:
         with self.lock:
             self._save()
             close_all(self.drafters)
+            for many in self._many:
+                many.close()
             self.context.close()
             self.model.close()
         if self.prefix_cache is not None:

@@ -6,12 +6,13 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from edgespec.backend import KV_TYPES, PREFILL_CHUNK
 from edgespec.core import MAX_ROWS
 from edgespec.errors import InvalidRequest
 from edgespec.gguf.footprint import Footprint
-from edgespec.system.memory import FreeMemory
+from edgespec.system.memory import FreeMemory, free_memory
 
 _log = logging.getLogger("edgespec")
 
@@ -95,6 +96,26 @@ class Fit:
             size_text(self.free.available), remedy,
         )  # fmt: skip
 
+    def at_once(self, needs: Sequence[int]) -> int:
+        """How many answers fit at once beside what is loaded, where each needs that many tokens; at least 1.
+
+        The largest come first. Logs a warning where that is fewer than all.
+        """
+        free = free_memory().available
+        sizes = [self._one_more(n_ctx) for n_ctx in accumulate(needs)]
+        count = max(1, sum(size <= free for size in sizes))
+        if count < len(needs):
+            _log.warning(
+                "%d answers at once take %s for their KV cache, and %s of memory are free: %s",
+                len(needs), size_text(sizes[-1]), size_text(free),
+                f"{count} at once" if count > 1 else "one after the other",
+            )  # fmt: skip
+        return count
+
+    def _one_more(self, n_ctx: int) -> int:
+        """The memory of one more context of the target."""
+        return self._kv_cache(self.models[:1], n_ctx) + _pass_buffers(self.models[0], n_ctx)
+
     def _total(self, n_ctx: int) -> int:
         return self.weights + self._kv_cache(self.models, n_ctx) + self._buffers(n_ctx)
 
@@ -108,9 +129,13 @@ class Fit:
         return total
 
     def _buffers(self, n_ctx: int) -> int:
-        """The vocabularies, the logits of a forward pass, its attention mask (of f16), and small things."""
-        mask = 2 * PREFILL_CHUNK * n_ctx
-        return sum(model.vocabulary + 4 * MAX_ROWS * model.n_vocab + mask + _OTHER_BYTES for model in self.models)
+        """The vocabularies, and what forward passes take."""
+        return sum(model.vocabulary + _pass_buffers(model, n_ctx) for model in self.models)
+
+
+def _pass_buffers(model: Footprint, n_ctx: int) -> int:
+    """The logits of a forward pass, its attention mask (of f16), and small things."""
+    return 4 * MAX_ROWS * model.n_vocab + 2 * PREFILL_CHUNK * n_ctx + _OTHER_BYTES
 
 
 def size_text(size: float) -> str:

@@ -84,6 +84,7 @@ def open_engine(options: EngineOptions) -> Engine:
             target, context, latency=profiles.latency(context.max_rows), drafters=drafters, drafter_name=name,
             profiles=profiles, drafter_set=drafter_set, fingerprint=header.fingerprint,
             prefix_cache=prefix_cache(options, target, context, header.fingerprint) if options.prefix_cache else None,
+            fit=plan.fit,
         )  # fmt: skip
         cleanup.pop_all()
         return engine

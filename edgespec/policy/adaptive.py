@@ -12,6 +12,7 @@ one that may pay is allowed out of a small share of the time.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 from edgespec.core import (
@@ -44,6 +45,12 @@ class AdaptivePolicy(Learned):
     def begin(self, drafters: Sequence[Drafter] = ()) -> _AnswerPolicy:
         """The policy of one more answer. `drafters` are this answer's own, and cost nothing."""
         return _AnswerPolicy(self, drafters)
+
+    def with_latency(self, latency: LatencyModel) -> AdaptivePolicy:
+        """This policy with T(n) of its own; whatever else is learned is shared."""
+        policy = copy.copy(self)
+        policy.latency = latency
+        return policy
 
     def plan_many(self, requests: Sequence[PlanRequest]) -> list[Plan]:
         """The plans of several answers for one forward pass, in which their draft tokens compete for its rows.
