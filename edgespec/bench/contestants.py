@@ -28,16 +28,19 @@ from edgespec.system.cpu import cache_directory
 PLAIN = "plain"
 
 
+CHAINS = ":chains"
+"""Behind its drafters, it makes a contestant that drafts no trees."""
+
+
 def contestant_name(drafters: str) -> str:
-    """The name of a contestant: its drafters as -d takes them, without folders."""
+    """The name of a contestant: its drafters as -d takes them, without folders, and CHAINS where it drafts no trees."""
     return "+".join(Path(name).name for name in drafters.split("+"))
 
 
 def drafter_files(drafters: str) -> dict[str, Path]:
     """The absolute paths of the drafter models among `drafters` (as -d takes them), by their names there."""
-    return {
-        name: resolve(name, cache_dir=cache_directory()).absolute() for name in names_of(drafters) if is_model(name)
-    }
+    names = names_of(drafters.removesuffix(CHAINS))
+    return {name: resolve(name, cache_dir=cache_directory()).absolute() for name in names if is_model(name)}
 
 
 class Contestants:
@@ -49,17 +52,21 @@ class Contestants:
     def __init__(
         self, model: str | None, drafters: Sequence[str], *, n_ctx: int, threads: int | None, gpu_layers: int
     ) -> None:
-        first = load(model, drafter=drafters[0], n_ctx=n_ctx, threads=threads, gpu_layers=gpu_layers)
+        first = load(
+            model, drafter=drafters[0].removesuffix(CHAINS), n_ctx=n_ctx, threads=threads, gpu_layers=gpu_layers
+        )
+        first.context.trees &= not drafters[0].endswith(CHAINS)
         self.initial_latency: dict[str, Any] = first.latency.as_json()
         """The latency model before the run, as JSON."""
         self._engines = {contestant_name(drafters[0]): first}
         resources = Resources(n_ctx, first.context.threads, gpu_layers, cache_directory())
         for other in (*drafters[1:], "none"):
             context = LlamaContext(first.model, n_ctx=n_ctx, threads=first.context.threads, trees=True)
+            context.trees &= not other.endswith(CHAINS)
             name = contestant_name(other) if other != "none" else PLAIN
             self._engines[name] = Engine(
                 first.model, context, latency=LatencyModel(context.max_rows), drafter_name=name,
-                drafters=open_drafters(names_of(other), first.model, resources),
+                drafters=open_drafters(names_of(other.removesuffix(CHAINS)), first.model, resources),
             )  # fmt: skip
         self.first = first
         self.begin(self.initial_latency)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgespec.backend import LlamaSampler, Prompt
-from edgespec.bench.contestants import PLAIN, Contestants, contestant_name, drafter_files
+from edgespec.bench.contestants import CHAINS, PLAIN, Contestants, contestant_name, drafter_files
 from edgespec.bench.divergence import divergence
 from edgespec.bench.measurements import Answer, Peer
 from edgespec.bench.memory import peak_of
@@ -273,7 +273,7 @@ def _peak_memory(
             continue
         on_progress(RunProgress(f"measuring the memory of {name}"))
         files = drafter_files(drafter)  # that process has another working directory
-        full_names = "+".join(str(files.get(part, part)) for part in names_of(drafter)) or "none"
+        full_names = "+".join(str(files.get(part, part)) for part in names_of(drafter.removesuffix(CHAINS))) or "none"
         command = [
             *program("edgespec"), "--config", os.devnull, "generate", "--raw", "-m", str(model), "-d", full_names,
             "-p", _MEMORY_PROMPT, "-n", str(_MEMORY_TOKENS), "--ctx", str(settings.n_ctx), "--threads", str(threads),

@@ -178,7 +178,7 @@ def doctor(**options: Any) -> None:
 @model_option
 @click.option(
     "-d", "--drafter", "drafters", default="auto", show_default=True, metavar="DRAFTER[,DRAFTER...]",
-    help="Drafters to compare with plain decoding, separated by commas.",
+    help="Drafters to compare with plain decoding, separated by commas; NAME:chains drafts no trees.",
 )
 @click.option(
     "--prompts", type=_FILE, required=True, metavar="FILE",

@@ -660,6 +660,15 @@ def test_a_field_backwards(here: Path) -> None:
             assert list(field.answer([1, 2, 3], 4, SamplingParams(), backwards=backwards)) == names
 
 
+def test_a_contestant_without_trees(here: Path) -> None:
+    names = ["suffix", "suffix:chains"]
+    with Contestants("tiny.gguf", names, n_ctx=128, threads=1, gpu_layers=0) as field:
+        assert [field._engines[name].context.trees for name in (*names, PLAIN)] == [True, False, True]
+        assert list(field.answer([1, 2, 3], 4, SamplingParams())) == [*names, PLAIN]
+    with Contestants("tiny.gguf", names[1:], n_ctx=128, threads=1, gpu_layers=0) as field:
+        assert not field.first.context.trees
+
+
 def test_everybody_reads_all_of_each_prompt(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left of an earlier prompt was evaluated in other company, and rounds otherwise."""
     sessions = []

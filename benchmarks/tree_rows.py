@@ -1,0 +1,152 @@
+"""Are the rows of a draft tree those of each of its paths alone? And does the KV cache stay true over many steps?
+
+python -m benchmarks.tree_rows -m MODEL.gguf --trees 200 --steps 500 --json benchmarks/results/trees-smollm2.json
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from benchmarks.common import save
+from edgespec.backend import LlamaContext, LlamaModel, evaluate_together, shared_contexts
+from edgespec.backend.sequences import paths
+from edgespec.core import NOTHING, ROOT, Draft, TokenSequence
+from edgespec.system.cpu import default_threads
+
+WHAT = "token trees against chains"
+N_CTX = 1024
+SEED = 22
+WIDEST, DEEPEST = 48, 12
+
+
+def random_tree(rng: random.Random, n_vocab: int) -> Draft:
+    """A tree of up to WIDEST nodes and up to DEEPEST levels, in any order that puts parents before children."""
+    size = rng.randint(2, WIDEST)
+    deepest = rng.randint(1, DEEPEST)
+    parents: list[int] = []
+    depths: list[int] = []
+    children: set[tuple[int, int]] = set()
+    tokens: list[int] = []
+    while len(parents) < size:
+        parent = rng.randrange(ROOT, len(parents))
+        depth = 1 if parent == ROOT else depths[parent] + 1
+        token = rng.randrange(n_vocab)
+        if depth <= deepest and (parent, token) not in children:
+            children.add((parent, token))
+            parents.append(parent)
+            depths.append(depth)
+            tokens.append(token)
+    return Draft(tuple(tokens), tuple(parents), (1 / size,) * size, (0,) * size, "random")
+
+
+def chain(tokens: Sequence[int]) -> Draft:
+    return Draft.chain(tokens, [1.0] * len(tokens), [0] * len(tokens), "path")
+
+
+def compared(tree: Draft, prefix: Sequence[int], context: LlamaContext, alone: LlamaContext) -> dict[str, Any]:
+    """One tree: each of its rows against those of chains.
+
+    `exact` rows have the bits of the path as a chain; `exact_widths` are rows that keep their bits when the chain is
+    filled up to the tree's width. `difference` and `noise` are the largest ones of a logit in either comparison.
+    """
+    rows = context.evaluate(prefix, tree).rows.copy()
+    exact = exact_widths = total = broken = 0
+    difference = noise = 0.0
+    for path in paths(tree):
+        tokens = [tree.tokens[node] for node in path]
+        narrow = alone.evaluate(prefix, chain(tokens)).rows.copy()
+        filled = [*tokens, *[tokens[0]] * (len(tree) - len(tokens))]
+        wide = alone.evaluate(prefix, chain(filled)).rows[: len(narrow)]
+        for depth, node in enumerate((ROOT, *path)):
+            same_width = np.array_equal(narrow[depth], wide[depth])
+            same = np.array_equal(rows[node + 1], narrow[depth])
+            total, exact, exact_widths = total + 1, exact + same, exact_widths + same_width
+            broken += same_width and not same
+            difference = max(difference, float(np.abs(rows[node + 1] - narrow[depth]).max()))
+            noise = max(noise, float(np.abs(wide[depth] - narrow[depth]).max()))
+    return {
+        "nodes": len(tree), "leaves": len(paths(tree)), "rows": total, "exact": exact, "exact_widths": exact_widths,
+        "parted": broken, "difference": difference, "noise": noise,
+    }  # fmt: skip
+
+
+def walked(model: LlamaModel, steps: int, threads: int, text: Sequence[int], rng: random.Random) -> dict[str, Any]:
+    """Two sequences, random trees in one pass, a random path accepted: each row is compared with that of a cache which
+    was given the same tokens and never a draft.
+
+    The accepted tokens lie in other cells there, and are added up in another order. `noise` is what another order
+    changes without any draft: that of attention without flash attention.
+    """
+    contexts = shared_contexts(model, 2, n_ctx=N_CTX, threads=threads, trees=True)
+    plain = [LlamaContext(model, n_ctx=N_CTX, threads=threads) for _ in contexts]
+    other = LlamaContext(model, n_ctx=N_CTX, threads=threads, flash_attention="off")
+    sequences = [TokenSequence(text[:20]), TokenSequence(text[40:50])]
+    for sequence, alone in zip(sequences, plain, strict=True):
+        alone.prefill(sequence[:-1])  # split as there
+    exact = checks = likeliest = 0
+    difference = noise = 0.0
+    for step in range(steps):
+        drafts = [random_tree(rng, model.vocabulary.size).first(31) for _ in contexts]
+        together = evaluate_together(list(zip(contexts, sequences, drafts, strict=True)))
+        rows = [evaluation.rows[0].copy() for evaluation in together]
+        for row, sequence, draft, alone in zip(rows, sequences, drafts, plain, strict=True):
+            while alone.cached(sequence) < len(sequence):
+                expected = alone.evaluate(sequence[: alone.cached(sequence) + 1], NOTHING).rows[0]
+            checks += 1
+            exact += np.array_equal(row, expected)
+            likeliest += int(row.argmax()) == int(expected.argmax())
+            difference = max(difference, float(np.abs(row - expected).max()))
+            if step % 20 == 0:
+                noise = max(noise, float(np.abs(other.evaluate(sequence, NOTHING).rows[0] - expected).max()))
+            path = rng.choice([[], *paths(draft)])
+            sequence.extend(draft.tokens[node] for node in path[: rng.randrange(len(path) + 1)])
+            sequence.append(rng.choice(text))
+            if len(sequence) > N_CTX - 64:
+                sequence.cut(len(sequence) - 200)
+    for context in (contexts[0], *plain, other):
+        context.close()
+    return {
+        "steps": steps, "checks": checks, "exact": exact, "same_likeliest": likeliest, "difference": difference,
+        "noise": noise,
+    }  # fmt: skip
+
+
+@click.command(help=__doc__)
+@click.option("-m", "--model", "model_path", required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("--trees", "count", default=200, show_default=True)
+@click.option("--steps", default=500, show_default=True)
+@click.option("--threads", type=int)
+@click.option("--json", "out", type=click.Path(path_type=Path))
+def main(model_path: Path, count: int, steps: int, threads: int | None, out: Path | None) -> None:
+    threads = threads or default_threads()
+    model = LlamaModel(model_path)
+    rng = random.Random(SEED)
+    context = LlamaContext(model, n_ctx=N_CTX, threads=threads, trees=True)
+    alone = LlamaContext(model, n_ctx=N_CTX, threads=threads)
+    text = model.vocabulary.tokenize(Path(__file__).read_text())
+    rows: list[dict[str, Any]] = []
+    for done in range(count):
+        tree = random_tree(rng, model.vocabulary.size)
+        prefix = text[: rng.randint(8, 600)]
+        rows.append({"prefix": len(prefix), **compared(tree, prefix, context, alone)})
+        if sys.stderr.isatty():
+            print(f"\r{done + 1}/{count} trees", end="", file=sys.stderr)
+    context.close()
+    alone.close()
+    summary = {key: sum(row[key] for row in rows) for key in ("rows", "exact", "exact_widths", "parted")}
+    summary |= {key: max(row[key] for row in rows) for key in ("nodes", "leaves", "difference", "noise")}
+    walk = walked(model, steps, threads, text, rng)
+    print(f"{count} trees: {summary}\n{steps} steps of two sequences: {walk}")
+    if out is not None:
+        save(out, WHAT, [model_path], {"seed": SEED, "summary": summary, "walk": walk, "trees": rows})
+
+
+if __name__ == "__main__":
+    main()
