@@ -25,7 +25,8 @@ from pathlib import Path
 import click
 
 from benchmarks.common import save
-from edgespec.core import Draft
+from edgespec.core import MAX_ROWS, Draft
+from edgespec.drafters.aded import Aded
 from edgespec.drafters.anpd import Anpd
 from edgespec.drafters.suffix import Suffix
 
@@ -33,7 +34,7 @@ MODULES = (argparse, inspect, logging, subprocess, tarfile, threading, typing)
 CONTEXTS = (1024, 4096, 8192)
 CALLS = 200
 READINGS = 5
-LIMIT = 8
+LIMIT = MAX_ROWS - 1
 
 
 def prose(source: str) -> str:
@@ -54,14 +55,14 @@ def texts() -> dict[str, list[int]]:
     return {"code": tokens("\n".join(sources)), "prose": tokens("\n".join(map(prose, sources)))}
 
 
-def timed(drafter: Anpd | Suffix, tokens: list[int]) -> tuple[Draft, float]:
+def timed(drafter: Aded | Anpd | Suffix, tokens: list[int]) -> tuple[Draft, float]:
     """A proposal, and the microseconds that it took."""
     begun = time.perf_counter()
     draft = drafter.propose(tokens, LIMIT)
     return draft, (time.perf_counter() - begun) * 1e6
 
 
-def measure(make: type[Anpd] | type[Suffix], text: list[int], context: int) -> dict[str, float]:
+def measure(make: type[Aded] | type[Anpd] | type[Suffix], text: list[int], context: int) -> dict[str, float]:
     """Costs of one drafter at one length of context."""
     reading = [timed(make(), text[:context])[1] / context for _ in range(READINGS)]
     drafter = make()
@@ -91,7 +92,7 @@ def main(out: Path | None) -> None:
     """Print one line per drafter, kind of text and length of context."""
     rows = []
     print(f"{'drafter':8}{'text':7}{'context':>8}{'us/drafted':>12}{'us/call':>9}{'us/read':>9}{'bytes':>10}")
-    for make in (Anpd, Suffix):
+    for make in (Aded, Anpd, Suffix):
         for name, text in texts().items():
             for context in CONTEXTS:
                 row = measure(make, text, context)

@@ -155,21 +155,20 @@ class Anpd:
             return
         guess, level, agreed = hit
         mask, table = self._levels[0].mask, self._levels[self._n - level]
-        probability = _PRIOR[agreed][min(level - 2, 3)]
         context <<= _BITS
-        yield guess, probability, (level, agreed), ((context | guess) & mask, filled + 1, drafted + 1)
+        after = (context | guess) & mask, filled + 1, drafted + 1
+        yield guess, _PRIOR[agreed][min(level - 2, 3)], (level, agreed), after
         known = table.table[context >> _BITS & table.mask]
         if reach < _LEAST_REACH or not isinstance(known, _Followers) or len(known.counts) > _MAX_FOLLOWERS:
             return
-        room, least = 1.0 - probability, known.total // (int(_OF_SHARE * reach / FLOOR) + 1) + 1
+        least = known.total // (int(_OF_SHARE * reach / FLOOR) + 1) + 1
         others = [(hits, token) for token, hits in known.counts.items() if hits >= least and token != guess]
         others.sort(reverse=True, key=itemgetter(0))
         for hits, token in others:
-            occurrences = max(known.total // hits, _OCCURRENCES[0])
-            share = min(_OF_SHARE / occurrences, room)
-            room -= share
+            occurrences = known.total // hits  # at least 2: the guess is as frequent
             bucket = _OCCURRENCES[bisect_right(_OCCURRENCES, occurrences) - 1]
-            yield token, share, ("branch", bucket), ((context | token) & mask, filled + 1, drafted + 1)
+            after = (context | token) & mask, filled + 1, drafted + 1
+            yield token, _OF_SHARE / occurrences, ("branch", bucket), after
 
     def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
         """Nothing: accepted tokens arrive with the next call of `propose`."""

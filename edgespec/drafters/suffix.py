@@ -228,7 +228,7 @@ class _Reading:
         most = int(_OF_SHARE * reach / FLOOR)
         for hits, token, target in self._index.others(state, total // (most + 1) + 1):
             occurrences = max(total // hits, _OCCURRENCES[0])
-            probability = min(_OF_SHARE / occurrences, room)
+            probability = min(_OF_SHARE / occurrences, room)  # past MAX_WALK, totals may be too low
             room -= probability
             bucket = _OCCURRENCES[bisect_right(_OCCURRENCES, occurrences) - 1]
             yield token, probability, ("branch", bucket), (target, length + 1, 0)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgespec.core import ROOT, TokenSequence
-from edgespec.drafters.anpd import Anpd
+from edgespec.drafters.anpd import _OF_SHARE, Anpd
 from edgespec.drafters.growth import FLOOR
 from edgespec.drafters.suffix import Suffix
 from edgespec.drafters.texts import agreement
@@ -77,7 +77,7 @@ def test_accepted_tokens_update_every_level_once(text: list[int], cuts: list[int
     assert list(zip(draft.tokens, draft.buckets, strict=True)) == naive_draft(text, 5, 6)
 
 
-@given(TEXTS, st.integers(2, 6), st.integers(1, 8), st.integers(-1, 40))
+@given(TEXTS, st.integers(2, 9), st.integers(1, 8), st.integers(-1, 40))
 def test_side_branches_stand_behind_the_papers_chain(text: list[int], n: int, k: int, limit: int) -> None:
     draft = Anpd(n, k).propose(text, limit)
     assert_is_tree(draft, limit)
@@ -109,6 +109,7 @@ def test_what_else_followed_begins_a_side_branch() -> None:
     roots = [node for node in range(len(draft)) if draft.parents[node] == ROOT]
     assert letters([draft.tokens[node] for node in roots]) == "ab"
     assert [draft.buckets[node] for node in roots] == [(2, "majority"), ("branch", 3)]
+    assert draft.probabilities[roots[1]] == pytest.approx(_OF_SHARE / 3)
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=4), st.randoms())
