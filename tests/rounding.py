@@ -53,11 +53,10 @@ def chain(tokens: Sequence[int]) -> Draft:
     return Draft.chain(tokens, [1.0] * len(tokens), [0] * len(tokens), "test")
 
 
-def rounding(context: Context, tokens: Sequence[int], beside: Sequence[Context] = ()) -> Rounding:
+def rounding(context: Context, tokens: Sequence[int]) -> Rounding:
     """What evaluations of `tokens` (at least 2) at different widths, and after different prefills, make of the logits.
 
-    `beside` are contexts that share a memory with others, so that cells are in another order. The caches are left as
-    they come.
+    The cache is left as it comes.
     """
     start = max(1, len(tokens) - LONGEST)
     widths = [width for width in WIDTHS if width <= context.max_rows]
@@ -71,11 +70,6 @@ def rounding(context: Context, tokens: Sequence[int], beside: Sequence[Context] 
         prefilled = context.prefill(tokens)
         assert prefilled is not None
         differences.append(prefilled - rows[0, -1])
-    for other in beside:
-        for width in widths:
-            other.rewind(0)
-            other.prefill(tokens[:start])
-            differences.append(_evaluated(other, tokens, start, width)[-1] - rows[0, -1])
     found = np.stack(differences)
     return Rounding(rows[0, -1], found, max(float(np.ptp(rows, axis=0).max()), float(np.abs(found).max())))
 
@@ -97,20 +91,20 @@ def assert_same_choices(
     one: Sequence[int],
     other: Sequence[int],
     sampler_after: SamplerAfter,
-    beside: Sequence[Context] = (),
+    least_noise: float = 0.0,
 ) -> None:
     """Two answers to `prompt` are equal, or part where logits within the rounding give the token of either.
 
-    The rounding is measured in `context`, whose cache is used for that.
+    The rounding is measured in `context`, whose cache is used for that; it is taken to be at least `least_noise`.
     """
     position = common_prefix(list(one), list(other))
     if position == len(one) == len(other):
         return
     assert position < min(len(one), len(other)), f"one answer ends after {position} tokens, and the other goes on"
     tokens = [*prompt, *one[:position]]
-    found = rounding(context, tokens, beside)
+    found = rounding(context, tokens)
     left, right = one[position], other[position]
-    margin, noise = float(found.row[left] - found.row[right]), found.among((left, right))
+    margin, noise = float(found.row[left] - found.row[right]), max(least_noise, found.among((left, right)))
     for token in (left, right):
         assert _can_be_chosen(token, found.row, noise, lambda: sampler_after(tokens)), (
             f"after {position} equal tokens one answer says {left}, the other {right}: "
@@ -139,11 +133,11 @@ def assert_same_answer(
     one: Sequence[int],
     other: Sequence[int],
     sampling: SamplingParams,
-    beside: Sequence[Context] = (),
+    least_noise: float = 0.0,
 ) -> None:
     """Two answers of `engine`, or of another program with the same model, to `prompt` differ by rounding alone."""
 
     def sampler_after(tokens: list[int]) -> Sampler:
         return LlamaSampler(engine.model.vocabulary, sampling, history=tokens, position=len(tokens))
 
-    assert_same_choices(engine.context, prompt, one, other, sampler_after, beside)
+    assert_same_choices(engine.context, prompt, one, other, sampler_after, least_noise)

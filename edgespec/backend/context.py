@@ -328,6 +328,7 @@ class LlamaContext:
     def _drop_branches(self) -> None:
         """End all paths of the last tree but the first. After an interrupt, the next call does it again."""
         if self._branches:
+            self._check_open()
             self._cells.end_paths(self._sequence, self._branches)
 
     def _decode(self, tokens: Sequence[int], position: int, rows: int) -> None:

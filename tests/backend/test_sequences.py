@@ -258,3 +258,37 @@ def test_a_sliding_window_or_several_dimensions_have_no_trees(tmp_path: Path, ar
     assert not model.can_branch and not context.trees
     context.close()
     model.close()
+
+
+def test_a_closed_memory_is_left_alone_after_a_tree(model: LlamaModel) -> None:
+    """llama.cpp would read freed memory."""
+    context = LlamaContext(model, n_ctx=N_CTX, threads=1, trees=True)
+    context.evaluate([5, 6, 7], Draft((8, 9), (ROOT, ROOT), (0.5, 0.4), (0, 0), "test"))
+    context.close()
+    with pytest.raises(InvalidRequest, match="the engine is closed"):
+        context.rewind(0)
+    with pytest.raises(InvalidRequest, match="the engine is closed"):
+        context.prefill([5])
+
+
+def test_a_shift_moves_one_sequence_of_a_memory_and_no_other(model: LlamaModel, fresh: LlamaContext) -> None:
+    first, second, third = shared_contexts(model, 3, n_ctx=N_CTX, threads=1, trees=True)
+    tokens, others = [5 + number % 50 for number in range(90)], [9 + number % 40 for number in range(60)]
+    for context, text in ((first, tokens), (second, others), (fresh, tokens)):
+        context.rewind(0)
+        context.prefill(text)
+        context.shift(10, 30) if text is tokens else None
+    shifted = [*tokens[:10], *tokens[40:], 7]
+    expected = fresh.evaluate(shifted, NOTHING).rows[0].copy()
+    assert first.cached(shifted) == 60
+    assert np.allclose(first.evaluate(shifted, NOTHING).rows[0], expected, atol=NOISE)
+    third.share_prefix(second, 50)
+    third.prefill([*others[:50], 4])
+    third.shift(10, 30)
+    assert third.cached([*others[:10], *others[40:50], 4]) == 10, "the cells are those of another sequence too"
+    fresh.rewind(0)
+    fresh.prefill(others)
+    assert second.cached(others) == 60
+    alone = fresh.evaluate([*others, 8], NOTHING).rows[0].copy()
+    assert np.allclose(second.evaluate([*others, 8], NOTHING).rows[0], alone, atol=NOISE)
+    first.close()

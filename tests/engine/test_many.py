@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ import pytest
 
 import edgespec
 from edgespec import EdgespecError, SamplingParams, Session
-from edgespec.backend import LlamaContext, shared_contexts
 from edgespec.engine import fit as fit_module
 from edgespec.errors import ContextOverflow, InvalidRequest
 from edgespec.system.memory import FreeMemory
+from tests.backend.test_sequences import NOISE
 from tests.gguf_files import tiny_model, tiny_recurrent
 from tests.rounding import assert_same_answer
 
@@ -37,16 +36,6 @@ def several_dimensions(path: Path) -> Path:
     return tiny_model(path, architecture="qwen2vl")
 
 
-@contextmanager
-def beside_others(engine: edgespec.Engine) -> Iterator[list[LlamaContext]]:
-    """A context among others in one memory: a list of that one, for `assert_same_answer`."""
-    contexts = shared_contexts(engine.model, 4, n_ctx=512, threads=engine.context.threads, trees=True)
-    for context, prompt in zip(contexts[1:], PROMPTS, strict=False):
-        context.prefill(engine.tokenize(prompt))
-    yield contexts[:1]
-    contexts[0].close()
-
-
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[edgespec.Engine]:
     with edgespec.load(llama(tmp_path / "tiny.gguf"), n_ctx=512, threads=1, cache_dir=tmp_path) as engine:
@@ -64,11 +53,9 @@ def test_each_answer_is_the_one_that_its_prompt_gives_alone(
         alone = [engine.generate(prompt, raw=True, max_tokens=50, sampling=sampling) for prompt in PROMPTS]
         together = engine.generate_many(PROMPTS, parallel=parallel, raw=True, max_tokens=50, sampling=sampling)
         assert len(together) == len(PROMPTS)
-        with beside_others(engine) as beside:
-            for prompt, one, other in zip(PROMPTS, alone, together, strict=True):
-                assert other.tally.prompt_tokens == one.tally.prompt_tokens
-                tokens = engine.tokenize(prompt)
-                assert_same_answer(engine, tokens, one.emitted, other.emitted, sampling, beside)
+        for prompt, one, other in zip(PROMPTS, alone, together, strict=True):
+            assert other.tally.prompt_tokens == one.tally.prompt_tokens
+            assert_same_answer(engine, engine.tokenize(prompt), one.emitted, other.emitted, sampling, NOISE)
 
 
 def test_prompts_that_begin_alike_are_read_once_as_far_as_they_do(engine: edgespec.Engine) -> None:
@@ -88,8 +75,7 @@ def test_several_answers_to_a_prompt_have_seeds_that_count_up(engine: edgespec.E
         chosen = sampling((2**64 - 2 + index % 3) % 2**64)
         prompt = PROMPTS[4 + index // 3]
         alone = engine.generate(prompt, raw=True, max_tokens=20, sampling=chosen)
-        with beside_others(engine) as beside:
-            assert_same_answer(engine, engine.tokenize(prompt), alone.emitted, answer.emitted, chosen, beside)
+        assert_same_answer(engine, engine.tokenize(prompt), alone.emitted, answer.emitted, chosen, NOISE)
 
 
 def test_the_engines_own_context_stays_as_it_is(engine: edgespec.Engine) -> None:
@@ -201,5 +187,4 @@ def test_answers_of_a_real_model(smollm2: Path, tmp_path: Path, temperature: flo
         assert all(answer.tally.cached_tokens > 20 for answer in together[1:])
         for one, other in zip(alone, together, strict=True):
             prompt = one.tokens[: one.tally.prompt_tokens]
-            with beside_others(engine) as beside:
-                assert_same_answer(engine, prompt, one.emitted, other.emitted, sampling, beside)
+            assert_same_answer(engine, prompt, one.emitted, other.emitted, sampling)
