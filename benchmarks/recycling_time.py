@@ -52,12 +52,12 @@ def of_a_row(row: Row) -> dict[str, float]:
 
 
 def of_a_tree(vocabulary: int, nodes: int) -> tuple[int, float]:
-    """The nodes of a draft after a token of which each of eight successors has several likely ones, and its time."""
+    """The nodes of a draft after a token whose successors, and theirs, are all as likely, and its time."""
     drafter = Recycle()
     generator = np.random.default_rng(0)
     for token in range(SUCCESSORS**2):
         row = np.zeros(vocabulary, np.float32)
-        row[generator.permutation(SUCCESSORS**2)[:SUCCESSORS]] = np.linspace(20.0, 16.0, SUCCESSORS)
+        row[generator.permutation(SUCCESSORS**2)[:SUCCESSORS]] = np.linspace(20.0, 19.9, SUCCESSORS)
         drafter.observe(Evaluation([token], 1, NOTHING, row[None]), Verdict((), (0,)))
     return len(drafter.propose([0], nodes)), fastest(lambda: drafter.propose([0], nodes))
 
