@@ -273,6 +273,31 @@ def schema_drafts(result: Result) -> str:
     return table(["schema", *header], rows)
 
 
+def parallel(result: Result) -> str:
+    """One line for each number of answers at once."""
+    rows = [
+        [str(row["at_once"]), f"{row['pass_ms']:.0f}", f"{row['bound']:.2f}", f"{row['speed']:.1f}",
+         f"{row['gain']['median']:.2f}"]
+        for row in result["rows"]
+    ]  # fmt: skip
+    header = ["answers at once (n)", "T(n), ms", "n T(1)/T(n)", "tokens/s", "over one after the other"]
+    share = f"All at once reach {result['share_of_largest']:.0%} of the largest n T(1)/T(n)."
+    return f"{table(header, rows)}\n\n{share}"
+
+
+def tree_rows(result: Result) -> str:
+    """What was compared, and how much of it was the same to the bit."""
+    of_trees, walk = result["summary"], result["walk"]
+    header = ["compared", "rows", "same bits", "largest difference of a logit", "by another order of adding"]
+    rows = [
+        [f"{len(result['trees'])} trees of up to {of_trees['nodes']} nodes, with their paths as chains",
+         str(of_trees["rows"]), str(of_trees["exact"]), f"{of_trees['difference']:.2g}", f"{of_trees['noise']:.2g}"],
+        [f"{walk['steps']} steps of two sequences, with a cache that never saw a draft", str(walk["checks"]),
+         str(walk["exact"]), f"{walk['difference']:.2g}", f"{walk['noise']:.2g}"],
+    ]  # fmt: skip
+    return table(header, rows)
+
+
 def prefix(result: Result) -> str:
     """The first token of a long prompt, without the prefix cache and with it."""
     rounds, ratios = result["rounds"], result["ratios"]
@@ -332,6 +357,8 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "the time of a token with a schema": schema_speed,
     "drafting by the grammar of a schema": schema_drafts,
     "the first token of a prompt that was read before": prefix,
+    "several answers at once": parallel,
+    "token trees against chains": tree_rows,
 }
 
 

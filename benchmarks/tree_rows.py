@@ -23,7 +23,7 @@ from edgespec.system.cpu import default_threads
 WHAT = "token trees against chains"
 N_CTX = 1024
 SEED = 22
-WIDEST, DEEPEST = 48, 12
+WIDEST, DEEPEST, PATHS = 48, 12, 3
 
 
 def random_tree(rng: random.Random, n_vocab: int) -> Draft:
@@ -50,30 +50,34 @@ def chain(tokens: Sequence[int]) -> Draft:
     return Draft.chain(tokens, [1.0] * len(tokens), [0] * len(tokens), "path")
 
 
-def compared(tree: Draft, prefix: Sequence[int], context: LlamaContext, alone: LlamaContext) -> dict[str, Any]:
-    """One tree: each of its rows against those of chains.
+def compared(
+    tree: Draft, prefix: Sequence[int], context: LlamaContext, alone: LlamaContext, rng: random.Random
+) -> dict[str, Any]:
+    """One tree: its rows on PATHS of its paths against those of the paths as chains.
 
-    `exact` rows have the bits of the path as a chain; `exact_widths` are rows that keep their bits when the chain is
-    filled up to the tree's width. `difference` and `noise` are the largest ones of a logit in either comparison.
+    `exact` rows have the same bits. The others are compared with the same chain filled up to the tree's width:
+    `parted` rows are those where both chains have the same bits and the tree has others. `difference` and `noise` are
+    the largest ones of a logit, between tree and chain and between the chains.
     """
     rows = context.evaluate(prefix, tree).rows.copy()
-    exact = exact_widths = total = broken = 0
+    all_paths = paths(tree)
+    exact = total = parted = 0
     difference = noise = 0.0
-    for path in paths(tree):
+    for path in rng.sample(all_paths, min(PATHS, len(all_paths))):
         tokens = [tree.tokens[node] for node in path]
         narrow = alone.evaluate(prefix, chain(tokens)).rows.copy()
-        filled = [*tokens, *[tokens[0]] * (len(tree) - len(tokens))]
-        wide = alone.evaluate(prefix, chain(filled)).rows[: len(narrow)]
-        for depth, node in enumerate((ROOT, *path)):
-            same_width = np.array_equal(narrow[depth], wide[depth])
-            same = np.array_equal(rows[node + 1], narrow[depth])
-            total, exact, exact_widths = total + 1, exact + same, exact_widths + same_width
-            broken += same_width and not same
-            difference = max(difference, float(np.abs(rows[node + 1] - narrow[depth]).max()))
-            noise = max(noise, float(np.abs(wide[depth] - narrow[depth]).max()))
+        of_tree = rows[[0, *(node + 1 for node in path)]]
+        same = [bool(np.array_equal(*pair)) for pair in zip(of_tree, narrow, strict=True)]
+        total, exact = total + len(same), exact + sum(same)
+        if all(same):
+            continue
+        wide = alone.evaluate(prefix, chain([*tokens, *[tokens[0]] * (len(tree) - len(tokens))])).rows[: len(narrow)]
+        parted += sum(not is_same and np.array_equal(*pair) for is_same, *pair in zip(same, narrow, wide, strict=True))
+        difference = max(difference, float(np.abs(of_tree - narrow).max()))
+        noise = max(noise, float(np.abs(wide - narrow).max()))
     return {
-        "nodes": len(tree), "leaves": len(paths(tree)), "rows": total, "exact": exact, "exact_widths": exact_widths,
-        "parted": broken, "difference": difference, "noise": noise,
+        "nodes": len(tree), "leaves": len(all_paths), "rows": total, "exact": exact, "parted": parted,
+        "difference": difference, "noise": noise,
     }  # fmt: skip
 
 
@@ -93,7 +97,7 @@ def walked(model: LlamaModel, steps: int, threads: int, text: Sequence[int], rng
     exact = checks = likeliest = 0
     difference = noise = 0.0
     for step in range(steps):
-        drafts = [random_tree(rng, model.vocabulary.size).first(31) for _ in contexts]
+        drafts = [random_tree(rng, model.vocabulary.size).first(15) for _ in contexts]
         together = evaluate_together(list(zip(contexts, sequences, drafts, strict=True)))
         rows = [evaluation.rows[0].copy() for evaluation in together]
         for row, sequence, draft, alone in zip(rows, sequences, drafts, plain, strict=True):
@@ -135,12 +139,12 @@ def main(model_path: Path, count: int, steps: int, threads: int | None, out: Pat
     for done in range(count):
         tree = random_tree(rng, model.vocabulary.size)
         prefix = text[: rng.randint(8, 600)]
-        rows.append({"prefix": len(prefix), **compared(tree, prefix, context, alone)})
+        rows.append({"prefix": len(prefix), **compared(tree, prefix, context, alone, rng)})
         if sys.stderr.isatty():
             print(f"\r{done + 1}/{count} trees", end="", file=sys.stderr)
     context.close()
     alone.close()
-    summary = {key: sum(row[key] for row in rows) for key in ("rows", "exact", "exact_widths", "parted")}
+    summary = {key: sum(row[key] for row in rows) for key in ("rows", "exact", "parted")}
     summary |= {key: max(row[key] for row in rows) for key in ("nodes", "leaves", "difference", "noise")}
     walk = walked(model, steps, threads, text, rng)
     print(f"{count} trees: {summary}\n{steps} steps of two sequences: {walk}")

@@ -167,7 +167,11 @@ class _AnswerPolicy:
         shared, cost = self._shared, self._shared.latency.for_context(evaluation.length)
         draft, spent, emitted = plan.draft, plan.spent, len(verdict.emitted)
         size = 1 + len(draft)
+        begun = shared.clock()
+        for drafter in self._drafters.values():
+            drafter.observe(evaluation, verdict)
         if seconds is not None:
+            seconds += shared.clock() - begun  # what is learned from each row is part of what a row takes
             cost.observe(size, seconds)
         took = 1.0
         if draft.tokens:
@@ -190,8 +194,6 @@ class _AnswerPolicy:
             shared.acceptance.observe(proposal, verdict.emitted)
             if proposal.drafter in spent:
                 self._chains.observe(proposal.trunk, verdict.emitted)
-        for drafter in self._drafters.values():
-            drafter.observe(evaluation, verdict)
 
 
 def _own(answer: AnswerPolicy) -> _AnswerPolicy:

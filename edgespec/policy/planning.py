@@ -17,7 +17,17 @@ from edgespec.policy.drafter_prefill import CATCH_UP, DrafterPrefill
 from edgespec.policy.learned import Learned
 from edgespec.policy.loss_budget import AnswerBudget
 from edgespec.policy.speedup import Limits, Sizes
-from edgespec.policy.tree import HOPELESS, best_path, by_reach, depths, merged, normalized, reaches, subtree
+from edgespec.policy.tree import (
+    HOPELESS,
+    best_path,
+    by_reach,
+    depths,
+    merged,
+    normalized,
+    reaches,
+    subtree,
+    trunk_first,
+)
 
 _LIKELY = 0.6
 """Acceptance of most costed drafters where a prefill is at stake, and not a few tokens."""
@@ -97,12 +107,15 @@ class Planning:
         return replace(self._planned(self._cut(offer, size)), time=time)
 
     def _planned(self, choice: Choice) -> Plan:
-        draft = choice.draft
+        draft, reach = choice.draft, choice.reach
+        if not draft.is_chain:
+            order = trunk_first(draft.parents)
+            draft, reach = subtree(draft, order), [reach[node] for node in order]
         self.promising = self.promising or bool(draft.tokens)
         risk = self._risked if draft.tokens and not self._spent else 0.0
         proposals = (*self._proposals, self._together) if self._together else tuple(self._proposals)
         return Plan(
-            draft, proposals, self._spent, tuple(self._reasons or ()), self._deferred, risk, tuple(choice.reach)
+            draft, proposals, self._spent, tuple(self._reasons or ()), self._deferred, risk, tuple(reach)
         )  # fmt: skip
 
     def _best(self) -> Choice:

@@ -141,6 +141,24 @@ def subtree(tree: Draft, nodes: Sequence[int]) -> Draft:
     )
 
 
+def trunk_first(parents: Sequence[int]) -> list[int]:
+    """The nodes with the first path of first children in front; the others stay in order.
+
+    Where that path is accepted, its KV cells lie in a row, as those of a chain do: the next forward pass adds them up
+    in the same order, and rounds alike.
+    """
+    children: dict[int, int] = {}
+    for node, parent in enumerate(parents):
+        children.setdefault(parent, node)
+    trunk: list[int] = []
+    node = ROOT
+    while (child := children.get(node)) is not None:
+        trunk.append(child)
+        node = child
+    known = set(trunk)
+    return trunk + [node for node in range(len(parents)) if node not in known]
+
+
 def depths(parents: Sequence[int]) -> list[int]:
     """The number of nodes on the path to each node, itself included."""
     found: list[int] = []

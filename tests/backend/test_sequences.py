@@ -200,6 +200,22 @@ def test_interrupts_at_any_moment_leave_true_caches(model: LlamaModel, fresh: Ll
     contexts[0].close()
 
 
+def test_an_accepted_trunk_leaves_the_bits_that_a_chain_leaves(model: LlamaModel) -> None:
+    """Cells in a row are added up in their order, whatever else the pass evaluated."""
+    drafted, plain = (LlamaContext(model, n_ctx=N_CTX, threads=1, trees=True) for _ in range(2))
+    trunk = [10, 11, 12, 13]
+    tree = Draft((*trunk, 20, 21, 22), (-1, 0, 1, 2, -1, 0, 4), (0.3,) * 7, (0,) * 7, "test")
+    drafted.evaluate([5, 6], tree)
+    plain.evaluate([5, 6], Draft.chain(trunk, [0.5] * 4, [0] * 4, "test"))
+    tokens = [5, 6, *trunk]
+    for token in range(30, 40):
+        tokens.append(token)
+        rows = [context.evaluate(tokens, NOTHING).rows[0].copy() for context in (drafted, plain)]
+        assert np.array_equal(*rows)
+    drafted.close()
+    plain.close()
+
+
 def test_a_failed_pass_leaves_true_caches(
     model: LlamaModel, fresh: LlamaContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -287,7 +287,7 @@ def test_what_a_plan_takes_is_learned_at_its_depth() -> None:
         policy.prefilled(64, 10 * seconds)
         policy.plan([1] * depth, 60)
         policy.settle(NOTHING, Verdict((), (1,)), seconds)
-    assert policy.latency.t1 == pytest.approx(0.01)
+    assert policy.latency.t1 == pytest.approx(0.01, rel=0.01)
     assert policy.latency.for_context(3000).t1 == pytest.approx(0.02, rel=0.1)
     assert policy.latency.ratio(64) == pytest.approx(10.0, rel=0.2)
 
@@ -394,3 +394,21 @@ def test_a_drafter_of_one_answer_drafts_in_that_one_and_is_remembered_by_name() 
         assert len(own.verdicts) == steps
     assert policy.budgets["own"] > policy.config.initial_budget
     assert policy.begin().plan([1], 60).draft == NOTHING
+
+
+def test_what_is_learned_from_each_row_is_part_of_what_a_row_takes() -> None:
+    now = 0.0
+
+    class Reading(ScriptedDrafter):
+        def observe(self, evaluation: Evaluation, verdict: Verdict) -> None:
+            nonlocal now
+            now += 0.001 * (1 + len(evaluation.draft))
+
+    latency = LatencyModel(64)
+    drafter = Reading(lambda tokens, limit: [1] * min(4, limit))
+    policy = Answering(AdaptivePolicy([drafter], latency, clock=lambda: now))
+    policy.settle(NOTHING, Verdict((), (2,)), 0.01)
+    assert latency.t1 == pytest.approx(0.011)
+    for _ in range(9):
+        policy.settle(chain([1] * 4, 0.9, "scripted"), Verdict((0,), (1, 2)), 0.02)
+    assert latency.ratio(5) == pytest.approx(0.025 / 0.011, rel=0.1)

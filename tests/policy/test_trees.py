@@ -13,7 +13,7 @@ from edgespec.core import ROOT, Draft, Evaluation, Verdict
 from edgespec.policy.acceptance import Acceptance
 from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.policy.speedup import Limits, Sizes
-from edgespec.policy.tree import merged, reaches
+from edgespec.policy.tree import merged, reaches, subtree, trunk_first
 from tests.answering import Answering
 from tests.curves import chain, curve, flat
 
@@ -57,7 +57,8 @@ def test_two_drafters_draft_one_tree() -> None:
     by_path = dict(zip(paths(draft), draft.authors, strict=True))
     assert by_path == {(1,): ("one", "two"), (1, 2): ("one",), (1, 2, 3): ("one",), (1, 5): ("two",)}
     assert draft.drafter == "one+two"
-    assert policy.made.reach == tuple(sorted(policy.made.reach, reverse=True))
+    estimates = dict(zip(paths(draft), policy.made.reach, strict=True))
+    assert estimates[1,] >= estimates[1, 2] >= estimates[1, 2, 3] and estimates[1,] >= estimates[1, 5]
     assert sum(chance for path, chance in zip(paths(draft), policy.made.reach, strict=True) if len(path) == 2) <= (
         policy.made.reach[0] + 1e-9
     ), "the children of a node are not likelier than the node"
@@ -67,6 +68,19 @@ def test_where_trees_are_not_possible_the_best_path_is_drafted() -> None:
     assert paths(answering(ONE, TWO, trees=False).plan([9], 60)) == [(1,), (1, 2), (1, 2, 3)]
     assert paths(answering(TREE, trees=False).plan([9], 60)) == [(1,), (1, 3)]
     assert answering(ONE, TWO, trees=False).plan([9], 60).drafter == "one"
+
+
+@given(st.data())
+def test_the_trunk_of_a_draft_comes_first(data: st.DataObject) -> None:
+    parents = [data.draw(st.integers(ROOT, node - 1)) for node in range(data.draw(st.integers(0, 20)))]
+    order = trunk_first(parents)
+    assert sorted(order) == list(range(len(parents)))
+    tree = subtree(Draft(tuple(range(len(parents))), tuple(parents), *[(0,) * len(parents)] * 2), order)  # type: ignore[arg-type]
+    assert all(parent < node for node, parent in enumerate(tree.parents))
+    trunk = tree.trunk.tokens
+    assert not trunk or trunk[-1] not in parents, "down to a leaf"
+    rest = [node for node in order if node not in trunk]
+    assert rest == sorted(rest)
 
 
 def test_a_tree_of_one_drafter_is_its_own() -> None:
