@@ -13,9 +13,9 @@ from math import sqrt
 from sys import getsizeof
 
 from edgespec.core import NOTHING, ROOT, Draft, Evaluation, Verdict
-from edgespec.drafters.growth import FLOOR
 from edgespec.drafters.texts import MAX_TOKENS, Text, Texts, agreement
 from edgespec.errors import InvalidRequest
+from edgespec.policy.tree import HOPELESS
 
 _BITS = 32
 """A pair of tokens is one integer, the later token in its lowest bits."""
@@ -119,7 +119,7 @@ class _Search:
         return best
 
     def _expanded(self, node: int) -> list[int]:
-        """The children of a node: what followed its pair of tokens, where that is above `FLOOR`."""
+        """The children of a node: what followed its pair of tokens, where that is above `HOPELESS`."""
         found: list[int] = []
         pair, reach, depth = self._pairs[node], self._reaches[node], self._depths[node] + 1
         known = self._matrix.get(pair)
@@ -129,7 +129,7 @@ class _Search:
         seen = (1.0 - _UNSEEN / depth) / total
         for token, hits in known.counts.items():
             probability = seen * hits
-            if reach * probability >= FLOOR:
+            if reach * probability >= HOPELESS:
                 found.append(len(self._tokens))
                 self._tokens.append(token)
                 self._parents.append(node)

@@ -10,9 +10,10 @@ from operator import itemgetter
 from sys import getsizeof
 
 from edgespec.core import NOTHING, Draft, Evaluation, Verdict
-from edgespec.drafters.growth import FLOOR, Growth
+from edgespec.drafters.growth import Growth
 from edgespec.drafters.texts import MAX_TOKENS, Agreement, Text, Texts, agreement
 from edgespec.errors import InvalidRequest
+from edgespec.policy.tree import HOPELESS
 
 _BITS = 32
 """A context is one integer, the latest token in its lowest bits: half the size of a tuple, and never two alike."""
@@ -31,8 +32,8 @@ _OF_SHARE = 0.4
 _OCCURRENCES = (2, 3, 4, 6, 8, 12)
 """Feature buckets of what else followed: the fewest occurrences of the context for each of the token."""
 
-_LEAST_REACH = FLOOR * _OCCURRENCES[0] / _OF_SHARE
-"""Behind a node that is reached less often, all that else followed is below `FLOOR`."""
+_LEAST_REACH = HOPELESS * _OCCURRENCES[0] / _OF_SHARE
+"""Behind a node that is reached less often, all that else followed is below `HOPELESS`."""
 
 _MAX_FOLLOWERS = 128
 """The most different tokens after a context that are gone through for a draft; of so many, each is rarely right."""
@@ -161,7 +162,7 @@ class Anpd:
         known = table.table[context >> _BITS & table.mask]
         if reach < _LEAST_REACH or not isinstance(known, _Followers) or len(known.counts) > _MAX_FOLLOWERS:
             return
-        least = known.total // (int(_OF_SHARE * reach / FLOOR) + 1) + 1
+        least = known.total // (int(_OF_SHARE * reach / HOPELESS) + 1) + 1
         others = [(hits, token) for token, hits in known.counts.items() if hits >= least and token != guess]
         others.sort(reverse=True, key=itemgetter(0))
         for hits, token in others:

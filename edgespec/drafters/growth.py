@@ -9,9 +9,7 @@ from operator import mul
 from typing import Generic, TypeVar
 
 from edgespec.core import NOTHING, ROOT, Draft
-
-FLOOR = 0.02
-"""A draft ends where its prior reach falls below this: no policy wants such nodes, and they cost time."""
+from edgespec.policy.tree import HOPELESS
 
 State = TypeVar("State")
 
@@ -45,7 +43,7 @@ class Growth(Generic[State]):
         """Offer nodes behind `parent`: different tokens, and none that it leads to already."""
         reach = self.reach(parent)
         for child in children:
-            if reach * child[1] >= FLOOR:
+            if reach * child[1] >= HOPELESS:
                 heappush(self._heap, (-reach * child[1], self._offered, parent, child))
                 self._offered += 1
 

@@ -16,8 +16,9 @@ from typing import Literal
 
 from edgespec.core import NOTHING, Draft, Evaluation, TokenSequence, Verdict
 from edgespec.drafters.automaton import ROOT_STATE, SuffixAutomaton
-from edgespec.drafters.growth import FLOOR, Growth
+from edgespec.drafters.growth import Growth
 from edgespec.drafters.texts import MAX_TOKENS, Agreement, Text, Texts, agreement
+from edgespec.policy.tree import HOPELESS
 
 Source = Literal["earlier", "prompt", "answer", "resumed"]
 """Where a match comes from: another text, what was given before the answer, the answer itself, or a run of copying that
@@ -49,8 +50,8 @@ _OF_SHARE = 1 / 3
 _OCCURRENCES = (2, 3, 4, 6, 8, 12)
 """Feature buckets of what else followed: the fewest occurrences of the match for each of the token."""
 
-_LEAST_REACH = FLOOR * _OCCURRENCES[0] / _OF_SHARE
-"""Behind a node that is reached less often, all that else followed is below `FLOOR`."""
+_LEAST_REACH = HOPELESS * _OCCURRENCES[0] / _OF_SHARE
+"""Behind a node that is reached less often, all that else followed is below `HOPELESS`."""
 
 _DIVERGING = ("majority", "split")
 
@@ -142,7 +143,7 @@ class Suffix:
             column = bisect_right(_LENGTHS, length) - 1
             probability = _PRIOR[agreed, source][column]
             reach *= probability
-            if reach < FLOOR:
+            if reach < HOPELESS:
                 break
             found.append(token)
             probabilities.append(probability)
@@ -225,7 +226,7 @@ class _Reading:
         """What else followed the match of a guess, often enough behind a node of that `reach`."""
         _, length, agreed, source, state, _, total = guess
         room = 1.0 - _PRIOR[agreed, source][bisect_right(_LENGTHS, length) - 1]
-        most = int(_OF_SHARE * reach / FLOOR)
+        most = int(_OF_SHARE * reach / HOPELESS)
         for hits, token, target in self._index.others(state, total // (most + 1) + 1):
             occurrences = max(total // hits, _OCCURRENCES[0])
             probability = min(_OF_SHARE / occurrences, room)  # past MAX_WALK, totals may be too low

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from edgespec.core import ROOT, TokenSequence
 from edgespec.drafters.aded import Aded
-from edgespec.drafters.growth import FLOOR
 from edgespec.errors import InvalidRequest
-from edgespec.policy.tree import depths, reaches
+from edgespec.policy.tree import HOPELESS, depths, reaches
 from tests.drafters.naive import assert_is_tree, ids, letters, path_to
 
 TEXTS = st.integers(1, 5).flatmap(lambda size: st.lists(st.integers(0, size), min_size=1, max_size=60))
@@ -37,7 +36,7 @@ def test_drafts_are_trees_of_what_followed_each_pair(text: list[int], limit: int
         assert counts[token], "it followed"
         assert draft.probabilities[node] < counts[token] / counts.total()
     for node, reach in enumerate(reaches(draft.parents, draft.probabilities)):
-        assert reach >= FLOOR * (1 - 1e-9), node
+        assert reach >= HOPELESS * (1 - 1e-9), node
 
 
 @given(TEXTS)
@@ -50,13 +49,13 @@ def test_a_draft_without_a_limit_has_everything_above_the_floor(text: list[int])
         seen = Aded(depth=1).propose([1, 2, 3, 1, 2], 1).probabilities[0]  # of the only token at the first depth
         for token, hits in counts.items() if len(path) < 4 else ():
             below = reach * (1 - (1 - seen) / (len(path) + 1)) * hits / counts.total()
-            if below >= FLOOR * (1 + 1e-9):
+            if below >= HOPELESS * (1 + 1e-9):
                 assert (*path, token) in found
                 count += 1 + expected((*path, token), below)
         return count
 
     assert abs(expected((), 1.0) - len(draft)) <= sum(
-        reach < FLOOR * (1 + 1e-9) for reach in reaches(draft.parents, draft.probabilities)
+        reach < HOPELESS * (1 + 1e-9) for reach in reaches(draft.parents, draft.probabilities)
     )
 
 

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 
 from edgespec.core import ROOT, TokenSequence
 from edgespec.drafters.anpd import _OF_SHARE, Anpd
-from edgespec.drafters.growth import FLOOR
 from edgespec.drafters.suffix import Suffix
 from edgespec.drafters.texts import agreement
 from edgespec.errors import InvalidRequest
-from edgespec.policy.tree import depths, reaches
+from edgespec.policy.tree import HOPELESS, depths, reaches
 from tests.drafters.naive import assert_is_tree, ends, ids, letters, path_to
 
 TEXTS = st.integers(0, 4).flatmap(lambda size: st.lists(st.integers(0, size), min_size=1, max_size=60))
@@ -101,7 +100,7 @@ def test_side_branches_stand_behind_the_papers_chain(text: list[int], n: int, k:
 def test_side_branches_come_in_the_order_of_their_reach(text: list[int]) -> None:
     draft = Anpd().propose(text, 1000)
     reach = reaches(draft.parents, draft.probabilities)[len(Anpd(branches=False).propose(text, 1000)) :]
-    assert reach == sorted(reach, reverse=True) and all(each >= FLOOR for each in reach)
+    assert reach == sorted(reach, reverse=True) and all(each >= HOPELESS for each in reach)
 
 
 def test_what_else_followed_begins_a_side_branch() -> None:

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from edgespec.core import ROOT, Draft, TokenSequence, Verdict
 from edgespec.drafters.automaton import MAX_WALK, SuffixAutomaton
-from edgespec.drafters.growth import FLOOR
 from edgespec.drafters.suffix import _LENGTHS, _OF_SHARE, _PRIOR, Suffix
 from edgespec.drafters.texts import agreement
-from edgespec.policy.tree import reaches
+from edgespec.policy.tree import HOPELESS, reaches
 from edgespec.testing import without_rows
 from tests.drafters.naive import assert_is_tree, ends, ids, letters, longest_match, path_to
 
@@ -146,7 +145,7 @@ def former_chain(text: list[int], limit: int) -> list[tuple[int, tuple[int, str]
         agreed = agreement(counts[best], total)
         column = bisect_right(_LENGTHS, size) - 1
         reach *= _PRIOR[agreed, "answer"][column]
-        if reach < FLOOR:
+        if reach < HOPELESS:
             break
         chain.append((best, (_LENGTHS[column], agreed)))
         context.append(best)
@@ -181,7 +180,7 @@ def test_nodes_above_the_floor_all_come(text: list[int]) -> None:
     """A draft without a limit is a draft of a limit, and more: what is cut is less likely than what is not."""
     whole = Suffix().propose(text, 1000)
     reach = reaches(whole.parents, whole.probabilities)
-    assert all(chance >= FLOOR * (1 - 1e-9) for chance in reach)
+    assert all(chance >= HOPELESS * (1 - 1e-9) for chance in reach)
     trunk = len(whole.trunk)
     assert reach[trunk:] == sorted(reach[trunk:], reverse=True)
     if trunk < len(whole):
