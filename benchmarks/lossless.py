@@ -28,7 +28,7 @@ WHAT = "drafted answers against plain ones"
 
 
 def policies(engine: Engine, names: str) -> dict[str, Policy]:
-    """The policies by name; `suffix:8` always drafts up to 8 tokens, `suffix` drafts where it pays.
+    """The policies by name; `suffix:8` always drafts up to 8 nodes, `suffix` drafts where it pays.
 
     A drafter may be a model's file, and several may be joined by `+`.
     """
@@ -37,7 +37,7 @@ def policies(engine: Engine, names: str) -> dict[str, Policy]:
         joined, _, size = name.partition(":")
         drafters = [opened(engine, part) for part in names_of(joined)]
         made[Path(name).name] = (
-            FixedPolicy(drafters[0], int(size))
+            FixedPolicy(drafters[0], int(size), trees=True)
             if size
             else AdaptivePolicy(drafters, engine.latency, trees=engine.context.trees)
         )
