@@ -68,14 +68,15 @@ def played(answer: dict[str, Any], drafters: Sequence[Drafter], curve: LatencyMo
     tokens = TokenSequence(prompt)
     policy.prefilled(without_rows(tokens), Verdict((), (said[0],)), cached=len(prompt) - 1, seconds=0.0)
     tokens.append(said[0])
-    begun, place, drafted, accepted = clock.now, 1, 0, 0
+    begun, place, drafted, accepted, again = clock.now, 1, 0, 0, 0
     while place < len(said):
         plan = policy.plan(tokens, answer["room"] - place)
         draft = plan.draft
-        seconds = truth[len(draft)]
+        seconds = truth[min(len(draft) + again, MAX_ROWS - 1)]
         clock.now += seconds
         verdict = checked(draft, said[place:].__getitem__, len(said) - place)
-        policy.settle(plan, without_rows(tokens, draft), verdict, seconds)
+        policy.settle(plan, without_rows(tokens, draft, again), verdict, seconds)
+        again = verdict.off_trunk
         tokens.extend(verdict.emitted)
         place += len(verdict.emitted)
         drafted, accepted = drafted + len(draft), accepted + len(verdict.accepted)

@@ -290,12 +290,15 @@ def played(
     policy.prefilled(without_rows(tokens), Verdict((), (said[0],)), cached=cached, seconds=seconds)
     tokens.append(said[0])
     begun, place, drafted, accepted, passes, beyond = clock.now, 1, 0, 0, 0, -PROMISED_TIMES
+    again = 0
     while place < len(said):
         plan = policy.plan(tokens, room - place)
         draft = plan.draft
-        clock.now += truth[len(draft)]
+        seconds = truth[min(len(draft) + again, len(truth) - 1)]
+        clock.now += seconds
         verdict = checked(draft, said[place:].__getitem__, len(said) - place)
-        policy.settle(plan, without_rows(tokens, draft), verdict, truth[len(draft)])
+        policy.settle(plan, without_rows(tokens, draft, again), verdict, seconds)
+        again = verdict.off_trunk
         tokens.extend(verdict.emitted)
         place, passes = place + len(verdict.emitted), passes + 1
         drafted, accepted = drafted + len(draft), accepted + len(verdict.accepted)

@@ -263,13 +263,15 @@ def with_policy(case: Case, *, known: bool = False, config: PolicyConfig | None 
     policy = AdaptivePolicy(case.drafters(text, clock), cost, trees=trees, clock=clock, config=config).begin()
     tokens, course = TokenSequence([text.said(0)]), Course([0.0])
     policy.prefilled(without_rows([0] * 64), Verdict((), (tokens[0],)), cached=0, seconds=ratios[63])
+    again = 0
     while len(tokens) < text.length:
         plan = policy.plan(tokens, text.length - len(tokens) - 1)
         draft = plan.draft
         verdict = _checked(text, tokens, draft)
-        seconds = curves(len(tokens))[len(draft)] * chance.lognormvariate(0.0, _NOISE)
+        seconds = curves(len(tokens))[min(len(draft) + again, MAX_ROWS - 1)] * chance.lognormvariate(0.0, _NOISE)
         clock.now += seconds
-        policy.settle(plan, without_rows(tokens, draft), verdict, seconds)
+        policy.settle(plan, without_rows(tokens, draft, again), verdict, seconds)
+        again = verdict.off_trunk
         tokens.extend(verdict.emitted)
         course.at += [clock.now] * len(verdict.emitted)
     return course

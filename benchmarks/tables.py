@@ -287,14 +287,18 @@ def parallel(result: Result) -> str:
 
 def tree_rows(result: Result) -> str:
     """What was compared, and how much of it was the same to the bit."""
-    of_trees, walk = result["summary"], result["walk"]
+    of_trees = result["summary"]
     header = ["compared", "rows", "same bits", "largest difference of a logit", "by another order of adding"]
     rows = [
         [f"{len(result['trees'])} trees of up to {of_trees['nodes']} nodes, with their paths as chains",
          str(of_trees["rows"]), str(of_trees["exact"]), f"{of_trees['difference']:.2g}", f"{of_trees['noise']:.2g}"],
-        [f"{walk['steps']} steps of two sequences, with a cache that never saw a draft", str(walk["checks"]),
-         str(walk["exact"]), f"{walk['difference']:.2g}", f"{walk['noise']:.2g}"],
     ]  # fmt: skip
+    for walk in result["walks"]:
+        who = "a sequence" if walk["sequences"] == 1 else f"{walk['sequences']} sequences in one cache"
+        rows.append(
+            [f"{walk['steps']} steps of {who} of up to {walk['longest']} tokens, with a cache that never saw a draft",
+             str(walk["checks"]), str(walk["exact"]), f"{walk['difference']:.2g}", f"{walk['noise']:.2g}"]
+        )  # fmt: skip
     return table(header, rows)
 
 

@@ -81,17 +81,20 @@ def compared(
     }  # fmt: skip
 
 
-def walked(model: LlamaModel, steps: int, threads: int, text: Sequence[int], rng: random.Random) -> dict[str, Any]:
-    """Two sequences, random trees in one pass, a random path accepted: each row is compared with that of a cache which
-    was given the same tokens and never a draft.
+def walked(
+    model: LlamaModel, count: int, longest: int, steps: int, threads: int, text: Sequence[int], rng: random.Random
+) -> dict[str, Any]:
+    """So many sequences of up to `longest` tokens, random trees in one pass, a random path accepted.
 
-    The accepted tokens lie in other cells there, and are added up in another order. `noise` is what another order
-    changes without any draft: that of attention without flash attention.
+    Each row is compared with that of a cache which was given the same tokens and never a draft.
+
+    Where several sequences share the cells, these are added up in another order. `noise` is what another order changes
+    without any draft: that of attention without flash attention.
     """
-    contexts = shared_contexts(model, 2, n_ctx=N_CTX, threads=threads, trees=True)
+    contexts = shared_contexts(model, count, n_ctx=N_CTX, threads=threads, trees=True)
     plain = [LlamaContext(model, n_ctx=N_CTX, threads=threads) for _ in contexts]
     other = LlamaContext(model, n_ctx=N_CTX, threads=threads, flash_attention="off")
-    sequences = [TokenSequence(text[:20]), TokenSequence(text[40:50])]
+    sequences = [TokenSequence(text[40 * place : 40 * place + 20 - place]) for place in range(count)]
     for sequence, alone in zip(sequences, plain, strict=True):
         alone.prefill(sequence[:-1])  # split as there
     exact = checks = likeliest = 0
@@ -112,13 +115,13 @@ def walked(model: LlamaModel, steps: int, threads: int, text: Sequence[int], rng
             path = rng.choice([[], *paths(draft)])
             sequence.extend(draft.tokens[node] for node in path[: rng.randrange(len(path) + 1)])
             sequence.append(rng.choice(text))
-            if len(sequence) > N_CTX - 64:
-                sequence.cut(len(sequence) - 200)
+            if len(sequence) > longest - 13:
+                sequence.cut(longest // 4)
     for context in (contexts[0], *plain, other):
         context.close()
     return {
-        "steps": steps, "checks": checks, "exact": exact, "same_likeliest": likeliest, "difference": difference,
-        "noise": noise,
+        "sequences": count, "longest": longest, "steps": steps, "checks": checks, "exact": exact,
+        "same_likeliest": likeliest, "difference": difference, "noise": noise,
     }  # fmt: skip
 
 
@@ -146,10 +149,13 @@ def main(model_path: Path, count: int, steps: int, threads: int | None, out: Pat
     alone.close()
     summary = {key: sum(row[key] for row in rows) for key in ("rows", "exact", "parted")}
     summary |= {key: max(row[key] for row in rows) for key in ("nodes", "leaves", "difference", "noise")}
-    walk = walked(model, steps, threads, text, rng)
-    print(f"{count} trees: {summary}\n{steps} steps of two sequences: {walk}")
+    walks = [
+        walked(model, sequences, longest, steps, threads, text, rng)
+        for sequences, longest in ((1, 256), (1, N_CTX - 64), (2, N_CTX - 64))
+    ]
+    print(f"{count} trees: {summary}", *walks, sep="\n")
     if out is not None:
-        save(out, WHAT, [model_path], {"seed": SEED, "summary": summary, "walk": walk, "trees": rows})
+        save(out, WHAT, [model_path], {"seed": SEED, "summary": summary, "walks": walks, "trees": rows})
 
 
 if __name__ == "__main__":

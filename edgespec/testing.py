@@ -24,6 +24,7 @@ from edgespec.core import (
 )
 from edgespec.decode.sampling import draw_any
 from edgespec.errors import ContextOverflow, InvalidRequest
+from edgespec.policy.tree import subtree, trunk_first
 
 
 class TableModel:
@@ -121,9 +122,9 @@ class TableModel:
         return np.stack([self.row(tokens[:end]) for end in ends])
 
 
-def without_rows(tokens: Sequence[int], draft: Draft = NOTHING) -> Evaluation:
+def without_rows(tokens: Sequence[int], draft: Draft = NOTHING, reevaluated: int = 0) -> Evaluation:
     """An evaluation that nobody computed: for what does not look at logits."""
-    return Evaluation(tokens, len(tokens), draft, _NO_ROWS)
+    return Evaluation(tokens, len(tokens), draft, _NO_ROWS, reevaluated=reevaluated)
 
 
 _NO_ROWS: Row = np.empty((0, 0), np.float32)
@@ -191,6 +192,7 @@ class FixedPolicy:
             return Plan(draft, (draft,), {self._drafter.name: 0.0})
         proposal = self._drafter.propose(tokens, limit)
         draft = (proposal if self._trees else proposal.trunk).first(limit)
+        draft = subtree(draft, trunk_first(draft.parents))
         return Plan(draft, (draft,))
 
     def settle(self, plan: Plan, evaluation: Evaluation, verdict: Verdict, seconds: float | None) -> None:

@@ -8,12 +8,13 @@ measured where they part, and a parting that this does not explain fails the tes
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from edgespec import Engine, SamplingParams
-from edgespec.backend import LlamaSampler
+from edgespec.backend import LlamaContext, LlamaSampler, evaluate_together, shared_contexts
 from edgespec.core import Context, Draft, Row, Sampler, common_prefix
 
 WIDTHS = (1, 2, 3, 5, 9, 16)
@@ -74,6 +75,31 @@ def rounding(context: Context, tokens: Sequence[int]) -> Rounding:
     return Rounding(rows[0, -1], found, max(float(np.ptp(rows, axis=0).max()), float(np.abs(found).max())))
 
 
+def rounding_together(engine: Engine, tokens: Sequence[int]) -> Row:
+    """The logits after `tokens` where other sequences are in the same passes, and cells lie in any order.
+
+    Shape (evaluations, n_vocab).
+    """
+    context, found = engine.context, []
+    assert isinstance(context, LlamaContext)
+    start = max(1, len(tokens) - LONGEST)
+    for seed in range(6):
+        random = np.random.default_rng(seed)
+        contexts = shared_contexts(engine.model, 3, n_ctx=context.n_ctx, threads=context.threads, trees=False)
+        texts = [list(tokens[:start]), *(random.permutation(tokens[:start]).tolist() for _ in range(2))]
+        for place in range(start, len(tokens)):
+            for text in texts:
+                text.append(tokens[place])
+            drafts = [chain(random.choice(tokens, int(random.integers(0, 6))).tolist()) for _ in texts]
+            requests = list(zip(contexts, texts, drafts, strict=True))
+            order = random.permutation(len(requests)).tolist()
+            evaluations = evaluate_together([requests[index] for index in order])
+            row = evaluations[order.index(0)].rows[0].copy()
+        found.append(row)
+        contexts[0].close()
+    return np.stack(found)
+
+
 def _evaluated(context: Context, tokens: Sequence[int], start: int, width: int) -> Row:
     """The logits after tokens[: start + 1] and so on to the end, `width` at a time, with the rest in the cache."""
     context.rewind(start)
@@ -92,10 +118,12 @@ def assert_same_choices(
     other: Sequence[int],
     sampler_after: SamplerAfter,
     least_noise: float = 0.0,
+    others: Callable[[list[int]], Row] | None = None,
 ) -> None:
     """Two answers to `prompt` are equal, or part where logits within the rounding give the token of either.
 
     The rounding is measured in `context`, whose cache is used for that; it is taken to be at least `least_noise`.
+    `others` are rows after some tokens that were evaluated in yet another way, shape (evaluations, n_vocab).
     """
     position = common_prefix(list(one), list(other))
     if position == len(one) == len(other):
@@ -103,6 +131,8 @@ def assert_same_choices(
     assert position < min(len(one), len(other)), f"one answer ends after {position} tokens, and the other goes on"
     tokens = [*prompt, *one[:position]]
     found = rounding(context, tokens)
+    if others is not None:
+        found = replace(found, differences=np.concatenate([found.differences, others(tokens) - found.row]))
     left, right = one[position], other[position]
     margin, noise = float(found.row[left] - found.row[right]), max(least_noise, found.among((left, right)))
     for token in (left, right):
@@ -134,10 +164,16 @@ def assert_same_answer(
     other: Sequence[int],
     sampling: SamplingParams,
     least_noise: float = 0.0,
+    *,
+    together: bool = False,
 ) -> None:
-    """Two answers of `engine`, or of another program with the same model, to `prompt` differ by rounding alone."""
+    """Two answers of `engine`, or of another program with the same model, to `prompt` differ by rounding alone.
+
+    `together`: one of them shared its passes with other answers.
+    """
 
     def sampler_after(tokens: list[int]) -> Sampler:
         return LlamaSampler(engine.model.vocabulary, sampling, history=tokens, position=len(tokens))
 
-    assert_same_choices(engine.context, prompt, one, other, sampler_after, least_noise)
+    others = partial(rounding_together, engine) if together else None
+    assert_same_choices(engine.context, prompt, one, other, sampler_after, least_noise, others)

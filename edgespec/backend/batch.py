@@ -13,11 +13,12 @@ from edgespec.backend.embedding import EmbeddingTable
 
 
 class Node(NamedTuple):
-    """A token of a batch: its position, and the ids of the sequences that it belongs to."""
+    """A token of a batch: its position, the ids of its sequences, and whether the logits after it are asked for."""
 
     token: int
     position: int
     sequences: Sequence[int]
+    output: bool = True
 
 
 class Batch:
@@ -64,13 +65,13 @@ class Batch:
         return self._struct
 
     def fill_nodes(self, nodes: Sequence[Node]) -> Any:
-        """The batch of `nodes`, with logits for each; those of a sequence come in the order of their positions."""
+        """The batch of `nodes`; those of a sequence come in the order of their positions."""
         count = len(nodes)
         self._single = -1
         self._struct.n_tokens = count
         self._fill_tokens([node.token for node in nodes])
         self._positions[:count] = [node.position for node in nodes]
-        self._outputs[:count] = 1
+        self._outputs[:count] = [node.output for node in nodes]
         self._counts[:count] = [len(node.sequences) for node in nodes]
         for ids, node in zip(self._ids, nodes, strict=False):
             ids[: len(node.sequences)] = node.sequences

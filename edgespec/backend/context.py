@@ -55,6 +55,8 @@ class LlamaContext:
         self._branches = self._cells.path_ids()  # of the last tree but the first path, until one is chosen
         self._branch_tokens: list[list[int]] = []  # the tokens of those paths
         self._tree_base = 0  # the number of tokens before that tree
+        self._trunk = 0  # its first nodes, as many as are a chain: their cells lie in the order of their positions
+        self._accepted = range(0)  # positions of its path behind the trunk, which the next pass evaluates again
         self._unrotated_from: int | None = None  # first position whose keys were shifted; the next pass rotates them
         self._shifted_from: int | None = None  # first position that was computed with dropped tokens in view
         self._shares = False  # whether cells may be those of another sequence too
@@ -119,38 +121,42 @@ class LlamaContext:
     def evaluate(self, tokens: Sequence[int], draft: Draft) -> Evaluation:
         """One forward pass: logits after the last of `tokens` and after every node of `draft`.
 
-        Where more than the last token is missing in the cache, the others are prefilled first. Raises InvalidRequest
-        for a draft that is too long, or has branches where `trees` is False; other errors as for `prefill`.
+        Where more than the last token is missing in the cache, the others are prefilled first, except for those of the
+        last tree's path: `Evaluation.reevaluated`. Raises InvalidRequest for a draft that is too long, or has branches
+        where `trees` is False; other errors as for `prefill`.
         """
         if not draft.is_chain:
             return evaluate_together([(self, tokens, draft)])[0]
-        last = self._prepare(tokens, draft)
-        self._decode([tokens[last], *draft.tokens], last, rows=1 + len(draft))
+        begin = self._prepare(tokens, draft)
+        self._decode([*tokens[begin:], *draft.tokens], begin, rows=1 + len(draft))
         self._mark = mark_of(tokens)
-        return Evaluation(tokens, len(tokens), draft, self._cells.rows(1 + len(draft)))
+        rows = self._cells.rows(1 + len(draft))
+        return Evaluation(tokens, len(tokens), draft, rows, reevaluated=len(tokens) - 1 - begin)
 
     def _prepare(self, tokens: Sequence[int], draft: Draft) -> int:
-        """Bring the cache to all of `tokens` but the last, whose index is returned."""
+        """Bring the cache to all of `tokens` that are not evaluated with `draft`; the index of the first that is."""
         if not (draft.is_chain or self.trees):
             raise InvalidRequest(f"{draft.drafter} drafted a tree with branches: this context evaluates chains")
         if len(draft) >= self.max_rows:
             raise InvalidRequest(f"a draft of {len(draft)} tokens: one evaluation checks at most {self.max_rows - 1}")
         last = len(tokens) - 1
-        if self._rewind(tokens, last) < last:
+        begin = self._rewind(tokens, last)
+        if begin < last and not (begin in self._accepted and last <= self._accepted.stop):
             self.prefill(tokens[:last])
+            begin = last
         if len(tokens) + len(draft) > self.n_ctx:  # each node takes a cell
             raise self._overflow(len(tokens) + len(draft))
-        return last
+        return begin
 
     def _grow(self, tokens: Sequence[int], draft: Draft) -> list[Node]:
-        """The nodes of the last token and a draft, and ids for the paths of the draft. `_prepare` came before."""
-        last = len(tokens) - 1
+        """The nodes of the tokens that are not cached and of a draft, and ids for its paths. `_prepare` came before."""
+        begin = len(self._tokens)
         tree = paths(draft) or [[]]
-        self._tree_base = len(tokens)
+        self._tree_base, self._trunk = len(tokens), len(draft.trunk)
         self._branch_tokens = [[draft.tokens[node] for node in path] for path in tree[1:]]
         self._cells.take_ids(self._branches, len(tree) - 1)  # from here on, an interrupt leaves them to the next call
         for path in self._branches:
-            self._cells.share(self._sequence, path, 0, last)
+            self._cells.share(self._sequence, path, 0, begin)
         ids: list[list[int]] = [[] for _ in draft.tokens]
         for sequence, nodes in zip((self._sequence, *self._branches), tree, strict=True):
             for node in nodes:
@@ -158,9 +164,11 @@ class LlamaContext:
         positions: list[int] = []
         for parent in draft.parents:
             positions.append(len(tokens) if parent == ROOT else positions[parent] + 1)
-        self._tokens += [tokens[last], *(draft.tokens[node] for node in tree[0])]
-        root = Node(tokens[last], last, (self._sequence, *self._branches))
-        return [root, *map(Node, draft.tokens, positions, ids)]
+        self._tokens += [*tokens[begin:], *(draft.tokens[node] for node in tree[0])]
+        every = (self._sequence, *self._branches)
+        last = len(tokens) - 1
+        again = [Node(tokens[place], place, every, output=False) for place in range(begin, last)]
+        return [*again, Node(tokens[last], last, every), *map(Node, draft.tokens, positions, ids)]
 
     def shift(self, keep: int, drop: int) -> None:
         """Drop `drop` tokens after the first `keep` and move the rest up, without a forward pass.
@@ -308,7 +316,11 @@ class LlamaContext:
         return length
 
     def _choose_path(self, tokens: Sequence[int]) -> None:
-        """Keep the path of the last tree that `tokens` go on with, and end the others."""
+        """Keep the path of the last tree that `tokens` go on with, and end the others.
+
+        Attention adds cells up in their order. So of a sequence that is alone, the path stays as far as its cells lie
+        in the order of its positions; the next pass evaluates the rest again, and adds up as after a chain.
+        """
         if not self._branches:
             return
         after = list(tokens[self._tree_base :])
@@ -319,7 +331,11 @@ class LlamaContext:
                 shared = common_prefix(branch, after)
                 if shared > best and self._cells.length(sequence) >= self._tree_base + shared:
                     path, best = sequence, shared
-            if path is not None:
+            if self._cells.count == 1:
+                trunk = self._tree_base + min(known, self._trunk)
+                self._accepted = range(trunk, self._tree_base + best)
+                self._truncate(trunk)
+            elif path is not None:
                 self._truncate(self._tree_base + known)
                 self._cells.share(path, self._sequence, self._tree_base + known, self._tree_base + best)
                 self._tokens += after[known:best]
@@ -381,18 +397,16 @@ def evaluate_together(requests: Sequence[tuple[LlamaContext, Sequence[int], Draf
     cells = requests[0][0]._cells
     if len({id(context) for context, _, _ in requests if context._cells is cells}) < len(requests):
         raise InvalidRequest("sequences are evaluated together once each, and in one memory")
-    for context, tokens, draft in requests:
-        context._prepare(tokens, draft)
+    missing = [len(tokens) - 1 - context._prepare(tokens, draft) for context, tokens, draft in requests]
     nodes = [node for context, tokens, draft in requests for node in context._grow(tokens, draft)]
     cells.decode_nodes(nodes)
     rows = cells.rows(total)
     evaluations: list[Evaluation] = []
-    for context, tokens, draft in requests:
+    for again, (context, tokens, draft) in zip(missing, requests, strict=True):
         context._unrotated_from = None
         context._mark = mark_of(tokens)
-        begin, end = len(nodes) - total, 1 + len(draft)
-        evaluations.append(Evaluation(tokens, len(tokens), draft, rows[begin : begin + end]))
-        total -= end
+        own, rows = rows[: 1 + len(draft)], rows[1 + len(draft) :]
+        evaluations.append(Evaluation(tokens, len(tokens), draft, own, reevaluated=again))
     return evaluations
 
 

@@ -155,7 +155,7 @@ class Sequences:
         native.decode(self.pointer, self._batch.fill(tokens, position, rows, sequence))
 
     def decode_nodes(self, nodes: Sequence[Node]) -> None:
-        """One forward pass of `nodes`, with logits for each."""
+        """One forward pass of `nodes`, with logits for those of which they are asked."""
         native.decode(self.pointer, self._batch.fill_nodes(nodes))
 
     def rows(self, count: int) -> Row:

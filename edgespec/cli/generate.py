@@ -16,7 +16,7 @@ from edgespec.cli.parallel import outcomes_in_order
 from edgespec.cli.report import DecisionLog, PromptProgress, as_json, json_line, print_stats
 from edgespec.cli.terminal import echo, write
 from edgespec.errors import ContextOverflow, EdgespecError, EvaluationError, GrammarError, InvalidRequest
-from edgespec.system.prompts import read_prompts
+from edgespec.system.prompts import read_valid_prompts
 
 _ERRORS_OF_ONE_PROMPT = (ContextOverflow, EvaluationError, InvalidRequest)
 """Errors after which the other prompts of a file are still answered; but a GrammarError concerns them all."""
@@ -28,10 +28,12 @@ def run(options: dict[str, Any]) -> None:
         _leave_out_what_is_for_conversations(options)
     _check_sources(options)
     sampling = sampling_of(options, logprobs=_wanted_logprobs(options))
-    conversations = _conversations(options)
+    conversations, errors = _conversations(options)
     answering = _answer_together if _parallel(options) > 1 else _answer_in_turn
+    for error in errors:
+        echo(f"edgespec: {error}; the other prompts are answered", err=True)
     with open_engine(options) as engine:
-        n_failed = answering(engine, conversations, sampling, options)
+        n_failed = len(errors) + answering(engine, conversations, sampling, options)
     if n_failed:
         sys.exit(1)
 
@@ -46,11 +48,11 @@ def _parallel(options: dict[str, Any]) -> int:
 
 
 def _answer_in_turn(
-    engine: Engine, conversations: list[dict[str, Any]], sampling: SamplingParams, options: dict[str, Any]
+    engine: Engine, conversations: dict[int, dict[str, Any]], sampling: SamplingParams, options: dict[str, Any]
 ) -> int:
     """Answer the conversations; returns how many failed."""
     n_failed = 0
-    for number, conversation in enumerate(conversations, start=1):
+    for number, conversation in conversations.items():
         try:
             _answer(engine, conversation, sampling, options)
         except _ERRORS_OF_ONE_PROMPT as error:
@@ -62,14 +64,15 @@ def _answer_in_turn(
 
 
 def _answer_together(
-    engine: Engine, conversations: list[dict[str, Any]], sampling: SamplingParams, options: dict[str, Any]
+    engine: Engine, conversations: dict[int, dict[str, Any]], sampling: SamplingParams, options: dict[str, Any]
 ) -> int:
     """Answer the conversations, several at once; returns how many failed."""
     n_failed, cancelled = 0, False
+    numbers, prompts = list(conversations), list(conversations.values())
     progress = PromptProgress()
 
     def fields(index: int, turn: int) -> dict[str, Any]:
-        return {**_prompt_fields(conversations[index]), "turn": turn}
+        return {**_prompt_fields(prompts[index]), "turn": turn}
 
     def decisions(index: int, turn: int) -> DecisionLog:
         progress.clear()
@@ -80,7 +83,7 @@ def _answer_together(
         **_answer_arguments(sampling, options, progress),
     }  # fmt: skip
     parallel = _parallel(options)
-    for index, turn, outcome in outcomes_in_order(engine, conversations, arguments, decisions, parallel=parallel):
+    for index, turn, outcome in outcomes_in_order(engine, prompts, arguments, decisions, parallel=parallel):
         session, error = outcome.session, outcome.error
         if session is not None and (session.emitted or error is None):
             echo(json_line({**fields(index, turn), **as_json(session, engine, sampling)}, sys.stdout))
@@ -91,7 +94,7 @@ def _answer_together(
             if isinstance(error, GrammarError) or not isinstance(error, _ERRORS_OF_ONE_PROMPT):
                 raise error
             n_failed += 1
-            _print_failure(conversations[index], index + 1, error)
+            _print_failure(prompts[index], numbers[index], error)
     if cancelled:
         sys.exit(130)
     return n_failed
@@ -121,13 +124,16 @@ def _leave_out_what_is_for_conversations(options: dict[str, Any]) -> None:
             options[name] = nothing
 
 
-def _conversations(options: dict[str, Any]) -> list[dict[str, Any]]:
-    """The conversations to answer: objects with `turns` and the other fields of the prompt file."""
+def _conversations(options: dict[str, Any]) -> tuple[dict[int, dict[str, Any]], list[InvalidRequest]]:
+    """The conversations to answer by their place in the prompt file, and the errors of lines that are none.
+
+    They are objects with `turns` and the other fields of the prompt file.
+    """
     if options["prompts"] is None:
-        return [{"turns": [prompt_of(options)]}]
+        return {1: {"turns": [prompt_of(options)]}}, []
     if options["raw"]:
         raise click.UsageError("--prompts holds conversations: they need the chat template, so not --raw")
-    return read_prompts(options["prompts"])
+    return read_valid_prompts(options["prompts"])
 
 
 def _check_sources(options: dict[str, Any]) -> None:

@@ -90,7 +90,8 @@ class Evaluation:
 
     `length` is the length of the sequence at that pass; its last token is row 0's. `rows` has the logits after it
     and after every node of `draft`, shape (1 + len(draft), n_vocab); the next forward pass overwrites them. `hidden`
-    has the hidden states of the same rows, where a drafter asked for them.
+    has the hidden states of the same rows, where a drafter asked for them. `reevaluated` tokens before the last were
+    in the pass too, since the last tree left their keys and values out of order.
     """
 
     sequence: Sequence[int]
@@ -98,6 +99,7 @@ class Evaluation:
     draft: Draft
     rows: Row
     hidden: Row | None = None
+    reevaluated: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,11 @@ class Verdict:
 
     accepted: tuple[int, ...]
     emitted: tuple[int, ...]
+
+    @property
+    def off_trunk(self) -> int:
+        """How many accepted nodes are on a side branch: a context that is alone evaluates them again."""
+        return sum(node != depth for depth, node in enumerate(self.accepted))
 
 
 @dataclass(frozen=True, slots=True)

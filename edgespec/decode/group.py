@@ -2,8 +2,9 @@
 
 A forward pass reads the weights once, however many sequences have rows in it, so that k answers together may take much
 less time than one after the other. By how much is measured: the number of sequences that are stepped together is the k
-of the largest k / T(k), so that fewer go together where that is faster. Sequences that begin alike share cells of the
-KV cache, so that what they have in common is prefilled once.
+of the largest k / T(k), so that fewer go together where that is faster. Where more than k are in progress, those that
+are least far are stepped, so that in the end none is left to go alone. Sequences that begin alike share cells of the KV
+cache, so that what they have in common is prefilled once.
 """
 
 from __future__ import annotations
@@ -110,14 +111,17 @@ class Group(Generic[C]):
                     slot.session.abandon()
 
     def _round(self, waiting: deque[tuple[int, Job[C]]]) -> list[Outcome]:
-        """Begin what there is time and room for, and step the first sessions together once."""
+        """Begin what there is time and room for, and step some sessions together once."""
         width = self._width(len(self._active) + min(len(waiting), len(self._free)))
         outcomes: list[Outcome] = []
-        while waiting and self._free and len(self._active) < width and not self._cancelled.is_set():
+        while waiting and self._free and not self._cancelled.is_set():
+            if len(self._active) >= width and len(waiting) > len(self._free):  # the last ones begin together
+                break
             outcomes += self._begin(*waiting.popleft())
         if self._cancelled.is_set():
             width = len(self._active)  # none of them needs a pass
-        due = [slot for slot in self._active[:width] if not slot.session.finished and self._is_due(slot)]
+        least_far = sorted(self._active, key=lambda slot: len(slot.session.emitted))
+        due = [slot for slot in least_far[:width] if not slot.session.finished and self._is_due(slot)]
         if due:
             self._pass(due)
         for slot in [slot for slot in self._active if slot.session.finished]:
@@ -202,7 +206,7 @@ class Group(Generic[C]):
                 for slot in due:  # one of them failed: alone it fails again, and the others do not
                     self._pass([slot])
             return
-        rows = sum(1 + len(plan.draft) for plan in plans)
+        rows = sum(len(evaluation.rows) + evaluation.reevaluated for evaluation in evaluations)
         if self._curve is not None:
             self._curve.observe(rows, seconds)
         if len(due) > 1 and self._policy is not None:

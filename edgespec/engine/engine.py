@@ -71,6 +71,8 @@ class Engine:
         self.context = context
         self.latency = latency
         """The latency model T(n) of the target."""
+        self.joint_latency: tuple[LatencyModel, LatencyModel] | None = None
+        """T(n) of passes of several answers, as their policy and as their group learn it; None before the first."""
         self.profiles = profiles
         """The stored profiles of the model; None where none are kept."""
         self.fingerprint = fingerprint

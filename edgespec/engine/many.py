@@ -32,6 +32,8 @@ _TURN_TOKENS = 16
 class ManyEngine(Protocol):
     """The part of an engine that is used here."""
 
+    joint_latency: tuple[LatencyModel, LatencyModel] | None
+
     @property
     def model(self) -> LlamaModel: ...
     @property
@@ -173,9 +175,12 @@ class ManyAnswers:
         )  # fmt: skip
         if not self._contexts[0].can_cut:
             policy = AdaptivePolicy((), engine.latency)
-        self._policy = planning = policy.with_latency(_copied(engine.latency))
+        if engine.joint_latency is None:
+            engine.joint_latency = _copied(engine.latency), _copied(engine.latency)
+        of_drafts, of_passes = engine.joint_latency
+        self._policy = planning = policy.with_latency(of_drafts)
         self._group = Group(
-            self._contexts, evaluate_together, planning, _copied(engine.latency), on_block=on_block, lock=engine.lock,
+            self._contexts, evaluate_together, planning, of_passes, on_block=on_block, lock=engine.lock,
             share=LlamaContext.share_prefix if engine.model.can_branch else None,
         )  # fmt: skip
 

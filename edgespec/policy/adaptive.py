@@ -166,7 +166,7 @@ class _AnswerPolicy:
     def settle(self, plan: Plan, evaluation: Evaluation, verdict: Verdict, seconds: float | None) -> None:
         shared, cost = self._shared, self._shared.latency.for_context(evaluation.length)
         draft, spent, emitted = plan.draft, plan.spent, len(verdict.emitted)
-        size = 1 + len(draft)
+        size = min(1 + len(draft) + evaluation.reevaluated, cost.rows)
         begun = shared.clock()
         for drafter in self._drafters.values():
             drafter.observe(evaluation, verdict)
@@ -174,7 +174,7 @@ class _AnswerPolicy:
             seconds += shared.clock() - begun  # what is learned from each row is part of what a row takes
             cost.observe(size, seconds)
         took = 1.0
-        if draft.tokens:
+        if size > 1:
             took = plan.time or (cost.ratio(size) if seconds is None else cost.charged(size, seconds))
         self._length.add(emitted)
         self._budget.settle(emitted, took + sum(spent.values()), prefill=sum(plan.prefill.values()), risk=plan.risk)

@@ -26,6 +26,7 @@ from edgespec.policy.tree import (
     normalized,
     reaches,
     subtree,
+    trunk,
     trunk_first,
 )
 
@@ -187,8 +188,11 @@ class Planning:
             authors = [names[0] for names in draft.authors]
             if len(set(authors)) == 1:
                 authors, draft = authors[0], replace(draft, drafter=authors[0], authors=())
-        deep = None if draft.is_chain else depths(draft.parents)
-        return Option(draft, Sizes([reach[node] for node in order], ratios, spent, deep, authors), limits)
+        reach = [reach[node] for node in order]
+        if draft.is_chain:
+            return Option(draft, Sizes(reach, ratios, spent, authors=authors), limits)
+        sizes = Sizes(reach, ratios, spent, depths(draft.parents), authors, trunk(draft.parents))
+        return Option(draft, sizes, limits)
 
     def _cut(self, option: Option, size: int) -> Choice:
         """The draft of that size."""

@@ -46,14 +46,26 @@ class Sizes:
         spent: float = 0.0,
         depths: Sequence[int] | None = None,
         authors: str | Sequence[str] = "",
+        trunk: Sequence[int] | None = None,
     ) -> None:
-        """`ratios` is T(n)/T(1) from n = 1 on, `spent` the time of drafting; one author of all nodes is a string."""
+        """`ratios` is T(n)/T(1) from n = 1 on, `spent` the time of drafting; one author of all nodes is a string.
+
+        `trunk` are the nodes of a tree's first path. Others that are accepted are evaluated again, so each costs one
+        more row as often as it is reached.
+        """
         self.reach = reach
         self._depths = depths
         self._authors = authors
         self.expected = list(accumulate(reach, initial=1.0))
         """Mean tokens of a forward pass with so many nodes."""
         self.times = [ratio + spent for ratio in ratios[: len(self.expected)]] if spent else ratios
+        if trunk is not None:
+            on_trunk = set(trunk)
+            sides = accumulate((0.0 if node in on_trunk else chance for node, chance in enumerate(reach)), initial=0.0)
+            self.times = [
+                time + again * (ratio - 1.0) / max(size, 1)
+                for size, (time, again, ratio) in enumerate(zip(self.times, sides, ratios, strict=False))
+            ]
         self.gains = [tokens / time for tokens, time in zip(self.expected, self.times, strict=False)]
         """Expected speed-ups."""
 

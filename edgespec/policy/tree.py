@@ -144,19 +144,24 @@ def subtree(tree: Draft, nodes: Sequence[int]) -> Draft:
 def trunk_first(parents: Sequence[int]) -> list[int]:
     """The nodes with the first path of first children in front; the others stay in order.
 
-    Where that path is accepted, its KV cells lie in a row, as those of a chain do: the next forward pass adds them up
-    in the same order, and rounds alike.
+    Where that path is accepted, its KV cells lie in order, as those of a chain do, and nothing is evaluated again.
     """
+    first = trunk(parents)
+    known = set(first)
+    return first + [node for node in range(len(parents)) if node not in known]
+
+
+def trunk(parents: Sequence[int]) -> list[int]:
+    """The path from the root on that goes on with each node's first child."""
     children: dict[int, int] = {}
     for node, parent in enumerate(parents):
         children.setdefault(parent, node)
-    trunk: list[int] = []
+    found: list[int] = []
     node = ROOT
     while (child := children.get(node)) is not None:
-        trunk.append(child)
+        found.append(child)
         node = child
-    known = set(trunk)
-    return trunk + [node for node in range(len(parents)) if node not in known]
+    return found
 
 
 def depths(parents: Sequence[int]) -> list[int]:

@@ -27,6 +27,16 @@ def read_objects(path: Path) -> list[tuple[int, dict[str, Any]]]:
     Raises InvalidRequest.
     """
     objects: list[tuple[int, dict[str, Any]]] = []
+    for number, value in read_lines(path):
+        if isinstance(value, InvalidRequest):
+            raise value
+        objects.append((number, value))
+    return objects
+
+
+def read_lines(path: Path) -> list[tuple[int, dict[str, Any] | InvalidRequest]]:
+    """The same, with the errors of lines that hold no object. Raises InvalidRequest where the file cannot be read."""
+    found: list[tuple[int, dict[str, Any] | InvalidRequest]] = []
     for number, line in enumerate(read_input(path).split("\n"), start=1):  # `splitlines` would split at more characters
         line = line.removeprefix(_BYTE_ORDER_MARK)  # noqa: PLW2901 - files with one were joined
         if not line.strip():
@@ -35,8 +45,9 @@ def read_objects(path: Path) -> list[tuple[int, dict[str, Any]]]:
             value = json.loads(line)
             json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is valid JSON, but no text
         except (ValueError, RecursionError) as error:
-            raise InvalidRequest(f"{path}, line {number}: not JSON ({error})") from error
+            found.append((number, InvalidRequest(f"{path}, line {number}: not JSON ({error})")))
+            continue
         if not isinstance(value, dict):
-            raise InvalidRequest(f"{path}, line {number}: it must be an object")
-        objects.append((number, value))
-    return objects
+            value = InvalidRequest(f"{path}, line {number}: it must be an object")
+        found.append((number, value))
+    return found

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgespec.errors import InvalidRequest
-from edgespec.system.jsonl import read_objects
+from edgespec.system.jsonl import read_lines
 
 MULTI_TURN = {"writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"}
 
@@ -18,14 +18,34 @@ def subtask(category: str) -> str:
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:
     """The prompts of a file, at least one; keys other than `turns` are not checked. Raises InvalidRequest."""
-    prompts = read_objects(path)
+    prompts, errors = read_valid_prompts(path)
+    if errors:
+        raise errors[0]
+    return list(prompts.values())
+
+
+def read_valid_prompts(path: Path) -> tuple[dict[int, dict[str, Any]], list[InvalidRequest]]:
+    """The prompts of a file by their place in it, from 1 on, and the errors of lines that hold none.
+
+    Raises InvalidRequest where the file has no prompt at all.
+    """
+    prompts: dict[int, dict[str, Any]] = {}
+    errors: list[InvalidRequest] = []
+    for place, (number, prompt) in enumerate(read_lines(path), start=1):
+        if isinstance(prompt, InvalidRequest):
+            errors.append(prompt)
+        elif _has_turns(prompt):
+            prompts[place] = prompt
+        else:
+            errors.append(InvalidRequest(f'{path}, line {number}: it must be an object with "turns", a list of texts'))
     if not prompts:
-        raise InvalidRequest(f"{path}: there are no prompts in it")
-    for number, prompt in prompts:
-        turns = prompt.get("turns")
-        if not (isinstance(turns, list) and turns and all(isinstance(turn, str) for turn in turns)):
-            raise InvalidRequest(f'{path}, line {number}: it must be an object with "turns", a list of texts')
-    return [prompt for _, prompt in prompts]
+        raise errors[0] if errors else InvalidRequest(f"{path}: there are no prompts in it")
+    return prompts, errors
+
+
+def _has_turns(prompt: dict[str, Any]) -> bool:
+    turns = prompt.get("turns")
+    return isinstance(turns, list) and bool(turns) and all(isinstance(turn, str) for turn in turns)
 
 
 def identified(prompts: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -46,16 +46,22 @@ def test_tokens_positions_and_rows(batch: Batch, data: st.DataObject) -> None:
 @given(st.data())
 def test_nodes_have_several_sequences(batch: Batch, data: st.DataObject) -> None:
     ids = st.lists(st.integers(0, SEQUENCES - 1), min_size=1, max_size=SEQUENCES, unique=True)
-    nodes = data.draw(st.lists(st.builds(Node, st.integers(0, 2**31 - 1), st.integers(0, 99), ids), max_size=CAPACITY))
+    nodes = data.draw(
+        st.lists(st.builds(Node, st.integers(0, 2**31 - 1), st.integers(0, 99), ids, st.booleans()), max_size=CAPACITY)
+    )
     filled = batch.fill_nodes(nodes)
     count = len(nodes)
     assert filled.n_tokens == count
     found = [
-        Node(filled.token[i], filled.pos[i], [filled.seq_id[i][j] for j in range(filled.n_seq_id[i])])
+        Node(
+            filled.token[i],
+            filled.pos[i],
+            [filled.seq_id[i][j] for j in range(filled.n_seq_id[i])],
+            bool(filled.logits[i]),
+        )
         for i in range(count)
     ]
     assert found == nodes
-    assert _array(filled.logits, count) == [1] * count
     batch.fill([7, 8], 0, 2, 3)
     assert _array(filled.n_seq_id, 2) == [1, 1] and _array(filled.seq_id[1], 1) == [3]
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from edgespec.backend import LlamaContext, LlamaModel, evaluate_together, native, shared_contexts
 from edgespec.backend.sequences import paths
-from edgespec.core import MAX_ROWS, NOTHING, ROOT, Draft, Row, TokenSequence
+from edgespec.core import MAX_ROWS, NOTHING, ROOT, Draft, Row, TokenSequence, Verdict
 from edgespec.errors import ContextOverflow, EvaluationError, InvalidRequest
 from tests.gguf_files import tiny_model
 from tests.present import present
@@ -54,12 +54,16 @@ def trees(draw: st.DrawFn, most: int = 20) -> Draft:
     return Draft(tuple(tokens), tuple(parents), (0.5,) * count, (0,) * count, "test")
 
 
-def path_to(draft: Draft, node: int) -> list[int]:
-    tokens: list[int] = []
+def nodes_to(draft: Draft, node: int) -> list[int]:
+    nodes: list[int] = []
     while node != ROOT:
-        tokens.append(draft.tokens[node])
+        nodes.append(node)
         node = draft.parents[node]
-    return tokens[::-1]
+    return nodes[::-1]
+
+
+def path_to(draft: Draft, node: int) -> list[int]:
+    return [draft.tokens[place] for place in nodes_to(draft, node)]
 
 
 def assert_rows(rows: Row, tokens: Sequence[int], draft: Draft, alone: LlamaContext, noise: float = NOISE) -> None:
@@ -89,30 +93,39 @@ def test_steps_with_trees_in_several_sequences_leave_true_caches(
     contexts = shared_contexts(model, data.draw(st.integers(1, 3)), n_ctx=N_CTX, threads=1, trees=True)
     token = st.integers(3, 60)
     sequences = [TokenSequence(data.draw(st.lists(token, min_size=1, max_size=9))) for _ in contexts]
+    off_trunk = [0] * len(contexts)  # tokens of each that are evaluated again
     for _ in range(data.draw(st.integers(1, 6))):
         chosen = [index for index in range(len(contexts)) if data.draw(st.booleans())]
         requests = [(contexts[index], sequences[index], data.draw(trees())) for index in chosen]
         if not requests:
             continue
-        rows = [evaluation.rows.copy() for evaluation in evaluate_together(requests)]
+        evaluations = evaluate_together(requests)
+        assert [evaluation.reevaluated for evaluation in evaluations] == [off_trunk[index] for index in chosen]
+        rows = [evaluation.rows.copy() for evaluation in evaluations]
         for index, (context, sequence, draft), got in zip(chosen, requests, rows, strict=True):
             assert_rows(got, sequence, draft, fresh)
             before = len(sequence)
             node = data.draw(st.integers(ROOT, len(draft) - 1)) if len(draft) else ROOT
             path = path_to(draft, node)
             sequence.extend([*path, data.draw(token)])
+            verdict = Verdict(tuple(nodes_to(draft, node)), tuple(path))
+            off_trunk[index] = verdict.off_trunk if len(contexts) == 1 else 0
             if data.draw(st.booleans()):
                 known = sequence[:-1]  # nothing drafts 62
-                assert context.cached([*known, 62]) == len(known), "the accepted path is not evaluated again"
+                assert context.cached([*known, 62]) == len(known) - off_trunk[index]
             elif data.draw(st.booleans()):
                 sequence.cut(data.draw(st.integers(1, before)))
+                off_trunk[index] = 0
             match data.draw(st.integers(0, 9)):
                 case 0:
                     context.forget()
+                    off_trunk[index] = 0
                 case 1:
                     context.rewind(data.draw(st.integers(0, before)))
+                    off_trunk[index] = 0
                 case 2:
                     contexts[index].state()
+                    off_trunk[index] = 0
                 case _:
                     pass
     for context, sequence in zip(contexts, sequences, strict=True):
@@ -200,15 +213,19 @@ def test_interrupts_at_any_moment_leave_true_caches(model: LlamaModel, fresh: Ll
     contexts[0].close()
 
 
-def test_an_accepted_trunk_leaves_the_bits_that_a_chain_leaves(model: LlamaModel) -> None:
-    """Cells in a row are added up in their order, whatever else the pass evaluated."""
+@pytest.mark.parametrize("leaf", range(ROOT, 9))
+def test_an_accepted_path_leaves_the_bits_that_a_chain_leaves(model: LlamaModel, leaf: int) -> None:
+    """Attention adds cells up in their order: that is the order of positions, whatever the tree was."""
     drafted, plain = (LlamaContext(model, n_ctx=N_CTX, threads=1, trees=True) for _ in range(2))
-    trunk = [10, 11, 12, 13]
-    tree = Draft((*trunk, 20, 21, 22), (-1, 0, 1, 2, -1, 0, 4), (0.3,) * 7, (0,) * 7, "test")
+    tree = Draft((10, 11, 12, 13, 20, 21, 22, 23, 24), (-1, 0, 1, 2, -1, 0, 5, 6, 4), (0.3,) * 9, (0,) * 9, "test")
     drafted.evaluate([5, 6], tree)
-    plain.evaluate([5, 6], Draft.chain(trunk, [0.5] * 4, [0] * 4, "test"))
-    tokens = [5, 6, *trunk]
-    for token in range(30, 40):
+    plain.evaluate([5, 6], Draft.chain(tree.tokens, [0.5] * 9, [0] * 9, "test"))  # as wide
+    nodes = nodes_to(tree, leaf)
+    tokens = [5, 6, *path_to(tree, leaf), 30]
+    evaluation = drafted.evaluate(tokens, NOTHING)
+    assert evaluation.reevaluated == Verdict(tuple(nodes), ()).off_trunk
+    assert np.array_equal(evaluation.rows[0], present(plain.prefill(tokens)))
+    for token in range(31, 40):
         tokens.append(token)
         rows = [context.evaluate(tokens, NOTHING).rows[0].copy() for context in (drafted, plain)]
         assert np.array_equal(*rows)

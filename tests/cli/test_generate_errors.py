@@ -124,6 +124,19 @@ def test_a_prompt_without_an_id_is_named_by_its_place(run: Callable[..., Result]
     assert run("--prompts", str(tmp_path / "prompts.jsonl")).stderr.startswith("edgespec: prompt 2: ")
 
 
+@pytest.mark.parametrize("parallel", ["1", "3"])
+def test_a_line_that_is_no_prompt_costs_no_other_its_answer(
+    run: Callable[..., Result], tmp_path: Path, parallel: str
+) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"turns": ["one"]}\n{"turns": 3}\n{"turns\n\n{"turns": ["refused"]}\n{"turns": ["five"]}\n')
+    result = run("--prompts", str(path), "--parallel", parallel)
+    assert (result.exit_code, len(result.stdout.splitlines())) == (1, 2)
+    first, second, third = result.stderr.splitlines()
+    assert "line 2: it must be an object with" in first and first.endswith("; the other prompts are answered")
+    assert "line 3: not JSON" in second and third.startswith("edgespec: prompt 4: ")
+
+
 def test_a_failing_pass_costs_no_other_prompt_its_answer(
     run: Callable[..., Result], tmp_path: Path, failing_pass: Callable[[int], None]
 ) -> None:

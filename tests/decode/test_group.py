@@ -196,6 +196,25 @@ def test_as_many_are_stepped_together_as_are_fastest(times: Callable[[int], floa
     assert machine.seconds <= 0.01 * (passes * times(width) / width) * 1.1 + 0.05 * times(8)
 
 
+def test_where_not_all_fit_into_a_pass_none_is_left_to_go_alone() -> None:
+    """Eight answers, six at once: the six that are least far, not the first six and then two."""
+    times: Callable[[int], float] = lambda n: 1.0 + 0.1 * n if n <= 6 else 0.6 * n  # noqa: E731
+    machine, latency, policy = Machine(times), LatencyModel(64), plain()
+    latency.measure({n: 0.01 * times(n) for n in range(1, 9)})
+    far: dict[int, int] = {}
+    spread: list[int] = []
+
+    def on_block(index: int, session: Session, block: Block) -> None:
+        far[index] = len(session.emitted)
+        spread.append(max(far.values()) - min(far.values()))
+
+    jobs = [job_of([3, 1 + number], policy, max_tokens=60) for number in range(8)]
+    list(group_of(machine, policy, 8, latency=latency, seed=4, on_block=on_block).run(jobs))
+    assert list(far.values()) == [60] * 8
+    assert machine.sequences.count(6) >= 0.9 * len(machine.sequences)
+    assert max(spread[8:]) <= 2
+
+
 def test_what_prompts_have_in_common_is_prefilled_once() -> None:
     machine, policy = Machine(), plain()
     head = [1 + number % 30 for number in range(200)]

@@ -163,8 +163,10 @@ def test_an_engine_that_is_closed_ends_the_answers(tmp_path: Path) -> None:
     answers = engine.generate_as_completed(["w300 " * 58, *PROMPTS], raw=True, max_tokens=100, sampling=never)
     next(answers)
     engine.close()
-    errors = [answer for _, answer in answers]
-    assert errors and all(isinstance(error, InvalidRequest) for error in errors)
+    others = [answer for _, answer in answers]
+    errors = [answer for answer in others if isinstance(answer, InvalidRequest)]
+    assert errors and all(answer.finished for answer in others if isinstance(answer, Session))
+    assert len(others) == len(PROMPTS)
 
 
 @pytest.mark.model
@@ -187,4 +189,4 @@ def test_answers_of_a_real_model(smollm2: Path, tmp_path: Path, temperature: flo
         assert all(answer.tally.cached_tokens > 20 for answer in together[1:])
         for one, other in zip(alone, together, strict=True):
             prompt = one.tokens[: one.tally.prompt_tokens]
-            assert_same_answer(engine, prompt, one.emitted, other.emitted, sampling)
+            assert_same_answer(engine, prompt, one.emitted, other.emitted, sampling, together=True)
