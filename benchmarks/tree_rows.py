@@ -114,9 +114,9 @@ def walked(
                 noise = max(noise, float(np.abs(other.evaluate(sequence, NOTHING).rows[0] - expected).max()))
             path = rng.choice([[], *paths(draft)])
             sequence.extend(draft.tokens[node] for node in path[: rng.randrange(len(path) + 1)])
-            sequence.append(rng.choice(text))
             if len(sequence) > longest - 13:
                 sequence.cut(longest // 4)
+            sequence.append(rng.choice(text))
     for context in (contexts[0], *plain, other):
         context.close()
     return {
