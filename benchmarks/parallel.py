@@ -4,8 +4,9 @@
 
 Nothing is drafted, no answer may end, and the time of the prefill is left out on both sides. In each round the prompts
 are answered one after the other and with `--parallel` 2 to 8, forwards and backwards in turn, and ratios are taken
-within a round. T(n) is the median time of a forward pass of n sequences, with every n in each turn: n T(1) / T(n) is
-what n at once could gain without any other work, and the largest of these is what the answers are compared with.
+within a round. T(n) is the median time of a forward pass of n sequences, with every n in each turn, and T(1) that of
+one in a context of its own: n T(1) / T(n) is what n at once could gain without any other work, and the largest of these
+is what the answers are compared with.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def pass_seconds(engine: Engine, prompts: Sequence[Sequence[int]]) -> list[float
     contexts = shared_contexts(
         engine.model, count, n_ctx=longest, threads=engine.context.threads, trees=True
     )  # fmt: skip
-    texts = [list(prompt) for prompt in prompts]
+    texts, alone = [list(prompt) for prompt in prompts], [*prompts[0], prompts[0][-1]]
+    engine.context.prefill(alone[:-1])
     for context, text in zip(contexts, texts, strict=True):
         context.prefill(text)
         text.append(text[-1])
@@ -44,9 +46,12 @@ def pass_seconds(engine: Engine, prompts: Sequence[Sequence[int]]) -> list[float
     for _ in range(PASSES):
         for n in range(1, count + 1):
             begun = time.perf_counter()
-            evaluate_together([(contexts[place], texts[place], NOTHING) for place in range(n)])
+            if n == 1:
+                engine.context.evaluate(alone, NOTHING)
+            else:
+                evaluate_together([(contexts[place], texts[place], NOTHING) for place in range(n)])
             times[n - 1].append(time.perf_counter() - begun)
-            for text in texts[:n]:
+            for text in [alone] if n == 1 else texts[:n]:
                 text.append(text[-1])
     contexts[0].close()
     return [statistics.median(each) for each in times]
