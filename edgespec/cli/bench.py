@@ -19,7 +19,7 @@ from edgespec.cli.interrupt import message_when_stopped
 from edgespec.cli.terminal import echo
 from edgespec.errors import InvalidRequest, OutputError
 from edgespec.system.files import check_writable, replacing
-from edgespec.system.prompts import identified, read_prompts, spread
+from edgespec.system.prompts import ALL, identified, read_prompts, spread
 
 
 def run(options: dict[str, Any]) -> None:
@@ -73,7 +73,7 @@ def _print_progress(progress: RunProgress) -> None:
     """Print a line on stderr for each prompt and each other stage."""
     row = progress.row
     if row and "reason" in row:
-        echo(f"{row['category']} {row['question_id']} left out: {row['reason']}", err=True)
+        echo(f"{_name(row)} left out: {row['reason']}", err=True)
     elif row:
         plain = statistics.median(map(speed_of, row["answers"][PLAIN]))
         speeds = ", ".join(
@@ -81,11 +81,17 @@ def _print_progress(progress: RunProgress) -> None:
             for name in row["answers"]
             if name != PLAIN and (speed_ratios := ratios(row, name, PLAIN))
         )
-        echo(f"{row['category']} {row['question_id']}: plain {plain:.1f} tokens/s, {speeds}", err=True)
+        echo(f"{_name(row)}: plain {plain:.1f} tokens/s, {speeds}", err=True)
     left = "" if progress.seconds_left is None else f", {progress.seconds_left / 60:.0f} min left"
     count = f" {progress.done} of {progress.total} prompts" if progress.total else ""
     done = progress.total and progress.done == progress.total
     echo(f"{'measured' if done else progress.doing}{count}{left}", err=True)
+
+
+def _name(row: dict[str, Any]) -> str:
+    """What a prompt is called: those of a file without categories are all in one."""
+    category = "prompt" if row["category"] == ALL else row["category"]
+    return f"{category} {row['question_id']}"
 
 
 def _write_report(path: Path, result: dict[str, Any]) -> None:

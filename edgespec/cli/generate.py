@@ -68,6 +68,7 @@ def _answer_together(
 ) -> int:
     """Answer the conversations, several at once; returns how many failed."""
     n_failed, cancelled = 0, False
+    begun: set[int] = set()
     numbers, prompts = list(conversations), list(conversations.values())
     progress = PromptProgress()
 
@@ -85,9 +86,11 @@ def _answer_together(
     parallel = _parallel(options)
     for index, turn, outcome in outcomes_in_order(engine, prompts, arguments, decisions, parallel=parallel):
         session, error = outcome.session, outcome.error
+        begun.add(index)
         if session is not None and (session.emitted or error is None):
             echo(json_line({**fields(index, turn), **as_json(session, engine, sampling)}, sys.stdout))
             if options["stats"]:
+                echo(f"{_name(prompts[index], numbers[index])}, turn {turn}:", err=True, dim=True)
                 print_stats(session, engine, sampling.seed)
             cancelled = cancelled or (error is None and session.finish_reason == "cancelled")
         if error is not None:
@@ -96,12 +99,19 @@ def _answer_together(
             n_failed += 1
             _print_failure(prompts[index], numbers[index], error)
     if cancelled:
+        if left := len(prompts) - len(begun):
+            echo(f"stopped; {left} of {len(prompts)} conversations were not begun", err=True)
         sys.exit(130)
     return n_failed
 
 
+def _name(conversation: dict[str, Any], number: int) -> str:
+    """What a conversation is called on stderr."""
+    return f"prompt {conversation['question_id']}" if "question_id" in conversation else f"line {number}"
+
+
 def _print_failure(conversation: dict[str, Any], number: int, error: EdgespecError) -> None:
-    echo(f"edgespec: prompt {conversation.get('question_id', number)}: {error}", err=True)
+    echo(f"edgespec: {_name(conversation, number)}: {error}", err=True)
 
 
 def _answer_arguments(sampling: SamplingParams, options: dict[str, Any], progress: PromptProgress) -> dict[str, Any]:
@@ -125,7 +135,7 @@ def _leave_out_what_is_for_conversations(options: dict[str, Any]) -> None:
 
 
 def _conversations(options: dict[str, Any]) -> tuple[dict[int, dict[str, Any]], list[InvalidRequest]]:
-    """The conversations to answer by their place in the prompt file, and the errors of lines that are none.
+    """The conversations to answer by their line in the prompt file, and the errors of lines that are none.
 
     They are objects with `turns` and the other fields of the prompt file.
     """

@@ -227,9 +227,10 @@ class Engine:
 
         At most `parallel` (up to 64) are decoded at once: their sequences share forward passes, and fewer at once where
         that is faster. Prompts that begin alike are read once as far as they do. `n` answers to each prompt have the
-        indexes from n times that of the prompt on, and seeds that count up. Other arguments are those of `generate`.
+        indexes from n times that of the prompt on, and seeds that count up; n is at most 128. Other arguments are
+        those of `generate`.
 
-        Each text is the one that its prompt gives alone, but for ties within the rounding of passes of several rows.
+        Each text is the one that its prompt gives alone, but for rounding (docs/exactness.md).
         With `exact` the answers come one after the other. The KV cache of the answers is beside the engine's own, for
         the `parallel` longest prompts and their `max_tokens`: where memory is short, there are fewer at once, with a
         warning. Raises InvalidRequest for arguments that cannot be used.

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from edgespec.backend import LlamaContext, LlamaModel, Message, Prompt, evaluate_together, shared_contexts
 from edgespec.core import MAX_ROWS, Draft, Evaluation, Policy
-from edgespec.core.arguments import MAX_INT32, function, integer, shown
+from edgespec.core.arguments import function, integer, shown
 from edgespec.decode.group import Group, Outcome
 from edgespec.decode.options import GenerationOptions
 from edgespec.decode.session import Block, Session, check_prompt
@@ -24,6 +24,9 @@ from edgespec.engine.messages import conversation
 from edgespec.errors import EdgespecError, InvalidRequest
 from edgespec.latency.model import LatencyModel
 from edgespec.policy.adaptive import AdaptivePolicy
+
+MOST_ANSWERS = 128
+"""Answers to one prompt, at most: as many as OpenAI's API gives."""
 
 _TURN_TOKENS = 16
 """Tokens that a template may put between an answer and the next turn."""
@@ -242,17 +245,18 @@ def in_order(
 ) -> list[Any]:
     """The answers of `Engine.generate_many`."""
     works, parallel = _prompt_works(engine, prompts, n, **arguments), _checked_parallel(parallel)
-    _raise_first(works if raises else ())
+    _raise_first(works if raises else (), n)
     found = dict(_completed(engine, works, parallel))
     answers = [found[index] for index in range(len(works))]
-    _raise_first(answers if raises else ())
+    _raise_first(answers if raises else (), n)
     return answers
 
 
-def _raise_first(found: Iterable[object]) -> None:
-    for error in found:
+def _raise_first(found: Iterable[object], n: int) -> None:
+    """Raise the first error, with the index of its prompt, to each of which there are `n` answers."""
+    for index, error in enumerate(found):
         if isinstance(error, EdgespecError):
-            raise error
+            raise type(error)(f"prompts[{index // n}]: {error}") from error
 
 
 def _checked_parallel(parallel: int) -> int:
@@ -283,7 +287,7 @@ def _prompt_works(
     **options: Any,
 ) -> list[Work | EdgespecError]:
     """The works of `n` answers to each prompt, with seeds that count up; the error of a prompt that has one."""
-    n = integer("n", n, 1, MAX_INT32, "answers to each prompt")
+    n = integer("n", n, 1, MOST_ANSWERS, "answers to each prompt")
     function("on_prefill", on_prefill)
     if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
         raise InvalidRequest(f"prompts is {shown(prompts)}: it must be a list of prompts")

@@ -44,6 +44,10 @@ def read_lines(path: Path) -> list[tuple[int, dict[str, Any] | InvalidRequest]]:
         try:
             value = json.loads(line)
             json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is valid JSON, but no text
+        except UnicodeEncodeError:
+            reason = "a text in it is not UTF-8: half a surrogate pair is no character"
+            found.append((number, InvalidRequest(f"{path}, line {number}: {reason}")))
+            continue
         except (ValueError, RecursionError) as error:
             found.append((number, InvalidRequest(f"{path}, line {number}: not JSON ({error})")))
             continue

@@ -11,6 +11,10 @@ from edgespec.system.jsonl import read_lines
 MULTI_TURN = {"writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"}
 
 
+ALL = "all"
+"""The category of prompts that have none."""
+
+
 def subtask(category: str) -> str:
     """Spec-Bench's name for a category: its eight 10-question ones together are `multi-turn`."""
     return "multi-turn" if category in MULTI_TURN else category
@@ -25,17 +29,17 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
 
 
 def read_valid_prompts(path: Path) -> tuple[dict[int, dict[str, Any]], list[InvalidRequest]]:
-    """The prompts of a file by their place in it, from 1 on, and the errors of lines that hold none.
+    """The prompts of a file by their line number, and the errors of lines that hold none.
 
     Raises InvalidRequest where the file has no prompt at all.
     """
     prompts: dict[int, dict[str, Any]] = {}
     errors: list[InvalidRequest] = []
-    for place, (number, prompt) in enumerate(read_lines(path), start=1):
+    for number, prompt in read_lines(path):
         if isinstance(prompt, InvalidRequest):
             errors.append(prompt)
         elif _has_turns(prompt):
-            prompts[place] = prompt
+            prompts[number] = prompt
         else:
             errors.append(InvalidRequest(f'{path}, line {number}: it must be an object with "turns", a list of texts'))
     if not prompts:
@@ -49,13 +53,13 @@ def _has_turns(prompt: dict[str, Any]) -> bool:
 
 
 def identified(prompts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The prompts with `question_id` and `category`; where the file has none, their number and `all`.
+    """The prompts with `question_id` and `category`; where the file has none, their number and `ALL`.
 
     Raises InvalidRequest where an id is no number and no text, or two prompts have the same.
     """
     by_id: dict[Any, dict[str, Any]] = {}
     for number, prompt in enumerate(prompts, start=1):
-        identified_prompt = {"question_id": number, "category": "all", **prompt}
+        identified_prompt = {"question_id": number, "category": ALL, **prompt}
         name = identified_prompt["question_id"]
         if not isinstance(name, int | str) or not isinstance(identified_prompt["category"], str):
             raise InvalidRequest(f"prompt {number}: question_id must be a number or a text, category a text")

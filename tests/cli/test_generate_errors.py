@@ -119,9 +119,9 @@ def test_an_error_of_one_prompt_costs_no_other_its_answer(
     assert reason in result.stderr
 
 
-def test_a_prompt_without_an_id_is_named_by_its_place(run: Callable[..., Result], tmp_path: Path) -> None:
-    (tmp_path / "prompts.jsonl").write_text('{"turns": ["one"]}\n{"turns": ["refused"]}\n')
-    assert run("--prompts", str(tmp_path / "prompts.jsonl")).stderr.startswith("edgespec: prompt 2: ")
+def test_a_prompt_without_an_id_is_named_by_its_line(run: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text('{"turns": ["one"]}\n\n{"turns": ["refused"]}\n')
+    assert run("--prompts", str(tmp_path / "prompts.jsonl")).stderr.startswith("edgespec: line 3: ")
 
 
 @pytest.mark.parametrize("parallel", ["1", "3"])
@@ -134,7 +134,7 @@ def test_a_line_that_is_no_prompt_costs_no_other_its_answer(
     assert (result.exit_code, len(result.stdout.splitlines())) == (1, 2)
     first, second, third = result.stderr.splitlines()
     assert "line 2: it must be an object with" in first and first.endswith("; the other prompts are answered")
-    assert "line 3: not JSON" in second and third.startswith("edgespec: prompt 4: ")
+    assert "line 3: not JSON" in second and third.startswith("edgespec: line 5: ")
 
 
 def test_a_failing_pass_costs_no_other_prompt_its_answer(

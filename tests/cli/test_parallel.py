@@ -85,6 +85,8 @@ def test_statistics_tell_the_answers_apart(run: Callable[..., Result], tmp_path:
         tokens = [line["tokens"] for line in decisions if (line["question_id"], line["turn"]) == key]
         assert sum(tokens) == 20
     assert result.stderr.count("finish reason length") == 3
+    for heading in ("prompt 0, turn 0:", "prompt 0, turn 1:", "prompt 1, turn 0:"):
+        assert heading in result.stderr
     assert all(len(line["logprobs"]) == 20 for line in objects(result))
 
 
@@ -102,6 +104,7 @@ def test_ctrl_c_prints_the_answers_as_far_as_they_are(
     lines = objects(result)
     assert [line["question_id"] for line in lines] == list(range(len(lines))) and 1 <= len(lines) < 9
     assert all(line["finish_reason"] == "cancelled" and len(line["tokens"]) <= 9 for line in lines)
+    assert f"stopped; {9 - len(lines)} of 9 conversations were not begun" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_one_prompt_that_cannot_be_answered_costs_no_other_its_answer(engine: ed
     for index in (0, 2):
         answer = answers[index]
         assert isinstance(answer, Session) and answer.tally.tokens > 0
-    with pytest.raises(ContextOverflow, match="the context holds 512"):
+    with pytest.raises(ContextOverflow, match=r"prompts\[1\]: .* the context holds 512"):
         engine.generate_many(prompts, raw=True, max_tokens=5)
     (first, error), *others = engine.generate_as_completed(prompts, raw=True, max_tokens=5)
     assert first == 1 and isinstance(error, EdgespecError)
@@ -121,7 +121,8 @@ def test_a_full_context_shifts_as_it_does_alone(engine: edgespec.Engine) -> None
     [
         ({"parallel": 0}, "parallel is 0: it must be a whole number from 1 to 64"),
         ({"parallel": 65}, "parallel is 65: it must be a whole number from 1 to 64"),
-        ({"n": 0}, "n is 0: it must be a whole number from 1"),
+        ({"n": 0}, "n is 0: it must be a whole number from 1 to 128"),
+        ({"n": 10**9}, "n is 1000000000: it must be a whole number from 1 to 128"),
         ({"errors": "ignore"}, "errors is 'ignore'"),
         ({"max_tokens": 0}, "max_tokens is 0"),
     ],

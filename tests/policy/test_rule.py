@@ -21,7 +21,18 @@ from edgespec.policy.costed import StoppingRule, expected_speed_up, may_exceed
 from edgespec.policy.drafter_prefill import AnswerLengths, DrafterPrefill, PrefillBudgets
 from edgespec.policy.loss_budget import AnswerBudget, LossBudgets
 from edgespec.policy.speedup import Limits, Sizes, shares
-from edgespec.policy.tree import HOPELESS, best_path, by_reach, depths, merged, normalized, reaches, subtree
+from edgespec.policy.tree import (
+    HOPELESS,
+    best_path,
+    by_reach,
+    depths,
+    merged,
+    normalized,
+    reaches,
+    subtree,
+    trunk,
+    trunk_first,
+)
 from edgespec.testing import without_rows
 
 ANYTHING = Limits({"": math.inf}, math.inf, 0.0, 1.0)
@@ -158,6 +169,26 @@ def test_shortfall_and_risk_are_those_of_the_distribution_of_tokens(tree: Draft,
         late = sum(chance for depth, chance in chances.items() if time - depth - 1 > noticed + 1e-6)
         if all(abs(time - depth - 1 - noticed) > 1e-6 for depth in range(size + 2)):
             assert sizes.risk(size, noticed) == pytest.approx(late, abs=1e-9)
+
+
+@given(trees(), st.floats(1.0, 3.0))
+def test_what_is_evaluated_again_is_part_of_what_a_size_takes(tree: Draft, time: float) -> None:
+    reach = reaches(tree.parents, tree.probabilities)
+    ordered = subtree(tree, by_reach(reach))
+    reach = reaches(ordered.parents, ordered.probabilities)
+    ratios = [1.0] + [time] * len(tree)
+    sizes = Sizes(reach, ratios, depths=depths(ordered.parents), trunk=trunk(ordered.parents))
+    for size in range(1, len(tree) + 1):
+        draft = subtree(ordered.first(size), trunk_first(ordered.parents[:size]))
+        chances = reaches(draft.parents, draft.probabilities)
+        again = 0.0
+        for node, chance in enumerate(chances):  # the accepted path ends here with this probability
+            ends = chance - sum(chances[child] for child, parent in enumerate(draft.parents) if parent == node)
+            path = [node]
+            while draft.parents[path[0]] != ROOT:
+                path.insert(0, draft.parents[path[0]])
+            again += ends * Verdict(tuple(path), ()).off_trunk
+        assert sizes.times[size] == pytest.approx(time + again * (time - 1.0) / size)
 
 
 @given(st.lists(st.floats(0.05, 1.0), min_size=1, max_size=12), st.data())
