@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from edgespec.policy.acceptance import Acceptance
+from edgespec.policy.tree import HOPELESS
 
 
 def expected_speed_up(
     chances: Sequence[float], ratios: Sequence[float], start: float, token: float
 ) -> tuple[float, int]:
-    """The largest of all sizes of a chain, and that size, at least 1.
+    """The largest of all sizes of a chain up to the first token that is hardly ever reached, and that size, at least 1.
 
     `chances` are the conditional probabilities by position, `ratios` is T(n)/T(1), `start` the time up to the first
     draft token and `token` that of each one more.
@@ -25,6 +26,8 @@ def expected_speed_up(
         gain = expected / (ratio + spent)
         if gain > best:
             best, size = gain, position
+        if reach < HOPELESS:
+            break
         spent += token
     return best, size
 
@@ -69,6 +72,6 @@ class StoppingRule:
             if added > best * (ratio - ratios[size] + time - here):
                 self._spent += self._token
                 return True
-            if reach < 0.02:
+            if reach < HOPELESS:
                 break
         return False
