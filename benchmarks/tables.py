@@ -273,6 +273,21 @@ def schema_drafts(result: Result) -> str:
     return table(["schema", *header], rows)
 
 
+def acceptance(result: Result) -> str:
+    """Mean acceptance length of each drafter and number of nodes, overall and by kind of text."""
+    results = result["results"]
+    subtasks = list(next(iter(results.values()))["subtasks"])
+    rows = []
+    for key, found in results.items():
+        name, nodes = key.rsplit(" ", 1)
+        overall = found["overall"]
+        by_subtask = (f"{found['subtasks'][subtask]['mean_acceptance_length']:.2f}" for subtask in subtasks)
+        rows.append(
+            [f"`{name}`", nodes, f"{overall['nodes']:.1f}", f"{overall['mean_acceptance_length']:.2f}", *by_subtask]
+        )
+    return table(["drafter", "nodes at most", "nodes a pass", "tokens a pass", *subtasks], rows)
+
+
 def parallel(result: Result) -> str:
     """One line for each number of answers at once."""
     rows = [
@@ -345,6 +360,7 @@ def replay_trees(result: Result) -> str:
 
 
 RENDERERS: dict[str, Callable[[Result], str]] = {
+    "mean acceptance length of drafters alone": acceptance,
     "drafted answers against plain ones": lossless,
     "edgespec's plain decoding against llama-cpp-python's Llama": overhead,
     "cost of drafting from the conversation": drafting,
