@@ -1,11 +1,12 @@
 """llama.cpp by the low-level API of llama-cpp-python. No other package but `integrations` imports `llama_cpp`."""
 
-from edgespec.backend.context import LlamaContext, evaluate_together, shared_contexts
+from edgespec.backend.context import LlamaContext, evaluate_together
 from edgespec.backend.devices import gpus
 from edgespec.backend.embedding import EmbeddingTable
+from edgespec.backend.hidden import HiddenStates, published_layers, states_of
 from edgespec.backend.model import NO_VARIABLES, LlamaModel, LlamaVocabulary, Message
 from edgespec.backend.native import build_name
-from edgespec.backend.parallel import ParallelContext
+from edgespec.backend.parallel import ParallelContext, shared_contexts
 from edgespec.backend.prompt import Prompt
 from edgespec.backend.quantize import QUANTIZATIONS, quantize
 from edgespec.backend.sampler import LlamaSampler
@@ -19,6 +20,7 @@ __all__ = [
     "PREFILL_CHUNK",
     "QUANTIZATIONS",
     "EmbeddingTable",
+    "HiddenStates",
     "LlamaContext",
     "LlamaModel",
     "LlamaSampler",
@@ -29,6 +31,8 @@ __all__ = [
     "build_name",
     "evaluate_together",
     "gpus",
+    "published_layers",
     "quantize",
     "shared_contexts",
+    "states_of",
 ]

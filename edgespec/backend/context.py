@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edgespec.backend import native
 from edgespec.backend.batch import Node
+from edgespec.backend.hidden import HiddenStates
 from edgespec.backend.model import LlamaModel
 from edgespec.backend.sequences import PREFILL_CHUNK, Sequences, paths
 from edgespec.core import MAX_ROWS, NO_MARK, ROOT, Draft, Evaluation, Row, common_prefix, mark_of, unchanged
@@ -60,6 +61,8 @@ class LlamaContext:
         self._unrotated_from: int | None = None  # first position whose keys were shifted; the next pass rotates them
         self._shifted_from: int | None = None  # first position that was computed with dropped tokens in view
         self._shares = False  # whether cells may be those of another sequence too
+        self._prefilled: Callable[[int, Row], None] | None = None  # gets the hidden states of a prefill
+        self._tail = 0  # of that many last tokens, at least
         self._uncuttable = 0  # tokens of a restored state that is complete only as a whole
         self.max_rows = MAX_ROWS
         """The most rows that one forward pass returns; may be lowered."""
@@ -112,7 +115,12 @@ class LlamaContext:
             if not proceed(done, total):
                 return None
             end = min(total, (done // PREFILL_CHUNK + 1) * PREFILL_CHUNK)
-            self._decode(tokens[done:end], done, rows=int(end == total))
+            collected = self._prefilled if end > total - self._tail else None
+            if collected is not None:
+                end = min(end, (done // self._cells.states_limit + 1) * self._cells.states_limit)
+            self._decode(tokens[done:end], done, rows=int(end == total), states=collected is not None)
+            if collected is not None and (states := self._cells.states(0, end - done)) is not None:
+                collected(done, states)
             done = end
         self._mark = mark_of(tokens)
         row: Row = self._cells.rows(1)[0]
@@ -128,10 +136,30 @@ class LlamaContext:
         if not draft.is_chain:
             return evaluate_together([(self, tokens, draft)])[0]
         begin = self._prepare(tokens, draft)
-        self._decode([*tokens[begin:], *draft.tokens], begin, rows=1 + len(draft))
+        count, again = 1 + len(draft), len(tokens) - 1 - begin
+        self._decode([*tokens[begin:], *draft.tokens], begin, rows=count)
         self._mark = mark_of(tokens)
-        rows = self._cells.rows(1 + len(draft))
-        return Evaluation(tokens, len(tokens), draft, rows, reevaluated=len(tokens) - 1 - begin)
+        rows, states = self._cells.rows(count), self._cells.states(again, count)
+        return Evaluation(tokens, len(tokens), draft, rows, hidden=states, reevaluated=again)
+
+    def collect_hidden(
+        self,
+        states: HiddenStates | None,
+        prefilled: Callable[[int, Row], None] | None = None,
+        tail: int | None = None,
+    ) -> None:
+        """Return these hidden states with every evaluation from now on; None ends that.
+
+        `prefilled(begin, states)` gets those of a prefill, chunk by chunk: of the tokens from index `begin` on, shape
+        (number of tokens, width). What is cached is not evaluated, and has none. With `tail`, only the chunks with any
+        of the last `tail` tokens are passed on. Contexts on one memory collect the same states.
+
+        Raises UnsupportedModel where the model does not give them, InvalidRequest for layers that it does not have.
+        """
+        self._check_open()
+        self._cells.collect(states)
+        self._prefilled = prefilled if states is not None else None
+        self._tail = self.n_ctx if tail is None else tail
 
     def _prepare(self, tokens: Sequence[int], draft: Draft) -> int:
         """Bring the cache to all of `tokens` that are not evaluated with `draft`; the index of the first that is."""
@@ -141,7 +169,8 @@ class LlamaContext:
             raise InvalidRequest(f"a draft of {len(draft)} tokens: one evaluation checks at most {self.max_rows - 1}")
         last = len(tokens) - 1
         begin = self._rewind(tokens, last)
-        if begin < last and not (begin in self._accepted and last <= self._accepted.stop):
+        again = begin in self._accepted and last <= self._accepted.stop
+        if begin < last and not (again and 1 + last - begin + len(draft) <= self._cells.states_limit):
             self.prefill(tokens[:last])
             begin = last
         if len(tokens) + len(draft) > self.n_ctx:  # each node takes a cell
@@ -347,43 +376,15 @@ class LlamaContext:
             self._check_open()
             self._cells.end_paths(self._sequence, self._branches)
 
-    def _decode(self, tokens: Sequence[int], position: int, rows: int) -> None:
+    def _decode(self, tokens: Sequence[int], position: int, rows: int, *, states: bool = True) -> None:
         if position + len(tokens) > self.n_ctx:
             raise self._overflow(position + len(tokens))
         self._tokens += tokens
-        self._cells.decode(self._sequence, tokens, position, rows)
+        self._cells.decode(self._sequence, tokens, position, rows, states=states)
         self._unrotated_from = None
 
     def _overflow(self, count: int) -> ContextOverflow:
         return ContextOverflow(f"{count} tokens do not fit into a context of {self.n_ctx}: enlarge --ctx")
-
-
-def shared_contexts(
-    model: LlamaModel,
-    count: int,
-    *,
-    n_ctx: int,
-    threads: int,
-    trees: bool,
-    total: int | None = None,
-    kv_type: str = "f16",
-    flash_attention: str = "auto",
-) -> list[LlamaContext]:
-    """Contexts of `n_ctx` tokens each on one memory, for `evaluate_together`. Closing one of them closes all.
-
-    `total`: the most tokens that all of them hold at once, by default `count` times `n_ctx`.
-    """
-    cells = Sequences(
-        model, n_ctx=n_ctx, threads=threads, count=count, total=total, trees=trees,
-        kv_type=kv_type, flash_attention=flash_attention,
-    )  # fmt: skip
-    return [
-        LlamaContext(
-            model, n_ctx=n_ctx, threads=threads, kv_type=kv_type, flash_attention=flash_attention,
-            cells=cells, sequence=sequence,
-        )
-        for sequence in range(count)
-    ]  # fmt: skip
 
 
 def evaluate_together(requests: Sequence[tuple[LlamaContext, Sequence[int], Draft]]) -> list[Evaluation]:
@@ -401,12 +402,15 @@ def evaluate_together(requests: Sequence[tuple[LlamaContext, Sequence[int], Draf
     nodes = [node for context, tokens, draft in requests for node in context._grow(tokens, draft)]
     cells.decode_nodes(nodes)
     rows = cells.rows(total)
+    place = 0
     evaluations: list[Evaluation] = []
     for again, (context, tokens, draft) in zip(missing, requests, strict=True):
         context._unrotated_from = None
         context._mark = mark_of(tokens)
         own, rows = rows[: 1 + len(draft)], rows[1 + len(draft) :]
-        evaluations.append(Evaluation(tokens, len(tokens), draft, own, reevaluated=again))
+        states = cells.states(place + again, len(own))
+        evaluations.append(Evaluation(tokens, len(tokens), draft, own, hidden=states, reevaluated=again))
+        place += again + len(own)
     return evaluations
 
 

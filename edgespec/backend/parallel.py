@@ -10,12 +10,41 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from edgespec.backend.context import LlamaContext, evaluate_together, shared_contexts
+from edgespec.backend.context import LlamaContext, evaluate_together
 from edgespec.backend.model import LlamaModel
+from edgespec.backend.sequences import Sequences
 from edgespec.core import NOTHING, Row, arguments
 from edgespec.errors import InvalidRequest
 
 Key = TypeVar("Key")
+
+
+def shared_contexts(
+    model: LlamaModel,
+    count: int,
+    *,
+    n_ctx: int,
+    threads: int,
+    trees: bool,
+    total: int | None = None,
+    kv_type: str = "f16",
+    flash_attention: str = "auto",
+) -> list[LlamaContext]:
+    """Contexts of `n_ctx` tokens each on one memory, for `evaluate_together`. Closing one of them closes all.
+
+    `total`: the most tokens that all of them hold at once, by default `count` times `n_ctx`.
+    """
+    cells = Sequences(
+        model, n_ctx=n_ctx, threads=threads, count=count, total=total, trees=trees,
+        kv_type=kv_type, flash_attention=flash_attention,
+    )  # fmt: skip
+    return [
+        LlamaContext(
+            model, n_ctx=n_ctx, threads=threads, kv_type=kv_type, flash_attention=flash_attention,
+            cells=cells, sequence=sequence,
+        )
+        for sequence in range(count)
+    ]  # fmt: skip
 
 
 @dataclass(slots=True)

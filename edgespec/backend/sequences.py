@@ -17,6 +17,7 @@ import numpy as np
 
 from edgespec.backend import native
 from edgespec.backend.batch import Batch, Node
+from edgespec.backend.hidden import HiddenReader, HiddenStates
 from edgespec.backend.model import LlamaModel
 from edgespec.core import MAX_ROWS, ROOT, Draft, Row
 from edgespec.errors import UnsupportedModel
@@ -104,6 +105,8 @@ class Sequences:
         self.memory = llama_cpp.llama_get_memory(pointer)
         self._path_ids = range(count, params.n_seq_max)
         self._taken: list[list[int]] = []  # a list of each sequence: an id is taken while it is in one of them
+        self._hidden: HiddenReader | None = None
+        self._unasked = 0  # tokens of the last forward pass that have rows before those that were asked for
         self._logits_address = 0
         self._logits: Row = np.empty((0, 0), np.float32)
         self.n_ctx = n_ctx if total else int(llama_cpp.llama_n_ctx(pointer)) // count
@@ -150,23 +153,59 @@ class Sequences:
                 self.remove(path, -1)
         ids.clear()  # last: after an interrupt, it is all done again
 
-    def decode(self, sequence: int, tokens: Sequence[int], position: int, rows: int) -> None:
-        """One forward pass of tokens in a row, with logits for the last `rows` of them."""
+    def collect(self, states: HiddenStates | None) -> None:
+        """Collect these hidden states in the forward passes to come, or none. Raises as HiddenReader does."""
+        if states == self.collects:
+            return
+        reader = None if states is None else HiddenReader(self.pointer, self.model, states)
+        before, self._hidden, self._unasked = self._hidden, None, 0
+        if before is not None:
+            before.stop()
+        if reader is not None:
+            reader.start()
+            self._hidden = reader  # last: llama.cpp ends the process over layers that are read and not asked for
+
+    @property
+    def collects(self) -> HiddenStates | None:
+        """The hidden states that are collected."""
+        return self._hidden.states if self._hidden else None
+
+    @property
+    def states_limit(self) -> int:
+        """The most tokens of a forward pass whose states are read."""
+        return MAX_ROWS if self._hidden is not None and self._hidden.states.last else PREFILL_CHUNK
+
+    def decode(self, sequence: int, tokens: Sequence[int], position: int, rows: int, *, states: bool = True) -> None:
+        """One forward pass of tokens in a row, with logits for the last `rows` of them.
+
+        `states`: its hidden states are read afterwards, where they are collected.
+        """
+        if self._hidden is not None:
+            self._unasked = len(tokens) - rows if self._hidden.switch(states) else 0
         native.decode(self.pointer, self._batch.fill(tokens, position, rows, sequence))
 
     def decode_nodes(self, nodes: Sequence[Node]) -> None:
-        """One forward pass of `nodes`, with logits for those of which they are asked."""
+        """One forward pass of `nodes`, with logits for those of which they are asked: the first ones may not be."""
+        if self._hidden is not None:
+            self._unasked = sum(not node.output for node in nodes) if self._hidden.switch(True) else 0
         native.decode(self.pointer, self._batch.fill_nodes(nodes))
 
     def rows(self, count: int) -> Row:
-        """The logits of the last forward pass, without a copy, shape (count, n_vocab). Waits for a GPU."""
+        """The logits of the last forward pass, without a copy, shape (count, n_vocab). Waits for a GPU.
+
+        They are those of its last `count` tokens for which logits were asked.
+        """
         pointer = llama_cpp.llama_get_logits(self.pointer)
         address = ctypes.addressof(pointer.contents)
         if address != self._logits_address:
-            # Rows past `count` are never read.
+            # Rows past those of the pass are never read.
             self._logits = native.logits(pointer, MAX_ROWS, self.model.vocabulary.size)
             self._logits_address = address
-        return self._logits[:count]
+        return self._logits[self._unasked : self._unasked + count]
+
+    def states(self, begin: int, count: int) -> Row | None:
+        """The hidden states of the last forward pass for `count` tokens from its token `begin` on, if collected."""
+        return None if self._hidden is None else self._hidden.read(begin, count)
 
 
 def paths(draft: Draft) -> list[list[int]]:

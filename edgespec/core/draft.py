@@ -90,8 +90,9 @@ class Evaluation:
 
     `length` is the length of the sequence at that pass; its last token is row 0's. `rows` has the logits after it
     and after every node of `draft`, shape (1 + len(draft), n_vocab); the next forward pass overwrites them. `hidden`
-    has the hidden states of the same rows, where a drafter asked for them. `reevaluated` tokens before the last were
-    in the pass too, since the last tree left their keys and values out of order.
+    has the hidden states of the same rows, shape (1 + len(draft), width), where they are collected; they are a copy.
+    `reevaluated` tokens before the last were in the pass too, since the last tree left their keys and values out of
+    order.
     """
 
     sequence: Sequence[int]

@@ -1,0 +1,170 @@
+"""Hidden states of the forward passes of a context: the inputs of layers, and the last state.
+
+Layer inputs come by two functions of llama.cpp that are not in its public header, so their symbols are looked up by
+name. They come for every token of a batch. Asking for those of a graph that does not publish them ends the process:
+`_PUBLISHING` lists the architectures that do.
+
+The last state, after the output norm, comes by llama.cpp's public functions, and only where all tokens of a batch are
+outputs: such a batch pays the output layer for each token, and has at most MAX_ROWS tokens, as many as there is room
+for rows.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import llama_cpp
+import numpy as np
+
+from edgespec.backend.model import LlamaModel
+from edgespec.core import Row
+from edgespec.errors import InvalidRequest, UnsupportedModel
+
+_VERSION = "0.3.36"
+"""The llama-cpp-python whose llama.cpp the lists below were read from."""
+
+_PUBLISHING = frozenset(
+    [
+        *("bailingmoe3", "deepseek4", "gemma4", "gpt-oss", "hunyuan-dense", "hunyuan_vl", "lfm2", "lfm2moe", "llama"),
+        *("mimo2", "minimax-01", "minimax-m2", "muse-glimmer", "nanbeige", "nemotron_h", "nemotron_h_moe", "qwen3"),
+        *("qwen35", "qwen35moe", "qwen3moe", "qwen3next"),
+    ]
+)
+"""Architectures whose graph sets `t_layer_inp` for all layers, n_embd numbers wide: `grep t_layer_inp src/models/*`,
+their names in src/llama-arch.cpp, and those whose `using graph =` in src/models/models.h is one of these graphs. Left
+out: qwen4exp, whose tensors are wider."""
+
+_STATE_OR_LOGITS = frozenset(["lfm2", "lfm2moe"])
+"""Architectures that leave the logits out where the last state is asked for: `grep cparams.embeddings src/models`."""
+
+_SET = (
+    "llama_set_embeddings_layer_inp",
+    "_Z30llama_set_embeddings_layer_inpP13llama_contextjb",
+    "?llama_set_embeddings_layer_inp@@YAXPEAUllama_context@@I_N@Z",
+)
+_GET = (
+    "llama_get_embeddings_layer_inp",
+    "_Z30llama_get_embeddings_layer_inpP13llama_contextj",
+    "?llama_get_embeddings_layer_inp@@YAPEAMPEAUllama_context@@I@Z",
+)
+"""The names of a function in C, and as the C++ compilers of Linux and macOS, and of Windows, write them."""
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenStates:
+    """Which hidden states a forward pass returns: one vector a token, these one after the other.
+
+    `layers`: the inputs of these layers, n_embd numbers each. `last`: the state from which
+    the output layer computes the logits, after the output norm.
+    """
+
+    layers: tuple[int, ...] = ()
+    last: bool = False
+
+
+def published_layers(model: LlamaModel) -> int:
+    """The number of layers whose inputs can be had, from layer 0 on: all of them, or 0."""
+    known = llama_cpp.__version__ == _VERSION and _functions() is not None
+    publishes = known and model.metadata("general.architecture") in _PUBLISHING
+    return int(llama_cpp.llama_model_n_layer(model.pointer)) if publishes else 0
+
+
+def states_of(model: LlamaModel, layers: Sequence[int]) -> HiddenStates:
+    """The inputs of these layers where the model has them, else the last state."""
+    return HiddenStates(tuple(layers)) if published_layers(model) else HiddenStates(last=True)
+
+
+class HiddenReader:
+    """Reads the hidden states of the forward passes of one context of llama.cpp, from `start` to `stop`.
+
+    Raises UnsupportedModel for states that the model does not give, InvalidRequest for layers that it does not have.
+    """
+
+    def __init__(self, context: Any, model: LlamaModel, states: HiddenStates) -> None:
+        _check(context, model, states)
+        self.states = states
+        self._context = context
+        self._layer_width = int(llama_cpp.llama_model_n_embd(model.pointer))
+        self._last_width = int(llama_cpp.llama_model_n_embd_out(model.pointer))
+
+    def start(self) -> None:
+        """Ask for the layers in the passes to come."""
+        self._ask(True)
+
+    def stop(self) -> None:
+        """Ask for nothing: the passes of the context are as they were before."""
+        self.switch(False)
+        self._ask(False)
+
+    def switch(self, wanted: bool) -> bool:
+        """Before a forward pass: whether its states will be read. True where all of its tokens become outputs."""
+        all_outputs = wanted and self.states.last
+        llama_cpp.llama_set_embeddings(self._context, all_outputs)
+        return all_outputs
+
+    def read(self, begin: int, count: int) -> Row:
+        """The states of `count` tokens of the last batch from its token `begin` on, shape (count, width): a copy."""
+        functions = _functions()
+        parts = []
+        for layer in self.states.layers:
+            assert functions is not None
+            parts.append(_view(functions[1](self._context, layer), begin, count, self._layer_width))
+        if self.states.last:
+            pointer = llama_cpp.llama_get_embeddings(self._context)
+            parts.append(_view(ctypes.addressof(pointer.contents), begin, count, self._last_width))
+        states: Row = np.concatenate(parts, axis=1)
+        return states
+
+    def _ask(self, wanted: bool) -> None:
+        functions = _functions()
+        for layer in self.states.layers:
+            assert functions is not None
+            functions[0](self._context, layer, wanted)
+
+
+def _check(context: Any, model: LlamaModel, states: HiddenStates) -> None:
+    """Raises where llama.cpp would end the process, or return other numbers."""
+    if not states.layers and not states.last:
+        raise InvalidRequest("no hidden states are named: name layers, or the last state")
+    architecture = model.metadata("general.architecture")
+    if states.last and architecture in _STATE_OR_LOGITS:
+        raise UnsupportedModel(f"{model.path}: {architecture} gives no last state beside logits; ask for layers")
+    if states.last and llama_cpp.llama_pooling_type(context) != llama_cpp.LLAMA_POOLING_TYPE_NONE:
+        raise UnsupportedModel(f"{model.path}: its states are pooled, so there is none for each token")
+    if not states.layers:
+        return
+    count = published_layers(model)
+    if not count:
+        raise UnsupportedModel(
+            f"{model.path}: llama.cpp publishes no layer inputs of {architecture} "
+            f"(as far as is known of llama-cpp-python {llama_cpp.__version__}); ask for the last state"
+        )
+    for layer in states.layers:
+        if not 0 <= layer < count:
+            raise InvalidRequest(f"layer {layer} has no input: {model.path.name} has layers 0 to {count - 1}")
+
+
+@lru_cache(maxsize=1)
+def _functions() -> tuple[Any, Any] | None:
+    """llama.cpp's functions (set, get) for layer inputs; None where this build does not export them."""
+    library = llama_cpp.llama_cpp._lib
+    setter, getter = (
+        next((getattr(library, name) for name in names if hasattr(library, name)), None) for names in (_SET, _GET)
+    )
+    if setter is None or getter is None:
+        return None
+    setter.argtypes, setter.restype = (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_bool), None
+    getter.argtypes, getter.restype = (ctypes.c_void_p, ctypes.c_uint32), ctypes.c_void_p
+    return setter, getter
+
+
+def _view(address: int, begin: int, count: int, width: int) -> Row:
+    """Rows of a matrix at an address, `width` numbers each, without a copy."""
+    row_bytes = width * ctypes.sizeof(ctypes.c_float)
+    numbers: Any = (ctypes.c_float * (count * width)).from_address(address + begin * row_bytes)
+    view: Row = np.frombuffer(numbers, np.float32).reshape(count, width)
+    return view
