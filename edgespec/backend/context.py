@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from edgespec.backend import native
 from edgespec.backend.batch import Node
-from edgespec.backend.hidden import HiddenStates
+from edgespec.backend.hidden import HiddenStates, Prefilled
 from edgespec.backend.model import LlamaModel
 from edgespec.backend.sequences import PREFILL_CHUNK, Sequences, paths
 from edgespec.core import MAX_ROWS, NO_MARK, ROOT, Draft, Evaluation, Row, common_prefix, mark_of, unchanged
@@ -61,8 +61,8 @@ class LlamaContext:
         self._unrotated_from: int | None = None  # first position whose keys were shifted; the next pass rotates them
         self._shifted_from: int | None = None  # first position that was computed with dropped tokens in view
         self._shares = False  # whether cells may be those of another sequence too
-        self._prefilled: Callable[[int, Row], None] | None = None  # gets the hidden states of a prefill
-        self._tail = 0  # of that many last tokens, at least
+        self._prefilled: Prefilled | None = None
+        self._tail = 0  # the last tokens of a prefill, whose states it gets
         self._uncuttable = 0  # tokens of a restored state that is complete only as a whole
         self.max_rows = MAX_ROWS
         """The most rows that one forward pass returns; may be lowered."""
@@ -143,16 +143,12 @@ class LlamaContext:
         return Evaluation(tokens, len(tokens), draft, rows, hidden=states, reevaluated=again)
 
     def collect_hidden(
-        self,
-        states: HiddenStates | None,
-        prefilled: Callable[[int, Row], None] | None = None,
-        tail: int | None = None,
+        self, states: HiddenStates | None, prefilled: Prefilled | None = None, *, tail: int | None = None
     ) -> None:
         """Return these hidden states with every evaluation from now on; None ends that.
 
-        `prefilled(begin, states)` gets those of a prefill, chunk by chunk: of the tokens from index `begin` on, shape
-        (number of tokens, width). What is cached is not evaluated, and has none. With `tail`, only the chunks with any
-        of the last `tail` tokens are passed on. Contexts on one memory collect the same states.
+        `prefilled` gets those of a prefill, chunk by chunk; what is cached is not evaluated, and has none. With `tail`,
+        it gets only the chunks with any of the last `tail` tokens. Contexts on one memory collect the same states.
 
         Raises UnsupportedModel where the model does not give them, InvalidRequest for layers that it does not have.
         """

@@ -12,7 +12,7 @@ for rows.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -54,12 +54,16 @@ _GET = (
 """The names of a function in C, and as the C++ compilers of Linux and macOS, and of Windows, write them."""
 
 
+Prefilled = Callable[[int, Row], None]
+"""Gets the index of the first token of a prefill's chunk, and the states of its tokens, shape (tokens, width)."""
+
+
 @dataclass(frozen=True, slots=True)
 class HiddenStates:
-    """Which hidden states a forward pass returns: one vector a token, these one after the other.
+    """Which hidden states a forward pass returns: for each token one vector, in which they follow each other.
 
-    `layers`: the inputs of these layers, n_embd numbers each. `last`: the state from which
-    the output layer computes the logits, after the output norm.
+    `layers`: the inputs of these layers. `last`: the state from which the output layer computes the logits, after the
+    output norm; it is the last part of the vector. Each has n_embd numbers.
     """
 
     layers: tuple[int, ...] = ()
@@ -85,11 +89,17 @@ class HiddenReader:
     """
 
     def __init__(self, context: Any, model: LlamaModel, states: HiddenStates) -> None:
-        _check(context, model, states)
+        if not states.layers and not states.last:
+            raise InvalidRequest("no hidden states are named: name layers, or the last state")
+        if states.last:
+            _check_last(context, model)
+        if states.layers:
+            _check_layers(model, states.layers)
         self.states = states
         self._context = context
-        self._layer_width = int(llama_cpp.llama_model_n_embd(model.pointer))
-        self._last_width = int(llama_cpp.llama_model_n_embd_out(model.pointer))
+        self._width = int(llama_cpp.llama_model_n_embd(model.pointer))
+        functions: tuple[Any, Any] = _functions() or (None, None)
+        self._set_layer, self._get_layer = functions
 
     def start(self) -> None:
         """Ask for the layers in the passes to come."""
@@ -108,42 +118,38 @@ class HiddenReader:
 
     def read(self, begin: int, count: int) -> Row:
         """The states of `count` tokens of the last batch from its token `begin` on, shape (count, width): a copy."""
-        functions = _functions()
-        parts = []
-        for layer in self.states.layers:
-            assert functions is not None
-            parts.append(_view(functions[1](self._context, layer), begin, count, self._layer_width))
+        addresses = [self._get_layer(self._context, layer) for layer in self.states.layers]
         if self.states.last:
-            pointer = llama_cpp.llama_get_embeddings(self._context)
-            parts.append(_view(ctypes.addressof(pointer.contents), begin, count, self._last_width))
-        states: Row = np.concatenate(parts, axis=1)
+            addresses.append(ctypes.addressof(llama_cpp.llama_get_embeddings(self._context).contents))
+        states: Row = np.concatenate([_view(address, begin, count, self._width) for address in addresses], axis=1)
         return states
 
     def _ask(self, wanted: bool) -> None:
-        functions = _functions()
         for layer in self.states.layers:
-            assert functions is not None
-            functions[0](self._context, layer, wanted)
+            self._set_layer(self._context, layer, wanted)
 
 
-def _check(context: Any, model: LlamaModel, states: HiddenStates) -> None:
-    """Raises where llama.cpp would end the process, or return other numbers."""
-    if not states.layers and not states.last:
-        raise InvalidRequest("no hidden states are named: name layers, or the last state")
+def _check_last(context: Any, model: LlamaModel) -> None:
+    """Raises UnsupportedModel where llama.cpp would end the process over the last state, or return something else."""
     architecture = model.metadata("general.architecture")
-    if states.last and architecture in _STATE_OR_LOGITS:
-        raise UnsupportedModel(f"{model.path}: {architecture} gives no last state beside logits; ask for layers")
-    if states.last and llama_cpp.llama_pooling_type(context) != llama_cpp.LLAMA_POOLING_TYPE_NONE:
-        raise UnsupportedModel(f"{model.path}: its states are pooled, so there is none for each token")
-    if not states.layers:
-        return
+    remedy = "ask for layer inputs" if published_layers(model) else "it has no layer inputs either"
+    if architecture in _STATE_OR_LOGITS:
+        raise UnsupportedModel(f"{model.path}: {architecture} gives no last state beside logits; {remedy}")
+    projected = any(model.metadata(f"{architecture}.dense_{index}_feat_out") is not None for index in (2, 3))
+    widths = {llama_cpp.llama_model_n_embd(model.pointer), llama_cpp.llama_model_n_embd_out(model.pointer)}
+    if projected or len(widths) > 1 or llama_cpp.llama_pooling_type(context) != llama_cpp.LLAMA_POOLING_TYPE_NONE:
+        raise UnsupportedModel(f"{model.path}: llama.cpp pools or projects its last state; {remedy}")
+
+
+def _check_layers(model: LlamaModel, layers: Sequence[int]) -> None:
+    """Raises where llama.cpp would end the process over the inputs of these layers."""
     count = published_layers(model)
     if not count:
         raise UnsupportedModel(
-            f"{model.path}: llama.cpp publishes no layer inputs of {architecture} "
-            f"(as far as is known of llama-cpp-python {llama_cpp.__version__}); ask for the last state"
+            f"{model.path}: no layer inputs of {model.metadata('general.architecture')} are known to come from the "
+            f"llama.cpp of llama-cpp-python {llama_cpp.__version__}; ask for the last state"
         )
-    for layer in states.layers:
+    for layer in layers:
         if not 0 <= layer < count:
             raise InvalidRequest(f"layer {layer} has no input: {model.path.name} has layers 0 to {count - 1}")
 
