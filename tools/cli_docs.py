@@ -76,9 +76,11 @@ for those that the template marks turns with.
 `--parallel N` answers up to N conversations of `--prompts` at once, in shared forward passes: fewer where fewer are
 faster, or where memory is short for their KV cache. That is beside the engine's own, and holds the N longest prompts
 with their `--max-tokens`. What conversations have in common at the beginning is read once, and `--prefix-cache` is left
-alone. Objects are printed in the order of the file. A text is the one without `--parallel`, but for ties within the
-rounding of passes of several rows; with `--exact` the answers come one after the other. An error ends its own
-conversation only. The first Ctrl-C prints what was answered by then.
+alone. Objects are printed in the order of the file. A text is the one without `--parallel`, but for rounding, which
+decides where two tokens are nearly as likely, and with sampling where the draw falls between two: see
+[exactness](exactness.md#several-answers-at-once). With `--exact` the answers come one after the other. An error ends
+its own conversation only, and a line that is no prompt is told and left out. The first Ctrl-C prints what was answered
+by then.
 
 With `--logprobs`, `completion_probabilities` has an entry for each token, as llama-server has it: `id`, `token` (its
 text), `bytes`, `logprob`, and the likeliest tokens in the same form in `top_logprobs`. `logprobs` has the ids alone.
