@@ -107,7 +107,7 @@ class Session:
         self._prompt_store = prompt_store
         self._prompt_taken = False
         self._prefill_seconds = 0.0
-        self._accepted = 0  # draft tokens of the last pass
+        self._off_trunk = 0  # accepted tokens of the last pass that the next one may evaluate again
         self._lock = lock or nullcontext()
         self._cancelled = threading.Event()
         self._started = 0.0
@@ -219,7 +219,7 @@ class Session:
         verdict = verify(plan.draft, choose, self._vocabulary.is_end, self._budget)
         chosen = time.perf_counter()
         self._policy.settle(plan, evaluation, verdict, seconds)
-        self._accepted = len(verdict.accepted)
+        self._off_trunk = verdict.off_trunk
         block = self._emit(plan, verdict)
         self.tally.count(plan, verdict, emitted=len(block.tokens))
         ended = time.perf_counter()
@@ -287,7 +287,7 @@ class Session:
         The path that the last tree ended with may be missing: the pass itself evaluates it again.
         """
         earlier = len(self._tokens) - 1
-        if self._target.cached(self._tokens) >= earlier - self._accepted:
+        if self._target.cached(self._tokens) >= earlier - self._off_trunk:
             return True
         return self._target.prefill(self._tokens[:earlier], self._proceed) is not None
 
