@@ -43,6 +43,7 @@ class Counted:
         self._context, self._cost, self._clock = context, cost, clock
         self.n_ctx, self.max_rows, self.trees = context.n_ctx, context.max_rows, context.trees
         self.cached, self.rewind, self.shift = context.cached, context.rewind, context.shift
+        self.prompt_states = None
 
     def prefill(
         self, tokens: Sequence[int], proceed: Callable[[int, int], bool] = lambda done, total: True

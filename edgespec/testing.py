@@ -31,13 +31,17 @@ class TableModel:
     """A target whose logits depend on the last `order` tokens only, by a seeded table. `Context` and `Vocabulary`.
 
     It evaluates like the real one (a prefix cache that forgets rejected drafts) and records the width of every
-    evaluation in `widths`. Token 0 ends an answer; the others are the bytes `alphabet` repeats.
+    evaluation in `widths`. Token 0 ends an answer; the others are the bytes `alphabet` repeats. With `states`, the
+    hidden state of a token is the ids of the last `order` tokens, its own at the end, and -1 before the first.
     """
 
     def __init__(
-        self, n_vocab: int = 32, *, n_ctx: int = 4096, order: int = 2, seed: int = 0, alphabet: bytes = b"abcdefgh ?"
-    ) -> None:
+        self, n_vocab: int = 32, *, n_ctx: int = 4096, order: int = 2, seed: int = 0, alphabet: bytes = b"abcdefgh ?",
+        states: bool = False,
+    ) -> None:  # fmt: skip
         self.n_ctx = n_ctx
+        self.prompt_states: Row | None = None
+        self._states = states
         self.max_rows = MAX_ROWS
         self.trees = True
         self.widths: list[int] = []
@@ -60,12 +64,18 @@ class TableModel:
     ) -> Row | None:
         if not proceed(self.cached(tokens), len(tokens)):
             return None
+        missing = len(tokens) - min(self.cached(tokens), len(tokens) - 1)
         row: Row = self._decode(list(tokens), 1)[0]
+        self.prompt_states = self._states_of(
+            [tokens[:end] for end in range(len(tokens) - missing + 1, len(tokens) + 1)]
+        )
         return row
 
     def evaluate(self, tokens: Sequence[int], draft: Draft) -> Evaluation:
         if draft.is_chain:
-            return Evaluation(tokens, len(tokens), draft, self._decode([*tokens, *draft.tokens], 1 + len(draft)))
+            chain = [*tokens, *draft.tokens]
+            states = self._states_of([chain[:end] for end in range(len(tokens), len(chain) + 1)])
+            return Evaluation(tokens, len(tokens), draft, self._decode(chain, 1 + len(draft)), states)
         if not self.trees:
             raise InvalidRequest("this fake was told to evaluate chains only")
         if len(tokens) + len(draft) > self.n_ctx:
@@ -76,7 +86,8 @@ class TableModel:
         for token, parent in zip(draft.tokens, draft.parents, strict=True):
             paths.append([*(tokens if parent == ROOT else paths[parent]), token])
         self._tree = paths
-        return Evaluation(tokens, len(tokens), draft, np.stack([row, *map(self.row, paths)]))
+        states = self._states_of([tokens, *paths])
+        return Evaluation(tokens, len(tokens), draft, np.stack([row, *map(self.row, paths)]), states)
 
     def rewind(self, length: int) -> None:
         self._tree = []
@@ -112,6 +123,13 @@ class TableModel:
             noise = np.random.default_rng([self._seed, *key]).standard_normal(self._n_vocab)
             cached_row = self._rows[key] = (3.0 * noise).astype(np.float32)
         return cached_row
+
+    def _states_of(self, texts: Sequence[Sequence[int]]) -> Row | None:
+        """The hidden state of the last token of each text, shape (len(texts), order)."""
+        if not self._states:
+            return None
+        empty = [-1] * self._order
+        return np.array([[*empty, *text[-self._order :]][-self._order :] for text in texts], np.float32)
 
     def _decode(self, tokens: Sequence[int], rows: int) -> Row:
         if len(tokens) > self.n_ctx:
@@ -187,13 +205,14 @@ class FixedPolicy:
         limit = min(self._size, room, MAX_ROWS - 1)
         if limit <= 0:
             return Plan()
+        costed = isinstance(self._drafter, CostedDrafter)
         if isinstance(self._drafter, CostedDrafter):
-            draft = self._drafter.draft(tokens, limit, noise, lambda probability, bucket: True)
-            return Plan(draft, (draft,), {self._drafter.name: 0.0})
-        proposal = self._drafter.propose(tokens, limit)
+            proposal = self._drafter.draft(tokens, limit, noise, lambda probability, bucket: True)
+        else:
+            proposal = self._drafter.propose(tokens, limit)
         draft = (proposal if self._trees else proposal.trunk).first(limit)
         draft = subtree(draft, trunk_first(draft.parents))
-        return Plan(draft, (draft,))
+        return Plan(draft, (draft,), {self._drafter.name: 0.0} if costed else {})
 
     def settle(self, plan: Plan, evaluation: Evaluation, verdict: Verdict, seconds: float | None) -> None:
         self._drafter.observe(evaluation, verdict)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from edgespec.backend import native
 from edgespec.backend.batch import Node
-from edgespec.backend.hidden import HiddenStates, Prefilled
+from edgespec.backend.hidden import NO_STATES, HiddenStates, Prefilled, PrefillStates
 from edgespec.backend.model import LlamaModel
 from edgespec.backend.sequences import PREFILL_CHUNK, Sequences, paths
 from edgespec.core import MAX_ROWS, NO_MARK, ROOT, Draft, Evaluation, Row, common_prefix, mark_of, unchanged
@@ -61,8 +61,7 @@ class LlamaContext:
         self._unrotated_from: int | None = None  # first position whose keys were shifted; the next pass rotates them
         self._shifted_from: int | None = None  # first position that was computed with dropped tokens in view
         self._shares = False  # whether cells may be those of another sequence too
-        self._prefilled: Prefilled | None = None
-        self._tail = 0  # the last tokens of a prefill, whose states it gets
+        self._prefill_states = NO_STATES
         self._uncuttable = 0  # tokens of a restored state that is complete only as a whole
         self.max_rows = MAX_ROWS
         """The most rows that one forward pass returns; may be lowered."""
@@ -110,17 +109,18 @@ class LlamaContext:
         if not tokens:
             raise InvalidRequest("there is nothing to evaluate: the prompt has no tokens")
         total = len(tokens)
+        self._prefill_states.begin(total)
         done = self._rewind(tokens, total - 1)  # the last token is evaluated in any case, for its logits
         while done < total:
             if not proceed(done, total):
                 return None
             end = min(total, (done // PREFILL_CHUNK + 1) * PREFILL_CHUNK)
-            collected = self._prefilled if end > total - self._tail else None
-            if collected is not None:
+            collected = self._prefill_states.wants(end)
+            if collected:
                 end = min(end, (done // self._cells.states_limit + 1) * self._cells.states_limit)
-            self._decode(tokens[done:end], done, rows=int(end == total), states=collected is not None)
-            if collected is not None and (states := self._cells.states(0, end - done)) is not None:
-                collected(done, states)
+            self._decode(tokens[done:end], done, rows=int(end == total), states=collected)
+            if collected and (states := self._cells.states(0, end - done)) is not None:
+                self._prefill_states.add(done, states)
             done = end
         self._mark = mark_of(tokens)
         row: Row = self._cells.rows(1)[0]
@@ -147,15 +147,20 @@ class LlamaContext:
     ) -> None:
         """Return these hidden states with every evaluation from now on; None ends that.
 
-        `prefilled` gets those of a prefill, chunk by chunk; what is cached is not evaluated, and has none. With `tail`,
-        it gets only the chunks with any of the last `tail` tokens. Contexts on one memory collect the same states.
+        `tail` collects those of the last `tail` tokens of a prefill too, in whole chunks: `prompt_states`. What is
+        cached is not evaluated, and has none. With `prefilled`, it gets them instead, chunk by chunk, by default of all
+        tokens. Contexts on one memory collect the same states.
 
         Raises UnsupportedModel where the model does not give them, InvalidRequest for layers that it does not have.
         """
         self._check_open()
         self._cells.collect(states)
-        self._prefilled = prefilled if states is not None else None
-        self._tail = self.n_ctx if tail is None else tail
+        self._prefill_states = PrefillStates(tail, prefilled) if states else NO_STATES
+
+    @property
+    def prompt_states(self) -> Row | None:
+        """The hidden states of the last tokens of the last prefill, shape (k, width); None where none are collected."""
+        return self._prefill_states.collected
 
     def _prepare(self, tokens: Sequence[int], draft: Draft) -> int:
         """Bring the cache to all of `tokens` that are not evaluated with `draft`; the index of the first that is."""

@@ -12,6 +12,7 @@ for rows.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -68,6 +69,44 @@ class HiddenStates:
 
     layers: tuple[int, ...] = ()
     last: bool = False
+
+
+class PrefillStates:
+    """The hidden states of the last `tail` tokens of a prefill, in whole chunks.
+
+    `receive` gets them instead of a list, where it is given: by default those of all tokens, else of none.
+    """
+
+    def __init__(self, tail: int | None = None, receive: Prefilled | None = None) -> None:
+        self._receive = receive
+        self._tail: float = (0 if receive is None else math.inf) if tail is None else tail
+        self._total = 0
+        self._chunks: list[Row] = []
+
+    def begin(self, total: int) -> None:
+        """A prefill of `total` tokens begins."""
+        self._total = total
+        self._chunks = []
+
+    def wants(self, end: int) -> bool:
+        """Whether the states of a chunk that ends before token `end` are collected."""
+        return self._tail > 0 and end > self._total - self._tail
+
+    def add(self, begin: int, states: Row) -> None:
+        """The states of a chunk from token `begin` on, shape (tokens, width)."""
+        if self._receive is None:
+            self._chunks.append(states)
+        else:
+            self._receive(begin, states)
+
+    @property
+    def collected(self) -> Row | None:
+        """The states, shape (tokens, width); None where there are none."""
+        return np.concatenate(self._chunks) if self._chunks else None
+
+
+NO_STATES = PrefillStates()
+"""Of a context that collects none."""
 
 
 def published_layers(model: LlamaModel) -> int:

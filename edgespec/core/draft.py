@@ -92,7 +92,7 @@ class Evaluation:
     and after every node of `draft`, shape (1 + len(draft), n_vocab); the next forward pass overwrites them. `hidden`
     has the hidden states of the same rows, shape (1 + len(draft), width), where they are collected; they are a copy.
     `reevaluated` tokens before the last were in the pass too, since the last tree left their keys and values out of
-    order.
+    order. After a prefill, `prefilled` has the hidden states of the tokens before the last, shape (k, width).
     """
 
     sequence: Sequence[int]
@@ -101,6 +101,7 @@ class Evaluation:
     rows: Row
     hidden: Row | None = None
     reevaluated: int = 0
+    prefilled: Row | None = None
 
 
 @dataclass(frozen=True, slots=True)

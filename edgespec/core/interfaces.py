@@ -27,6 +27,11 @@ class Context(Protocol):
         """Whether drafts may have branches."""
         ...
 
+    @property
+    def prompt_states(self) -> Row | None:
+        """The hidden states of the last tokens of the last prefill, shape (k, width); None where none are collected."""
+        ...
+
     def cached(self, tokens: Sequence[int]) -> int:
         """The number of leading tokens that are in the KV cache; of the last draft tree, their path stays there."""
         ...
@@ -162,12 +167,14 @@ class DraftCost:
     """The time of drafting, in seconds.
 
     `first` is for the first draft token, drafter prefill included, `next` for each further one. `remeasure` is set
-    where these are outdated; it measures them by a forward pass or two.
+    where these are outdated; it measures them by a forward pass or two. `recurring` says that every draft takes
+    `first`: it is no prefill, however much it is.
     """
 
     first: float
     next: float
     remeasure: Callable[[], None] | None = None
+    recurring: bool = False
 
 
 @runtime_checkable

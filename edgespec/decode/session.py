@@ -270,7 +270,9 @@ class Session:
         self._prefill_seconds, self.tally.prompt_seconds = ended - begun, ended - self._started
         if row is None:
             return self._finish("cancelled")
-        evaluation = Evaluation(self._tokens, len(self._tokens), NOTHING, row[None])
+        states = self._target.prompt_states
+        hidden, earlier = (None, None) if states is None else (states[-1:], states[:-1])
+        evaluation = Evaluation(self._tokens, len(self._tokens), NOTHING, row[None], hidden, prefilled=earlier)
         verdict = Verdict((), (self._sampler.choose(row),))
         self._policy = self._shared_policy.begin(self._drafters)
         self._policy.prefilled(evaluation, verdict, cached=self.tally.cached_tokens, seconds=self._prefill_seconds)

@@ -292,7 +292,9 @@ class Planning:
             return _PLAINLY
         token = drafting.next / cost.t1
         start, prefill = drafting.first / cost.t1, 0.0
-        if start > 2 * token:  # more to read than a block leaves behind: that is paid once, not by every draft
+        if (
+            start > 2 * token and not drafting.recurring
+        ):  # more to read than a block leaves behind: that is paid once, not by every draft
             start, prefill = token, start - token
         optimistic = cost.optimistic_unseen()
         if self._reasons is None and not may_exceed(rival, optimistic, min(start, token), token):

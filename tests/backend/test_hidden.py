@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -336,3 +337,32 @@ def test_states_of_a_real_model_give_its_logits(smollm2: Path) -> None:
     context.close()
     plain.close()
     model.close()
+
+
+def test_a_prefill_keeps_the_states_of_its_tail(tmp_path: Path) -> None:
+    """In whole chunks, the last token's at the end; what was cached has none."""
+    with_states = HiddenStates((0,)) if LISTED else HiddenStates(last=True)
+    model = LlamaModel(tiny_model(tmp_path / "m.gguf"), gpu_layers=0)
+    with closing(model), closing(LlamaContext(model, n_ctx=512, threads=1)) as context:
+        tokens = [5 + i % 90 for i in range(300)]
+        context.prefill(tokens)
+        assert context.prompt_states is None
+        got: dict[int, Row] = {}
+        context.collect_hidden(with_states, lambda begin, vectors: got.update({begin: vectors}))
+        context.forget()
+        context.prefill(tokens)
+        assert context.prompt_states is None
+        every = np.concatenate(list(got.values()))
+        context.collect_hidden(with_states, tail=10)
+        context.forget()
+        context.prefill(tokens)
+        states = context.prompt_states
+        assert states is not None and 10 <= len(states) < 300
+        assert np.array_equal(states, every[-len(states) :])
+        context.prefill([*tokens, 7])
+        again = context.prompt_states
+        assert again is not None and len(again) == 1
+        context.collect_hidden(with_states, tail=0)
+        context.forget()
+        context.prefill(tokens)
+        assert context.prompt_states is None

@@ -80,6 +80,7 @@ class Kept:
         self.n_ctx, self.max_rows, self.trees = model.n_ctx, model.max_rows, model.trees
         self.cached = model.cached
         self.rewind, self.shift = model.rewind, model.shift
+        self.prompt_states = None
 
     def prefill(
         self, tokens: Sequence[int], proceed: Callable[[int, int], bool] = lambda done, total: True
