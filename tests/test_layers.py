@@ -13,7 +13,7 @@ import edgespec
 PACKAGE = Path(edgespec.__file__).parent
 ORDER = (
     *("errors", "core", "system", "latency", "gguf", "grammar", "decode", "policy", "testing", "backend", "drafters"),
-    *("vocabtrim", "hub", "engine", "__init__", "doctor", "bench", "integrations", "cli", "__main__"),
+    *("vocabtrim", "heads", "hub", "engine", "__init__", "doctor", "bench", "integrations", "cli", "__main__"),
 )
 """Every package may import those before it."""
 SOURCES = {path: ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in sorted(PACKAGE.rglob("*.py"))}

@@ -1,0 +1,1 @@
+"""Heads: small layers that draft from the target's hidden states; their training and their files."""

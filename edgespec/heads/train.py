@@ -1,0 +1,259 @@
+"""Trains heads on recorded answers of their target, which stays as it is. Needs the extra `train`.
+
+The heads step along the true tokens from every base of an answer; a sequential kind goes on from its own outputs, as it
+will while drafting (training-time test, EAGLE-3, arXiv 2503.01840, section 3). After each epoch, held-out answers are
+replayed; the weights with the longest mean acceptance length are the result. All that is random follows from the
+seed, the epoch and the batch, so a run that goes on from a checkpoint ends as an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgespec.errors import InvalidRequest, OutputError
+from edgespec.heads.examples import Batch, Example, by_size, epoch_batches, limited, padded
+from edgespec.heads.loss import OutputRows
+from edgespec.heads.modules import HeadsModule, taken
+from edgespec.heads.replay import Embed, replay
+from edgespec.system.files import replacing
+
+CHECKPOINT_FORMAT = 1
+"""Version of the checkpoint files."""
+
+_POSITION_WEIGHT = 0.8
+"""Weight of a drafted position's loss relative to the one before it, as in Medusa and EAGLE."""
+
+_WARM_UP = 0.05
+"""Share of the steps in which the learning rate rises; then it falls as a cosine."""
+
+_OTHER_TOKENS = 1024
+"""Tokens that stand for all that are not among the likeliest of a batch."""
+
+_LARGEST_GRADIENT = 1.0
+"""Longer gradients are scaled down to this norm."""
+
+_REPLAYED_TOKENS = 20_000
+"""Held-out answer tokens that are replayed after each epoch."""
+
+_REPLAY_BATCH = 8192
+"""Answer tokens that are replayed together."""
+
+_CHECKPOINT_SECONDS = 60.0
+"""Seconds between checkpoints; more where writing one takes more than a fiftieth of that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How to train heads. `batch`: answer tokens of a step; `patience`: epochs without a better replay; then stop."""
+
+    epochs: int
+    learning_rate: float
+    batch: int = 1024
+    weight_decay: float = 0.01
+    patience: int = 2
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What an epoch gave: the mean loss in training, and the replay of held-out answers after it."""
+
+    loss: float
+    mean_length: float
+    rates: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Where a training is: steps done of all, answer tokens trained on, seconds of this process, the last epoch."""
+
+    step: int
+    steps: int
+    tokens: int
+    seconds: float
+    epochs: tuple[Epoch, ...]
+
+
+Progress = Callable[[Moment], None]
+
+
+@dataclass(slots=True)
+class _State:
+    """What a checkpoint holds besides weights and optimizer: the next batch, and what was reached so far."""
+
+    epoch: int = 0
+    batch: int = 0
+    loss: float = 0.0
+    tokens: int = 0
+    history: list[Epoch] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    best_length: float = 0.0
+
+
+class Trainer:
+    """Trains `module` in place. `embed` and `head` are the target's embeddings and LM head rows, both frozen.
+
+    `identity` names what is trained on which data with which settings: a checkpoint of another one is refused.
+    """
+
+    def __init__(
+        self, module: HeadsModule, head: OutputRows, embed: Embed, kept: Tensor, settings: Training, *,
+        identity: str, checkpoint: Path | None = None, device: str = "cpu",
+    ) -> None:  # fmt: skip
+        self._module, self._head, self._embed, self._kept = module.to(device), head, embed, kept
+        self._settings, self._device = settings, device
+        self._identity = f"{identity} {sorted(asdict(settings).items())}"
+        self._checkpoint = checkpoint
+        self._optimizer = torch.optim.AdamW(
+            module.parameters(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay
+        )
+        self._state = _State()
+        self._saved, self._interval = time.monotonic(), _CHECKPOINT_SECONDS
+        self._half = head.rows.dtype == torch.bfloat16
+        if checkpoint is not None and checkpoint.exists():
+            self._resume(checkpoint)
+
+    def run(
+        self, examples: Sequence[Example], held_out: Sequence[Example], progress: Progress = lambda _: None
+    ) -> list[Epoch]:
+        """Train, and leave the best weights in the module. Returns what each epoch gave."""
+        state, settings = self._state, self._settings
+        begun, at_start = time.monotonic(), None
+        checked = limited(held_out, _REPLAYED_TOKENS)
+        while state.epoch < settings.epochs and not self._waited_enough():
+            batches = epoch_batches(examples, settings.batch, (settings.seed, state.epoch))
+            while state.batch < len(batches):
+                chosen = batches[state.batch]
+                state.loss += self._step(padded(chosen, self._head.n_kept, self._device), state.batch / len(batches))
+                state.tokens += sum(len(example.answer) for example in chosen)
+                state.batch += 1
+                at_start = state.tokens if at_start is None else at_start
+                done = state.epoch * len(batches) + state.batch
+                progress(Moment(done, settings.epochs * len(batches), state.tokens - at_start,
+                                time.monotonic() - begun, tuple(state.history)))  # fmt: skip
+                if time.monotonic() - self._saved > self._interval:
+                    self._save()
+            self._end_epoch(state.loss / len(batches), checked)
+        self._module.load_state_dict(state.best or self._module.state_dict())
+        return state.history
+
+    def _waited_enough(self) -> bool:
+        lengths = [epoch.mean_length for epoch in self._state.history]
+        return bool(lengths) and len(lengths) - 1 - lengths.index(max(lengths)) >= self._settings.patience
+
+    def _step(self, batch: Batch, within_epoch: float) -> float:
+        settings, state = self._settings, self._state
+        for group in self._optimizer.param_groups:
+            group["lr"] = settings.learning_rate * _schedule((state.epoch + within_epoch) / settings.epochs)
+        random = np.random.default_rng((settings.seed, state.epoch, state.batch))
+        n_kept = self._head.n_kept
+        others = torch.from_numpy(random.choice(n_kept, min(_OTHER_TOKENS, n_kept), replace=False)).to(self._device)
+        loss = chain_loss(self._module, self._head, self._embed, batch, others, half=self._half)
+        self._optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._module.parameters(), _LARGEST_GRADIENT)
+        self._optimizer.step()
+        return float(loss.detach())
+
+    def _end_epoch(self, loss: float, held_out: Sequence[Example]) -> None:
+        state = self._state
+        result = self.replay(held_out)
+        state.history.append(Epoch(loss, result.mean_length, result.rates))
+        if result.mean_length > state.best_length:
+            state.best_length = result.mean_length
+            state.best = {name: tensor.detach().clone() for name, tensor in self._module.state_dict().items()}
+        state.epoch, state.batch, state.loss = state.epoch + 1, 0, 0.0
+        self._save()
+
+    def replay(self, examples: Sequence[Example], nodes: int | None = None) -> Any:
+        """Replay answers with the module as it is: greedy chains, or trees of `nodes` nodes."""
+        ordered = sorted(examples, key=lambda example: len(example.answer))
+        batches = (padded(part, self._head.n_kept, self._device) for part in by_size(ordered, _REPLAY_BATCH))
+        return replay(self._module, self._head, self._kept, self._embed, batches, nodes)
+
+    def _save(self) -> None:
+        if self._checkpoint is None:
+            return
+        begun = time.monotonic()
+        state = self._state
+        value = {
+            "format": CHECKPOINT_FORMAT,
+            "identity": self._identity,
+            "module": self._module.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "best": state.best,
+            "history": [asdict(epoch) for epoch in state.history],
+            **{name: getattr(state, name) for name in ("epoch", "batch", "loss", "tokens", "best_length")},
+        }
+        try:
+            with replacing(self._checkpoint) as temporary:
+                torch.save(value, temporary)
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError where the disk is full
+            raise OutputError(f"{self._checkpoint}: the checkpoint cannot be written: {error}") from error
+        self._saved = time.monotonic()
+        self._interval = max(_CHECKPOINT_SECONDS, 50 * (self._saved - begun))
+
+    def _resume(self, path: Path) -> None:
+        remedy = "remove it to begin anew"
+        try:
+            value = torch.load(path, map_location=self._device, weights_only=True)
+            identity = value["identity"] if value["format"] == CHECKPOINT_FORMAT else None
+        except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            raise InvalidRequest(f"{path}: no checkpoint of edgespec heads train; {remedy}") from error
+        if identity != self._identity:
+            raise InvalidRequest(f"{path}: a checkpoint of a training with other settings or data; {remedy}")
+        self._module.load_state_dict(value["module"])
+        self._optimizer.load_state_dict(value["optimizer"])
+        history = [Epoch(one["loss"], one["mean_length"], tuple(one["rates"])) for one in value["history"]]
+        self._state = _State(
+            value["epoch"], value["batch"], value["loss"], value["tokens"], history, value["best"], value["best_length"]
+        )
+
+
+def chain_loss(
+    module: HeadsModule,
+    head: OutputRows,
+    embed: Embed,
+    batch: Batch,
+    others: Tensor | None = None,
+    *,
+    half: bool = False,
+) -> Tensor:
+    """The loss of a batch: of each drafted position the mean over all bases, weighted by position.
+
+    `others`: see `OutputRows.loss`. `half`: compute the layers in bfloat16.
+    """
+    at, valid = batch.bases()
+    longest = batch.tokens.shape[1]
+    rows_before = torch.arange(len(batch.tokens), device=at.device)[:, None] * longest
+    states, rows, weights = [], [], []
+    with torch.autocast(at.device.type, torch.bfloat16, enabled=half):
+        embedded = embed(batch.tokens)
+        chains = module.start(module.read(batch.states, embedded), at)
+        for step in range(module.shape.count):
+            following = at + 1 + step
+            known = valid & (following < batch.lengths[:, None])
+            following = following.clamp(max=longest - 1)
+            x, chains = module.step(chains, taken(embedded, following))
+            states.append(x[known].float())
+            rows.append((rows_before + following)[known])
+            weights.append(
+                torch.full_like(rows[-1], 1, dtype=torch.float32) * _POSITION_WEIGHT**step / max(1, len(rows[-1]))
+            )
+    losses = head.loss(torch.cat(states), batch.teacher.at(torch.cat(rows)), others)
+    return (losses * torch.cat(weights)).sum()
+
+
+def _schedule(share: float) -> float:
+    """The learning rate after this share of the training, as a share of the highest."""
+    return min(1.0, share / _WARM_UP + 1e-3) * 0.5 * (1 + math.cos(math.pi * share))
