@@ -161,7 +161,7 @@ class KeyedSampler:
     def noise(self) -> SharedNoise:
         return SharedNoise(self._temperature, self._seed, self._position)
 
-    def choose(self, row: Row) -> int:
+    def choose(self, row: Row, drafted: Sequence[int] = ()) -> int:
         self._position += 1
         if self._temperature == 0.0:
             return int(row.argmax())

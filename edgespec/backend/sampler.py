@@ -16,6 +16,7 @@ from edgespec.backend import native
 from edgespec.backend.model import LlamaVocabulary
 from edgespec.core import Row, SharedNoise, TokenLogprob
 from edgespec.decode.sampling import NO_NUMBERS, SamplingParams, draw, draw_any, gumbel, log_probabilities
+from edgespec.decode.typical import typical_choice
 from edgespec.errors import EvaluationError, GrammarError, InvalidRequest
 from edgespec.grammar import check_grammar
 
@@ -101,13 +102,18 @@ class LlamaSampler:
         """The noise of the next draw."""
         return SharedNoise(self._params.temperature, self._params.seed, self._position)
 
-    def choose(self, row: Row) -> int:
-        """The token at the next position, given its logits of shape (n_vocab,)."""
+    def choose(self, row: Row, drafted: Sequence[int] = ()) -> int:
+        """The token at the next position, given its logits of shape (n_vocab,).
+
+        One of `drafted` is taken without a draw, if it is likely enough (`edgespec.decode.typical`).
+        """
         penalized_row = self.penalized(row)
         if self._hidden is not None:
             penalized_row = penalized_row.copy()
             penalized_row[self._hidden] = -np.inf
-        token = self._pick(penalized_row)
+        token = self._typical(penalized_row, drafted) if drafted else None
+        if token is None:
+            token = self._pick(penalized_row)
         if self._grammar is not None:
             if not self._grammar_allows(token):
                 token = self._pick_by_grammar(penalized_row)
@@ -142,6 +148,17 @@ class LlamaSampler:
         penalized_row: Row = row.copy()
         penalized_row[self._candidates.remaining["id"]] = self._candidates.remaining["logit"]
         return penalized_row
+
+    def _typical(self, row: Row, drafted: Sequence[int]) -> int | None:
+        """One of `drafted` by typical acceptance, of those that no filter removes."""
+        if self._candidates is None or not self._params.filters:
+            return typical_choice(row / np.float32(self._params.temperature), drafted)
+        self._candidates.fill(row)
+        self._candidates.apply(self._filter)
+        possible = self._candidates.possible
+        left = np.flatnonzero(np.isin(possible["id"], drafted)).tolist()
+        chosen = typical_choice(possible["logit"], left) if left else None
+        return None if chosen is None else int(possible["id"][chosen])
 
     def _pick(self, row: Row) -> int:
         params = self._params

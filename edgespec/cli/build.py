@@ -41,6 +41,7 @@ _PARAMETERS = {
     "dry_multiplier": "dry_multiplier",
     "dry_base": "dry_base",
     "dry_allowed_length": "dry_allowed_length",
+    "acceptance": "acceptance",
 }
 """The options that stand for a sampling parameter, with its name. One that was not given is None."""
 

@@ -144,6 +144,9 @@ _SAMPLING_OPTIONS = (
                  help="How fast the DRY penalty grows with the length of the repeat. Default: 1.75."),
     _option("--dry-allowed-length", type=int, metavar="N",
                  help="Longest repeat that DRY does not penalize, in tokens. Default: 2."),
+    _option("--acceptance", type=click.Choice(["lossless", "typical"]), metavar="RULE",
+                 help="Which draft tokens are accepted. typical: also those that are likely enough. That is lossy: "
+                 "the text is no longer the model's own. Default: lossless."),
     _option("--logit-bias", multiple=True, metavar="ID=F", help="Add F to a token's logit. Repeatable."),
     _option("--grammar", metavar="FILE", shell_complete=_complete_file,
                  help="Constrain the answer by a GBNF grammar: a file, - for standard input, or the grammar itself."),

@@ -41,6 +41,8 @@ def as_json(session: Session, engine: Engine, sampling: SamplingParams) -> dict[
             name: _drafter_json(engine, session, name, drafter_tally) for name, drafter_tally in tally.drafters.items()
         },
     }
+    if session.lossy:
+        answer["acceptance"] = sampling.acceptance
     if sampling.logprobs is not None:
         answer["logprobs"] = [
             {"token": entry.token, "logprob": entry.logprob, "top": [list(pair) for pair in entry.top]}
@@ -114,6 +116,8 @@ def stats_lines(session: Session, engine: Engine, seed: int) -> Iterator[str]:
                 f"{name}: {time_of}memory-bound speed-up {drafter_json['mbsu_by_parameters']:.2f} by parameters, "
                 f"{drafter_json['mbsu_by_bytes']:.2f} by bytes"
             )
+    if session.lossy:
+        yield "typical acceptance is lossy: this is not the text that the model gives without drafts"
     if not tally.drafters:
         yield "nothing was drafted (--stats=full says why, block by block)"
 

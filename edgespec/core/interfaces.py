@@ -110,8 +110,8 @@ NO_NOISE = SharedNoise()
 class Sampler(Protocol):
     """Chooses tokens, one after the other. It only moves forward."""
 
-    def choose(self, row: Row) -> int:
-        """The token at the next position, given its logits."""
+    def choose(self, row: Row, drafted: Sequence[int] = ()) -> int:
+        """The token at the next position, given its logits. One of `drafted` may be taken instead: a lossy choice."""
         ...
 
     @property

@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,9 @@ Floats = npt.NDArray[np.floating]
 
 MAX_NOISE = -math.log(-math.log1p(-(2.0**-33)))
 """The largest noise, in nats (22.9): a hash has 32 bits, so the largest uniform number is 1 - 2**-33."""
+
+Acceptance = Literal["lossless", "typical"]
+"""Which draft tokens are accepted: those that the target draws itself, or also those that are likely enough."""
 
 _NO_BIAS: Mapping[int, float] = MappingProxyType({})
 
@@ -45,7 +49,8 @@ class SamplingParams:
     alternatives with each token (0: only the token's own; None: none). DRY sees no repetition across one of
     `dry_breakers`. Without `dry_prompt`, DRY looks at the answer alone, and without `penalty_prompt` the penalties do:
     the prompt may then be copied. The order is llama.cpp's: logit bias, penalties, dry, top-k, typical, top-p, min-p,
-    temperature, and the draw.
+    temperature, and the draw. `acceptance` "typical" takes draft tokens that are likely enough instead of drawing
+    (`edgespec.decode.typical`): the text is another one than the target's own.
 
     None is a parameter's default. Numbers of numpy are stored as Python's. Raises InvalidRequest.
     """
@@ -70,6 +75,7 @@ class SamplingParams:
     grammar: str | None = None
     seed: int = field(default_factory=random_seed)
     logprobs: int | None = None
+    acceptance: Acceptance = "lossless"
 
     def __post_init__(self) -> None:
         arguments.none_is_default(self)
@@ -90,6 +96,11 @@ class SamplingParams:
             arguments.text("grammar", self.grammar)
         if self.logprobs is not None:
             object.__setattr__(self, "logprobs", arguments.integer("logprobs", self.logprobs, 0, 1000))
+        arguments.choice("acceptance", self.acceptance, get_args(Acceptance))
+        if self.acceptance == "typical" and not self.temperature:
+            raise InvalidRequest("typical acceptance needs a temperature above 0: at 0 it is greedy decoding")
+        if self.acceptance == "typical" and self.grammar is not None:
+            raise InvalidRequest("typical acceptance and a grammar or schema exclude each other: leave one of them out")
 
     @property
     def reweighs(self) -> bool:

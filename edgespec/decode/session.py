@@ -32,7 +32,7 @@ from edgespec.core import (
 from edgespec.decode.detokenizer import AnswerText
 from edgespec.decode.options import GenerationOptions
 from edgespec.decode.stats import Tally
-from edgespec.decode.verification import verify
+from edgespec.decode.verification import children, verify
 from edgespec.errors import ContextOverflow, InvalidRequest
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -149,6 +149,11 @@ class Session:
         """The number of tokens that context shifts removed from the sequence."""
         return self.tally.prompt_tokens + len(self.emitted) - len(self._tokens)
 
+    @property
+    def lossy(self) -> bool:
+        """Whether draft tokens are taken that the target would not have drawn: typical acceptance."""
+        return self._options.sampling.acceptance == "typical"
+
     def cancel(self) -> None:
         """End the answer after the forward pass in progress. May be called from any thread."""
         self._cancelled.set()
@@ -216,6 +221,9 @@ class Session:
         evaluated = time.perf_counter()
         rows = evaluation.rows
         choose: Callable[[int], int] = lambda row: self._sampler.choose(rows[row])  # noqa: E731
+        if self.lossy:
+            drafted = children(plan.draft)
+            choose = lambda row: self._sampler.choose(rows[row], drafted.get(row - 1, ()))  # noqa: E731
         verdict = verify(plan.draft, choose, self._vocabulary.is_end, self._budget)
         chosen = time.perf_counter()
         self._policy.settle(plan, evaluation, verdict, seconds)

@@ -8,6 +8,14 @@ from edgespec.core import ROOT, Draft, Verdict
 from edgespec.errors import EdgespecError
 
 
+def children(draft: Draft) -> dict[int, list[int]]:
+    """The draft tokens after each node, and after `ROOT`."""
+    tokens: dict[int, list[int]] = {}
+    for parent, token in zip(draft.parents, draft.tokens, strict=True):
+        tokens.setdefault(parent, []).append(token)
+    return tokens
+
+
 def verify(draft: Draft, choose: Callable[[int], int], is_end: Callable[[int], bool], budget: int) -> Verdict:
     """Walk `draft` from its root for as long as the target chooses the draft tokens.
 

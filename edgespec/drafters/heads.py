@@ -87,7 +87,8 @@ class HeadDrafter:
     """Heads as a `CostedDrafter`. `kept_ids`: the target's id of each row of their logits, shape (n_kept,).
 
     `step_seconds` and `read_seconds` are the times of a draft token (of all of them, for heads that work together) and
-    of a state that is read, measured beforehand; each draft corrects them.
+    of a state that is read, measured beforehand; each draft corrects them. `columns` are those of the hidden states
+    that the heads read.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class HeadDrafter:
         *,
         step_seconds: float,
         read_seconds: float = 0.0,
+        columns: slice = slice(None),
     ) -> None:
         self.name = name
         self.heads = heads
@@ -106,6 +108,7 @@ class HeadDrafter:
         self.steps = 0
         """How often the heads were computed."""
         self._kept_ids = kept_ids
+        self._columns = columns
         self._step = Estimate(math.log(step_seconds))
         self._read = Estimate(math.log(read_seconds)) if read_seconds else None
         self._states: weakref.WeakKeyDictionary[TokenSequence, States] = weakref.WeakKeyDictionary()
@@ -218,10 +221,10 @@ class HeadDrafter:
         sequence = evaluation.sequence
         if evaluation.hidden is None or not isinstance(sequence, TokenSequence):
             return
-        rows: list[Row] = [evaluation.hidden[node + 1] for node in (ROOT, *verdict.accepted)]
+        rows: list[Row] = [evaluation.hidden[node + 1, self._columns] for node in (ROOT, *verdict.accepted)]
         begin = evaluation.length - 1
         if (earlier := evaluation.prefilled) is not None:
-            rows = [*earlier, *rows]
+            rows = [*earlier[:, self._columns], *rows]
             begin -= len(earlier)
         tokens = [*sequence[begin : evaluation.length], *verdict.emitted[: len(verdict.accepted)]]
         states = self._states.get(sequence)

@@ -325,6 +325,8 @@ class Engine:
         `skipped` tokens were dropped before them, which counts for the noise of the draws. A context shift keeps the
         first `keep` tokens. `place`: where it is decoded, if it is one of several; else in the engine's own context.
         """
+        if self.exact and options.sampling.acceptance != "lossless":
+            raise InvalidRequest("typical acceptance is lossy, and exact mode is not: leave one of them out")
         tokens = tokens if isinstance(tokens, TokenSequence) else TokenSequence(tokens)
         vocabulary = self.model.vocabulary
         sampler = LlamaSampler(vocabulary, options.sampling, history=tokens, position=len(tokens) + skipped)

@@ -234,7 +234,7 @@ def test_answers_come_as_they_end_and_others_take_their_place() -> None:
 
 def test_an_error_ends_its_own_answer_only() -> None:
     class Broken(KeyedSampler):
-        def choose(self, row: Row) -> int:
+        def choose(self, row: Row, drafted: Sequence[int] = ()) -> int:
             if self.noise.position == 8:
                 raise GrammarError("no token can follow")
             return super().choose(row)

@@ -336,7 +336,7 @@ class FailingSampler(KeyedSampler):
         self.chosen = 0
         self._failing = failing
 
-    def choose(self, row: Row) -> int:
+    def choose(self, row: Row, drafted: Sequence[int] = ()) -> int:
         if self.chosen == self._failing:
             raise GrammarError("the grammar allows no token here")
         self.chosen += 1

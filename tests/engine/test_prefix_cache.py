@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class Recorder(KeyedSampler):
         super().__init__()
         self.rows: list[Row] = []
 
-    def choose(self, row: Row) -> int:
+    def choose(self, row: Row, drafted: Sequence[int] = ()) -> int:
         self.rows.append(row.copy())
         return super().choose(row)
 
