@@ -2,6 +2,7 @@
 
 from edgespec.backend.context import LlamaContext, evaluate_together
 from edgespec.backend.devices import gpus
+from edgespec.backend.eagle3 import Eagle3Context
 from edgespec.backend.embedding import EmbeddingTable
 from edgespec.backend.hidden import HiddenStates, published_layers, states_of
 from edgespec.backend.model import NO_VARIABLES, LlamaModel, LlamaVocabulary, Message
@@ -19,6 +20,7 @@ __all__ = [
     "NO_VARIABLES",
     "PREFILL_CHUNK",
     "QUANTIZATIONS",
+    "Eagle3Context",
     "EmbeddingTable",
     "HiddenStates",
     "LlamaContext",

@@ -193,13 +193,16 @@ def _check_layers(model: LlamaModel, layers: Sequence[int]) -> None:
             raise InvalidRequest(f"layer {layer} has no input: {model.path.name} has layers 0 to {count - 1}")
 
 
+def find_function(names: Sequence[str]) -> Any:
+    """The function of llama.cpp that its build exports by one of these names; None where it has none of them."""
+    library = llama_cpp.llama_cpp._lib
+    return next((getattr(library, name) for name in names if hasattr(library, name)), None)
+
+
 @lru_cache(maxsize=1)
 def _functions() -> tuple[Any, Any] | None:
     """llama.cpp's functions (set, get) for layer inputs; None where this build does not export them."""
-    library = llama_cpp.llama_cpp._lib
-    setter, getter = (
-        next((getattr(library, name) for name in names if hasattr(library, name)), None) for names in (_SET, _GET)
-    )
+    setter, getter = find_function(_SET), find_function(_GET)
     if setter is None or getter is None:
         return None
     setter.argtypes, setter.restype = (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_bool), None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -129,10 +130,19 @@ def decode(context: Any, batch: Any) -> None:
 
     A signal that ends the program ends the pass at once, and its exception is raised here: KeyboardInterrupt, say.
     """
+    _evaluate(llama_cpp.llama_decode, context, batch)
+
+
+def encode(context: Any, batch: Any) -> None:
+    """One pass of a llama_batch through a model's encoder. Raises as `decode` does."""
+    _evaluate(llama_cpp.llama_encode, context, batch)
+
+
+def _evaluate(function: Callable[[Any, Any], int], context: Any, batch: Any) -> None:
     initialise()
     forget_errors()
     with EARLY_END:
-        status = llama_cpp.llama_decode(context, batch)
+        status = function(context, batch)
     if status:
         raise EvaluationError(
             f"llama.cpp could not evaluate {batch.n_tokens} tokens from position {batch.pos[0]} on "

@@ -17,7 +17,7 @@ from typing import NoReturn
 from edgespec.errors import ModelError, ModelNotFound, UnsupportedModel
 from edgespec.gguf.reader import BLOCKS, GET_AGAIN, MAX_STRINGS, STRING, Array, Part, Value, malformed, walk
 
-__all__ = ["Header", "read_header"]
+__all__ = ["Header", "data_start", "read_draft_head", "read_header"]
 
 _NOT_FOR_TEXT = {  # general.architecture or general.type -> what such a file is
     **dict.fromkeys(("bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert"), "an embedding model"),
@@ -78,6 +78,21 @@ class Header:
         return self.parts[0]
 
 
+def read_draft_head(path: Path, architecture: str) -> Part:
+    """The checked header of a draft head, a single file of an architecture like "eagle3".
+
+    What it shares with its target, and its vocabulary, is left to the caller. Raises as `read_header` does.
+    """
+    part = _walk_to_data(path)
+    if (found := part.values.get("general.architecture")) != architecture:
+        raise UnsupportedModel(f"{path}: {found!r} is no {architecture} head; choose one that was made for the target")
+    metadata = _CheckedMetadata(path, part.values, draft_head=True)
+    if list(metadata.other_shards()):
+        raise UnsupportedModel(f"{path}: a split model is no {architecture} head; choose a single file")
+    metadata.check_sizes(metadata.shapes([part]))
+    return part
+
+
 def read_header(path: Path) -> Header:
     """The checked header of the model at `path`; of all its shards when `path` is the first of a split model.
 
@@ -105,7 +120,7 @@ def _sampled_crc(part: Part) -> int:
 
     Another training or quantization changes all weights of a tensor, and reading them all would take minutes.
     """
-    start, crc = _data_start(part), 0
+    start, crc = data_start(part), 0
     middles = [start + tensor.offset + (tensor.size or 0) // 2 for tensor in part.tensors]  # of newer types, anything
     with part.path.open("rb", buffering=0) as file:
         for position in (*middles, max(start, part.size - _SAMPLE_BYTES)):
@@ -114,7 +129,7 @@ def _sampled_crc(part: Part) -> int:
     return crc
 
 
-def _data_start(part: Part) -> int:
+def data_start(part: Part) -> int:
     """The position of the first tensor's data. Raises MalformedModel for an alignment that is none."""
     alignment = _alignment(part)
     return -(-part.header_size // alignment) * alignment
@@ -130,7 +145,7 @@ def _alignment(part: Part) -> int:
 def _walk_to_data(path: Path) -> Part:
     """The header of one file whose tensors lie in it one right after the other, as llama.cpp demands."""
     part = walk(path)
-    alignment, start, offset = _alignment(part), _data_start(part), 0
+    alignment, start, offset = _alignment(part), data_start(part), 0
     for tensor in part.tensors:
         size = tensor.size
         if size is None and tensor.type not in BLOCKS:
@@ -152,11 +167,12 @@ _Shapes = Mapping[str, tuple[int, ...]]
 class _CheckedMetadata:
     """The metadata of one language model, checked for consistency with itself and with the tensors."""
 
-    def __init__(self, path: Path, values: Mapping[str, Value]) -> None:
+    def __init__(self, path: Path, values: Mapping[str, Value], *, draft_head: bool = False) -> None:
         self._path, self._values = path, values
         self._refuse_purpose(_NOT_FOR_TEXT.get(str(values.get("general.type"))))
         self.architecture = self._text("general.architecture")
-        self._refuse_purpose(_NOT_FOR_TEXT.get(self.architecture))
+        if not draft_head:
+            self._refuse_purpose(_NOT_FOR_TEXT.get(self.architecture))
         if values.get(self._architecture_key("attention.causal")) is False:
             self._refuse_purpose("a model without causal attention")
         pooling = values.get(self._architecture_key("pooling_type"))
