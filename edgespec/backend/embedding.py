@@ -6,18 +6,14 @@ that llama.cpp would look up.
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llama_cpp._ggml import libggml
 
-from edgespec.errors import UnsupportedModel
+from edgespec.backend.ggml import to_float
 
 _F32 = 0
 _MAX_CACHED_ROWS = 4096
@@ -25,31 +21,6 @@ _MAX_CACHED_ROWS = 4096
 
 _SCALED = ("gemma3",)
 """Architectures in which llama.cpp scales the embeddings of tokens by sqrt(n_embd), and vectors not at all."""
-
-
-class _TypeTraits(ctypes.Structure):
-    """ggml_type_traits of ggml.h."""
-
-    _fields_ = (
-        ("type_name", ctypes.c_char_p),
-        ("block_elements", ctypes.c_int64),
-        ("interleave", ctypes.c_int64),
-        ("block_bytes", ctypes.c_size_t),
-        ("is_quantized", ctypes.c_bool),
-        ("to_float", ctypes.c_void_p),
-        ("from_float", ctypes.c_void_p),
-    )
-
-
-@lru_cache
-def _to_float(kind: int) -> Any:
-    """ggml's routine from a row of this type to 32-bit floats: (row, floats, number of elements)."""
-    traits_of = libggml.ggml_get_type_traits
-    traits_of.argtypes, traits_of.restype = (ctypes.c_int,), ctypes.POINTER(_TypeTraits)
-    address = traits_of(kind).contents.to_float
-    if not address:
-        raise UnsupportedModel(f"embeddings of ggml type {kind} cannot be read as numbers")
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)(address)
 
 
 class EmbeddingTable:
@@ -62,7 +33,7 @@ class EmbeddingTable:
             self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         raw = np.frombuffer(self._data, np.uint8, rows * row_bytes, offset)
         self._raw = raw.reshape(rows, row_bytes)
-        self._convert = None if kind == _F32 else _to_float(kind)
+        self._convert = None if kind == _F32 else to_float(kind)
         self._scale = np.sqrt(np.float32(columns)) if architecture in _SCALED else None
         self._cached_vectors: dict[int, npt.NDArray[np.float32]] = {}
         self.rows = rows
