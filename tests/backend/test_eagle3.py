@@ -18,7 +18,7 @@ from edgespec.backend import Eagle3Context, HiddenStates, LlamaContext, LlamaMod
 from edgespec.core import Row
 from edgespec.errors import ContextOverflow, EvaluationError, InvalidRequest, MalformedModel, UnsupportedModel
 from tests.gguf_files import N_EMBD, tiny_model
-from tests.heads.eagle_files import Shape, random_weights, write_head
+from tests.heads.eagle_files import SMOLLM2, Shape, random_weights, write_head
 from tests.heads.eagle_reference import EagleReference
 
 N_CTX, N_VOCAB = 256, 320
@@ -341,12 +341,11 @@ def test_a_file_that_llama_cpp_refuses_is_one_line(tmp_path: Path, target: Targe
 
 @pytest.mark.model
 def test_a_chain_on_a_real_model_equals_the_reference(tmp_path: Path, smollm2: Path) -> None:
-    shape = Shape(576, 576, heads=9, heads_kv=3, feed_forward=1536, n_kept=8192)
-    weights = random_weights(shape, 49152)
-    path = write_head(tmp_path / "head.gguf", smollm2, shape, weights, layers=(2, 15, 27))
+    weights = random_weights(SMOLLM2, 49152)
+    path = write_head(tmp_path / "head.gguf", smollm2, SMOLLM2, weights, layers=(2, 15, 27))
     model = LlamaModel(smollm2, gpu_layers=0)
     with closing(model), closing(LlamaContext(model, n_ctx=N_CTX, threads=1)) as context:
-        target = Target(model, context, smollm2, path, shape, weights)
+        target = Target(model, context, smollm2, path, SMOLLM2, weights)
         tokens = model.vocabulary.tokenize("The river rises in the hills, and runs past the mill to the sea.")
         for settings, tolerance in ((EXACT, 1e-4), ({"kv_type": "f16", "flash_attention": "auto"}, 2e-2)):
             with closing(target.open(**settings)) as head:

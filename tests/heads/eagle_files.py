@@ -28,6 +28,10 @@ class Shape(NamedTuple):
     n_kept: int
 
 
+SMOLLM2 = Shape(576, 576, heads=9, heads_kv=3, feed_forward=1536, n_kept=8192)
+"""A layer like those of SmolLM2-135M."""
+
+
 def random_weights(shape: Shape, n_vocab: int, *, seed: int = 0) -> dict[str, Any]:
     """The tensors of a head by name, shapes as numpy has them: rows first."""
     random = np.random.default_rng(seed)
