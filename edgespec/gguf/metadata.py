@@ -17,7 +17,7 @@ from edgespec.gguf.reader import STRING, Array, Part, malformed
 
 _NUMPY = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"}
 _PADDING = re.compile(rb"\[PAD\d+\]$|<\|?dummy")
-_ARRAY_TYPE, _U32, _I32, _U64 = 9, 4, 5, 10
+_ARRAY_TYPE, _U32, _I32, _F32, _BOOL, _U64 = 9, 4, 5, 6, 7, 10
 
 
 def entry(part: Part, key: str) -> bytes:
@@ -67,10 +67,15 @@ def unpadded(texts: list[bytes]) -> list[bytes]:
     return texts[:end]
 
 
-def encoded(key: str, value: str | int | Sequence[int] | npt.NDArray[np.int32]) -> bytes:
-    """The bytes of an entry: a text, an integer (of 32 bits where these suffice), or an array of 32-bit integers."""
+def encoded(key: str, value: str | bool | int | float | Sequence[int] | npt.NDArray[np.int32]) -> bytes:
+    """The bytes of an entry: a text, a switch, a number (an integer of 32 bits where these suffice, or a 32-bit float),
+    or an array of 32-bit integers."""
     if isinstance(value, str):
         kind, payload = STRING, _text(value)
+    elif isinstance(value, bool):
+        kind, payload = _BOOL, struct.pack("<?", value)
+    elif isinstance(value, float):
+        kind, payload = _F32, struct.pack("<f", value)
     elif isinstance(value, int):
         kind = _U32 if value < 1 << 32 else _U64
         payload = struct.pack("<I" if kind == _U32 else "<Q", value)

@@ -83,7 +83,7 @@ def read_draft_head(path: Path, architecture: str) -> Part:
 
     What it shares with its target, and its vocabulary, is left to the caller. Raises as `read_header` does.
     """
-    part = _walk_to_data(path)
+    part = walk_to_data(path)
     if (found := part.values.get("general.architecture")) != architecture:
         raise UnsupportedModel(f"{path}: {found!r} is no {architecture} head; choose one that was made for the target")
     metadata = _CheckedMetadata(path, part.values, draft_head=True)
@@ -99,9 +99,9 @@ def read_header(path: Path) -> Header:
     Takes time in proportion to the header and the number of tensors, never to the file. Raises ModelNotFound,
     MalformedModel, UnsupportedModel, or ModelError when the operating system does not let the file be read.
     """
-    first = _walk_to_data(path)
+    first = walk_to_data(path)
     metadata = _CheckedMetadata(path, first.values)
-    parts = (first, *map(_walk_to_data, metadata.other_shards()))
+    parts = (first, *map(walk_to_data, metadata.other_shards()))
     shapes = metadata.shapes(parts)
     metadata.check_sizes(shapes)
     return Header(metadata.architecture, metadata.n_vocab(shapes), _fingerprint(parts), parts)
@@ -142,7 +142,7 @@ def _alignment(part: Part) -> int:
     return alignment
 
 
-def _walk_to_data(path: Path) -> Part:
+def walk_to_data(path: Path) -> Part:
     """The header of one file whose tensors lie in it one right after the other, as llama.cpp demands."""
     part = walk(path)
     alignment, start, offset = _alignment(part), data_start(part), 0
