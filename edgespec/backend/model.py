@@ -238,6 +238,11 @@ class LlamaModel:
         return self._part
 
     @property
+    def n_embd(self) -> int:
+        """The hidden size."""
+        return int(llama_cpp.llama_model_n_embd(self.pointer))
+
+    @property
     def n_ctx_train(self) -> int:
         """The context length the model was trained for, in tokens."""
         return int(llama_cpp.llama_model_n_ctx_train(self.pointer))

@@ -66,7 +66,7 @@ class Contestants:
             name = contestant_name(other) if other != "none" else PLAIN
             self._engines[name] = Engine(
                 first.model, context, latency=LatencyModel(context.max_rows), drafter_name=name,
-                drafters=open_drafters(names_of(other.removesuffix(CHAINS)), first.model, resources),
+                drafters=open_drafters(names_of(other.removesuffix(CHAINS)), first.model, resources, context=context),
             )  # fmt: skip
         self.first = first
         self.begin(self.initial_latency)

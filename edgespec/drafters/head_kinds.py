@@ -109,3 +109,54 @@ class HydraHeads:
 
     def _held(self, states: States) -> int:
         return self._read if self._generation == states.generation else 0
+
+
+class History(Protocol):
+    """An EAGLE-3 head with a history: pairs of a token and the state of the token before it."""
+
+    @property
+    def length(self) -> int:
+        """The number of pairs."""
+        ...
+
+    def extend(self, tokens: Sequence[int], states: Row) -> None:
+        """Add the states, shape (n, width), of tokens in a row, and the n - 1 tokens that follow the first of them."""
+        ...
+
+    def step(self, token: int) -> Row:
+        """The logits after a token, shape (n_kept,)."""
+        ...
+
+    def rewind(self, length: int) -> None:
+        """Cut the history."""
+        ...
+
+    def close(self) -> None:
+        """Free the memory."""
+        ...
+
+
+class Eagle3Heads:
+    """EAGLE-3 (arXiv 2503.01840): one layer with a history of the text, which goes on from its own output."""
+
+    together = False
+
+    def __init__(self, history: History, *, length: int, window: int) -> None:
+        self.length, self.window = length, window
+        self.close = history.close
+        self.extend = history.step
+        self._history = history
+        self._generation = 0  # of the states in the history
+
+    def unread(self, states: States) -> int:
+        return len(states.rows) - 1 - min(self._held(states), len(states.rows) - 1)
+
+    def start(self, states: States, token: int) -> Row:
+        begin = min(self._held(states), len(states.rows) - 1)
+        self._history.rewind(begin)
+        self._generation = states.generation
+        self._history.extend(states.tokens[begin + 1 :], np.stack(states.rows[begin:]))
+        return self._history.step(token)
+
+    def _held(self, states: States) -> int:
+        return self._history.length if self._generation == states.generation else 0

@@ -87,8 +87,7 @@ class HeadDrafter:
     """Heads as a `CostedDrafter`. `kept_ids`: the target's id of each row of their logits, shape (n_kept,).
 
     `step_seconds` and `read_seconds` are the times of a draft token (of all of them, for heads that work together) and
-    of a state that is read, measured beforehand; each draft corrects them. `columns` are those of the hidden states
-    that the heads read.
+    of a state that is read, measured beforehand; each draft corrects them.
     """
 
     def __init__(
@@ -99,16 +98,16 @@ class HeadDrafter:
         *,
         step_seconds: float,
         read_seconds: float = 0.0,
-        columns: slice = slice(None),
     ) -> None:
         self.name = name
         self.heads = heads
         self.clock: Callable[[], float] = time.perf_counter
         """By which its steps are timed, in seconds."""
+        self.columns: slice | list[int] = slice(None)
+        """The numbers of the hidden states that the heads read, where others are collected too."""
         self.steps = 0
         """How often the heads were computed."""
         self._kept_ids = kept_ids
-        self._columns = columns
         self._step = Estimate(math.log(step_seconds))
         self._read = Estimate(math.log(read_seconds)) if read_seconds else None
         self._states: weakref.WeakKeyDictionary[TokenSequence, States] = weakref.WeakKeyDictionary()
@@ -221,10 +220,10 @@ class HeadDrafter:
         sequence = evaluation.sequence
         if evaluation.hidden is None or not isinstance(sequence, TokenSequence):
             return
-        rows: list[Row] = [evaluation.hidden[node + 1, self._columns] for node in (ROOT, *verdict.accepted)]
+        rows: list[Row] = [evaluation.hidden[node + 1, self.columns] for node in (ROOT, *verdict.accepted)]
         begin = evaluation.length - 1
         if (earlier := evaluation.prefilled) is not None:
-            rows = [*earlier[:, self._columns], *rows]
+            rows = [*earlier[:, self.columns], *rows]
             begin -= len(earlier)
         tokens = [*sequence[begin : evaluation.length], *verdict.emitted[: len(verdict.accepted)]]
         states = self._states.get(sequence)

@@ -13,8 +13,10 @@ from typing import NamedTuple
 from edgespec.backend import LlamaContext, LlamaModel
 from edgespec.core import Context, Drafter, arguments
 from edgespec.drafters import KNOWN, make_drafter, names_of
+from edgespec.drafters.heads import HeadDrafter
 from edgespec.drafters.model import ModelDrafter, Share
 from edgespec.engine.open_drafter import open_drafter
+from edgespec.engine.open_heads import OpenedHeads, collect_for, is_heads_file, open_heads
 from edgespec.engine.options import Resources
 from edgespec.engine.profile_store import ProfileStore
 from edgespec.errors import UnknownDrafter
@@ -108,7 +110,9 @@ class DrafterSet:
                       self._target.name)  # fmt: skip
         if isinstance(drafter, str):
             headers, self._headers = self._headers, {}  # by the next time, a file may have changed
-            return NamedDrafters(tuple(open_drafters(names_of(drafter), self._target, self._resources, headers)), name)
+            parts = names_of(drafter)
+            drafters = open_drafters(parts, self._target, self._resources, headers, self._context)
+            return NamedDrafters(tuple(drafters), name)
         users_own = drafter
         return NamedDrafters((OpenedDrafter(users_own, lambda: users_own),), name)
 
@@ -141,13 +145,19 @@ def validated_drafter(drafter: object) -> str | Drafter:
 
 
 def open_drafters(
-    names: Sequence[str], target: LlamaModel, resources: Resources, headers: Mapping[Path, Header] | None = None
+    names: Sequence[str],
+    target: LlamaModel,
+    resources: Resources,
+    headers: Mapping[Path, Header] | None = None,
+    context: LlamaContext | None = None,
 ) -> list[OpenedDrafter]:
     """One drafter for `target` by each of `names`, the parts of -d. Raises UnknownDrafter and ModelError.
 
-    `headers`: those of drafter models that were read already.
+    `headers`: those of drafter models that were read already. `context`: the target's, which from then on collects the
+    hidden states that heads among the drafters read, and no others.
     """
     opened: list[OpenedDrafter] = []
+    heads: list[OpenedHeads] = []
     files = {name: resolve(name, cache_dir=resources.cache_dir) for name in names if is_model(name)}
     stems = [files[name].stem if name in files else name for name in names]
     if repeated := next((stem for stem in stems if stems.count(stem) > 1), None):
@@ -155,14 +165,25 @@ def open_drafters(
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(close_all, opened)
         for name in names:
-            if path := files.get(name):
+            path = files.get(name)
+            if path is not None and context is not None and path not in (headers or {}) and is_heads_file(path):
+                heads.append(open_heads(path, target, context, threads=resources.threads))
+                opened.append(opened_heads(heads[-1].drafter))
+            elif path is not None:
                 opened.append(
                     opened_model_drafter(open_drafter(path, target, resources, header=(headers or {}).get(path)))
                 )
             else:
                 opened.append(opened_text_drafter(make_drafter(name)))
+        if context is not None:
+            collect_for(heads, context, target.n_embd)
         cleanup.pop_all()
     return opened
+
+
+def opened_heads(drafter: HeadDrafter) -> OpenedDrafter:
+    """Heads, which keep states of each answer apart."""
+    return OpenedDrafter(drafter, lambda: drafter, passes=lambda: drafter.steps, close=drafter.heads.close)
 
 
 def opened_text_drafter(drafter: Drafter) -> OpenedDrafter:

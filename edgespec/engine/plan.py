@@ -11,6 +11,7 @@ from edgespec.core import Drafter
 from edgespec.drafters import names_of
 from edgespec.engine.drafter_set import is_model, validated_drafter
 from edgespec.engine.fit import Fit
+from edgespec.engine.open_heads import is_heads_file
 from edgespec.engine.options import EngineOptions, Resources
 from edgespec.gguf.footprint import Footprint, footprint
 from edgespec.gguf.validate import Header, read_header
@@ -41,7 +42,7 @@ def plan_load(options: EngineOptions) -> LoadPlan:
     cache = Path(options.cache_dir or cpu.cache_directory())
     path = resolve(options.model, cache_dir=cache)
     names = [name for name in names_of(drafter) if is_model(name)] if isinstance(drafter, str) else []
-    drafter_paths = [resolve(name, cache_dir=cache) for name in names]
+    drafter_paths = [each for name in names if not is_heads_file(each := resolve(name, cache_dir=cache))]
     headers = {each: read_header(each) for each in (path, *drafter_paths)}
     models = [footprint(headers[each]) for each in (path, *drafter_paths)]
     resources = Resources.of(options, models[0].n_ctx_train)

@@ -81,6 +81,15 @@ class TargetWeights:
         return rows
 
 
+def embedding_table(header: Header) -> EmbeddingTable:
+    """The input embeddings of a target's tokens. Raises UnsupportedModel where the file has none."""
+    for part in header.parts:
+        for tensor in part.tensors:
+            if tensor.name == "token_embd.weight":
+                return _table(part, tensor, header.architecture)
+    raise UnsupportedModel(f"{header.part.path}: it has no table of input embeddings, which heads read")
+
+
 def _table(part: Part, tensor: Tensor, architecture: str) -> EmbeddingTable:
     alignment = int(part.values.get("general.alignment", 32))  # type: ignore[arg-type]
     elements, size = BLOCKS[tensor.type]

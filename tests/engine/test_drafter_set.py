@@ -45,6 +45,7 @@ class _Target:
     can_rewind: bool = True
     can_branch: bool = True
     name: str = "target"
+    n_embd: int = 64
     vocabulary: Any = field(default_factory=lambda: SimpleNamespace(size=32))
 
 
@@ -55,7 +56,7 @@ def _resources(folder: Path) -> Resources:
 def _set(
     folder: Path, target: _Target | None = None, profiles: _Profiles | None = None, *, exact: bool = False
 ) -> tuple[DrafterSet, Any]:
-    context = SimpleNamespace(max_rows=64)
+    context = SimpleNamespace(max_rows=64, collect_hidden=lambda states: None)
     return (
         DrafterSet(
             cast(Any, target or _Target()), cast(Any, context), cast(Any, profiles or _Profiles()),

@@ -1,0 +1,112 @@
+"""Makes heads that can run: the learned part, with rows of the target's LM head.
+
+Medusa and Hydra stay files of our own. EAGLE-3 heads become GGUFs of llama.cpp's architecture `eagle3`, with the
+target's tokenizer, which llama-server loads too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgespec.backend.ggml import TYPES, Weight, quantize_rows
+from edgespec.errors import InvalidRequest, UnsupportedModel
+from edgespec.gguf.metadata import encoded, entry
+from edgespec.gguf.reader import BLOCKS
+from edgespec.gguf.validate import Header
+from edgespec.gguf.writer import NewTensor, write_gguf
+from edgespec.heads.format import ARCHITECTURE, OUTPUT, HeadsFile
+from edgespec.heads.target import TargetWeights
+from edgespec.system.files import replacing
+
+_ROWS_AT_ONCE = 1024
+_JOINED = 3  # states that llama.cpp's EAGLE-3 joins, whatever they are
+_BLOCK = 32
+
+AssembleProgress = Callable[[int, int], None]
+"""Called with rows done and rows in all."""
+
+
+def assemble(
+    heads: HeadsFile,
+    target: Header,
+    out: Path,
+    kind: str = "q4_0",
+    progress: AssembleProgress = lambda done, total: None,
+) -> None:
+    """Write the heads that can run to `out`: the rows of the LM head in a type of `TYPES`.
+
+    Raises UnsupportedModel where the heads do not belong to the target, InvalidRequest for another type, OutputError.
+    """
+    if kind not in TYPES:
+        raise InvalidRequest(f"type {kind!r}: choose {', '.join(TYPES)}")
+    heads.spec.check(target)
+    if heads.assembled:
+        raise UnsupportedModel(f"{heads.path}: assembled already")
+    size = heads.spec.target.hidden_size
+    own = kind if size % BLOCKS[TYPES[kind]][0] == 0 else "f16"
+    output = NewTensor(OUTPUT, TYPES[own], (len(heads.kept_ids), size), _output_rows(heads, target, own, progress))
+    tensors = [*(NewTensor(name, *_parts(weight)) for name, weight in heads.tensors.items()), output]
+    if heads.spec.kind == "eagle3":
+        entries, tensors = _stock_entries(heads, target), [_stock(tensor, size) for tensor in tensors]
+    else:
+        entries = [encoded("general.architecture", ARCHITECTURE)]
+    with replacing(out) as temporary, temporary.open("wb") as file:
+        write_gguf(file, [*entries, *heads.spec.entries()], tensors)
+
+
+def _parts(weight: Weight) -> tuple[int, tuple[int, ...], Any]:
+    return weight.kind, weight.shape, weight.data
+
+
+def _output_rows(heads: HeadsFile, target: Header, kind: str, progress: AssembleProgress) -> bytes:
+    weights, ids, pieces = TargetWeights(target), heads.kept_ids.tolist(), []
+    progress(0, len(ids))
+    for begin in range(0, len(ids), _ROWS_AT_ONCE):
+        chosen = ids[begin : begin + _ROWS_AT_ONCE]
+        pieces.append(quantize_rows(weights.output_rows(chosen), kind))
+        progress(begin + len(chosen), len(ids))
+    return b"".join(pieces)
+
+
+def _stock_entries(heads: HeadsFile, target: Header) -> list[bytes]:
+    """The metadata of llama.cpp's architecture `eagle3` (src/models/eagle3.cpp), and the target's tokenizer."""
+    spec, layer, part = heads.spec, heads.spec.layer, target.part
+    if layer is None:
+        raise UnsupportedModel(f"{heads.path}: EAGLE-3 heads without the sizes of their layer")
+    size = spec.target.hidden_size
+    context = part.values.get(f"{target.architecture}.context_length", 2048)
+    values: dict[str, Any] = {
+        "block_count": 1, "context_length": context if isinstance(context, int) else 2048, "embedding_length": size,
+        "feed_forward_length": layer.feed_forward, "attention.head_count": layer.head_count,
+        "attention.head_count_kv": layer.head_count_kv, "attention.key_length": layer.head_dim,
+        "attention.value_length": layer.head_dim, "attention.layer_norm_rms_epsilon": layer.norm_epsilon,
+        "rope.freq_base": layer.rope_theta, "rope.dimension_count": layer.head_dim,
+        "target_hidden_size": size if spec.states else _state_size(size) // _JOINED,
+        "target_layers": list(spec.states) or [0] * _JOINED,
+    }  # fmt: skip
+    return [
+        encoded("general.architecture", "eagle3"),
+        *(encoded(f"eagle3.{key}", value) for key, value in values.items()),
+        *(entry(part, key) for key in part.spans if key.startswith("tokenizer.") and "chat_template" not in key),
+    ]
+
+
+def _state_size(size: int) -> int:
+    """Numbers of a last state as llama.cpp joins it: three parts of whole blocks."""
+    unit = _JOINED * _BLOCK
+    return -(-size // unit) * unit
+
+
+def _stock(tensor: NewTensor, size: int) -> NewTensor:
+    """The tensor as llama.cpp wants it: the joining matrix of a last state is filled up with zero columns."""
+    if tensor.name != "fc.weight" or tensor.shape[1] != size or _state_size(size) == size:
+        return tensor
+    elements, block = BLOCKS[tensor.kind]
+    raw = np.frombuffer(tensor.data, np.uint8).reshape(tensor.shape[0], size // elements * block)
+    wide = np.zeros((tensor.shape[0], _state_size(size) // elements * block), np.uint8)
+    wide[:, : raw.shape[1]] = raw  # a block of zeros is one of zero bytes in every type of `TYPES`
+    return tensor._replace(shape=(tensor.shape[0], _state_size(size)), data=wide.tobytes())
