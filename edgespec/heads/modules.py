@@ -17,17 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-
-@dataclass(frozen=True, slots=True)
-class LayerShape:
-    """A Llama decoder layer: of its attention, its feed-forward part, its rotary positions and its norms."""
-
-    head_count: int
-    head_count_kv: int
-    head_dim: int
-    feed_forward: int
-    rope_theta: float
-    norm_epsilon: float
+from edgespec.backend.head_graph import PrefixShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +33,7 @@ class HeadsShape:
     state_size: int
     count: int = 4
     depth: int = 1
-    layer: LayerShape | None = None
+    layer: PrefixShape | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +84,7 @@ class Attention(nn.Module):
     `inputs`: size of what queries, keys and values are computed from.
     """
 
-    def __init__(self, inputs: int, size: int, shape: LayerShape) -> None:
+    def __init__(self, inputs: int, size: int, shape: PrefixShape) -> None:
         super().__init__()
         self.shape = shape
         self.attn_q = nn.Linear(inputs, shape.head_count * shape.head_dim, bias=False)
@@ -141,7 +131,7 @@ class Attention(nn.Module):
 class PrefixAttention(Attention):
     """Hydra++'s decoder layer over the states of the accepted tokens (arXiv 2402.05109, section 4)."""
 
-    def __init__(self, size: int, shape: LayerShape) -> None:
+    def __init__(self, size: int, shape: PrefixShape) -> None:
         super().__init__(size, size, shape)
         self.attn_norm = RMSNorm(size, shape.norm_epsilon)
         nn.init.zeros_(self.attn_output.weight)  # at first the layer passes its input on
@@ -219,7 +209,7 @@ class Hydra(nn.Module):
 class EagleLayer(Attention):
     """EAGLE-3's decoder layer: attention sees the embedding of a token beside the state before it."""
 
-    def __init__(self, size: int, shape: LayerShape) -> None:
+    def __init__(self, size: int, shape: PrefixShape) -> None:
         super().__init__(2 * size, size, shape)
         self.attn_norm = RMSNorm(size, shape.norm_epsilon)
         self.attn_norm_2 = RMSNorm(size, shape.norm_epsilon)

@@ -9,15 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from edgespec.errors import InvalidRequest
 from edgespec.gguf.validate import Header
 from edgespec.heads.dataset import HeadData, Recorded
 from edgespec.heads.examples import Example, held_out, limited, teacher_arrays
-from edgespec.heads.loss import OutputRows
-from edgespec.heads.target import TargetWeights
 from edgespec.vocabtrim.keep_list import KeepList
 from edgespec.vocabtrim.pipeline import forced_tokens
 from edgespec.vocabtrim.selection import TokenIds, ranked, ranked_by_list, select_ids
@@ -33,6 +29,10 @@ class Answers:
     train: list[Example]
     held_out: list[Example]
     looping: list[Example]
+
+    def tokens(self) -> npt.NDArray[np.int64]:
+        """The ids of all tokens that occur, prompts included."""
+        return np.unique(np.concatenate([one.tokens for one in (*self.train, *self.held_out, *self.looping)]))
 
 
 def states_for(kind: str, data: HeadData) -> list[str]:
@@ -108,30 +108,6 @@ def _example(
     ids, probabilities, rest = teacher_arrays(answer.top_ids, answer.top_logits, answer.logsumexp, kept_index, n_kept)
     arrays = tuple(answer.states[name] for name in states)
     return Example(answer.prompt, answer.looping, np.asarray(answer.tokens), first, arrays, ids, probabilities, rest)
-
-
-class Shared:
-    """What heads share with their target, frozen: embeddings of the tokens in use, the LM head's rows of kept ones."""
-
-    def __init__(self, target: TargetWeights, kept: TokenIds, answers: Answers, device: str) -> None:
-        everything = (*answers.train, *answers.held_out, *answers.looping)
-        used = np.unique(np.concatenate([kept, *(example.tokens for example in everything)]))
-        index = np.zeros(target.n_vocab, np.int64)
-        index[used] = np.arange(len(used))
-        self._index = torch.from_numpy(index).to(device)
-        self._table = torch.from_numpy(target.embeddings(used.tolist())).to(device)
-        self.kept = torch.from_numpy(kept.astype(np.int64)).to(device)
-        self.head = OutputRows(torch.from_numpy(target.output_rows(kept.tolist())).to(device), product_type(device))
-
-    def embed(self, tokens: Tensor) -> Tensor:
-        """The input embeddings of tokens, (..., d)."""
-        return self._table[self._index[tokens]]
-
-
-def product_type(device: str) -> torch.dtype:
-    """The type that matrix products are fast in: bfloat16 on GPUs and on processors with instructions for it."""
-    fast = device != "cpu" or torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
 
 
 def data_digest(data: HeadData) -> str:

@@ -7,18 +7,18 @@ by position is that of tokens whose predecessors were accepted, and the mean acc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from edgespec.heads.examples import Batch
-from edgespec.heads.loss import OutputRows
+from edgespec.heads.examples import Batch, Example, by_size, padded
 from edgespec.heads.modules import Chains, HeadsModule, Medusa
+from edgespec.heads.shared import Shared
 
-Embed = Callable[[Tensor], Tensor]
-"""The target's input embeddings of tokens."""
+_BATCH = 8192
+"""Answer tokens that are replayed together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,30 +41,25 @@ class Replayed:
         return tuple(right / max(1, judged) for right, judged in zip(self.accepted, self.judged, strict=True))
 
 
-def replay(
-    module: HeadsModule,
-    head: OutputRows,
-    kept: Tensor,
-    embed: Embed,
-    batches: Iterable[Batch],
-    nodes: int | None = None,
-) -> Replayed:
-    """Replay the answers of `batches`: greedy chains of `module.shape.count` tokens, or trees of `nodes` nodes.
+def replay(module: HeadsModule, shared: Shared, examples: Iterable[Example], nodes: int | None = None) -> Replayed:
+    """Replay answers: greedy chains of `module.shape.count` tokens, or trees of `nodes` nodes.
 
-    A tree has the nodes of largest probability under the heads. `kept` (n_kept,): the ids of the LM head's rows.
+    A tree has the nodes of largest probability under the heads.
     """
+    ordered = sorted(examples, key=lambda example: len(example.answer))
+    batches = (padded(part, shared.head.n_kept, shared.device) for part in by_size(ordered, _BATCH))
+    count = module.shape.count
+    tokens = passes = 0
+    judged, accepted = torch.zeros(count, dtype=torch.long), torch.zeros(count, dtype=torch.long)
     with torch.no_grad():
-        count = module.shape.count
-        tokens = passes = 0
-        judged, accepted = torch.zeros(count, dtype=torch.long), torch.zeros(count, dtype=torch.long)
         for batch in batches:
-            memory = module.read(batch.states, embed(batch.tokens))
+            memory = module.read(batch.states, shared.embed(batch.tokens))
             base = batch.first.clone()
             while (active := base + 2 < batch.lengths).any():
                 chains = module.start(memory, base[:, None])
                 follows = _following(batch, base, count)
-                walk = _chain(module, head, kept, embed, chains, follows, active) if nodes is None else _tree(
-                    module, head, kept, embed, chains, follows, nodes
+                walk = _chain(module, shared, chains, follows, active) if nodes is None else _tree(
+                    module, shared, chains, follows, nodes
                 )  # fmt: skip
                 right = (walk & active[:, None]).long().cumprod(1)
                 reached = torch.cat([active[:, None].long(), right[:, :-1]], 1) * (follows[:, 1:] >= 0)
@@ -74,7 +69,7 @@ def replay(
                 tokens += int(emitted.sum())
                 passes += int(active.sum())
                 base = torch.where(active, base + emitted, base)
-        return Replayed(tokens, passes, tuple(judged.tolist()), tuple(accepted.tolist()))
+    return Replayed(tokens, passes, tuple(judged.tolist()), tuple(accepted.tolist()))
 
 
 def _following(batch: Batch, base: Tensor, count: int) -> Tensor:
@@ -84,17 +79,15 @@ def _following(batch: Batch, base: Tensor, count: int) -> Tensor:
     return torch.where(at < batch.lengths[:, None], recorded, -1)
 
 
-def _chain(
-    module: HeadsModule, head: OutputRows, kept: Tensor, embed: Embed, chains: Chains, follows: Tensor, alive: Tensor
-) -> Tensor:
+def _chain(module: HeadsModule, shared: Shared, chains: Chains, follows: Tensor, alive: Tensor) -> Tensor:
     """Whether each token of the greedy chain is the recorded one, (B, count); False after the first that is not."""
     token = follows[:, :1].clamp(min=0)
     walk = torch.zeros_like(follows[:, 1:], dtype=torch.bool)
     for step in range(walk.shape[1]):
-        x, chains = module.step(chains, embed(token))
+        x, chains = module.step(chains, shared.embed(token))
         rows = alive.nonzero()[:, 0]
         token = token.clone()
-        token[rows, 0] = kept[head.logits(x[rows, 0]).argmax(-1)]
+        token[rows, 0] = shared.kept[shared.head.logits(x[rows, 0]).argmax(-1)]
         alive = alive & (token[:, 0] == follows[:, step + 1])
         walk[:, step] = alive
         if not alive.any():
@@ -102,9 +95,7 @@ def _chain(
     return walk
 
 
-def _tree(
-    module: HeadsModule, head: OutputRows, kept: Tensor, embed: Embed, chains: Chains, follows: Tensor, nodes: int
-) -> Tensor:
+def _tree(module: HeadsModule, shared: Shared, chains: Chains, follows: Tensor, nodes: int) -> Tensor:
     """Whether the recorded tokens are nodes of the tree of each base, (B, count).
 
     Level by level, the `nodes` likeliest children of the level before; those of the whole tree are among them, since a
@@ -115,16 +106,16 @@ def _tree(
     true = torch.ones_like(token, dtype=torch.bool)
     reaches, found = [], []
     for step in range(follows.shape[1] - 1):
-        x, chains = module.step(chains, embed(token))
+        x, chains = module.step(chains, shared.embed(token))
         if isinstance(module, Medusa):  # its heads see no drafted token: one row serves all parents
             x = x[:, :1]
-        likely, child = head.logits(x.flatten(0, 1)).log_softmax(-1).topk(min(nodes, head.n_kept))
+        likely, child = shared.head.logits(x.flatten(0, 1)).log_softmax(-1).topk(min(nodes, shared.head.n_kept))
         width = likely.shape[-1]
         total = (reach[..., None] + likely.view(*x.shape[:2], width)).flatten(1)
         child = child.view(*x.shape[:2], width).expand(*token.shape, width).flatten(1)
         reach, best = total.topk(min(nodes, total.shape[1]))
         parent = best // width
-        token = kept[child.gather(1, best)]
+        token = shared.kept[child.gather(1, best)]
         true = true.gather(1, parent) & (token == follows[:, step + 1, None])
         chains = _of_parents(chains, parent)
         reaches.append(reach)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from edgespec.backend.head_graph import PrefixShape
 from edgespec.errors import UnsupportedModel
-from edgespec.heads.modules import Attention, Eagle3, HeadsModule, HeadsShape, LayerShape, new_module
+from edgespec.heads.modules import Attention, Eagle3, HeadsModule, HeadsShape, new_module
 from edgespec.heads.target import TargetWeights
 
 KINDS = ("medusa", "hydra", "hydra++", "eagle3")
@@ -22,7 +23,7 @@ def shape_of(kind: str, target: TargetWeights, state_size: int, count: int) -> H
         heads = int(target.number("attention.head_count"))
         if not heads:
             raise UnsupportedModel(f"{target.path}: its attention has no number of heads: train medusa or hydra")
-        layer = LayerShape(
+        layer = PrefixShape(
             head_count=heads,
             head_count_kv=int(target.number("attention.head_count_kv", heads)),
             head_dim=int(target.number("attention.key_length", target.hidden_size // heads)),

@@ -14,17 +14,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from edgespec.errors import InvalidRequest, OutputError
-from edgespec.heads.examples import Batch, Example, by_size, epoch_batches, limited, padded
-from edgespec.heads.loss import OutputRows
+from edgespec.heads.examples import Batch, Example, epoch_batches, limited, padded
 from edgespec.heads.modules import HeadsModule, taken
-from edgespec.heads.replay import Embed, replay
+from edgespec.heads.replay import replay
+from edgespec.heads.shared import Shared
 from edgespec.system.files import replacing
 
 CHECKPOINT_FORMAT = 1
@@ -44,9 +43,6 @@ _LARGEST_GRADIENT = 1.0
 
 _REPLAYED_TOKENS = 20_000
 """Held-out answer tokens that are replayed after each epoch."""
-
-_REPLAY_BATCH = 8192
-"""Answer tokens that are replayed together."""
 
 _CHECKPOINT_SECONDS = 60.0
 """Seconds between checkpoints; more where writing one takes more than a fiftieth of that."""
@@ -101,17 +97,15 @@ class _State:
 
 
 class Trainer:
-    """Trains `module` in place. `embed` and `head` are the target's embeddings and LM head rows, both frozen.
+    """Trains `module` in place, with what it shares with its target.
 
     `identity` names what is trained on which data with which settings: a checkpoint of another one is refused.
     """
 
     def __init__(
-        self, module: HeadsModule, head: OutputRows, embed: Embed, kept: Tensor, settings: Training, *,
-        identity: str, checkpoint: Path | None = None, device: str = "cpu",
-    ) -> None:  # fmt: skip
-        self._module, self._head, self._embed, self._kept = module.to(device), head, embed, kept
-        self._settings, self._device = settings, device
+        self, module: HeadsModule, shared: Shared, settings: Training, *, identity: str, checkpoint: Path | None = None
+    ) -> None:
+        self._module, self._shared, self._settings = module.to(shared.device), shared, settings
         self._identity = f"{identity} {sorted(asdict(settings).items())}"
         self._checkpoint = checkpoint
         self._optimizer = torch.optim.AdamW(
@@ -119,7 +113,6 @@ class Trainer:
         )
         self._state = _State()
         self._saved, self._interval = time.monotonic(), _CHECKPOINT_SECONDS
-        self._half = head.rows.dtype == torch.bfloat16
         if checkpoint is not None and checkpoint.exists():
             self._resume(checkpoint)
 
@@ -134,7 +127,9 @@ class Trainer:
             batches = epoch_batches(examples, settings.batch, (settings.seed, state.epoch))
             while state.batch < len(batches):
                 chosen = batches[state.batch]
-                state.loss += self._step(padded(chosen, self._head.n_kept, self._device), state.batch / len(batches))
+                state.loss += self._step(
+                    padded(chosen, self._shared.head.n_kept, self._shared.device), state.batch / len(batches)
+                )
                 state.tokens += sum(len(example.answer) for example in chosen)
                 state.batch += 1
                 at_start = state.tokens if at_start is None else at_start
@@ -156,9 +151,11 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = settings.learning_rate * _schedule((state.epoch + within_epoch) / settings.epochs)
         random = np.random.default_rng((settings.seed, state.epoch, state.batch))
-        n_kept = self._head.n_kept
-        others = torch.from_numpy(random.choice(n_kept, min(_OTHER_TOKENS, n_kept), replace=False)).to(self._device)
-        loss = chain_loss(self._module, self._head, self._embed, batch, others, half=self._half)
+        n_kept = self._shared.head.n_kept
+        others = torch.from_numpy(random.choice(n_kept, min(_OTHER_TOKENS, n_kept), replace=False)).to(
+            batch.tokens.device
+        )
+        loss = chain_loss(self._module, self._shared, batch, others)
         self._optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._module.parameters(), _LARGEST_GRADIENT)
@@ -167,19 +164,13 @@ class Trainer:
 
     def _end_epoch(self, loss: float, held_out: Sequence[Example]) -> None:
         state = self._state
-        result = self.replay(held_out)
+        result = replay(self._module, self._shared, held_out)
         state.history.append(Epoch(loss, result.mean_length, result.rates))
         if result.mean_length > state.best_length:
             state.best_length = result.mean_length
             state.best = {name: tensor.detach().clone() for name, tensor in self._module.state_dict().items()}
         state.epoch, state.batch, state.loss = state.epoch + 1, 0, 0.0
         self._save()
-
-    def replay(self, examples: Sequence[Example], nodes: int | None = None) -> Any:
-        """Replay answers with the module as it is: greedy chains, or trees of `nodes` nodes."""
-        ordered = sorted(examples, key=lambda example: len(example.answer))
-        batches = (padded(part, self._head.n_kept, self._device) for part in by_size(ordered, _REPLAY_BATCH))
-        return replay(self._module, self._head, self._kept, self._embed, batches, nodes)
 
     def _save(self) -> None:
         if self._checkpoint is None:
@@ -206,7 +197,7 @@ class Trainer:
     def _resume(self, path: Path) -> None:
         remedy = "remove it to begin anew"
         try:
-            value = torch.load(path, map_location=self._device, weights_only=True)
+            value = torch.load(path, map_location=self._shared.device, weights_only=True)
             identity = value["identity"] if value["format"] == CHECKPOINT_FORMAT else None
         except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
             raise InvalidRequest(f"{path}: no checkpoint of edgespec heads train; {remedy}") from error
@@ -220,25 +211,18 @@ class Trainer:
         )
 
 
-def chain_loss(
-    module: HeadsModule,
-    head: OutputRows,
-    embed: Embed,
-    batch: Batch,
-    others: Tensor | None = None,
-    *,
-    half: bool = False,
-) -> Tensor:
+def chain_loss(module: HeadsModule, shared: Shared, batch: Batch, others: Tensor | None = None) -> Tensor:
     """The loss of a batch: of each drafted position the mean over all bases, weighted by position.
 
-    `others`: see `OutputRows.loss`. `half`: compute the layers in bfloat16.
+    `others`: see `OutputRows.loss`. The layers compute in the type that is fast, as the LM head does.
     """
+    half = shared.head.rows.dtype == torch.bfloat16
     at, valid = batch.bases()
     longest = batch.tokens.shape[1]
     rows_before = torch.arange(len(batch.tokens), device=at.device)[:, None] * longest
     states, rows, weights = [], [], []
     with torch.autocast(at.device.type, torch.bfloat16, enabled=half):
-        embedded = embed(batch.tokens)
+        embedded = shared.embed(batch.tokens)
         chains = module.start(module.read(batch.states, embedded), at)
         for step in range(module.shape.count):
             following = at + 1 + step
@@ -250,7 +234,7 @@ def chain_loss(
             weights.append(
                 torch.full_like(rows[-1], 1, dtype=torch.float32) * _POSITION_WEIGHT**step / max(1, len(rows[-1]))
             )
-    losses = head.loss(torch.cat(states), batch.teacher.at(torch.cat(rows)), others)
+    losses = shared.head.loss(torch.cat(states), batch.teacher.at(torch.cat(rows)), others)
     return (losses * torch.cat(weights)).sum()
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from edgespec.backend.head_graph import PrefixShape
 from edgespec.heads.examples import Example, teacher_arrays
-from edgespec.heads.loss import OutputRows
-from edgespec.heads.modules import HeadsShape, LayerShape
+from edgespec.heads.modules import HeadsShape
+from edgespec.heads.shared import Shared
 
 SIZE, N_VOCAB = 32, 50
-LAYER = LayerShape(head_count=4, head_count_kv=2, head_dim=8, feed_forward=48, rope_theta=10000.0, norm_epsilon=1e-5)
+LAYER = PrefixShape(head_count=4, head_count_kv=2, head_dim=8, feed_forward=48, rope_theta=10000.0, norm_epsilon=1e-5)
 SHAPES = {
     "medusa": HeadsShape("medusa", SIZE, SIZE, count=3),
     "hydra": HeadsShape("hydra", SIZE, SIZE, count=3),
@@ -26,15 +27,10 @@ SHAPES = {
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Examples with the target's embeddings (N_VOCAB, SIZE), its LM head and the ids of the kept tokens."""
+    """Examples, and what heads share with their target."""
 
     examples: list[Example]
-    table: Any
-    head: OutputRows
-    kept: Any
-
-    def embed(self, tokens: Any) -> Any:
-        return self.table[tokens]
+    shared: Shared
 
 
 def recorded(answers: int, kind: str, *, seed: int = 0, longest: int = 24, n_kept: int = 40) -> Recorded:
@@ -59,8 +55,8 @@ def recorded(answers: int, kind: str, *, seed: int = 0, longest: int = 24, n_kep
         teacher = teacher_arrays(top_ids, top_logits, logsumexp, kept_index, n_kept)
         arrays = tuple(states.astype(np.float16) for _ in range(parts))
         examples.append(Example(number, False, np.array(tokens[:-1], np.int32), first, arrays, *teacher))
-    head = OutputRows(torch.from_numpy(output[kept]), torch.float32)
-    return Recorded(examples, torch.from_numpy(table), head, torch.from_numpy(kept))
+    rows = torch.from_numpy(output[kept])
+    return Recorded(examples, Shared(torch.from_numpy(table), np.arange(N_VOCAB), rows, kept.astype(np.int32), N_VOCAB))
 
 
 def _distribution(output: npt.NDArray[Any], states: npt.NDArray[Any]) -> tuple[Any, Any, Any]:

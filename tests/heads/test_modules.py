@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from edgespec.backend.head_graph import HeadShape, PrefixShape  # noqa: E402
+from edgespec.backend.head_graph import HeadShape  # noqa: E402
 from edgespec.heads.modules import new_module  # noqa: E402
 from tests.heads.eagle_reference import EagleReference  # noqa: E402
 from tests.heads.recorded import LAYER, N_VOCAB, SHAPES, SIZE  # noqa: E402
@@ -57,7 +57,7 @@ def inputs() -> tuple[Any, Any, Any]:
 def test_medusa_and_hydra_are_the_reference(kind: str, inputs: tuple[Any, Any, Any]) -> None:
     states, embeddings, output = inputs
     module = random_module(kind)
-    layer = PrefixShape(**{name: getattr(LAYER, name) for name in LAYER.__slots__}) if kind == "hydra++" else None
+    layer = SHAPES[kind].layer
     shape = SHAPES[kind]
     reference = Reference(
         {**weights_of(module), "output.weight": output},

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from edgespec.heads.examples import by_size, padded  # noqa: E402
+from edgespec.heads.examples import padded  # noqa: E402
 from edgespec.heads.modules import new_module  # noqa: E402
 from edgespec.heads.replay import Replayed, replay  # noqa: E402
 from tests.heads.recorded import SHAPES, Recorded, recorded  # noqa: E402
@@ -31,22 +31,22 @@ def random_module(kind: str, seed: int) -> Any:
 
 def paths(module: Any, data: Recorded, example: Any, base: int, nodes: int | None) -> dict[tuple[int, ...], float]:
     """The drafted paths from one base, with their log-probability: the chain's, or those of the tree."""
-    states = torch.from_numpy(padded([example], data.head.n_kept).states.numpy()[:, : base + 1])
+    states = torch.from_numpy(padded([example], data.shared.head.n_kept).states.numpy()[:, : base + 1])
     tokens = torch.tensor(example.tokens[None, : base + 2].astype("int64"))
     found: dict[tuple[int, ...], float] = {}
     level: list[tuple[int, ...]] = [()]
     for _ in range(module.shape.count):
         children: dict[tuple[int, ...], float] = {}
         for path in level:
-            memory = module.read(torch.cat([states, states[:, -1:]], 1), data.embed(tokens))
+            memory = module.read(torch.cat([states, states[:, -1:]], 1), data.shared.embed(tokens))
             chains = module.start(memory, torch.tensor([[base]]))
             for token in (int(tokens[0, base + 1]), *path):
-                x, chains = module.step(chains, data.embed(torch.tensor([[token]])))
-            likely = data.head.logits(x[0])[0].log_softmax(-1)
+                x, chains = module.step(chains, data.shared.embed(torch.tensor([[token]])))
+            likely = data.shared.head.logits(x[0])[0].log_softmax(-1)
             width = 1 if nodes is None else min(nodes, len(likely))
             values, indices = (part.tolist() for part in likely.topk(width))
             for value, index in zip(values, indices, strict=True):
-                child = (*path, int(data.kept[index]))
+                child = (*path, int(data.shared.kept[index]))
                 children[child] = found.get(path, 0.0) + value
         found |= children
         level = list(children)
@@ -80,9 +80,9 @@ def walked(module: Any, data: Recorded, nodes: int | None) -> Replayed:
 def test_a_replay_is_the_walk(kind: str, seed: int, nodes: int | None) -> None:
     data = recorded(3, kind, seed=seed, longest=10)
     module = random_module(kind, seed)
-    batches = [padded(part, data.head.n_kept) for part in by_size(data.examples, 8)]
-    with torch.no_grad():
-        assert replay(module, data.head, data.kept, data.embed, batches, nodes) == walked(module, data, nodes)
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgespec.heads.replay._BATCH", 8)
+        assert replay(module, data.shared, data.examples, nodes) == walked(module, data, nodes)
 
 
 def test_lengths_follow_from_the_counts() -> None:

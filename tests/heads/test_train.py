@@ -14,6 +14,7 @@ from edgespec.errors import InvalidRequest  # noqa: E402
 from edgespec.heads import train as training  # noqa: E402
 from edgespec.heads.examples import Example, by_size, epoch_batches, held_out, limited, padded  # noqa: E402
 from edgespec.heads.modules import new_module  # noqa: E402
+from edgespec.heads.replay import replay  # noqa: E402
 from edgespec.heads.train import Moment, Trainer, Training, chain_loss  # noqa: E402
 from tests.heads.recorded import SHAPES, Recorded, recorded  # noqa: E402
 
@@ -23,16 +24,16 @@ SETTINGS = Training(epochs=3, learning_rate=1e-2, batch=64)
 def trainer(kind: str, data: Recorded, checkpoint: Path | None = None, settings: Training = SETTINGS) -> Any:
     torch.manual_seed(0)
     module = new_module(SHAPES[kind])
-    return module, Trainer(module, data.head, data.embed, data.kept, settings, identity="test", checkpoint=checkpoint)
+    return module, Trainer(module, data.shared, settings, identity="test", checkpoint=checkpoint)
 
 
 @pytest.mark.parametrize("kind", SHAPES)
 def test_heads_learn_what_follows(kind: str) -> None:
     data = recorded(120, kind, n_kept=50)
-    _, run = trainer(kind, data)
-    before = run.replay(data.examples[100:])
+    module, run = trainer(kind, data)
+    before = replay(module, data.shared, data.examples[100:])
     history = run.run(data.examples[:100], data.examples[100:])
-    after = run.replay(data.examples[100:])
+    after = replay(module, data.shared, data.examples[100:])
     assert after.mean_length == max(epoch.mean_length for epoch in history) > before.mean_length + 0.3
     assert history[-1].loss < history[0].loss
 
@@ -87,8 +88,8 @@ def test_padding_and_neighbours_do_not_show(kind: str) -> None:
     torch.manual_seed(0)
     module = new_module(replace(SHAPES[kind], count=1))
     bases = [len(example.answer) for example in data.examples]
-    together = chain_loss(module, data.head, data.embed, padded(data.examples, 40))
-    alone = [chain_loss(module, data.head, data.embed, padded([example], 40)) for example in data.examples]
+    together = chain_loss(module, data.shared, padded(data.examples, 40))
+    alone = [chain_loss(module, data.shared, padded([example], 40)) for example in data.examples]
     expected = sum(loss * count for loss, count in zip(alone, bases, strict=True)) / sum(bases)
     torch.testing.assert_close(together, expected)
 
