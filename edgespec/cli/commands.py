@@ -15,6 +15,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from edgespec.cli.heads import heads
 from edgespec.cli.inputs import typed
 from edgespec.cli.options import (
     complete_alias,
@@ -323,5 +324,5 @@ def clear_cache(kinds: tuple[str, ...]) -> None:
     clear(kinds or ("prefixes",))
 
 
-COMMANDS = (generate, chat, calibrate, trim, doctor, bench, models, cache)
+COMMANDS = (generate, chat, calibrate, trim, heads, doctor, bench, models, cache)
 """All commands, in the order of the help."""

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgespec.errors import InvalidRequest
+from edgespec.errors import InvalidRequest, OutputError
 from edgespec.gguf.validate import Header
 from edgespec.heads.dataset import HeadData, Recorded
 from edgespec.heads.examples import Example, held_out, limited, teacher_arrays
+from edgespec.heads.format import Belongs, HeadsFile, write_heads
+from edgespec.heads.learned import module_of, round_weights, spec_of, weights_of
+from edgespec.heads.modules import HeadsModule
+from edgespec.heads.replay import Replayed, replay
+from edgespec.heads.shared import Shared, shared_with
+from edgespec.heads.start import shape_of, started
+from edgespec.heads.target import TargetWeights
+from edgespec.heads.train import Epoch, Progress, Trainer, Training
+from edgespec.system.files import replacing
 from edgespec.vocabtrim.keep_list import KeepList
 from edgespec.vocabtrim.pipeline import forced_tokens
 from edgespec.vocabtrim.selection import TokenIds, ranked, ranked_by_list, select_ids
@@ -113,3 +125,117 @@ def _example(
 def data_digest(data: HeadData) -> str:
     """Names the answers of a data set: a hash of its shards' checksums."""
     return hashlib.sha256("".join(shard.sha256 for shard in data.shards).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to train: `kind` of `start.KINDS`, `count` heads or steps, over the first `size` tokens by their use.
+
+    `tokens`: answer tokens to train on at most. `stored_as`: the type of the file's matrices, of `backend.ggml.TYPES`.
+    `version`: edgespec's, for the record.
+    """
+
+    kind: str
+    training: Training
+    size: int = 16384
+    count: int = 4
+    tokens: int | None = None
+    keep_list: KeepList | None = None
+    stored_as: str = "q8_0"
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Replays of held-out answers: greedy chains, trees where they were asked for, and chains of answers that loop."""
+
+    chain: Replayed
+    tree: Replayed | None = None
+    looping: Replayed | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Mean acceptance lengths, and acceptance rates by position."""
+        parts = {"chain": self.chain, "tree": self.tree, "looping": self.looping}
+        return {
+            name: {"tokens": part.tokens, "mean_acceptance_length": round(part.mean_length, 4),
+                   "acceptance_by_position": [round(rate, 4) for rate in part.rates]}
+            for name, part in parts.items() if part is not None
+        }  # fmt: skip
+
+
+def train(
+    data: HeadData, header: Header, order: Order, out: Path, *, device: str = "cpu", progress: Progress = lambda _: None
+) -> tuple[list[Epoch], Measured]:
+    """Train heads for the target with this header, and write their learned part to `out`, whole or not at all.
+
+    Until it is written, a checkpoint lies beside it, from which the same call goes on. What is measured is the file's
+    weights, rounded to its type. Raises InvalidRequest, UnsupportedModel, OutputError.
+    """
+    belongs = _checked_target(data, header)
+    states = states_for(order.kind, data)
+    kept = chosen_tokens(data, header, order.size, order.keep_list, order.tokens)
+    answers = read_answers(data, states, kept, header.n_vocab, order.tokens)
+    target = TargetWeights(header)
+    shared = shared_with(target, kept, answers.tokens(), device)
+    state_size = len(states) * target.hidden_size
+    module = started(shape_of(order.kind, target, state_size, order.count), target, order.training.seed)
+    checkpoint = out.with_name(f"{out.name}.checkpoint")
+    about = {
+        "kind": order.kind, "data": data_digest(data), "answers": len(answers.train),
+        "tokens": sum(len(example.answer) for example in answers.train), "kept": len(kept), "states": states,
+        "training": asdict(order.training), "edgespec": order.version,
+    }  # fmt: skip
+    identity = json.dumps([about, hashlib.sha256(kept.tobytes()).hexdigest(), order.count], sort_keys=True)
+    trainer = Trainer(module, shared, order.training, identity=identity, checkpoint=checkpoint)
+    history = trainer.run(answers.train, answers.held_out, progress)
+    round_weights(module, order.stored_as)
+    measured = measure(module, shared, answers)
+    provenance = {**about, "epochs": [asdict(epoch) for epoch in history], "held_out": measured.as_json()}
+    spec = spec_of(module.shape, belongs, layer_indices(states), provenance)
+    try:
+        with replacing(out) as temporary, temporary.open("xb") as file:
+            write_heads(file, spec, weights_of(module), kept.astype(np.int64), order.stored_as)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written: {error.strerror}") from error
+    checkpoint.unlink(missing_ok=True)
+    return history, measured
+
+
+def evaluate(
+    data: HeadData, header: Header, heads: HeadsFile, *, nodes: int | None = None, device: str = "cpu"
+) -> Measured:
+    """Replay the held-out answers of a data set with heads of the target with this header.
+
+    `nodes`: with draft trees of so many nodes, too. Raises InvalidRequest, UnsupportedModel.
+    """
+    _checked_target(data, header)
+    heads.spec.check(header)
+    states = [f"layer.{layer}" for layer in heads.spec.states] or [LAST]
+    if missing := set(states) - set(data.states):
+        raise InvalidRequest(
+            f"{heads.path.name} reads {min(missing)}, and {data.directory} has {', '.join(data.states)}"
+        )
+    module = module_of(heads).to(device)
+    kept: TokenIds = heads.kept_ids.astype(np.int32)
+    answers = read_answers(data, states, kept, header.n_vocab, None)
+    shared = shared_with(TargetWeights(header), kept, answers.tokens(), device)
+    return measure(module, shared, answers, nodes)
+
+
+def measure(module: HeadsModule, shared: Shared, answers: Answers, nodes: int | None = None) -> Measured:
+    """Replay the held-out answers, and those that loop."""
+    tree = replay(module, shared, answers.held_out, nodes) if nodes else None
+    looping = replay(module, shared, answers.looping) if answers.looping else None
+    return Measured(replay(module, shared, answers.held_out), tree, looping)
+
+
+def _checked_target(data: HeadData, header: Header) -> Belongs:
+    """What the heads will belong to. Raises InvalidRequest where the answers are another model's."""
+    belongs = Belongs.of(header)
+    recorded = data.header["target"]
+    if recorded.get("target_hash") != belongs.fingerprint:
+        raise InvalidRequest(
+            f"{data.directory} holds answers of {recorded.get('name')}, which is another model than "
+            f"{header.part.path.name}: name their target with -m"
+        )
+    return belongs

@@ -1,0 +1,16 @@
+"""The commands `edgespec heads ...`. What a command does is in a module that is imported only when it runs."""
+
+from __future__ import annotations
+
+import click
+
+from edgespec.cli.heads_train import evaluate, train
+
+
+@click.group()
+def heads() -> None:
+    """Train heads that draft from a target's hidden states, and measure them."""
+
+
+heads.add_command(train)
+heads.add_command(evaluate)
