@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from edgespec.errors import InvalidRequest, UnsupportedModel  # noqa: E402
 from edgespec.gguf.validate import Header, read_header  # noqa: E402
-from edgespec.heads.dataset import DataWriter, HeadData, Recorded  # noqa: E402
+from edgespec.heads.dataset import HeadData  # noqa: E402
 from edgespec.heads.format import Belongs, read_heads  # noqa: E402
 from edgespec.heads.learned import module_of  # noqa: E402
 from edgespec.heads.pipeline import Order, chosen_tokens, evaluate, read_answers, states_for, train  # noqa: E402
@@ -22,8 +22,8 @@ from edgespec.heads.target import TargetWeights  # noqa: E402
 from edgespec.heads.train import Training  # noqa: E402
 from edgespec.vocabtrim.keep_list import KeepList  # noqa: E402
 from tests.gguf_files import N_EMBD, tiny_model  # noqa: E402
+from tests.heads.data_set import N_VOCAB, write_data  # noqa: E402
 
-N_VOCAB = 320
 ORDER = Order("medusa", Training(epochs=2, learning_rate=1e-2, batch=128), size=64, count=2)
 
 
@@ -34,29 +34,7 @@ def target(tmp_path: Path) -> Header:
 
 @pytest.fixture
 def data(tmp_path: Path, target: Header) -> HeadData:
-    """Answers of a few dozen prompts, of which some are held out and one loops."""
-    belongs = Belongs.of(target)
-    random = np.random.default_rng(0)
-    states = ["layer.0", "layer.1", "last"]
-    writer = DataWriter(
-        tmp_path / "data",
-        {"target": {"name": "tiny", "target_hash": belongs.fingerprint}, "states": states, "top": 8},
-    )
-
-    def answer(prompt: int) -> Recorded:
-        length, begin = int(random.integers(6, 20)), int(random.integers(0, 4))
-        numbers = {name: random.standard_normal((length, N_EMBD)).astype(np.float16) for name in states}
-        top_ids = np.stack([random.choice(N_VOCAB, 8, replace=False) for _ in range(length)]).astype(np.int32)
-        logits = -np.sort(-random.standard_normal((length, 8)), 1).astype(np.float16)
-        return Recorded(
-            prompt, prompt % 10 == 3, (260 + random.integers(0, 40, length)).astype(np.int32),
-            np.arange(length) >= begin, numbers, top_ids, logits, np.full(length, 4.0, np.float32),
-        )  # fmt: skip
-
-    writer.add([answer(prompt) for prompt in range(40)])
-    writer.add([answer(prompt) for prompt in range(40, 80)])
-    writer.close()
-    return HeadData(tmp_path / "data")
+    return write_data(tmp_path / "data", target)
 
 
 @pytest.mark.parametrize("kind", KINDS)
