@@ -52,6 +52,7 @@ def _device_option(command: Callable[..., Any]) -> Callable[..., Any]:
     "--type", type=click.Choice(["q8_0", "q4_0", "f16"]), default="q8_0", show_default=True,
     help="Type of the matrices in the file.",
 )
+@click.option("--start", type=_FILE, metavar="HEADS.gguf", help="Go on from these heads and their tokens.")
 @click.option("--plot", type=_FILE, metavar="FILE", help="Draw loss and acceptance by epoch: .png, .svg or .pdf.")
 @_device_option
 @threads_option

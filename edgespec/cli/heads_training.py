@@ -16,6 +16,7 @@ from edgespec.cli.terminal import echo, redraw, write
 from edgespec.errors import InvalidRequest, OutputError
 from edgespec.gguf.validate import Header
 from edgespec.heads.dataset import HeadData
+from edgespec.heads.format import read_heads
 from edgespec.hub.resolve import keep_list_path, resolve
 from edgespec.system import cpu
 from edgespec.system.files import check_writable
@@ -49,6 +50,7 @@ def train(options: dict[str, Any]) -> None:
     order = Order(
         kind, training, options["size"], options["count"], options["tokens"],
         load_keep_list(keep_list_path(options["kept"])) if options["kept"] else None, options["type"], __version__,
+        read_heads(options["start"]) if options["start"] else None,
     )  # fmt: skip
     progress = _TrainingProgress()
     with message_when_stopped(lambda: "the same command goes on from the last checkpoint, a minute ago at most"):
@@ -65,7 +67,6 @@ def train(options: dict[str, Any]) -> None:
 def evaluate(options: dict[str, Any]) -> None:
     """Replay held-out answers with heads, and print the result."""
     device = _prepared_device(options)
-    from edgespec.heads.format import read_heads  # noqa: PLC0415
     from edgespec.heads.pipeline import evaluate as replay_answers  # noqa: PLC0415 - torch is there now
 
     heads = read_heads(options["heads"])

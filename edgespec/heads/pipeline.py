@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgespec.errors import InvalidRequest, OutputError
+from edgespec.errors import InvalidRequest, OutputError, UnsupportedModel
 from edgespec.gguf.validate import Header
 from edgespec.heads.dataset import HeadData, Recorded
 from edgespec.heads.examples import Example, held_out, limited, teacher_arrays
@@ -25,7 +25,7 @@ from edgespec.heads.shared import Shared, shared_with
 from edgespec.heads.start import shape_of, started
 from edgespec.heads.target import TargetWeights
 from edgespec.heads.train import Epoch, Progress, Trainer, Training
-from edgespec.system.files import replacing
+from edgespec.system.files import replacing, sha256_of
 from edgespec.vocabtrim.keep_list import KeepList
 from edgespec.vocabtrim.pipeline import forced_tokens
 from edgespec.vocabtrim.selection import TokenIds, ranked, ranked_by_list, select_ids
@@ -132,7 +132,7 @@ class Order:
     """What to train: `kind` of `start.KINDS`, `count` heads or steps, over the first `size` tokens by their use.
 
     `tokens`: answer tokens to train on at most. `stored_as`: the type of the file's matrices, of `backend.ggml.TYPES`.
-    `version`: edgespec's, for the record.
+    `version`: edgespec's, for the record. `start`: heads of this kind to go on from, with the tokens that they keep.
     """
 
     kind: str
@@ -143,6 +143,7 @@ class Order:
     keep_list: KeepList | None = None
     stored_as: str = "q8_0"
     version: str = ""
+    start: HeadsFile | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,17 +174,25 @@ def train(
     """
     belongs = _checked_target(data, header)
     states = states_for(order.kind, data)
-    kept = chosen_tokens(data, header, order.size, order.keep_list, order.tokens)
+    if order.start is not None:
+        _check_start(order.start, order.kind, header, states)
+        kept: TokenIds = order.start.kept_ids.astype(np.int32)
+    else:
+        kept = chosen_tokens(data, header, order.size, order.keep_list, order.tokens)
     answers = read_answers(data, states, kept, header.n_vocab, order.tokens)
     target = TargetWeights(header)
     shared = shared_with(target, kept, answers.tokens(), device)
-    state_size = len(states) * target.hidden_size
-    module = started(shape_of(order.kind, target, state_size, order.count), target, order.training.seed)
+    if order.start is not None:
+        module = module_of(order.start)
+    else:
+        shape = shape_of(order.kind, target, len(states) * target.hidden_size, order.count)
+        module = started(shape, target, order.training.seed)
     checkpoint = out.with_name(f"{out.name}.checkpoint")
     about = {
         "kind": order.kind, "data": data_digest(data), "answers": len(answers.train),
         "tokens": sum(len(example.answer) for example in answers.train), "kept": len(kept), "states": states,
         "training": asdict(order.training), "edgespec": order.version,
+        "start": None if order.start is None else sha256_of(order.start.path),
     }  # fmt: skip
     identity = json.dumps([about, hashlib.sha256(kept.tobytes()).hexdigest(), order.count], sort_keys=True)
     trainer = Trainer(module, shared, order.training, identity=identity, checkpoint=checkpoint)
@@ -227,6 +236,18 @@ def measure(module: HeadsModule, shared: Shared, answers: Answers, nodes: int | 
     tree = replay(module, shared, answers.held_out, nodes) if nodes else None
     looping = replay(module, shared, answers.looping) if answers.looping else None
     return Measured(replay(module, shared, answers.held_out), tree, looping)
+
+
+def _check_start(start: HeadsFile, kind: str, header: Header, states: Sequence[str]) -> None:
+    """Raises UnsupportedModel where training cannot go on from these heads."""
+    start.spec.check(header)
+    spec = start.spec
+    found = "hydra++" if spec.kind == "hydra" and spec.layer is not None else spec.kind
+    if found != kind or spec.states != tuple(layer_indices(states)):
+        raise UnsupportedModel(
+            f"{start.path}: {found} on the states of layers {list(spec.states) or LAST}, and {kind} on "
+            f"{', '.join(states)} was asked for: choose the same kind and the same states"
+        )
 
 
 def _checked_target(data: HeadData, header: Header) -> Belongs:

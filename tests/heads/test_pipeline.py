@@ -53,6 +53,18 @@ def test_what_is_measured_is_what_the_file_holds(
     assert not heads.assembled
 
 
+def test_training_goes_on_from_other_heads(data: HeadData, target: Header, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.gguf", tmp_path / "second.gguf"
+    train(data, target, replace(ORDER, stored_as="f32"), first)
+    gentle = Training(epochs=1, learning_rate=1e-9, batch=128, weight_decay=0.0)
+    train(data, target, replace(ORDER, training=gentle, start=read_heads(first), stored_as="f32"), second)
+    before, after = (module_of(read_heads(path)).state_dict() for path in (first, second))
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight, rtol=0, atol=1e-6)
+    with pytest.raises(UnsupportedModel, match="choose the same kind"):
+        train(data, target, replace(ORDER, kind="hydra", start=read_heads(first)), tmp_path / "third.gguf")
+
+
 def test_a_run_is_repeated_to_the_bit(data: HeadData, target: Header, tmp_path: Path) -> None:
     files = [tmp_path / "one.gguf", tmp_path / "two.gguf"]
     for out in files:
