@@ -20,7 +20,7 @@ from edgespec.backend.batch import Batch, Node
 from edgespec.backend.hidden import HiddenReader, HiddenStates
 from edgespec.backend.model import LlamaModel
 from edgespec.core import MAX_ROWS, ROOT, Draft, Row
-from edgespec.errors import UnsupportedModel
+from edgespec.errors import InvalidRequest, UnsupportedModel
 
 PREFILL_CHUNK = 128
 """Tokens of one forward pass of a prefill, which also bounds the wait for a cancellation. Chunks end at multiples of
@@ -57,7 +57,8 @@ class Sequences:
     """The KV cache of a model for `count` token sequences of `n_ctx` tokens each, with ids from 0 on.
 
     `total` bounds the tokens of all sequences together, for those that are not all that long at once. `trees` asks for
-    the ids of draft trees, which a model has where `LlamaModel.can_branch`. Not thread-safe.
+    the ids of draft trees, which a model has where `LlamaModel.can_branch`. `apart`: each sequence has cells of its
+    own, so that attention walks over these alone; it has no trees, and shares no cells. Not thread-safe.
     Raises UnsupportedModel where llama.cpp makes no such context.
     """
 
@@ -70,10 +71,11 @@ class Sequences:
         count: int = 1,
         total: int | None = None,
         trees: bool = False,
+        apart: bool = False,
         kv_type: str = "f16",
         flash_attention: str = "auto",
     ) -> None:
-        self.trees = trees and model.can_branch
+        self.trees = trees and not apart and model.can_branch
         """Whether a draft may have branches."""
         self.can_cut = model.can_rewind and (count == 1 or not model.sliding_window)
         """Whether tokens can be taken back. llama.cpp gives cells that a sliding window has left to other sequences."""
@@ -83,7 +85,7 @@ class Sequences:
         params.n_outputs_max = MAX_ROWS
         # A tree has fewer leaves than its pass has rows: MAX_ROWS ids are enough for the trees of all sequences.
         params.n_seq_max = MAX_ROWS if self.trees else count
-        params.kv_unified = params.n_seq_max > 1
+        params.kv_unified = params.n_seq_max > 1 and not apart
         params.n_threads = params.n_threads_batch = threads
         params.type_k, params.type_v = KV_TYPES[kv_type]
         params.flash_attn_type = FLASH_ATTENTION[flash_attention]
@@ -99,6 +101,7 @@ class Sequences:
         self.model = model  # outlives the context
         self.pointer = pointer
         self.count = count
+        self._apart = apart
         # The model is held too, since llama.cpp reads it while it frees a context.
         self._release = weakref.finalize(self, lambda pointer, _model: llama_cpp.llama_free(pointer), pointer, model)
         self._batch = Batch(int(llama_cpp.llama_n_batch(pointer)), model.inputs, params.n_seq_max)
@@ -132,6 +135,8 @@ class Sequences:
 
     def share(self, source: int, target: int, begin: int, end: int) -> None:
         """Let `target` have the cells of `source` from position `begin` to before `end`."""
+        if self._apart:  # llama.cpp would end the process
+            raise InvalidRequest("these sequences have cells of their own, and share none")
         llama_cpp.llama_memory_seq_cp(self.memory, source, target, begin, end)
 
     def path_ids(self) -> list[int]:

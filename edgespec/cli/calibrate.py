@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,8 @@ import click
 from edgespec.backend import LlamaModel
 from edgespec.backend.load_check import check_loads
 from edgespec.cli.interrupt import message_when_stopped
-from edgespec.cli.terminal import echo, redraw
+from edgespec.cli.progress import AnswerProgress
+from edgespec.cli.terminal import echo
 from edgespec.errors import OutputError
 from edgespec.hub.resolve import resolve
 from edgespec.system import cpu
@@ -20,7 +19,8 @@ from edgespec.system.files import check_writable
 from edgespec.system.jsonl import read_objects
 from edgespec.system.prompts import read_prompts
 from edgespec.system.texts import counted, read_input
-from edgespec.vocabtrim.collect import AnswerSettings, count_answers_of, count_recorded, count_text
+from edgespec.vocabtrim.answers import AnswerSettings
+from edgespec.vocabtrim.collect import count_answers_of, count_recorded, count_text
 from edgespec.vocabtrim.counts import Counts
 
 
@@ -66,7 +66,7 @@ def _count(model: LlamaModel, fingerprint: str, options: dict[str, Any]) -> Coun
         return count_recorded(model, options["answers"], read_objects(options["answers"]))
     prompts = [prompt["turns"][0] for prompt in read_prompts(options["prompts"])]
     settings = AnswerSettings(options["max_tokens"], options["temp"], options["seed"], options["ctx"], options["raw"])
-    progress = _AnswerProgress()
+    progress = AnswerProgress()
     counts = count_answers_of(
         model,
         prompts,
@@ -75,33 +75,7 @@ def _count(model: LlamaModel, fingerprint: str, options: dict[str, Any]) -> Coun
         journal=journal_of(options["out"]),
         slots=options["parallel"],
         threads=options["threads"] or cpu.default_threads(),
-        progress=progress,
+        progress=lambda done, total, tokens: progress("answers", done, total, tokens, done / total),
     )
     progress.finish()
     return counts
-
-
-class _AnswerProgress:
-    """Answers, tokens, speed and time left: one line that is redrawn on a terminal, else a line for every tenth."""
-
-    def __init__(self) -> None:
-        self._begun = time.monotonic()
-        self._at_start: tuple[int, int] | None = None
-
-    def __call__(self, done: int, total: int, tokens: int) -> None:
-        if self._at_start is None:
-            self._at_start = done, tokens
-        new_answers, seconds = done - self._at_start[0], time.monotonic() - self._begun
-        line = f"{done} of {total} answers, {tokens} tokens"
-        if new_answers:
-            left = seconds / new_answers * (total - done)
-            line += f", {(tokens - self._at_start[1]) / seconds:.0f} tokens/s, {left / 60:.0f} min left"
-        if sys.stderr.isatty():
-            redraw(line)
-        elif done == total or done % max(1, total // 10) == 0:
-            echo(line, err=True)
-
-    def finish(self) -> None:
-        """End the line: prompts that are too long never count as done."""
-        if sys.stderr.isatty():
-            echo(err=True)

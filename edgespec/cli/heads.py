@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import click
 
+from edgespec.cli.heads_collect import collect
 from edgespec.cli.heads_train import evaluate, train
 
 
 @click.group()
 def heads() -> None:
-    """Train heads that draft from a target's hidden states, and measure them."""
+    """Make heads that draft from a target's hidden states: collect answers, train, measure."""
 
 
+heads.add_command(collect)
 heads.add_command(train)
 heads.add_command(evaluate)

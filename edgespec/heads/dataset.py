@@ -141,10 +141,15 @@ class DataWriter:
         """Let others write."""
         self._list.close()
 
-    def prompts(self) -> set[int]:
-        """The indices of the prompts whose answers are there."""
+    @property
+    def shards(self) -> list[Shard]:
+        """The complete shards."""
+        return _shards(self.directory)
+
+    def prompts(self) -> list[int]:
+        """The index of the prompt of each answer that is there. Raises InvalidRequest where a shard is damaged."""
         data = HeadData(self.directory)
-        return {int(prompt) for shard in data.shards for prompt in data.arrays(shard)["prompts"]}
+        return [int(prompt) for shard in data.shards for prompt in data.arrays(shard)["prompts"]]
 
     def add(self, answers: Sequence[Recorded]) -> None:
         """Write answers as one shard, whole or not at all."""

@@ -28,13 +28,13 @@ def parallel(model: LlamaModel) -> Iterator[ParallelContext]:
     context.close()
 
 
-def _likeliest(row: Row, position: int) -> int:
+def _likeliest(key: str, row: Row, position: int) -> int:
     return int(row.argmax())
 
 
-def _scripted(lengths: Callable[[int], bool]) -> Callable[[Row, int], int]:
+def _scripted(lengths: Callable[[int], bool]) -> Callable[[str, Row, int], int]:
     """Says 7, and ends at the positions that `lengths` tells."""
-    return lambda row, position: END if lengths(position) else 7
+    return lambda key, row, position: END if lengths(position) else 7
 
 
 def test_every_answer_is_the_models_own(model: LlamaModel, parallel: ParallelContext) -> None:
@@ -74,7 +74,7 @@ def test_an_answer_ends_where_its_context_does(parallel: ParallelContext, length
 def test_positions_count_on_from_the_prompt(parallel: ParallelContext) -> None:
     positions: list[int] = []
 
-    def choose(row: Row, position: int) -> int:
+    def choose(key: str, row: Row, position: int) -> int:
         assert row.shape == (320,)
         positions.append(position)
         return 7
@@ -121,7 +121,7 @@ def test_a_prompt_longer_than_one_evaluation(model: LlamaModel) -> None:
     prompt = [int(token) for token in np.random.default_rng(0).integers(3, 320, 300)]
     rows: list[Row] = []
 
-    def choose(row: Row, position: int) -> int:
+    def choose(key: str, row: Row, position: int) -> int:
         rows.append(row.copy())
         return END
 

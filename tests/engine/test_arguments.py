@@ -18,7 +18,7 @@ from edgespec.engine.messages import conversation
 from edgespec.engine.options import EngineOptions
 from edgespec.errors import EdgespecError, InvalidRequest, UnknownDrafter
 from edgespec.integrations.llama_cpp import DraftModel
-from edgespec.vocabtrim.collect import AnswerSettings
+from edgespec.vocabtrim.answers import AnswerSettings
 from tests.gguf_files import tiny_model
 from tests.values import ANY_VALUE
 

@@ -66,7 +66,7 @@ def test_a_writer_goes_on_after_the_last_complete_shard(tmp_path: Path) -> None:
     (tmp_path / ".0123abcd.shard-00003.npz").write_bytes(b"PK")  # or within the file
     assert len(HeadData(tmp_path)) == 2
     writer = DataWriter(tmp_path, HEADER_OF_TEST)
-    assert writer.prompts() == {0, 1}
+    assert writer.prompts() == [0, 1]
     writer.add([answer(5, 2)])
     writer.close()
     assert [one.prompt for one in HeadData(tmp_path)] == [0, 1, 5]

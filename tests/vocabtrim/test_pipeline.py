@@ -24,7 +24,8 @@ from edgespec.gguf.metadata import numbers, strings
 from edgespec.gguf.reader import Tensor, walk
 from edgespec.system.files import sha256_of
 from edgespec.vocabtrim import writer
-from edgespec.vocabtrim.collect import AnswerJournal, AnswerSettings, count_answers_of, count_recorded, count_text
+from edgespec.vocabtrim.answers import AnswerJournal, AnswerSettings
+from edgespec.vocabtrim.collect import count_answers_of, count_recorded, count_text
 from edgespec.vocabtrim.counts import Counts, CountSource, load_counts, tokenizer_hash
 from edgespec.vocabtrim.equivalence import check_equivalence
 from edgespec.vocabtrim.format import trimming_of
@@ -288,7 +289,9 @@ class TestAnswers:
         answers = {}
         for slots in (1, 5):
             context = ParallelContext(talker, slots=slots, n_ctx=64, threads=1)
-            answers[slots] = dict(context.answers(enumerate(tokens), 8, self.settings.choose))
+            answers[slots] = dict(
+                context.answers(enumerate(tokens), 8, lambda _, row, position: self.settings.choose(row, position))
+            )
             context.close()
         assert answers[1].keys() == set(range(12))
         assert answers[1] == answers[5]
