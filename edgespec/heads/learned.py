@@ -35,7 +35,9 @@ def round_weights(module: HeadsModule, kind: str) -> None:
 def module_of(file: HeadsFile) -> HeadsModule:
     """The module of a file. Raises UnsupportedModel for tensors that it has no place for."""
     spec, size = file.spec, file.spec.target.hidden_size
-    shape = HeadsShape(spec.kind, size, size * max(1, len(spec.states)), spec.count, spec.depth, spec.layer)
+    shape = HeadsShape(
+        spec.kind, size, size * max(1, len(spec.states)), spec.count, spec.depth, spec.layer, bool(spec.states)
+    )
     tensors = {name: tensor for name, tensor in file.tensors.items() if name not in (KEPT, OUTPUT)}
     module = new_module(shape)
     expected = {name: tuple(weight.shape) for name, weight in module.state_dict().items()}

@@ -10,7 +10,7 @@ Names and shapes of the parameters are those of the learned part's tensors (docs
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,7 +25,8 @@ class HeadsShape:
     """What a heads module is: its kind, the target's hidden size, the number of tokens it drafts, and the rest by kind.
 
     `state_size`: numbers of the states at one position. `depth`: blocks of a head. `layer`: of EAGLE-3, or of the
-    prefix attention.
+    prefix attention. `reads_prompts`: whether attention sees the states before the first base, which a runtime that
+    drafts from the last state does not have.
     """
 
     kind: str
@@ -34,18 +35,21 @@ class HeadsShape:
     count: int = 4
     depth: int = 1
     layer: PrefixShape | None = None
+    reads_prompts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Chains:
     """Drafts in progress, one from each base: what the steps so far left for the next.
 
-    `states`: (B, A, numbers). `keys`, `values`: of the tokens drafted so far, each (B, A, heads, head_dim).
+    `states`: (B, A, numbers). `keys`, `values`: of the tokens drafted so far, each (B, A, heads, head_dim). `first`:
+    the first position that attention sees, (B,), or None.
     """
 
     memory: Any
     at: Tensor
     states: Tensor
+    first: Tensor | None = None
     steps: int = 0
     keys: tuple[Tensor, ...] = ()
     values: tuple[Tensor, ...] = ()
@@ -112,8 +116,11 @@ class Attention(nn.Module):
         )
         query = query.view(batch, bases, shape.head_count_kv, groups, shape.head_dim) * shape.head_dim**-0.5
         scores = torch.einsum("bakgd,btkd->bkgat", query, keys)
-        later = torch.arange(keys.shape[1], device=x.device) > chains.at[..., None]
-        scores = scores.masked_fill(later[:, None, None], -torch.inf)
+        positions = torch.arange(keys.shape[1], device=x.device)
+        hidden = positions > chains.at[..., None]
+        if chains.first is not None:
+            hidden = hidden | (positions < chains.first[:, None, None])
+        scores = scores.masked_fill(hidden[:, None, None], -torch.inf)
         own = [torch.einsum("bakgd,bakd->bkga", query, key)[..., None] for key in chains.keys]
         weights = torch.softmax(torch.cat([scores, *own], -1), -1)
         mixed = torch.einsum("bkgat,btkd->bakgd", weights[..., : keys.shape[1]], values)
@@ -162,8 +169,8 @@ class Medusa(nn.Module):
         """What drafts need of answers: states (B, T, state_size), embeddings of their tokens (B, T, d)."""
         return (states,)
 
-    def start(self, memory: Any, at: Tensor) -> Chains:
-        """Drafts from the bases `at`, (B, A)."""
+    def start(self, memory: Any, at: Tensor, first: Tensor | None = None) -> Chains:
+        """Drafts from the bases `at`, (B, A). `first`: the first base of each answer, (B,)."""
         return Chains(memory, at, taken(memory[0], at))
 
     def step(self, chains: Chains, embeddings: Tensor) -> tuple[Tensor, Chains]:
@@ -191,11 +198,11 @@ class Hydra(nn.Module):
         """What drafts need of answers: states (B, T, state_size), embeddings of their tokens (B, T, d)."""
         return (*(self.prefix.memory(states) if self.prefix is not None else ()), states)
 
-    def start(self, memory: Any, at: Tensor) -> Chains:
-        """Drafts from the bases `at`, (B, A)."""
+    def start(self, memory: Any, at: Tensor, first: Tensor | None = None) -> Chains:
+        """Drafts from the bases `at`, (B, A). `first`: the first base of each answer, (B,)."""
         states = taken(memory[-1], at)
         if self.prefix is not None:
-            states = self.prefix(states, Chains(memory, at, states))
+            states = self.prefix(states, Chains(memory, at, states, None if self.shape.reads_prompts else first))
         return Chains(memory, at, states)
 
     def step(self, chains: Chains, embeddings: Tensor) -> tuple[Tensor, Chains]:
@@ -240,9 +247,9 @@ class Eagle3(nn.Module):
         positions = torch.arange(states.shape[1], device=states.device).expand(states.shape[:2])
         return (*layer.keys_and_values(layer.joined(fused, following), positions), fused)
 
-    def start(self, memory: Any, at: Tensor) -> Chains:
-        """Drafts from the bases `at`, (B, A)."""
-        return Chains(memory, at, taken(memory[2], at))
+    def start(self, memory: Any, at: Tensor, first: Tensor | None = None) -> Chains:
+        """Drafts from the bases `at`, (B, A). `first`: the first base of each answer, (B,)."""
+        return Chains(memory, at, taken(memory[2], at), None if self.shape.reads_prompts else first)
 
     def step(self, chains: Chains, embeddings: Tensor) -> tuple[Tensor, Chains]:
         """States (B, A, d) of the next token but one, given the embeddings of the next; and the chains after it."""
@@ -251,9 +258,7 @@ class Eagle3(nn.Module):
         x = layer.joined(chains.states, embeddings)
         if chains.steps:  # those of step 0 are the base's own, which `read` computed
             key, value = layer.keys_and_values(x, positions)
-            chains = Chains(
-                chains.memory, chains.at, chains.states, chains.steps, (*chains.keys, key), (*chains.values, value)
-            )
+            chains = replace(chains, keys=(*chains.keys, key), values=(*chains.values, value))
         states = layer.feed_forward(chains.states + layer.attend(x, positions, chains))
         return self.output_norm(states), _after(chains, states)
 
@@ -284,4 +289,4 @@ def rotated(x: Tensor, positions: Tensor, theta: float) -> Tensor:
 
 
 def _after(chains: Chains, states: Tensor) -> Chains:
-    return Chains(chains.memory, chains.at, states, chains.steps + 1, chains.keys, chains.values)
+    return replace(chains, states=states, steps=chains.steps + 1)

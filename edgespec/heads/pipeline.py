@@ -185,7 +185,7 @@ def train(
     if order.start is not None:
         module = module_of(order.start)
     else:
-        shape = shape_of(order.kind, target, len(states) * target.hidden_size, order.count)
+        shape = shape_of(order.kind, target, layer_indices(states), order.count)
         module = started(shape, target, order.training.seed)
     checkpoint = out.with_name(f"{out.name}.checkpoint")
     about = {

@@ -56,7 +56,7 @@ def replay(module: HeadsModule, shared: Shared, examples: Iterable[Example], nod
             memory = module.read(batch.states, shared.embed(batch.tokens))
             base = batch.first.clone()
             while (active := base + 2 < batch.lengths).any():
-                chains = module.start(memory, base[:, None])
+                chains = module.start(memory, base[:, None], batch.first)
                 follows = _following(batch, base, count)
                 walk = _chain(module, shared, chains, follows, active) if nodes is None else _tree(
                     module, shared, chains, follows, nodes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from edgespec.backend.head_graph import PrefixShape
@@ -16,8 +18,8 @@ _EMBEDDING_SCALE = 0.02
 """Standard deviation of first weights on what the target's layer does not see: embeddings."""
 
 
-def shape_of(kind: str, target: TargetWeights, state_size: int, count: int) -> HeadsShape:
-    """The shape of heads of this kind for a target: layers are as wide as its own."""
+def shape_of(kind: str, target: TargetWeights, layers: Sequence[int], count: int) -> HeadsShape:
+    """The shape of heads of this kind on the inputs of a target's layers, or on its last state if none are named."""
     layer = None
     if kind in ("hydra++", "eagle3"):
         heads = int(target.number("attention.head_count"))
@@ -32,7 +34,10 @@ def shape_of(kind: str, target: TargetWeights, state_size: int, count: int) -> H
             norm_epsilon=float(target.number("attention.layer_norm_rms_epsilon", 1e-5)),
         )
     depth = 4 if kind == "hydra++" else 1
-    return HeadsShape(kind.removesuffix("++"), target.hidden_size, state_size, count, depth, layer)
+    size = target.hidden_size
+    return HeadsShape(
+        kind.removesuffix("++"), size, size * max(1, len(layers)), count, depth, layer, reads_prompts=bool(layers)
+    )
 
 
 def started(shape: HeadsShape, target: TargetWeights, seed: int) -> HeadsModule:

@@ -223,7 +223,7 @@ def chain_loss(module: HeadsModule, shared: Shared, batch: Batch, others: Tensor
     states, rows, weights = [], [], []
     with torch.autocast(at.device.type, torch.bfloat16, enabled=half):
         embedded = shared.embed(batch.tokens)
-        chains = module.start(module.read(batch.states, embedded), at)
+        chains = module.start(module.read(batch.states, embedded), at, batch.first)
         for step in range(module.shape.count):
             following = at + 1 + step
             known = valid & (following < batch.lengths[:, None])

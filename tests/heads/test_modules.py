@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -105,3 +106,22 @@ def test_medusa_begins_as_its_target(inputs: tuple[Any, Any, Any]) -> None:
     found = stepped(new_module(SHAPES["medusa"]), own, torch.from_numpy(embeddings))
     for step in range(COUNT):
         assert np.array_equal(found[step], own[list(BASES)].numpy())
+
+
+@pytest.mark.parametrize("kind", ["hydra++", "eagle3"])
+def test_prompts_that_a_runtime_does_not_read_change_nothing(kind: str, inputs: tuple[Any, Any, Any]) -> None:
+    states, embeddings, _ = inputs
+    module = random_module(kind)
+    own = torch.from_numpy(states[None, :, : module.shape.state_size])
+    other = own.clone()
+    other[:, :3] += 1
+    seen = torch.from_numpy(embeddings[None])
+    at, first = torch.tensor([[4, 6]]), torch.tensor([3])
+    results = []
+    for reads in (True, False):
+        module.shape = replace(module.shape, reads_prompts=reads)
+        for given in (own, other):
+            chains = module.start(module.read(given, seen[:, :LENGTH]), at, first)
+            results.append(module.step(chains, seen[:, 5:7])[0])
+    assert not torch.allclose(results[0], results[1])
+    torch.testing.assert_close(results[2], results[3])

@@ -114,7 +114,7 @@ def test_states_that_were_not_collected_are_refused(data: HeadData) -> None:
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
 def test_eagle3_starts_as_the_targets_last_layer(architecture: str, tmp_path: Path) -> None:
     weights = TargetWeights(read_header(tiny_model(tmp_path / "target.gguf", architecture=architecture)))
-    module: Any = started(shape_of("eagle3", weights, 2 * N_EMBD, 2), weights, 0)
+    module: Any = started(shape_of("eagle3", weights, (0, 1), 2), weights, 0)
     layer = module.blk[0]
     for name in ("attn_output", "ffn_gate", "ffn_up", "ffn_down", "ffn_norm"):
         np.testing.assert_array_equal(getattr(layer, name).weight.detach().numpy(), weights.last_layer(name))
