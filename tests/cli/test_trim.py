@@ -128,14 +128,14 @@ def test_a_file_that_is_there_is_replaced_only_with_force(here: Path, arguments:
 
 @pytest.mark.parametrize("force", [(), ("--force",)])
 def test_a_stopped_calibration_goes_on(here: Path, monkeypatch: pytest.MonkeyPatch, force: tuple[str, ...]) -> None:
-    def stop(_progress: object, done: int, _total: int, _tokens: int) -> None:
+    def stop(_progress: object, _stage: str, done: int, *_: object) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
     if force:
         (here / "c.json").write_text("an earlier one")
     with monkeypatch.context() as patch:
-        patch.setattr("edgespec.cli.calibrate._AnswerProgress.__call__", stop)
+        patch.setattr("edgespec.cli.progress.AnswerProgress.__call__", stop)
         assert calibrate("--prompts", "p.jsonl", "-o", "c.json", "--parallel", "1", *force).exit_code == 130
     assert (here / "c.json").exists() is bool(force)
     done = calibrate("--prompts", "p.jsonl", "-o", "c.json", "--parallel", "1", *force)
