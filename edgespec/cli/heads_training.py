@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 from edgespec import __version__
 from edgespec.backend.load_check import check_loads
 from edgespec.cli.interrupt import message_when_stopped
-from edgespec.cli.terminal import echo, redraw, write
+from edgespec.cli.progress import AnswerProgress
+from edgespec.cli.terminal import echo, write
 from edgespec.errors import InvalidRequest, OutputError
 from edgespec.gguf.validate import Header
 from edgespec.heads.dataset import HeadData
@@ -118,38 +118,29 @@ def _measured_lines(measured: Any) -> str:
 
 
 class _TrainingProgress:
-    """A line for each epoch, and between them one that is redrawn on a terminal: speed and time left."""
+    """Steps with speed and time left, and a line for each epoch."""
 
     def __init__(self) -> None:
         self._epochs_shown = 0
-        self._first_step: int | None = None
+        self._steps = AnswerProgress()
 
     def __call__(self, moment: Any) -> None:
         self._show(moment.epochs)
-        if self._first_step is None:
-            self._first_step = moment.step - 1
-        if sys.stderr.isatty():
-            left = moment.seconds / (moment.step - self._first_step) * (moment.steps - moment.step)
-            speed = moment.tokens / moment.seconds if moment.seconds else 0.0
-            redraw(f"step {moment.step} of {moment.steps}, {speed:.0f} tokens/s, at most {_duration(left)} left")
+        self._steps("steps", moment.step, moment.steps, moment.tokens, moment.step / moment.steps)
 
     def finish(self, history: Any) -> None:
         """Show the last epoch."""
         self._show(history)
 
     def _show(self, epochs: Any) -> None:
+        if len(epochs) > self._epochs_shown:
+            self._steps.end_line()
         for number in range(self._epochs_shown, len(epochs)):
             epoch = epochs[number]
-            if sys.stderr.isatty():
-                redraw()
             rates = " ".join(f"{rate:.2f}" for rate in epoch.rates)
             echo(
                 f"epoch {number + 1}: loss {epoch.loss:.3f}; held-out answers: mean acceptance length "
                 f"{epoch.mean_length:.2f}, accepted by position {rates}",
                 err=True,
             )
-        self._epochs_shown = max(self._epochs_shown, len(epochs))
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+        self._epochs_shown = len(epochs)

@@ -33,8 +33,12 @@ class AnswerProgress:
             echo(line, err=True)
         self._tenths = int(10 * share)
 
-    def finish(self) -> None:
-        """End the line of a stage."""
+    def end_line(self) -> None:
+        """End the line on a terminal: something else is printed next."""
         if self._stage and sys.stderr.isatty():
             echo(err=True)
+
+    def finish(self) -> None:
+        """End the line of a stage."""
+        self.end_line()
         self._stage = ""

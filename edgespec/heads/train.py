@@ -71,12 +71,11 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Where a training is: steps done of all, answer tokens trained on, seconds of this process, the last epoch."""
+    """Where a training is: steps done of all, answer tokens trained on, and what each epoch gave."""
 
     step: int
     steps: int
     tokens: int
-    seconds: float
     epochs: tuple[Epoch, ...]
 
 
@@ -121,7 +120,6 @@ class Trainer:
     ) -> list[Epoch]:
         """Train, and leave the best weights in the module. Returns what each epoch gave."""
         state, settings = self._state, self._settings
-        begun, at_start = time.monotonic(), None
         checked = limited(held_out, _REPLAYED_TOKENS)
         while state.epoch < settings.epochs and not self._waited_enough():
             batches = epoch_batches(examples, settings.batch, (settings.seed, state.epoch))
@@ -132,10 +130,8 @@ class Trainer:
                 )
                 state.tokens += sum(len(example.answer) for example in chosen)
                 state.batch += 1
-                at_start = state.tokens if at_start is None else at_start
                 done = state.epoch * len(batches) + state.batch
-                progress(Moment(done, settings.epochs * len(batches), state.tokens - at_start,
-                                time.monotonic() - begun, tuple(state.history)))  # fmt: skip
+                progress(Moment(done, settings.epochs * len(batches), state.tokens, tuple(state.history)))
                 if time.monotonic() - self._saved > self._interval:
                     self._save()
             self._end_epoch(state.loss / len(batches), checked)

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from edgespec.errors import InvalidRequest  # noqa: E402
+from edgespec.errors import InvalidRequest, OutputError  # noqa: E402
 from edgespec.heads import train as training  # noqa: E402
 from edgespec.heads.examples import Example, by_size, epoch_batches, held_out, limited, padded  # noqa: E402
 from edgespec.heads.modules import new_module  # noqa: E402
@@ -74,6 +74,19 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(InvalidRequest, match="no checkpoint of edgespec heads train"):
         trainer("medusa", data, checkpoint)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed")])
+def test_a_full_disk_is_one_line(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "save", fail)
+    data = recorded(30, "medusa")
+    checkpoint = tmp_path / "learned.checkpoint"
+    with pytest.raises(OutputError, match="the checkpoint cannot be written"):
+        trainer("medusa", data, checkpoint)[1].run(data.examples[:20], data.examples[20:])
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_stops_where_nothing_gets_better() -> None:
