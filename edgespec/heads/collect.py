@@ -25,7 +25,7 @@ from edgespec.gguf.validate import Header
 from edgespec.heads.dataset import DataWriter, Recorded
 from edgespec.heads.format import Belongs
 from edgespec.heads.loops import end_of, loops
-from edgespec.heads.self_prompts import as_prompts, write_prompts
+from edgespec.heads.self_prompts import as_prompts, header_tokens, write_prompts
 from edgespec.system.files import replacing
 from edgespec.vocabtrim.answers import AnswerJournal, AnswerSettings, answer_prompts, prompt_tokens
 
@@ -106,14 +106,16 @@ def collect_answers(
     Raises InvalidRequest, UnsupportedModel, EvaluationError, OutputError.
     """
     settings = wanted.settings
+    if not prompts and not wanted.own_prompts:
+        raise InvalidRequest("there are no prompts to answer")
+    if wanted.own_prompts:
+        header_tokens(model)  # raises where the model cannot write any, before a folder is made
     origin = {"settings": asdict(settings), "prompts": {"sha256": _digest(list(prompts)), "count": len(prompts)}}
     reader = StateReader(model, wanted.layers, wanted.top, n_ctx=settings.n_ctx, threads=wanted.threads)
     writer = None
     try:
         writer = DataWriter(directory, _header_of(header, reader, origin))
         texts = [*prompts, *_own_prompts(model, header, directory, wanted, progress)]
-        if not texts:
-            raise InvalidRequest("there are no prompts to answer")
         journal = AnswerJournal(directory / "answers.jsonl", {"model_fingerprint": header.fingerprint, **origin})
 
         def answered(done: int, total: int, tokens: int) -> None:

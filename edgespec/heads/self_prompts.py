@@ -35,12 +35,13 @@ def header_tokens(model: LlamaModel) -> list[int]:
 
     Raises UnsupportedModel where it writes nothing that a model could take for the beginning of one.
     """
-    text = model.render([{"role": "user", "content": _MARK}])
-    header, mark, _ = text.partition(_MARK)
+    remedy = "so the model cannot write prompts: give some with --prompts"
+    if model.chat_template is None:
+        raise UnsupportedModel(f"{model.path.name} has no chat template, {remedy}")
+    header, mark, _ = model.render([{"role": "user", "content": _MARK}]).partition(_MARK)
     if not mark or not header.strip():
         raise UnsupportedModel(
-            f"{model.path.name}: its chat template has no header before a user's message, which the model could go on "
-            "from: give prompts with --prompts"
+            f"{model.path.name}: its chat template writes no header before a user's message, {remedy}"
         )
     return model.vocabulary.tokenize_prompt(header)
 

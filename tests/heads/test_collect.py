@@ -22,6 +22,7 @@ from edgespec.heads import self_prompts
 from edgespec.heads.collect import Collected, Collecting, Pair, StateReader, collect_recorded, recorded_pairs
 from edgespec.heads.dataset import HeadData, Recorded
 from edgespec.vocabtrim.answers import AnswerSettings, prompt_tokens
+from tests.gguf_files import tiny_model
 from tests.heads.collecting import PROMPTS, SHARD_BYTES, WANTED, collect, spelled, talker
 from tests.heads.test_dataset import same
 from tests.present import present
@@ -130,8 +131,12 @@ def test_other_settings_or_another_model_are_refused(path: Path, tmp_path: Path)
 
 def test_templates_without_a_header_write_no_prompts(tmp_path: Path) -> None:
     path = talker(tmp_path / "bare.gguf", "{{ messages[0].content }}<|im_end|>")
-    with pytest.raises(UnsupportedModel, match="no header before a user's message"):
+    with pytest.raises(UnsupportedModel, match="writes no header before a user's message, so the model cannot write"):
         collect(path, tmp_path / "data")
+    path = tiny_model(tmp_path / "base.gguf")
+    with pytest.raises(UnsupportedModel, match=r"base\.gguf has no chat template, so the model cannot write prompts"):
+        collect(path, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
 
 
 class TestRecordedAnswers:
