@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from edgespec.backend.ggml import TYPES, Weight, quantize_rows
-from edgespec.errors import InvalidRequest, UnsupportedModel
+from edgespec.errors import InvalidRequest, OutputError, UnsupportedModel
 from edgespec.gguf.metadata import encoded, entry
 from edgespec.gguf.reader import BLOCKS
 from edgespec.gguf.validate import Header
 from edgespec.gguf.writer import NewTensor, write_gguf
 from edgespec.heads.format import ARCHITECTURE, OUTPUT, HeadsFile
 from edgespec.heads.target import TargetWeights
+from edgespec.system import cpu
 from edgespec.system.files import replacing
 
 _ROWS_AT_ONCE = 1024
@@ -54,8 +55,21 @@ def assemble(
         entries, tensors = _stock_entries(heads, target), [_stock(tensor, size) for tensor in tensors]
     else:
         entries = [encoded("general.architecture", ARCHITECTURE)]
-    with replacing(out) as temporary, temporary.open("wb") as file:
-        write_gguf(file, [*entries, *heads.spec.entries()], tensors)
+    try:
+        with replacing(out) as temporary, temporary.open("xb") as file:
+            write_gguf(file, [*entries, *heads.spec.entries()], tensors)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written: {error.strerror}") from error
+
+
+def runnable_path(heads: HeadsFile) -> Path:
+    """Where heads that can run are kept: in edgespec's data folder, by the name of the learned part and the target."""
+    return runnable_folder() / f"{heads.path.stem}-{heads.spec.target.fingerprint[:16]}.gguf"
+
+
+def runnable_folder() -> Path:
+    """The folder of the heads that can run. A file's name ends with `-`, 16 digits of the target's hash, `.gguf`."""
+    return cpu.data_directory() / "heads"
 
 
 def _parts(weight: Weight) -> tuple[int, tuple[int, ...], Any]:

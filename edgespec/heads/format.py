@@ -136,6 +136,11 @@ def is_heads(part: Part) -> bool:
     return f"{_PREFIX}format" in part.values or part.values.get("general.architecture") in (ARCHITECTURE, "eagle3")
 
 
+def is_described(part: Part) -> bool:
+    """Whether a walked file says what it belongs to, as no EAGLE-3 head of another program does."""
+    return f"{_PREFIX}format" in part.values or part.values.get("general.architecture") != "eagle3"
+
+
 def read_heads(path: Path, *, architecture: str = ARCHITECTURE) -> HeadsFile:
     """The heads file at `path`. Raises ModelNotFound, MalformedModel, UnsupportedModel."""
     part = walk_to_data(path)

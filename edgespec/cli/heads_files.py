@@ -1,0 +1,45 @@
+"""The commands `edgespec heads info` and `assemble`. What they do is in `heads_filing`, imported when they run."""
+
+# ruff: noqa: PLC0415 - imports where they are needed, as in edgespec.cli.commands
+# fmt: off
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgespec.cli.options import force_option, model_option
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("heads", type=_FILE, metavar="HEADS.gguf")
+@click.option("-m", "--model", metavar="MODEL", help="Check that the heads belong to this target.")
+@click.option("--json", "as_object", is_flag=True, help="Print one JSON object instead of text.")
+def info(**options: Any) -> None:
+    """Say what a file of heads holds: their kind, their target, and how they were trained."""
+    from edgespec.cli.heads_filing import info as run
+
+    run(options)
+
+
+@click.command()
+@click.argument("heads", type=_FILE, metavar="LEARNED.gguf")
+@model_option
+@click.option(
+    "-o", "out", type=_FILE, metavar="OUT.gguf",
+    help="Output file. Default: one in edgespec's data folder, named after the heads and their target.",
+)
+@force_option
+@click.option(
+    "--type", "kind", type=click.Choice(["q4_0", "q8_0", "f16"]), default="q4_0", show_default=True,
+    help="Type of the rows of the LM head.",
+)
+def assemble(**options: Any) -> None:
+    """Make heads that can run, from what was learned and the rows of MODEL's LM head."""
+    from edgespec.cli.heads_filing import assemble as run
+
+    run(options)
