@@ -139,7 +139,8 @@ class DataWriter:
 
     def close(self) -> None:
         """Let others write."""
-        self._list.close()
+        with contextlib.suppress(OSError):  # of a line that could not be written before
+            self._list.close()
 
     @property
     def shards(self) -> list[Shard]:

@@ -135,3 +135,19 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     writer.close()
     assert [one.prompt for one in HeadData(tmp_path)] == [0]
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_a_line_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
+    written(tmp_path, [answer(0, 3)])
+    writer = DataWriter(tmp_path, HEADER_OF_TEST)
+    writer._list.close()
+    writer._list = Path("/dev/full").open("a+b")  # noqa: SIM115 - the writer closes it
+    with pytest.raises(OutputError, match="No space left on device"):
+        writer.add([answer(1, 3)])
+    writer.close()
+    assert [one.prompt for one in HeadData(tmp_path)] == [0]
+    again = DataWriter(tmp_path, HEADER_OF_TEST)
+    again.add([answer(1, 3)])
+    again.close()
+    assert [one.prompt for one in HeadData(tmp_path)] == [0, 1]
