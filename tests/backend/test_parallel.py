@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from edgespec.backend import LlamaContext, LlamaModel, ParallelContext
-from edgespec.core import Row
+from edgespec.backend import LlamaContext, LlamaModel, ParallelContext, evaluate_together, shared_contexts
+from edgespec.core import NOTHING, Row
 from edgespec.errors import InvalidRequest
 from tests.gguf_files import tiny_model
 
@@ -69,6 +69,38 @@ def test_an_answer_of_one_token(parallel: ParallelContext) -> None:
 def test_an_answer_ends_where_its_context_does(parallel: ParallelContext, length: int) -> None:
     ((_, answer),) = parallel.answers([("a", [5] * length)], 1000, _scripted(lambda position: False))
     assert len(answer) == N_CTX - length
+
+
+def test_an_answer_ends_where_it_is_stopped(parallel: ParallelContext) -> None:
+    prompts = [("a", [5] * 4), ("b", [5] * 6)]
+    answers = dict(
+        parallel.answers(prompts, 30, _scripted(lambda position: position == 8), lambda answer: len(answer) > 2)
+    )
+    assert answers == {"a": [7] * 3, "b": [7] * 2 + [END]}
+
+
+def test_the_choice_knows_whose_token_it_is(parallel: ParallelContext) -> None:
+    answers = dict(parallel.answers([(9, [5]), (8, [6])], 3, lambda key, row, position: key))
+    assert answers == {9: [9] * 3, 8: [8] * 3}
+
+
+def test_sequences_with_cells_of_their_own_compute_the_same_and_share_none(model: LlamaModel) -> None:
+    rows = []
+    for apart in (True, False):
+        contexts = shared_contexts(model, 3, n_ctx=N_CTX, threads=1, trees=True, apart=apart)
+        assert contexts[0].trees is (not apart)
+        tokens = [[5, 6, 7 + place] for place in range(3)]
+        for context, prompt in zip(contexts, tokens, strict=True):
+            context.prefill(prompt)
+        contexts[1].forget()
+        tokens[1] = [9]
+        chosen = [(contexts[place], [*tokens[place], 30 + place], NOTHING) for place in (0, 1, 2)]
+        rows.append(np.concatenate([evaluation.rows for evaluation in evaluate_together(chosen)]))
+        if apart:
+            with pytest.raises(InvalidRequest, match="cells of their own"):
+                contexts[1].share_prefix(contexts[0], 2)
+        contexts[0].close()
+    assert np.abs(rows[0] - rows[1]).max() < 1e-2
 
 
 def test_positions_count_on_from_the_prompt(parallel: ParallelContext) -> None:
