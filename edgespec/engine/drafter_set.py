@@ -16,10 +16,10 @@ from edgespec.drafters import KNOWN, make_drafter, names_of
 from edgespec.drafters.heads import HeadDrafter
 from edgespec.drafters.model import ModelDrafter, Share
 from edgespec.engine.open_drafter import open_drafter
-from edgespec.engine.open_heads import OpenedHeads, collect_for, is_heads_file, open_heads
+from edgespec.engine.open_heads import OpenedHeads, collect_for, heads_for, is_heads_file, open_heads
 from edgespec.engine.options import Resources
 from edgespec.engine.profile_store import ProfileStore
-from edgespec.errors import UnknownDrafter
+from edgespec.errors import ModelError, UnknownDrafter
 from edgespec.gguf.validate import Header
 from edgespec.hub.resolve import is_address, is_alias, resolve
 from edgespec.latency.model import LatencyModel
@@ -110,11 +110,19 @@ class DrafterSet:
                       self._target.name)  # fmt: skip
         if isinstance(drafter, str):
             headers, self._headers = self._headers, {}  # by the next time, a file may have changed
-            parts = names_of(drafter)
-            drafters = open_drafters(parts, self._target, self._resources, headers, self._context)
-            return NamedDrafters(tuple(drafters), name)
+            return NamedDrafters(tuple(self._open(drafter, headers)), name)
         users_own = drafter
         return NamedDrafters((OpenedDrafter(users_own, lambda: users_own),), name)
+
+    def _open(self, drafter: str, headers: Mapping[Path, Header]) -> list[OpenedDrafter]:
+        parts = names_of(drafter)
+        if drafter == "auto" and (heads := heads_for(self._target)) is not None:
+            try:
+                with_heads = (*parts, str(heads))
+                return open_drafters(with_heads, self._target, self._resources, headers, self._context)
+            except ModelError as error:
+                _log.warning("%s: drafting without heads", error)
+        return open_drafters(parts, self._target, self._resources, headers, self._context)
 
     def _why_not(self) -> str:
         """Why no draft can be verified; empty where drafts can."""

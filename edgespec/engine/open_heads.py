@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +17,14 @@ from edgespec.backend.head_graph import HeadGraph, HeadShape
 from edgespec.core import Row
 from edgespec.drafters.head_kinds import Eagle3Heads, HydraHeads, MedusaHeads
 from edgespec.drafters.heads import HeadDrafter, Heads, States
-from edgespec.errors import UnsupportedModel
+from edgespec.errors import ModelError, UnsupportedModel
 from edgespec.gguf.reader import walk
 from edgespec.gguf.validate import Header, read_header
-from edgespec.heads.format import HeadsFile, is_heads, read_heads
+from edgespec.heads.assemble import runnable_folder
+from edgespec.heads.format import Belongs, HeadsFile, is_heads, read_heads
 from edgespec.heads.target import embedding_table
+
+_log = logging.getLogger("edgespec")
 
 WINDOW = 64
 """States of the text before that a head with attention reads at least: as many as a drafter model's longest window."""
@@ -42,6 +46,36 @@ class OpenedHeads(NamedTuple):
 def is_heads_file(path: Path) -> bool:
     """Whether the file at `path` is one of heads. Raises ModelError."""
     return is_heads(walk(path))
+
+
+def heads_for(target: LlamaModel) -> Path | None:
+    """The heads that edgespec heads assemble made for this target, the ones with the longest drafts if several.
+
+    A file that is damaged is left aside, with a warning.
+    """
+    folder = runnable_folder()
+    if not folder.is_dir():
+        return None
+    header = read_header(target.path)
+    digits = Belongs.of(header).fingerprint[:16]
+    found: list[tuple[float, Path]] = []
+    for path in sorted(folder.glob(f"*-{digits}.gguf")):
+        try:
+            heads = read_heads(path, architecture=str(walk(path).values.get("general.architecture")))
+            heads.spec.check(header)
+        except ModelError as error:
+            _log.warning("%s: left aside", error)
+        else:
+            found.append((_measured_length(heads.spec.provenance), path))
+    return max(found)[1] if found else None
+
+
+def _measured_length(provenance: Mapping[str, Any]) -> float:
+    """The mean acceptance length of chains on held-out answers; 0 where nobody measured it."""
+    value: Any = provenance
+    for key in ("held_out", "chain", "mean_acceptance_length"):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def states_of_all(opened: Sequence[OpenedHeads]) -> HiddenStates:

@@ -13,7 +13,9 @@ from edgespec import SamplingParams
 from edgespec.drafters.heads import HeadDrafter
 from edgespec.errors import EdgespecError, UnsupportedModel
 from edgespec.gguf.reader import walk
-from edgespec.gguf.validate import data_start
+from edgespec.gguf.validate import data_start, read_header
+from edgespec.heads.assemble import assemble, runnable_path
+from edgespec.heads.format import read_heads
 from edgespec.testing import FixedPolicy
 from tests.backend.test_sequences import NOISE
 from tests.gguf_files import tiny_model
@@ -114,3 +116,26 @@ def test_a_torn_file_is_an_error_of_one_line(kind: str, tmp_path: Path) -> None:
         with pytest.raises(EdgespecError, match=r"torn\.gguf") as error:
             opened(model, str(torn), tmp_path)
         assert "\n" not in str(error.value)
+
+
+def test_auto_drafts_with_the_heads_that_were_assembled_for_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    model = tiny_model(tmp_path / "m.gguf")
+    learned, _ = heads_files(model, tmp_path, "hydra")
+    with opened(model, "auto", tmp_path) as engine:
+        assert [drafter.name for drafter in engine.drafters] == ["suffix"]
+    out = runnable_path(read_heads(learned))
+    out.parent.mkdir(parents=True)
+    assemble(read_heads(learned), read_header(model), out, "f32")
+    with opened(model, "auto", tmp_path) as engine:
+        assert [drafter.name for drafter in engine.drafters] == ["suffix", out.stem] and engine.drafter_name == "auto"
+    with opened(model, "suffix", tmp_path) as engine:
+        assert [drafter.name for drafter in engine.drafters] == ["suffix"]
+    with opened(with_other_norms(model, tmp_path / "other.gguf"), "auto", tmp_path) as engine:
+        assert [drafter.name for drafter in engine.drafters] == ["suffix"]
+    out.write_bytes(out.read_bytes()[:-2000])
+    with opened(model, "auto", tmp_path) as engine:
+        assert [drafter.name for drafter in engine.drafters] == ["suffix"]
+    assert "incomplete" in caplog.text and "left aside" in caplog.text
