@@ -14,7 +14,7 @@ from edgespec.errors import InvalidRequest, OutputError  # noqa: E402
 from edgespec.heads import train as training  # noqa: E402
 from edgespec.heads.examples import Example, by_size, epoch_batches, held_out, limited, padded  # noqa: E402
 from edgespec.heads.modules import new_module  # noqa: E402
-from edgespec.heads.replay import replay  # noqa: E402
+from edgespec.heads.replay import Replayed, replay  # noqa: E402
 from edgespec.heads.train import Moment, Trainer, Training, chain_loss  # noqa: E402
 from tests.heads.recorded import SHAPES, Recorded, recorded  # noqa: E402
 
@@ -74,6 +74,23 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(InvalidRequest, match="no checkpoint of edgespec heads train"):
         trainer("medusa", data, checkpoint)
+
+
+def test_the_best_epoch_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = recorded(60, "medusa")
+    results = iter([Replayed(20, 10), Replayed(30, 10), Replayed(15, 10)])
+    monkeypatch.setattr(training, "replay", lambda *_: next(results))
+    module, run = trainer("medusa", data)
+    kept: list[Any] = []
+
+    def keep(moment: Moment) -> None:
+        if len(moment.epochs) == 2 and not kept:  # the first step after the second epoch
+            kept.append({name: weight.clone() for name, weight in run._state.best.items()})
+
+    history = run.run(data.examples[:50], data.examples[50:], keep)
+    assert [epoch.mean_length for epoch in history] == [2.0, 3.0, 1.5]
+    for name, weight in module.state_dict().items():
+        assert torch.equal(weight, kept[0][name]), name
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed")])
