@@ -3,9 +3,11 @@
     python -m benchmarks.acceptance -m TARGET.gguf --prompts FILE.jsonl --per-subtask 4 -n 96 \\
         -d recycle,suffix --nodes 8,16,32,48 --json OUT.json
 
-Every step drafts what the drafter proposes, whether or not that pays: these are counts, not times. Drafters are new for
-each answer; with `--warm` one drafter answers all prompts in turn, and remembers the answers before. The result says
-also how often the nodes of each feature bucket were right, if their parents were. Ctrl-C stops, and the same command
+A name may be a file of heads that can run; with 4 nodes they draft chains of 4. Every step drafts what the drafter
+proposes, whether or not that pays: these are counts, not times. Drafters are new for each answer; with `--warm` one
+drafter answers all prompts in turn, and remembers the answers before. The result says also how often the nodes of each
+feature bucket were right, if their parents were, and the tokens at each position, if those before were.
+Ctrl-C stops, and the same command
 goes on, with `--warm` from the last number of nodes that was finished.
 """
 
@@ -21,6 +23,7 @@ from benchmarks.common import begun, digest, read_prompts, save, subtask
 from benchmarks.replay import progress
 from edgespec import load
 from edgespec.core import Drafter, Evaluation, Verdict, verified
+from edgespec.decode.stats import Tally
 from edgespec.drafters import make_drafter
 from edgespec.engine import Engine
 from edgespec.testing import FixedPolicy
@@ -51,19 +54,19 @@ def main(
     settings = {"prompts": digest(file), "per_subtask": per_subtask, "n": count, "warm": warm}
     prompts = read_prompts(file, per_subtask)
     with load(model, drafter="none", n_ctx=4096) as engine:
-        models = [engine.model.path]
+        models = [engine.model.path, *(Path(name) for name in drafters.split(",") if name.endswith(".gguf"))]
         results: dict[str, Any] = begun(out, WHAT, models, settings, holds="results").get("results", {})
         for name in drafters.split(","):
             for size in map(int, nodes.split(",")):
-                key = f"{name} {size}"
+                key = f"{Path(name).stem} {size}"
                 known = results.get(key, {})
                 if warm and len(known.get("answers", {})) < len(prompts):
                     known = {}
                 answers, buckets = known.get("answers", {}), Counter[str](known.get("buckets", {}))
-                drafter = make_drafter(name)
+                drafter = made(engine, name)
                 for prompt in progress([each for each in prompts if str(each["question_id"]) not in answers], key):
                     if not warm:
-                        drafter = make_drafter(name)
+                        drafter = made(engine, name)
                     watched = Watched(drafter)
                     answers[str(prompt["question_id"])] = counts(engine, watched, size, prompt, count)
                     buckets += watched.counts
@@ -71,6 +74,15 @@ def main(
                     save(out, WHAT, models, {"settings": settings, "results": results}, quiet=True)
                 show(key, results[key])
     save(out, WHAT, models, {"settings": settings, "results": results})
+
+
+def made(engine: Engine, name: str) -> Drafter:
+    """A drafter that has seen no text: heads keep the states of each answer apart, and need not be opened again."""
+    if not name.endswith(".gguf"):
+        return make_drafter(name)
+    if [opened.name for opened in engine.drafters] != [Path(name).stem]:
+        engine.change_drafter(name)
+    return engine.drafters[0].fresh()
 
 
 class Watched:
@@ -101,7 +113,16 @@ def counts(engine: Engine, drafter: Drafter, size: int, prompt: dict[str, Any], 
     return {
         "subtask": subtask(prompt["category"]), "tokens": len(session.emitted) - 1, "passes": tally.blocks,
         "drafted": tally.drafted, "accepted": tally.accepted,
+        "judged_at": positions(tally, "judged_at"), "accepted_at": positions(tally, "accepted_at"),
     }  # fmt: skip
+
+
+def positions(tally: Tally, what: str) -> list[int]:
+    """Counts of draft tokens by position: the n-th token after the last one of the text, whichever branch it is on."""
+    total = Counter[int]()
+    for drafter in tally.drafters.values():
+        total.update(getattr(drafter, what))
+    return [total[place] for place in range(max(total, default=-1) + 1)]
 
 
 def figures(answers: list[dict[str, Any]]) -> dict[str, Any]:
@@ -116,7 +137,12 @@ def figures(answers: list[dict[str, Any]]) -> dict[str, Any]:
 
     subtasks = sorted({answer["subtask"] for answer in answers})
     by_subtask = {name: means([answer for answer in answers if answer["subtask"] == name]) for name in subtasks}
-    return {"overall": means(answers), "subtasks": by_subtask}
+    judged, accepted = Counter[int](), Counter[int]()
+    for answer in answers:
+        judged.update(dict(enumerate(answer.get("judged_at", []))))
+        accepted.update(dict(enumerate(answer.get("accepted_at", []))))
+    by_position = [accepted[place] / judged[place] for place in sorted(judged) if judged[place]]
+    return {"overall": means(answers), "subtasks": by_subtask, "acceptance_by_position": by_position}
 
 
 def show(key: str, result: dict[str, Any]) -> None:
@@ -125,7 +151,9 @@ def show(key: str, result: dict[str, Any]) -> None:
     subtasks = (f"{name} {row['mean_acceptance_length']:.2f}" for name, row in result["subtasks"].items())
     print(
         f"{key}: {overall['mean_acceptance_length']:.3f} tokens for each forward pass of {overall['nodes']:.1f} nodes; "
-        + ", ".join(subtasks),
+        + ", ".join(subtasks)
+        + "; by position "
+        + " ".join(f"{rate:.2f}" for rate in result["acceptance_by_position"][:6]),
         flush=True,
     )
 
