@@ -62,7 +62,9 @@ class HeadGraph:
     def __init__(
         self, tensors: Mapping[str, Weight], shape: HeadShape, *, threads: int = 1, positions: int = 1024
     ) -> None:
-        checked = {name: _found(tensors, name).check(name, *expected) for name, expected in _expected(shape, tensors)}
+        checked = {
+            name: _found(tensors, name).check(name, *expected) for name, expected in expected_tensors(shape, tensors)
+        }
         self.shape = shape
         self.positions = positions
         self._cpu = Cpu(threads)
@@ -215,7 +217,7 @@ def _found(tensors: Mapping[str, Weight], name: str) -> Weight:
     return tensors[name]
 
 
-def _expected(shape: HeadShape, tensors: Mapping[str, Weight]) -> list[tuple[str, tuple[int, ...]]]:
+def expected_tensors(shape: HeadShape, tensors: Mapping[str, Weight]) -> list[tuple[str, tuple[int, ...]]]:
     """The names and shapes of the tensors. Raises InvalidRequest for numbers that no heads have."""
     size, layer = shape.hidden_size, shape.prefix
     if shape.kind not in ("medusa", "hydra") or min(size, shape.depth, shape.n_kept) < 1:

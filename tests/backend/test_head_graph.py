@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgespec.backend.ggml import TYPES, Weight, dequantize_rows, quantize_rows
-from edgespec.backend.head_graph import HeadGraph, HeadShape, PrefixShape, _expected
+from edgespec.backend.head_graph import HeadGraph, HeadShape, PrefixShape, expected_tensors
 from edgespec.errors import InvalidRequest
 from tests.heads.reference import Reference
 
@@ -36,7 +36,7 @@ def heads_of(
     shape: HeadShape, kind: str = "f32", *, skip: bool = False, seed: int = 0
 ) -> tuple[dict[str, Weight], Reference]:
     """Random weights, and a reference with the numbers that they have after quantizing."""
-    names = dict(_expected(shape, {}))
+    names = dict(expected_tensors(shape, {}))
     if skip:
         for head in range(shape.count):
             names[f"heads.{head}.0.skip.weight"] = (shape.hidden_size, (head + 2) * shape.hidden_size)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgespec.backend import LlamaModel, published_layers
-from edgespec.backend.head_graph import HeadShape, PrefixShape, _expected
+from edgespec.backend.head_graph import HeadShape, PrefixShape, expected_tensors
 from edgespec.gguf.validate import read_header
 from edgespec.heads.assemble import assemble
 from edgespec.heads.format import OUTPUT, Belongs, HeadsSpec, read_heads, write_heads
@@ -35,7 +35,7 @@ def random_heads(kind: str, target: Belongs, kept: Any, *, layers: tuple[int, ..
         return spec, weights
     form = HeadShape(spec.kind, size, COUNT, depth, len(kept), layer)
     weights = {}
-    for name, values in _expected(form, {}):
+    for name, values in expected_tensors(form, {}):
         if name != OUTPUT:
             random = rng.standard_normal(values) / np.sqrt(values[-1] if len(values) > 1 else 4)
             weights[name] = (random + ("norm" in name)).astype(np.float32)
