@@ -134,11 +134,13 @@ class HeadGraph:
 
     def _medusa(self, context: Any, head: int, rows: int) -> tuple[list[Tensor], Tensor, list[Tensor]]:
         state = new_input(context, F32, rows, self.shape.hidden_size)
+        own = "heads.0.output.weight" in self._weights  # else one product with the LM head that all share
         together = None
         for index in range(self.shape.count):
             x = self._blocks(context, index, 0, state)
+            x = self._logits(context, index, x) if own else x
             together = x if together is None else op("concat", "ppi")(context, together, x, 1)
-        return [state], self._times(context, "output.weight", together), []
+        return [state], together if own else self._times(context, "output.weight", together), []
 
     def _hydra(self, context: Any, head: int, rows: int) -> tuple[list[Tensor], Tensor, list[Tensor]]:
         size = self.shape.hidden_size
@@ -150,7 +152,14 @@ class HeadGraph:
             skipped = op("view_2d", "pqqNN")(context, inputs, size, rows, row_bytes, 0)
         x = self._activated(context, f"heads.{head}.0", inputs)
         x = self._blocks(context, head, 1, op("add", "pp")(context, x, skipped))
-        return [inputs], self._times(context, "output.weight", x), []
+        return [inputs], self._logits(context, head, x), []
+
+    def _logits(self, context: Any, head: int, x: Tensor) -> Tensor:
+        """The product with the head's own LM head, or with the one that all share."""
+        name = f"heads.{head}.output"
+        if f"{name}.bias" in self._weights:
+            return self._linear(context, name, x)
+        return self._times(context, f"{name}.weight" if f"{name}.weight" in self._weights else "output.weight", x)
 
     def _blocks(self, context: Any, head: int, first: int, x: Tensor) -> Tensor:
         """The residual blocks x + SiLU(W x + b) of a head, from the one numbered `first` on."""
@@ -193,6 +202,8 @@ class HeadGraph:
         gate = op("silu", "p")(context, self._times(context, "prefix.ffn_gate.weight", norm))
         inner = op("mul", "pp")(context, gate, self._times(context, "prefix.ffn_up.weight", norm))
         output = op("add", "pp")(context, self._times(context, "prefix.ffn_down.weight", inner), x)
+        if "prefix.output_norm.weight" in self._weights:
+            output = self._normed(context, "prefix.output_norm", output)
         return [states, positions, places, mask], output, [keys, values]
 
     def _normed(self, context: Any, name: str, x: Tensor) -> Tensor:
@@ -225,23 +236,32 @@ def expected_tensors(shape: HeadShape, tensors: Mapping[str, Weight]) -> list[tu
     if not 1 <= shape.count <= MAX_HEADS or shape.count * shape.depth > 2 * MAX_HEADS:
         raise InvalidRequest(f"{shape.count} heads of {shape.depth} blocks: at most {MAX_HEADS} of 2")
     expected: list[tuple[str, tuple[int, ...]]] = [("output.weight", (shape.n_kept, size))]
+    own = "heads.0.output.weight" in tensors
     for head in range(shape.count):
+        forms = {f"heads.{head}.output.weight": (shape.n_kept, size), f"heads.{head}.output.bias": (shape.n_kept,)}
+        expected += [(name, form) for name, form in forms.items() if own and (name in tensors or len(form) > 1)]
         for block in range(shape.depth):
             inputs = (head + 2) * size if shape.kind == "hydra" and not block else size
             name = f"heads.{head}.{block}"
             expected += [(f"{name}.weight", (size, inputs)), (f"{name}.bias", (size,))]
             if inputs > size and f"{name}.skip.weight" in tensors:
                 expected += [(f"{name}.skip.weight", (size, inputs)), (f"{name}.skip.bias", (size,))]
-    if layer is not None:
-        if shape.kind != "hydra" or min(layer.head_count_kv, layer.head_dim, layer.feed_forward) < 1:
-            raise InvalidRequest(f"a prefix layer that is none: {layer}")
-        if layer.head_dim % 2 or layer.head_count < 1 or layer.head_count % layer.head_count_kv:
-            raise InvalidRequest(f"a prefix layer whose attention is none: {layer}")
-        query, key = layer.head_count * layer.head_dim, layer.head_count_kv * layer.head_dim
-        matrices = {
-            "attn_q": (query, size), "attn_k": (key, size), "attn_v": (key, size), "attn_output": (size, query),
-            "ffn_gate": (layer.feed_forward, size), "ffn_up": (layer.feed_forward, size),
-            "ffn_down": (size, layer.feed_forward), "attn_norm": (size,), "ffn_norm": (size,),
-        }  # fmt: skip
-        expected += [(f"prefix.{name}.weight", form) for name, form in matrices.items()]
-    return expected
+    return expected + (_expected_prefix(shape, layer, tensors) if layer is not None else [])
+
+
+def _expected_prefix(
+    shape: HeadShape, layer: PrefixShape, tensors: Mapping[str, Weight]
+) -> list[tuple[str, tuple[int, ...]]]:
+    size = shape.hidden_size
+    if shape.kind != "hydra" or min(layer.head_count_kv, layer.head_dim, layer.feed_forward) < 1:
+        raise InvalidRequest(f"a prefix layer that is none: {layer}")
+    if layer.head_dim % 2 or layer.head_count < 1 or layer.head_count % layer.head_count_kv:
+        raise InvalidRequest(f"a prefix layer whose attention is none: {layer}")
+    query, key = layer.head_count * layer.head_dim, layer.head_count_kv * layer.head_dim
+    matrices = {
+        "attn_q": (query, size), "attn_k": (key, size), "attn_v": (key, size), "attn_output": (size, query),
+        "ffn_gate": (layer.feed_forward, size), "ffn_up": (layer.feed_forward, size),
+        "ffn_down": (size, layer.feed_forward), "attn_norm": (size,), "ffn_norm": (size,),
+        **({"output_norm": (size,)} if "prefix.output_norm.weight" in tensors else {}),
+    }  # fmt: skip
+    return [(f"prefix.{name}.weight", form) for name, form in matrices.items()]

@@ -1,4 +1,4 @@
-"""The commands `edgespec heads info` and `assemble`. What they do is in `heads_filing`, imported when they run."""
+"""The commands `edgespec heads info`, `assemble` and `convert`. `heads_filing` does them, imported when they run."""
 
 # ruff: noqa: PLC0415 - imports where they are needed, as in edgespec.cli.commands
 # fmt: off
@@ -41,5 +41,36 @@ def info(**options: Any) -> None:
 def assemble(**options: Any) -> None:
     """Make heads that can run, from what was learned and the rows of MODEL's LM head."""
     from edgespec.cli.heads_filing import assemble as run
+
+    run(options)
+
+
+@click.command()
+@click.argument("checkpoint", type=_FILE, metavar="CHECKPOINT")
+@model_option
+@click.option("-o", "out", type=_FILE, required=True, metavar="LEARNED.gguf", help="Output file.")
+@force_option
+@click.option(
+    "--kind", type=click.Choice(["medusa", "hydra", "eagle3"]),
+    help="Kind of heads. Default: by the names of the tensors.",
+)
+@click.option(
+    "--kept", type=_FILE, metavar="KEPT.json",
+    help="A list of tokens in the order of their use: a file, or a built-in list (qwen2.5). Default: by their ids.",
+)
+@click.option(
+    "--size", type=click.IntRange(1), metavar="N",
+    help="Number of tokens that the heads can draft. Default: all that EAGLE-3 has, 16384 of Medusa and Hydra.",
+)
+@click.option(
+    "--type", "kind_of_matrices", type=click.Choice(["q8_0", "q4_0", "f16"]), default="q8_0", show_default=True,
+    help="Type of the matrices in the file.",
+)
+def convert(**options: Any) -> None:
+    """Make a learned part for MODEL from published heads: Medusa, Hydra or EAGLE-3.
+
+    CHECKPOINT is a .safetensors or PyTorch file, or a folder of them with their config.json.
+    """
+    from edgespec.cli.heads_filing import convert as run
 
     run(options)

@@ -1,4 +1,4 @@
-"""`edgespec heads info` and `edgespec heads assemble`: what a file of heads holds, and heads that can run."""
+"""`edgespec heads info`, `assemble` and `convert`: say what a file of heads holds, and make heads that can run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ from edgespec.gguf.reader import walk
 from edgespec.gguf.validate import Header, read_header
 from edgespec.heads.assemble import assemble as assemble_heads
 from edgespec.heads.assemble import runnable_path
+from edgespec.heads.checkpoint import Checkpoint
+from edgespec.heads.convert import Selection
+from edgespec.heads.convert import convert as convert_heads
 from edgespec.heads.format import HeadsFile, is_described, read_heads
-from edgespec.hub.resolve import resolve
+from edgespec.hub.resolve import keep_list_path, resolve
 from edgespec.system import cpu
 from edgespec.system.files import check_writable, expanded_path
 from edgespec.system.texts import counted
+from edgespec.vocabtrim.counts import tokenizer_hash
+from edgespec.vocabtrim.keep_list import load_keep_list
 
 
 def info(options: dict[str, Any]) -> None:
@@ -62,6 +67,22 @@ def assemble(options: dict[str, Any]) -> None:
     echo(f"{out}: {heads.spec.kind} heads for {target.part.path.name}, {out.stat().st_size / 1e6:.1f} MB")
     if heads.spec.kind == "eagle3" and heads.spec.states:
         echo("llama-server drafts with them too: --spec-type draft-eagle3 -md FILE")
+
+
+def convert(options: dict[str, Any]) -> None:
+    """Write the learned part of published heads, and print what it is."""
+    out: Path = options["out"]
+    check_writable(out, replace=options["force"])
+    target = _header(options["model"])
+    keep_list = load_keep_list(keep_list_path(options["kept"])) if options["kept"] else None
+    if keep_list is not None and keep_list.tokenizer != tokenizer_hash(target.part):
+        raise InvalidRequest(f"{options['kept']}: a list of another tokenizer than that of {target.part.path.name}")
+    converted = convert_heads(
+        Checkpoint(expanded_path(str(options["checkpoint"]))), target,
+        kind=options["kind"], selection=Selection(options["size"], keep_list),
+    )  # fmt: skip
+    converted.write(out, options["kind_of_matrices"])
+    echo("\n".join(_lines(_described(_read(out)))))
 
 
 def _header(model: str | None) -> Header:

@@ -6,19 +6,20 @@ target's tokenizer, which llama-server loads too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgespec.backend.ggml import TYPES, Weight, quantize_rows
+from edgespec.backend.ggml import TYPES, Weight, dequantize_rows, quantize_rows
 from edgespec.errors import InvalidRequest, OutputError, UnsupportedModel
 from edgespec.gguf.metadata import encoded, entry
 from edgespec.gguf.reader import BLOCKS
 from edgespec.gguf.validate import Header
 from edgespec.gguf.writer import NewTensor, write_gguf
-from edgespec.heads.format import ARCHITECTURE, OUTPUT, HeadsFile
+from edgespec.heads.format import ARCHITECTURE, OUTPUT, OWN_OUTPUT, HeadsFile
 from edgespec.heads.target import TargetWeights
 from edgespec.system import cpu
 from edgespec.system.files import replacing
@@ -49,8 +50,12 @@ def assemble(
         raise UnsupportedModel(f"{heads.path}: assembled already")
     size = heads.spec.target.hidden_size
     own = kind if size % BLOCKS[TYPES[kind]][0] == 0 else "f16"
-    output = NewTensor(OUTPUT, TYPES[own], (len(heads.kept_ids), size), _output_rows(heads, target, own, progress))
-    tensors = [*(NewTensor(name, *_parts(weight)) for name, weight in heads.tensors.items()), output]
+    tensors = [_requantized(name, weight, own) for name, weight in heads.tensors.items()]
+    if OWN_OUTPUT in heads.tensors:
+        tensors = [tensor._replace(name=OUTPUT) if tensor.name == OWN_OUTPUT else tensor for tensor in tensors]
+    else:
+        rows = _output_rows(heads, target, own, progress)
+        tensors.append(NewTensor(OUTPUT, TYPES[own], (len(heads.kept_ids), size), rows))
     if heads.spec.kind == "eagle3":
         entries, tensors = _stock_entries(heads, target), [_stock(tensor, size) for tensor in tensors]
     else:
@@ -72,8 +77,17 @@ def runnable_folder() -> Path:
     return cpu.data_directory() / "heads"
 
 
-def _parts(weight: Weight) -> tuple[int, tuple[int, ...], Any]:
-    return weight.kind, weight.shape, weight.data
+def _requantized(name: str, weight: Weight, kind: str) -> NewTensor:
+    """The tensor as it is; an LM head of the heads' own in the type that is asked for, as the target's rows."""
+    if name != OWN_OUTPUT and not re.fullmatch(r"heads\.\d+\.output\.weight", name):
+        return NewTensor(name, weight.kind, weight.shape, weight.data)
+    count, size = weight.shape
+    row, data, pieces = len(weight.data) // count, weight.data, []
+    for begin in range(0, count, _ROWS_AT_ONCE):
+        rows = min(_ROWS_AT_ONCE, count - begin)
+        numbers = dequantize_rows(bytes(data[begin * row : (begin + rows) * row]), weight.kind, rows, size)
+        pieces.append(quantize_rows(numbers, kind))
+    return NewTensor(name, TYPES[kind], weight.shape, b"".join(pieces))
 
 
 def _output_rows(heads: HeadsFile, target: Header, kind: str, progress: AssembleProgress) -> bytes:

@@ -34,6 +34,8 @@ ARCHITECTURE = "edgespec-heads"
 
 KINDS = ("medusa", "hydra", "eagle3")
 OUTPUT, KEPT = "output.weight", "d2t"
+OWN_OUTPUT = "lm_head.weight"
+"""In a learned part of EAGLE-3: an LM head of its own, (n_kept, d), which takes the place of the target's rows."""
 
 _PREFIX = "edgespec.heads."
 _LAYER_KEYS = ("head_count", "head_count_kv", "head_dim", "feed_forward", "rope_theta", "norm_epsilon")

@@ -33,7 +33,7 @@ def near(rows: Any, expected: Any, kind: str = "f32") -> bool:
 
 
 def heads_of(
-    shape: HeadShape, kind: str = "f32", *, skip: bool = False, seed: int = 0
+    shape: HeadShape, kind: str = "f32", *, skip: bool = False, lm_heads: bool = False, seed: int = 0
 ) -> tuple[dict[str, Weight], Reference]:
     """Random weights, and a reference with the numbers that they have after quantizing."""
     names = dict(expected_tensors(shape, {}))
@@ -41,6 +41,12 @@ def heads_of(
         for head in range(shape.count):
             names[f"heads.{head}.0.skip.weight"] = (shape.hidden_size, (head + 2) * shape.hidden_size)
             names[f"heads.{head}.0.skip.bias"] = (shape.hidden_size,)
+    if lm_heads:
+        for head in range(shape.count):
+            names[f"heads.{head}.output.weight"] = (shape.n_kept, shape.hidden_size)
+            names[f"heads.{head}.output.bias"] = (shape.n_kept,)
+        if shape.prefix is not None:
+            names["prefix.output_norm.weight"] = (shape.hidden_size,)
     rng, weights, numbers = np.random.default_rng(seed), {}, {}
     for name, form in names.items():
         values = rng.standard_normal(form).astype(np.float32) / np.float32(np.sqrt(form[-1]) if len(form) > 1 else 4)
@@ -66,6 +72,21 @@ def test_medusa(kind: str, depth: int) -> None:
         for seed in range(3):
             state = random_rows(64, seed=seed)
             assert near(heads.medusa(state), reference.medusa(state), kind)
+
+
+@pytest.mark.parametrize("shape", [MEDUSA, HYDRA, PLUS], ids=["medusa", "hydra", "hydra++"])
+def test_heads_with_lm_heads_of_their_own(shape: HeadShape) -> None:
+    weights, reference = heads_of(shape, lm_heads=True)
+    with closing(HeadGraph(weights, shape, positions=64)) as heads:
+        if shape.kind == "medusa":
+            state = random_rows(64)
+            assert near(heads.medusa(state), reference.medusa(state))
+        for head in range(shape.count if shape.kind == "hydra" else 0):
+            inputs = random_rows(2, (head + 2) * 64)
+            assert near(heads.hydra(head, inputs), reference.hydra(head, inputs))
+        if shape.prefix is not None:
+            states = random_rows(5, 64)
+            assert near(heads.prefix(states, 0), reference.prefix(states))
 
 
 @pytest.mark.parametrize("kind", TOLERANCES)

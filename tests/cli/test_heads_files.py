@@ -1,4 +1,4 @@
-"""`heads info` and `heads assemble` as a person meets them, on tiny targets."""
+"""`heads info`, `heads assemble` and `heads convert` as a person meets them, on tiny targets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from edgespec.gguf.validate import read_header
 from edgespec.heads.format import OUTPUT, read_heads
 from edgespec.heads.target import TargetWeights
 from edgespec.system import cpu
-from tests.gguf_files import tiny_model
+from tests.gguf_files import N_EMBD, tiny_model
+from tests.heads import published
 from tests.heads.eagle_files import Shape, random_weights, write_head
 from tests.heads.learned import KINDS, heads_files
 
@@ -104,3 +105,22 @@ def test_what_is_no_heads_file_is_one_line(command: str, model: Path, tmp_path: 
     for path in (model, tmp_path / "empty.gguf", tmp_path / "missing.gguf", tmp_path):
         shown = heads(command, path, "-m", model)
         assert shown.exit_code == 1 and len(shown.stderr.splitlines()) == 1, shown.output
+
+
+def test_published_heads_become_a_learned_part(model: Path, tmp_path: Path) -> None:
+    checkpoint = published.safetensors(tmp_path / "medusa.safetensors", published.medusa(N_EMBD, 320))
+    shown = heads("convert", checkpoint, "-m", model, "-o", tmp_path / "learned.gguf", "--size", 280)
+    assert shown.exit_code == 0, shown.output
+    assert "medusa" in shown.stdout and "drafts 280 of 320 tokens" in shown.stdout
+    source = json.loads(heads("info", tmp_path / "learned.gguf", "--json").stdout)["provenance"]["converted_from"]
+    assert list(source) == ["medusa.safetensors"]
+    out = tmp_path / "heads.gguf"
+    assert heads("assemble", tmp_path / "learned.gguf", "-m", model, "-o", out).exit_code == 0
+    with edgespec.load(model, drafter=str(out), n_ctx=256, threads=1, cache_dir=tmp_path) as engine:
+        assert engine.generate("some words", raw=True, max_tokens=8).emitted
+    refused = heads("convert", checkpoint, "-m", model, "-o", tmp_path / "learned.gguf")
+    assert refused.exit_code == 1 and "--force" in refused.stderr
+    refused = heads("convert", checkpoint, "-m", model, "-o", tmp_path / "o.gguf", "--kind", "eagle3")
+    assert refused.exit_code == 1 and len(refused.stderr.splitlines()) == 1 and not (tmp_path / "o.gguf").exists()
+    refused = heads("convert", checkpoint, "-m", model, "-o", tmp_path / "o.gguf", "--kept", "qwen2.5")
+    assert refused.exit_code == 1 and "a list of another tokenizer" in refused.stderr

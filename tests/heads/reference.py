@@ -38,9 +38,8 @@ class Reference:
             x = state
             for block in range(self._shape.depth):
                 x = x + self._block(f"heads.{head}.{block}", x)
-            rows.append(x)
-        result: Matrix = np.stack(rows) @ self._w["output.weight"].T
-        return result
+            rows.append(self._logits(head, x))
+        return np.stack(rows)
 
     def hydra(self, head: int, inputs: Matrix) -> Matrix:
         name = f"heads.{head}.0"
@@ -50,7 +49,13 @@ class Reference:
         x = skipped + self._block(name, inputs)
         for block in range(1, self._shape.depth):
             x = x + self._block(f"heads.{head}.{block}", x)
-        result: Matrix = x @ self._w["output.weight"].T
+        return self._logits(head, x)
+
+    def _logits(self, head: int, x: Matrix) -> Matrix:
+        name = f"heads.{head}.output"
+        result: Matrix = x @ self._w.get(f"{name}.weight", self._w["output.weight"]).T
+        if f"{name}.bias" in self._w:
+            result = result + self._w[f"{name}.bias"]
         return result
 
     def prefix(self, states: Matrix) -> Matrix:
@@ -73,6 +78,8 @@ class Reference:
         norm = rms_norm(x, self._w["prefix.ffn_norm.weight"], layer.norm_epsilon)
         inner = silu(norm @ self._w["prefix.ffn_gate.weight"].T) * (norm @ self._w["prefix.ffn_up.weight"].T)
         result: Matrix = x + inner @ self._w["prefix.ffn_down.weight"].T
+        if "prefix.output_norm.weight" in self._w:
+            return rms_norm(result, self._w["prefix.output_norm.weight"], layer.norm_epsilon)
         return result
 
     def _rotated(self, x: Matrix, heads: int) -> Matrix:
