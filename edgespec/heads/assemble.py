@@ -21,6 +21,7 @@ from edgespec.gguf.validate import Header
 from edgespec.gguf.writer import NewTensor, write_gguf
 from edgespec.heads.format import ARCHITECTURE, OUTPUT, OWN_OUTPUT, HeadsFile
 from edgespec.heads.target import TargetWeights
+from edgespec.heads.tensors import check_tensors
 from edgespec.system import cpu
 from edgespec.system.files import replacing
 
@@ -41,13 +42,15 @@ def assemble(
 ) -> None:
     """Write the heads that can run to `out`: the rows of the LM head in a type of `TYPES`.
 
-    Raises UnsupportedModel where the heads do not belong to the target, InvalidRequest for another type, OutputError.
+    Raises UnsupportedModel where the heads do not belong to the target, MalformedModel where they are none,
+    InvalidRequest for another type, OutputError.
     """
     if kind not in TYPES:
         raise InvalidRequest(f"type {kind!r}: choose {', '.join(TYPES)}")
     heads.spec.check(target)
     if heads.assembled:
         raise UnsupportedModel(f"{heads.path}: assembled already")
+    check_tensors(heads)
     size = heads.spec.target.hidden_size
     own = kind if size % BLOCKS[TYPES[kind]][0] == 0 else "f16"
     tensors = [_requantized(name, weight, own) for name, weight in heads.tensors.items()]

@@ -157,7 +157,7 @@ def read_heads(path: Path, *, architecture: str = ARCHITECTURE) -> HeadsFile:
         values.number("vocab_size", 1, 1 << 31), values.text("tokenizer_hash"), values.text("target_hash"),
     )  # fmt: skip
     states = tuple(numbers(part, f"{_PREFIX}states").tolist())
-    if not all(0 <= layer < target.layers for layer in states):
+    if not all(isinstance(layer, int) and 0 <= layer < target.layers for layer in states):
         raise malformed(path, f"reads the states of layers {states}, of {target.layers}")
     spec = HeadsSpec(
         kind, target, values.number("count", 1), values.number("depth", 1), states, values.layer(), values.provenance()
