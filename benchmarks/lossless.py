@@ -16,9 +16,9 @@ import click
 from benchmarks.common import begun, read_prompts, save, subtask
 from edgespec import Engine, SamplingParams, load
 from edgespec.bench.divergence import divergence, rounding_noise
-from edgespec.core import Drafter, Policy
+from edgespec.core import Policy
 from edgespec.drafters import make_drafter, names_of
-from edgespec.engine.open_drafter import open_drafter
+from edgespec.engine.drafter_set import open_drafters
 from edgespec.engine.options import Resources
 from edgespec.policy.adaptive import AdaptivePolicy
 from edgespec.system.cpu import cache_directory, default_threads
@@ -30,25 +30,23 @@ WHAT = "drafted answers against plain ones"
 def policies(engine: Engine, names: str) -> dict[str, Policy]:
     """The policies by name; `suffix:8` always drafts up to 8 nodes, `suffix` drafts where it pays.
 
-    A drafter may be a model's file, and several may be joined by `+`.
+    A drafter may be a file of a model or of heads, and several may be joined by `+`.
     """
     made: dict[str, Policy] = {}
+    parts = dict.fromkeys(part for name in names.split(",") for part in names_of(name.partition(":")[0]))
+    files = [part for part in parts if part.endswith(".gguf")]
+    resources = Resources(4096, default_threads(), -1, cache_directory())
+    opened = open_drafters(files, engine.model, resources, context=engine.context)
+    from_files = {file: each.drafter for file, each in zip(files, opened, strict=True)}
     for name in names.split(","):
         joined, _, size = name.partition(":")
-        drafters = [opened(engine, part) for part in names_of(joined)]
+        drafters = [from_files.get(part) or make_drafter(part) for part in names_of(joined)]
         made[Path(name).name] = (
             FixedPolicy(drafters[0], int(size), trees=True)
             if size
             else AdaptivePolicy(drafters, engine.latency, trees=engine.context.trees)
         )
     return made
-
-
-def opened(engine: Engine, name: str) -> Drafter:
-    """One drafter."""
-    if not name.endswith(".gguf"):
-        return make_drafter(name)
-    return open_drafter(Path(name), engine.model, Resources(4096, default_threads(), -1, cache_directory()))
 
 
 def answer(engine: Engine, policy: Policy, tokens: list[int], sampling: SamplingParams, count: int) -> Any:

@@ -24,6 +24,7 @@ _NOT_FOR_TEXT = {  # general.architecture or general.type -> what such a file is
     **dict.fromkeys(("jina-bert-v2", "jina-bert-v3", "eurobert", "gemma-embedding"), "an embedding model"),
     **dict.fromkeys(("llama-embed", "t5encoder"), "an embedding model"),
     **dict.fromkeys(("dream", "llada", "llada-moe", "rnd1"), "a diffusion model"),
+    "edgespec-heads": "heads, useless without their own target,",
     **dict.fromkeys(("clip", "mmproj"), "an image or audio projector"),
     **dict.fromkeys(("eagle3", "dflash"), "a draft head, useless without its own target,"),
     "t5": "an encoder-decoder model",
