@@ -288,6 +288,17 @@ def acceptance(result: Result) -> str:
     return table(["drafter", "nodes at most", "nodes a pass", "tokens a pass", *subtasks], rows)
 
 
+def head_time(result: Result) -> str:
+    """The least milliseconds of each computation."""
+    columns = ["medusa_step", "hydra_token_1", "hydra_token_4", "prefix_1", "prefix_8"]
+    header = ["Medusa, 4 heads", "Hydra's 1st token", "4th", "Hydra++'s layer, 1 state", "8 states"]
+    rows = [
+        [row["model"], row["type"], str(row["kept"]), *(f"{row[column][0]:.2f}" for column in columns)]
+        for row in result["rows"]
+    ]
+    return table(["heads for", "type", "kept rows", *header], rows)
+
+
 def parallel(result: Result) -> str:
     """One line for each number of answers at once."""
     rows = [
@@ -378,6 +389,7 @@ RENDERERS: dict[str, Callable[[Result], str]] = {
     "drafting by the grammar of a schema": schema_drafts,
     "the first token of a prompt that was read before": prefix,
     "several answers at once": parallel,
+    "times of heads": head_time,
     "token trees against chains": tree_rows,
 }
 
