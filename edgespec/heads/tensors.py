@@ -6,15 +6,18 @@ from edgespec.backend.ggml import F32, TYPES
 from edgespec.backend.head_graph import HeadShape, PrefixShape, expected_tensors
 from edgespec.errors import InvalidRequest
 from edgespec.gguf.reader import malformed
-from edgespec.heads.format import OUTPUT, OWN_OUTPUT, HeadsFile
+from edgespec.heads.format import KEPT, OUTPUT, OWN_OUTPUT, HeadsFile
 
 _Forms = list[tuple[str, tuple[int, ...]]]
 
 
 def check_tensors(heads: HeadsFile) -> None:
-    """Raises MalformedModel for a learned part that lacks a tensor, or has one of another shape or type."""
+    """Raises MalformedModel for a learned part that lacks a tensor, or has one too many or of another shape or type."""
     try:
-        for name, form in _expected(heads):
+        expected = _expected(heads)
+        if foreign := sorted(set(heads.tensors) - {KEPT, OUTPUT} - {name for name, _ in expected}):
+            raise InvalidRequest(f"{heads.spec.kind} heads have no place for {foreign[0]}")
+        for name, form in expected:
             if name not in heads.tensors:
                 raise InvalidRequest(f"the heads have no tensor {name}")
             weight = heads.tensors[name].check(name, *form)
@@ -30,7 +33,8 @@ def _expected(heads: HeadsFile) -> _Forms:
     if spec.kind == "eagle3":
         if layer is None:
             raise InvalidRequest("the heads have no sizes of their layer")
-        own: _Forms = [(OWN_OUTPUT, (kept, size))] if OWN_OUTPUT in heads.tensors else []
+        optional = {OWN_OUTPUT: (kept, size), "rope_freqs.weight": (layer.head_dim // 2,)}
+        own: _Forms = [(name, form) for name, form in optional.items() if name in heads.tensors]
         return [*own, *_eagle3(size, size * max(1, len(spec.states)), layer)]
     shape = HeadShape(spec.kind, size, spec.count, spec.depth, kept, layer)
     return [(name, form) for name, form in expected_tensors(shape, heads.tensors) if name != OUTPUT]

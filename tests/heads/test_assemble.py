@@ -44,6 +44,19 @@ def test_tensors_that_are_not_those_of_the_kind(kind: str, harm: str, tmp_path: 
         assert not (tmp_path / "out.gguf").exists()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(7,), (5, 32)])
+def test_a_tensor_of_another_kind_of_heads(kind: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    header = read_header(tiny_model(tmp_path / "m.gguf"))
+    spec, weights = random_heads(kind, Belongs.of(header), KEPT, layers=(0, 1, 1))
+    name = "heads.0.output.weight" if kind == "eagle3" else "lm_head.weight"
+    with (tmp_path / "h.gguf").open("wb") as file:
+        write_heads(file, spec, {**weights, name: np.ones(shape, np.float32)}, KEPT, "f32")
+    with pytest.raises(MalformedModel, match=rf"h\.gguf: {kind.removesuffix('++')} heads have no place for {name}"):
+        assemble(read_heads(tmp_path / "h.gguf"), header, tmp_path / "out.gguf")
+    assert not (tmp_path / "out.gguf").exists()
+
+
 @pytest.mark.parametrize("kind", ["hydra", "eagle3"])
 def test_mutated_files_get_one_line_or_run(kind: str, tmp_path: Path) -> None:
     header = read_header(tiny_model(tmp_path / "m.gguf"))
