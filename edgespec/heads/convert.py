@@ -173,6 +173,7 @@ class _Conversion:
                 self._refuse(f"head {head} has no res_connection")
             for block in range(1, depth):
                 self._block(f"heads.{head}.{block}", f"{head}.{self._shared(head, block, 1)}.linear", self._size)
+        self._same_embeddings("input_embed_fn.weight")
         layer = None
         if any(name.startswith("prefix_embeding_layer.") for name in self._names):
             self._drop("prefix_embeding_layer.embed_tokens.weight")
@@ -192,7 +193,7 @@ class _Conversion:
         layer = self._layer(begin, "blk.0.", 2 * self._size, eagle=True)
         self._rope_factors(layer.head_dim, layer.rope_theta)
         self._vector("output_norm.weight", "norm.weight")
-        self._same_embeddings()
+        self._same_embeddings("embed_tokens.weight")
         kept = self._selection.ids(self._header, own)
         rows = np.searchsorted(np.sort(own), kept)
         self._rows(OWN_OUTPUT, "lm_head.weight", np.argsort(own)[rows], len(own))
@@ -342,6 +343,8 @@ class _Conversion:
         layers, said = self._target.layers, self._config.get("eagle_aux_hidden_state_layer_ids")
         if said is None and isinstance(inner := self._config.get("eagle_config"), dict):
             said = inner.get("eagle_aux_hidden_state_layer_ids")
+            if isinstance(said, list) and said[:1] == [1]:  # SGLang's: layers whose outputs are joined
+                said = [layer + 1 for layer in said if type(layer) is int]
         chosen = [2, layers // 2, layers - 3] if said is None else said
         if not isinstance(chosen, list) or len(chosen) != 3 or not all(
             type(layer) is int and 0 <= layer < layers for layer in chosen
@@ -349,15 +352,15 @@ class _Conversion:
             self._refuse(f"it joins the layers {chosen} of {layers}")
         return tuple(chosen)
 
-    def _same_embeddings(self) -> None:
+    def _same_embeddings(self, name: str) -> None:
         """Refuse embeddings other than the target's, which are used."""
-        if "embed_tokens.weight" not in self._names:
+        if name not in self._names:
             return
-        shape = self._shape("embed_tokens.weight")
+        shape = self._shape(name)
         if len(shape) != 2 or shape[1] != self._size or not shape[0]:
             self._refuse(f"its embeddings have the shape {shape}")
         ids = np.linspace(0, min(shape[0], self._header.n_vocab) - 1, _SAMPLE).astype(int)
-        theirs = np.asarray(self._taken("embed_tokens.weight")[ids], np.float32).ravel()
+        theirs = np.asarray(self._taken(name)[ids], np.float32).ravel()
         ours = self._target.embeddings(ids.tolist()).ravel()
         scale = float(np.linalg.norm(theirs) * np.linalg.norm(ours))
         if not scale or float(theirs @ ours) / scale < _SAME:

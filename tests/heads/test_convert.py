@@ -233,6 +233,32 @@ def test_what_would_compute_something_else_is_refused(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("dropout", [False, True])
+def test_embeddings_that_hydra_is_saved_with(dropout: bool, header: Header) -> None:
+    """The module of the target's embeddings is one of Hydra's own, so that PyTorch saves it too."""
+    tensors = published.hydra(SIZE, N_VOCAB)
+    if not dropout:  # the heads without a prefix layer have none, so that blocks and LM heads have other numbers
+        tensors = {re.sub(r"^(hydra_mlp\.\d+)\.1", r"\1.0", name): each for name, each in tensors.items()}
+        tensors = {re.sub(r"^(hydra_lm_head\.\d+)\.1", r"\1", name): each for name, each in tensors.items()}
+    plain = converted(tensors, header)
+    rows = TargetWeights(header).embeddings(range(N_VOCAB))
+    heads = converted({**tensors, "input_embed_fn.weight": rows}, header)
+    assert set(heads.tensors) == set(plain.tensors) and "heads.2.output.bias" in heads.tensors
+    foreign = published.random(N_VOCAB, SIZE, seed=77)
+    with pytest.raises(UnsupportedModel, match="its embeddings are not the target's"):
+        converted({**tensors, "input_embed_fn.weight": foreign}, header)
+
+
+def test_layers_that_are_counted_by_their_outputs(header: Header) -> None:
+    """SGLang's drafts list layers whose outputs are joined where the first is 1: the inputs of the next ones."""
+    tensors, key = published.eagle3(SIZE, KEPT, N_VOCAB), "eagle_aux_hidden_state_layer_ids"
+    assert converted(tensors, header, config={key: [1, 0, 1]}).spec.states == (1, 0, 1)
+    assert converted(tensors, header, config={"eagle_config": {key: [0, 0, 1]}}).spec.states == (0, 0, 1)
+    for nested, read in (([1, 0, 0], [2, 1, 1]), ([1, "2", 0], [2, 1])):
+        with pytest.raises(UnsupportedModel, match=re.escape(f"it joins the layers {read} of 2")):
+            converted(tensors, header, config={"eagle_config": {key: nested}})
+
+
 def test_the_target_s_own_embeddings_need_not_be_kept(header: Header) -> None:
     rows = TargetWeights(header).embeddings(range(N_VOCAB))
     tensors = {**published.eagle3(SIZE, KEPT, N_VOCAB), "embed_tokens.weight": rows.astype(np.float16)}
