@@ -100,8 +100,8 @@ prefix_cache_option = _option(
 _MODEL_OPTIONS = (
     model_option,
     _option("-d", "--drafter", default="auto", show_default=True, metavar="DRAFTER", shell_complete=_complete_drafter,
-                 help="Drafter: auto, none, anpd, suffix, recycle, aded, a drafter model (.gguf or alias), or several "
-                 "joined by +."),
+                 help="Drafter: auto, none, anpd, suffix, recycle, aded, a drafter model or heads (.gguf or alias), or "
+                 "several joined by +."),
     _option("--ctx", type=int, metavar="N", help="Context length in tokens. Default: the model's, at most 8192."),
     threads_option,
     gpu_layers_option,

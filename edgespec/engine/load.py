@@ -33,17 +33,17 @@ def load(
     """Load a target with its drafters.
 
     `model`: a path to a .gguf or an alias; None is the small default model. `drafter`: `auto`, `none`, `anpd`,
-    `suffix`, `recycle`, `aded`, a drafter model (a .gguf, plain or trimmed, or an alias), several joined by `+`, or a
-    drafter of your own (an object that implements `Drafter`). `n_ctx`: tokens of prompt and answer together (default:
-    the smaller of the model's own and 8192). `threads`: default, the physical fast cores. `gpu_layers`: default, all of
-    them where there is a GPU. `kv_type` (f16, q8_0, ...) and `flash_attention` (auto, on, off) are llama.cpp's.
-    `exact`: draft only as many tokens as a forward pass checks with logits bit-identical to single-token decoding
-    (`engine.context.max_rows`, which a self-test finds once for a model on a machine). Text then cannot differ, as long
-    as answers are decoded one after the other; keys and values are stored as f16 and bf16. `cache_dir`: where profiles
-    and prefixes are stored (default: the user's cache directory). `prefix_cache`: store on disk what is read of long
-    prompts, so that later prompts which begin alike are read faster, in other processes too. True allows a tenth of the
-    free space, at most 4 GB; a number is the bound in GB. It is off by default, since prompts are then on disk,
-    readable by their owner.
+    `suffix`, `recycle`, `aded`, a drafter model (a .gguf, plain or trimmed, or an alias), heads (a .gguf), several
+    joined by `+`, or a drafter of your own (an object that implements `Drafter`). `n_ctx`: tokens of prompt and
+    answer together (default: the smaller of the model's own and 8192). `threads`: default, the physical fast cores.
+    `gpu_layers`: default, all of them where there is a GPU. `kv_type` (f16, q8_0, ...) and `flash_attention` (auto,
+    on, off) are llama.cpp's. `exact`: draft only as many tokens as a forward pass checks with logits bit-identical to
+    single-token decoding (`engine.context.max_rows`, which a self-test finds once for a model on a machine). Text
+    then cannot differ, as long as answers are decoded one after the other; keys and values are stored as f16 and
+    bf16. `cache_dir`: where profiles and prefixes are stored (default: the user's cache directory). `prefix_cache`:
+    store on disk what is read of long prompts, so that later prompts which begin alike are read faster, in other
+    processes too. True allows a tenth of the free space, at most 4 GB; a number is the bound in GB. It is off by
+    default, since prompts are then on disk, readable by their owner.
 
     Raises ModelError (no such file, malformed, unsupported) and InvalidRequest, which a context that cannot fit into
     memory is too; where memory is short, a warning is logged. The first load of a file runs in a child process too,
