@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from edgespec.core import Drafter
 from edgespec.drafters.aded import Aded
@@ -11,6 +10,7 @@ from edgespec.drafters.anpd import Anpd
 from edgespec.drafters.recycling import Recycle
 from edgespec.drafters.suffix import Suffix
 from edgespec.errors import UnknownDrafter
+from edgespec.system.files import names_file
 
 _AUTO = ("suffix",)
 KNOWN: dict[str, Callable[[], Drafter]] = {"anpd": Anpd, "suffix": Suffix, "recycle": Recycle, "aded": Aded}
@@ -27,7 +27,7 @@ def names_of(names: str) -> tuple[str, ...]:
 def _split(pieces: list[str]) -> Iterator[str]:
     """The names, where the path of an existing file may hold a + of its own."""
     while pieces:
-        length = next((n for n in range(len(pieces), 1, -1) if Path("+".join(pieces[:n])).is_file()), 1)
+        length = next((n for n in range(len(pieces), 1, -1) if names_file("+".join(pieces[:n]))), 1)
         yield "+".join(pieces[:length])
         pieces = pieces[length:]
 

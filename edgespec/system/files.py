@@ -42,6 +42,11 @@ def expanded_path(name: str) -> Path:
     return Path(name)
 
 
+def names_file(name: str) -> bool:
+    """Whether `name` is the path of an existing file; one that is too long for a path, or has a NUL, is none."""
+    return os.path.isfile(name)  # noqa: PTH113 - Path.is_file raises for such names
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it replaces `path` at the end, and is removed after an exception."""

@@ -103,3 +103,9 @@ def test_llama_says_the_same_with_drafts(smollm2: Path, tmp_path: Path) -> None:
     # without flash attention, as `Llama` has it: rounding depends on it
     with edgespec.load(smollm2, drafter="none", cache_dir=tmp_path, n_ctx=256, flash_attention="off") as engine:
         assert_same_answer(engine, tokens, plain, drafted, SamplingParams())
+
+
+@pytest.mark.parametrize("drafter", ["x" * 5000, "a+" + "0" * 5000 + "+b", "nul\0+nul", [10**300, "a+b"]])
+def test_a_name_that_no_file_can_have_is_no_drafter(drafter: Any) -> None:
+    with pytest.raises(UnknownDrafter, match="no drafter"):
+        DraftModel(drafter)
