@@ -105,10 +105,15 @@ class Weight:
     data: Any
 
     def check(self, name: str, *shape: int) -> Weight:
-        """This weight, if it has that shape and as many bytes as that takes. Raises InvalidRequest."""
+        """This weight, if it has that shape and a type that heads are computed in. Raises InvalidRequest.
+
+        Matrices have a type of `TYPES`, vectors are f32: on others ggml ends the process.
+        """
         elements, size = BLOCKS.get(self.kind, (0, 0))
         if self.shape != shape or not elements or shape[-1] % elements:
             raise InvalidRequest(f"{name} has shape {self.shape} in ggml type {self.kind}: it must be {shape}")
+        if self.kind not in ((F32,) if len(shape) == 1 else TYPES.values()):
+            raise InvalidRequest(f"{name} has the ggml type {self.kind}, and heads are computed in others")
         expected = int(np.prod(shape)) // elements * size
         if memoryview(self.data).nbytes != expected:
             raise InvalidRequest(f"{name} has {memoryview(self.data).nbytes} bytes: it must have {expected}")

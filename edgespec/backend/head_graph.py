@@ -110,10 +110,12 @@ class HeadGraph:
     def _computed(self, kind: str, head: int, rows: int, inputs: list[Any], result: tuple[int, int]) -> Row:
         if not self._weights:
             raise InvalidRequest("the heads are closed")
-        graph, tensors, output = self._graph(kind, head, rows)
+        if self.shape.kind != kind != "prefix":
+            raise InvalidRequest(f"{kind} heads are asked for, and these are {self.shape.kind}")
         width = (head + 2 if kind == "hydra" else 1) * self.shape.hidden_size
-        if inputs[0].shape != (rows, width):
-            raise InvalidRequest(f"inputs of shape {inputs[0].shape}: they must be ({rows}, {width})")
+        if rows < 1 or inputs[0].shape != (rows, width):
+            raise InvalidRequest(f"inputs of shape {inputs[0].shape}: they must be ({max(rows, 1)}, {width})")
+        graph, tensors, output = self._graph(kind, head, rows)
         fill(tensors[0], np.asarray(inputs[0], np.float32))
         for tensor, values in zip(tensors[1:], inputs[1:], strict=True):
             fill(tensor, values)
@@ -123,8 +125,6 @@ class HeadGraph:
     def _graph(self, kind: str, head: int, rows: int) -> _Graph:
         key = (kind, head, rows)
         if key not in self._graphs:
-            if self.shape.kind != kind != "prefix":
-                raise InvalidRequest(f"{kind} heads are asked for, and these are {self.shape.kind}")
             build: Callable[[Any, int, int], tuple[list[Tensor], Tensor, list[Tensor]]]
             build = {"medusa": self._medusa, "hydra": self._hydra, "prefix": self._prefix}[kind]
             context = self._cpu.context(_TENSORS)

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgespec.backend.ggml import TYPES, Weight, dequantize_rows, quantize_rows
+from edgespec.backend.ggml import I32, I64, TYPES, Weight, dequantize_rows, quantize_rows
 from edgespec.backend.head_graph import HeadGraph, HeadShape, PrefixShape, expected_tensors
 from edgespec.errors import InvalidRequest
+from edgespec.gguf.reader import BLOCKS
 from tests.heads.reference import Reference
 
 LAYER = PrefixShape(4, 2, 16, 96, 10000.0, 1e-5)
@@ -146,6 +147,8 @@ def test_what_ggml_would_end_the_process_for_is_refused(plus: HeadGraph) -> None
     calls: list[tuple[Callable[[], object], str]] = [
         (lambda: plus.hydra(4, random_rows(1, 64 * 6)), "head 4 of 4"),
         (lambda: plus.hydra(1, random_rows(1, 64)), r"inputs of shape \(1, 64\): they must be \(1, 192\)"),
+        (lambda: plus.hydra(0, random_rows(0, 128)), r"inputs of shape \(0, 128\): they must be \(1, 128\)"),
+        (lambda: plus.hydra(0, random_rows(128)), r"inputs of shape \(128,\): they must be \(128, 128\)"),
         (lambda: plus.medusa(random_rows(64)), "medusa heads are asked for, and these are hydra"),
         (lambda: plus.prefix(random_rows(1, 64), 8), "1 states after 8: the prefix layer holds 8"),
         (lambda: plus.prefix(random_rows(0, 64), 0), "0 states after 0"),
@@ -175,3 +178,38 @@ def test_shapes_that_do_not_fit_are_refused(changes: dict[str, Any], reason: str
     weights, _ = heads_of(PLUS)
     with pytest.raises(InvalidRequest, match=reason):
         HeadGraph(weights, replace(PLUS, **changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("heads.0.0.bias", TYPES["f16"]),
+        ("prefix.attn_norm.weight", TYPES["q8_0"]),
+        ("prefix.ffn_norm.weight", I32),
+        ("heads.0.0.weight", I32),
+        ("output.weight", I64),
+    ],
+)
+def test_types_that_ggml_would_end_the_process_for_are_refused(name: str, number: int) -> None:
+    weights, _ = heads_of(PLUS)
+    shape = weights[name].shape
+    elements, size = BLOCKS[number]
+    weights[name] = Weight(number, shape, bytes(int(np.prod(shape)) // elements * size))
+    with pytest.raises(InvalidRequest, match=f"{name} has the ggml type {number}, and heads are computed in others"):
+        HeadGraph(weights, PLUS)
+
+
+@pytest.mark.parametrize("hidden_size", [576, 1536])
+@pytest.mark.parametrize("kind", TOLERANCES)
+def test_sizes_of_real_targets(hidden_size: int, kind: str) -> None:
+    """576 is a multiple of the 32 numbers of a block, and not of 256."""
+    for shape in (replace(MEDUSA, hidden_size=hidden_size), replace(PLUS, hidden_size=hidden_size, count=2, depth=1)):
+        weights, reference = heads_of(shape, kind)
+        with closing(HeadGraph(weights, shape, positions=16)) as heads:
+            if shape.kind == "medusa":
+                state = random_rows(hidden_size)
+                assert near(heads.medusa(state), reference.medusa(state), kind)
+                continue
+            inputs, states = random_rows(2, 3 * hidden_size), random_rows(5, hidden_size)
+            assert near(heads.hydra(1, inputs), reference.hydra(1, inputs), kind)
+            assert near(heads.prefix(states, 0), reference.prefix(states), kind)
