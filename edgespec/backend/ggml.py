@@ -7,6 +7,7 @@ caller before: shapes, types, and rows that are no multiple of a block.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -139,6 +140,7 @@ class Cpu:
         if address:
             ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int)(address)(self._backend, threads)
         self._buffer_type = _function("ggml_backend_get_default_buffer_type", ctypes.c_void_p, "p")(self._backend)
+        self._device, self._repacking = device, _repacking(registry, device)
 
     def close(self) -> None:
         """Free everything that was made here."""
@@ -154,13 +156,26 @@ class Cpu:
         self._free.append((_function("ggml_free", None, "p"), context))
         return context
 
-    def allocate(self, context: Any) -> None:
-        """Allocate all tensors of a context, filled with zeros."""
-        buffer = _function("ggml_backend_alloc_ctx_tensors", ctypes.c_void_p, "pp")(context, self._backend)
-        if not buffer:
-            raise EvaluationError("there is no memory for the heads")
+    def allocate(self, context: Any, *, repacked: bool = False) -> None:
+        """Allocate all tensors of a context, filled with zeros; `repacked` only those that `repacks` is true of."""
+        buffer = _allocated(context, self._repacking if repacked else self._buffer_type)
         self._free.append((_function("ggml_backend_buffer_free", None, "p"), buffer))
         _function("ggml_backend_buffer_clear", None, "pB")(buffer, 0)
+
+    def repacks(self, kind: int, *shape: int) -> bool:
+        """Whether a matrix has a form in which products of one row read it faster here, as llama.cpp's own have.
+
+        ggml is asked with a tensor of that shape: filling one that has no such form ends the process.
+        """
+        if self._repacking is None or len(shape) != 2 or kind in (F32, F16):
+            return False
+        context = self.context(3)
+        matrix = new_tensor(context, kind, *shape)
+        buffer = _allocated(context, self._repacking)
+        product = op("mul_mat", "pp")(context, matrix, new_tensor(context, F32, 1, shape[1]))
+        supported = _function("ggml_backend_dev_supports_op", ctypes.c_bool, "pp")(self._device, product)
+        _function("ggml_backend_buffer_free", None, "p")(buffer)
+        return bool(supported)
 
     def graph(self, context: Any, *outputs: Tensor) -> Any:
         """A graph that computes the outputs, with memory for what is between."""
@@ -178,6 +193,32 @@ class Cpu:
         """Compute a graph. Raises EvaluationError where ggml fails."""
         if status := _function("ggml_backend_graph_compute", ctypes.c_int, "pp")(self._backend, graph):
             raise EvaluationError(f"the heads could not be computed (ggml status {status})")
+
+
+def _repacking(registry: Any, device: Any) -> Any:
+    """The CPU's buffer type that repacks matrices; None where this build has none."""
+    address = _function("ggml_backend_reg_get_proc_address", ctypes.c_void_p, "ps")(
+        registry, b"ggml_backend_dev_get_extra_bufts"
+    )
+    if not address:
+        return None
+    types = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)(address)(device)
+    name = _function("ggml_backend_buft_name", ctypes.c_char_p, "p")
+    for index in itertools.count():
+        if not types[index]:
+            return None
+        if name(types[index]) == b"CPU_REPACK":
+            return types[index]
+    return None
+
+
+def _allocated(context: Any, buffer_type: Any) -> Any:
+    """A buffer of a type with all tensors of a context."""
+    allocate = _function("ggml_backend_alloc_ctx_tensors_from_buft", ctypes.c_void_p, "pp")
+    buffer = allocate(context, buffer_type)
+    if not buffer:
+        raise EvaluationError("there is no memory for the heads")
+    return buffer
 
 
 def _release(made: list[tuple[Callable[[Any], object], Any]]) -> None:

@@ -69,12 +69,18 @@ class HeadGraph:
         self.positions = positions
         self._cpu = Cpu(threads)
         self._graphs: dict[tuple[str, int, int], _Graph] = {}
-        context = self._cpu.context(len(checked) + 2)
-        self._weights = {name: new_tensor(context, weight.kind, *weight.shape) for name, weight in checked.items()}
+        repacked = {name for name, weight in checked.items() if self._cpu.repacks(weight.kind, *weight.shape)}
+        context, other = self._cpu.context(len(checked) + 2), self._cpu.context(len(repacked))
+        self._weights = {
+            name: new_tensor(other if name in repacked else context, weight.kind, *weight.shape)
+            for name, weight in checked.items()
+        }
         if (layer := shape.prefix) is not None:
             size = layer.head_count_kv * layer.head_dim
             self._keys, self._values = (new_tensor(context, F32, positions, size) for _ in range(2))
         self._cpu.allocate(context)
+        if repacked:
+            self._cpu.allocate(other, repacked=True)
         for name, weight in checked.items():
             fill(self._weights[name], weight.data)
 

@@ -72,3 +72,38 @@ def test_a_graph_is_computed_as_often_as_wanted() -> None:
 def test_a_function_that_this_build_lacks_is_an_error_of_one_line() -> None:
     with pytest.raises(UnsupportedModel, match="has no ggml_frobnicate, which heads need"):
         op("frobnicate", "p")
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 5, 8])
+@pytest.mark.parametrize("columns", [32, 576])
+def test_products_of_a_repacked_matrix_are_those_of_the_plain_one(rows: int, columns: int) -> None:
+    """One to three rows go another way in ggml than four and more."""
+    random = np.random.default_rng(rows)
+    data = quantize_rows(random.standard_normal((72, columns)).astype(np.float32), "q4_0")
+    inputs, products = random.standard_normal((rows, columns)).astype(np.float32), []
+    for repacked in (False, True):
+        cpu = Cpu(1)
+        if repacked and not cpu.repacks(TYPES["q4_0"], 72, columns):
+            pytest.skip("this processor has no such form")
+        context, step = cpu.context(1), cpu.context(4)
+        weight = new_tensor(context, TYPES["q4_0"], 72, columns)
+        cpu.allocate(context, repacked=repacked)
+        fill(weight, data)
+        x = new_input(step, TYPES["f32"], rows, columns)
+        product = op("mul_mat", "pp")(step, weight, x)
+        graph = cpu.graph(step, product)
+        fill(x, inputs)
+        cpu.compute(graph)
+        products.append(read(product, rows, 72))
+        cpu.close()
+    exact = inputs @ dequantize_rows(data, TYPES["q4_0"], 72, columns).T
+    for computed in products:
+        assert np.sqrt(((computed - exact) ** 2).mean()) <= 0.03 * np.sqrt((exact**2).mean())
+
+
+def test_matrices_that_have_no_other_form_are_left_as_they_are() -> None:
+    cpu = Cpu(1)
+    assert not any(cpu.repacks(TYPES[kind], 64, 64) for kind in ("f32", "f16"))
+    assert not cpu.repacks(TYPES["q4_0"], 61, 64)
+    assert not cpu.repacks(TYPES["q4_0"], 64)
+    cpu.close()
