@@ -82,10 +82,12 @@ def chosen_tokens(
     return select_ids(ranking, forced_tokens(header.part), min(size, header.n_vocab))
 
 
-def read_answers(data: HeadData, states: Sequence[str], kept: TokenIds, n_vocab: int, tokens: int | None) -> Answers:
+def read_answers(
+    data: HeadData, states: Sequence[str], kept: TokenIds, n_vocab: int, tokens: int | None, *, every: bool = False
+) -> Answers:
     """The answers of a data set, with at most some `tokens` tokens to train on; loops are neither trained nor held out.
 
-    Raises InvalidRequest where there are none to train on or none to measure by.
+    `every`: all of them are held out. Raises InvalidRequest where there are none to train on or none to measure by.
     """
     kept_index = np.full(n_vocab, len(kept), np.int32)
     kept_index[kept] = np.arange(len(kept))
@@ -93,11 +95,11 @@ def read_answers(data: HeadData, states: Sequence[str], kept: TokenIds, n_vocab:
     measured: list[Example] = []
     looping: list[Example] = []
     for example in _examples(data, states, kept_index, len(kept)):
-        if held_out(example.prompt):
+        if every or held_out(example.prompt):
             (looping if example.looping else measured).append(example)
         elif not example.looping:
             train.append(example)
-    if not train or not measured:
+    if not (train or every) or not measured:
         raise InvalidRequest(
             f"{data.directory}: {len(train)} answers to train on and {len(measured)} to measure by (a twentieth of the "
             "prompts): collect more"
@@ -211,12 +213,26 @@ def train(
 
 
 def evaluate(
-    data: HeadData, header: Header, heads: HeadsFile, *, nodes: int | None = None, device: str = "cpu"
+    data: HeadData,
+    header: Header,
+    heads: HeadsFile,
+    *,
+    nodes: int | None = None,
+    every: bool = False,
+    device: str = "cpu",
 ) -> Measured:
-    """Replay the held-out answers of a data set with heads of the target with this header.
+    """Replay the held-out answers of a data set with heads of the target with this header; `every`: all answers.
 
     `nodes`: with draft trees of so many nodes, too. Raises InvalidRequest, UnsupportedModel.
     """
+    module, shared, answers = opened(data, header, heads, every=every, device=device)
+    return measure(module, shared, answers, nodes)
+
+
+def opened(
+    data: HeadData, header: Header, heads: HeadsFile, *, every: bool = False, device: str = "cpu"
+) -> tuple[HeadsModule, Shared, Answers]:
+    """Heads with what they share with their target, and the answers to replay; see `evaluate`."""
     _checked_target(data, header)
     heads.spec.check(header)
     states = [f"layer.{layer}" for layer in heads.spec.states] or [LAST]
@@ -226,9 +242,8 @@ def evaluate(
         )
     module = module_of(heads).to(device)
     kept: TokenIds = heads.kept_ids.astype(np.int32)
-    answers = read_answers(data, states, kept, header.n_vocab, None)
-    shared = shared_with(TargetWeights(header), kept, answers.tokens(), device)
-    return measure(module, shared, answers, nodes)
+    answers = read_answers(data, states, kept, header.n_vocab, None, every=every)
+    return module, shared_with(TargetWeights(header), kept, answers.tokens(), device), answers
 
 
 def measure(module: HeadsModule, shared: Shared, answers: Answers, nodes: int | None = None) -> Measured:

@@ -53,6 +53,10 @@ def test_from_answers_to_heads_and_their_replay(here: Path) -> None:
     assert result.stdout.splitlines()[1] == shown.stdout.splitlines()[0]
     result = heads("evaluate", "h.gguf", "data", "-m", "tiny.gguf", "--threads", "1", "--json")
     assert set(json.loads(result.stdout)) == {"chain", "looping"}
+    whole = json.loads(
+        heads("evaluate", "h.gguf", "data", "-m", "tiny.gguf", "--threads", "1", "--json", "--all").stdout
+    )
+    assert whole["chain"]["tokens"] > 5 * json.loads(result.stdout)["chain"]["tokens"]
 
 
 def test_outputs_are_not_replaced_unasked(here: Path) -> None:

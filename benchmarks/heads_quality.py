@@ -1,0 +1,113 @@
+"""Acceptance of trained heads by replay: on held-out answers, on Spec-Bench's, and on answers that loop.
+
+    edgespec heads collect -m TARGET.gguf --prompts SPEC_BENCH.jsonl -n 128 -o SPEC_DATA
+    python -m benchmarks.heads_quality -m TARGET.gguf --data DATA --spec SPEC_DATA --prompts SPEC_BENCH.jsonl \\
+        --json OUT.json LEARNED.gguf...
+
+DATA is what the heads were trained on: the answers to a twentieth of its prompts were held out. Of SPEC_DATA, no answer
+was seen. The figures are counts: other programs may run meanwhile. Needs the extra `train`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from benchmarks.common import begun, digest, save, subtask
+from edgespec.gguf.validate import read_header
+from edgespec.heads.dataset import HeadData
+from edgespec.heads.examples import Example
+from edgespec.heads.format import HeadsFile, read_heads
+from edgespec.heads.modules import HeadsModule
+from edgespec.heads.pipeline import data_digest, opened
+from edgespec.heads.replay import Replayed, replay
+from edgespec.heads.shared import Shared
+from edgespec.system.prompts import read_prompts
+
+WHAT = "acceptance of trained heads by replay"
+
+NODES = 16
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("-m", "--model", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--data", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--spec", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--prompts", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--threads", type=int, default=1, show_default=True)
+@click.option("--json", "out", type=click.Path(path_type=Path))
+def main(
+    files: tuple[Path, ...], model: Path, data: Path, spec: Path, prompts: Path, threads: int, out: Path | None
+) -> None:
+    """One entry for each file of heads."""
+    torch.set_num_threads(threads)
+    header = read_header(model)
+    trained_on, unseen = HeadData(data), HeadData(spec)
+    settings = {"data": data_digest(trained_on), "spec": data_digest(unseen), "prompts": digest(prompts)}
+    results: dict[str, Any] = begun(out, WHAT, [model], settings, holds="results").get("results", {})
+    categories = [subtask(prompt["category"]) for prompt in read_prompts(prompts)]
+    for path in (file for file in files if file.stem not in results):
+        heads = read_heads(path)
+        module, shared, answers = opened(trained_on, header, heads)
+        held_out = measured(module, shared, answers.held_out)
+        loops = figures(replay(module, shared, answers.looping))
+        module, shared, answers = opened(unseen, header, heads, every=True)
+        of_subtask: dict[str, list[Example]] = {}
+        for example in answers.held_out:
+            of_subtask.setdefault(categories[example.prompt], []).append(example)
+        results[path.stem] = {
+            **described(heads, path),
+            "held_out": held_out,
+            "looping": loops,
+            "spec_bench": measured(module, shared, answers.held_out),
+            "spec_bench_looping": figures(replay(module, shared, answers.looping)),
+            "subtasks": {name: figures(replay(module, shared, of_subtask[name])) for name in sorted(of_subtask)},
+        }
+        show(path.stem, results[path.stem])
+        save(out, WHAT, [model], {"settings": settings, "results": results}, quiet=True)
+
+
+def described(heads: HeadsFile, path: Path) -> dict[str, Any]:
+    """What was trained, and on how much."""
+    provenance = heads.spec.provenance
+    kind = "hydra++" if heads.spec.kind == "hydra" and heads.spec.layer is not None else heads.spec.kind
+    return {
+        "kind": kind,
+        "tokens": provenance["tokens"],
+        "epochs": len(provenance["epochs"]),
+        "kept": len(heads.kept_ids),
+        "bytes": path.stat().st_size,
+    }
+
+
+def measured(module: HeadsModule, shared: Shared, examples: list[Example]) -> dict[str, Any]:
+    """Chains, and trees of NODES nodes."""
+    chain, tree = replay(module, shared, examples), replay(module, shared, examples, NODES)
+    return {"chain": figures(chain), "tree": figures(tree)}
+
+
+def figures(result: Replayed) -> dict[str, Any]:
+    """A replay as JSON."""
+    return {**asdict(result), "mean_acceptance_length": result.mean_length, "acceptance_by_position": result.rates}
+
+
+def show(name: str, result: dict[str, Any]) -> None:
+    """One line for people."""
+    rates = " ".join(f"{rate:.2f}" for rate in result["spec_bench"]["chain"]["acceptance_by_position"])
+    lengths = (
+        f"{where} {result[where]['chain']['mean_acceptance_length']:.3f}, tree "
+        f"{result[where]['tree']['mean_acceptance_length']:.3f}"
+        for where in ("spec_bench", "held_out")
+    )
+    print(
+        f"{name}: {result['kind']} of {result['tokens']} tokens; {'; '.join(lengths)}; Spec-Bench by position {rates}"
+    )
+
+
+if __name__ == "__main__":
+    main()
