@@ -57,7 +57,10 @@ def heads_for(target: LlamaModel) -> Path | None:
     if not folder.is_dir():
         return None
     header = read_header(target.path)
-    digits = Belongs.of(header).fingerprint[:16]
+    try:
+        digits = Belongs.of(header).fingerprint[:16]
+    except UnsupportedModel:  # nobody can have made heads for it
+        return None
     found: list[tuple[float, Path]] = []
     for path in sorted(folder.glob(f"*-{digits}.gguf")):
         try:

@@ -58,7 +58,7 @@ class Belongs:
 
     @classmethod
     def of(cls, header: Header) -> Belongs:
-        """What heads of the model with this header belong to."""
+        """What heads of the model with this header belong to. Raises UnsupportedModel where it has no 32-bit norms."""
         values, name = header.part.values, header.architecture
         return cls(
             name, int(values[f"{name}.embedding_length"]), int(values[f"{name}.block_count"]), header.n_vocab,  # type: ignore[arg-type]
@@ -218,6 +218,11 @@ def _norms_hash(parts: Sequence[Part]) -> str:
     digest = hashlib.sha256()
     norms = {tensor.name: (part, tensor) for part in parts for tensor in part.tensors
              if tensor.name.endswith("norm.weight") and tensor.type == F32}  # fmt: skip
+    if not norms:
+        raise UnsupportedModel(
+            f"{parts[0].path.name} has no 32-bit norms, by which heads know their target: use a file that llama.cpp's "
+            "own converter and llama-quantize made"
+        )
     for name, (part, tensor) in sorted(norms.items()):
         with part.path.open("rb") as file:
             file.seek(data_start(part) + tensor.offset)

@@ -81,6 +81,14 @@ def test_heads_belong_to_their_target_in_every_quantization(tmp_path: Path) -> N
             replace(spec, target=replace(spec.target, **change)).check(model)
 
 
+def test_a_target_that_nothing_identifies_has_no_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = read_header(tiny_model(tmp_path / "m.gguf"))
+    spec = spec_of(tmp_path / "m.gguf")
+    monkeypatch.setattr("edgespec.heads.format.F32", 1)  # as if all norms had another type
+    with pytest.raises(UnsupportedModel, match=r"m\.gguf has no 32-bit norms"):
+        spec.check(model)
+
+
 def test_a_model_is_no_heads_file(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match="'llama' is no file of heads"):
         read_heads(tiny_model(tmp_path / "m.gguf"))
