@@ -10,20 +10,22 @@ was seen. The figures are counts: other programs may run meanwhile. Needs the ex
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 
 from benchmarks.common import begun, digest, save, subtask
-from edgespec.gguf.validate import read_header
+from edgespec.gguf.validate import Header, read_header
 from edgespec.heads.dataset import HeadData
 from edgespec.heads.examples import Example
 from edgespec.heads.format import HeadsFile, read_heads
 from edgespec.heads.modules import HeadsModule
-from edgespec.heads.pipeline import data_digest, opened
+from edgespec.heads.pipeline import chosen_tokens, data_digest, opened
 from edgespec.heads.replay import Replayed, replay
 from edgespec.heads.shared import Shared
 from edgespec.system.prompts import read_prompts
@@ -39,16 +41,31 @@ NODES = 16
 @click.option("--data", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--spec", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option("--prompts", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option(
+    "--sizes", default="", help="Replay also with the LM head cut to so many rows each, by their use in DATA."
+)
 @click.option("--threads", type=int, default=1, show_default=True)
 @click.option("--json", "out", type=click.Path(path_type=Path))
 def main(
-    files: tuple[Path, ...], model: Path, data: Path, spec: Path, prompts: Path, threads: int, out: Path | None
+    files: tuple[Path, ...],
+    model: Path,
+    data: Path,
+    spec: Path,
+    prompts: Path,
+    sizes: str,
+    threads: int,
+    out: Path | None,
 ) -> None:
     """One entry for each file of heads."""
     torch.set_num_threads(threads)
     header = read_header(model)
     trained_on, unseen = HeadData(data), HeadData(spec)
-    settings = {"data": data_digest(trained_on), "spec": data_digest(unseen), "prompts": digest(prompts)}
+    settings = {
+        "sizes": sizes,
+        "data": data_digest(trained_on),
+        "spec": data_digest(unseen),
+        "prompts": digest(prompts),
+    }
     results: dict[str, Any] = begun(out, WHAT, [model], settings, holds="results").get("results", {})
     categories = [subtask(prompt["category"]) for prompt in read_prompts(prompts)]
     for path in (file for file in files if file.stem not in results):
@@ -68,6 +85,8 @@ def main(
             "spec_bench_looping": figures(replay(module, shared, answers.looping)),
             "subtasks": {name: figures(replay(module, shared, of_subtask[name])) for name in sorted(of_subtask)},
         }
+        rows = [int(size) for size in sizes.split(",") if size]
+        results[path.stem]["rows"] = {size: of_rows(trained_on, unseen, header, heads, size) for size in rows}
         show(path.stem, results[path.stem])
         save(out, WHAT, [model], {"settings": settings, "results": results}, quiet=True)
 
@@ -89,6 +108,14 @@ def measured(module: HeadsModule, shared: Shared, examples: list[Example]) -> di
     """Chains, and trees of NODES nodes."""
     chain, tree = replay(module, shared, examples), replay(module, shared, examples, NODES)
     return {"chain": figures(chain), "tree": figures(tree)}
+
+
+def of_rows(trained_on: HeadData, unseen: HeadData, header: Header, heads: HeadsFile, size: int) -> dict[str, Any]:
+    """Chains with other rows of the LM head, which is the target's own and was not trained."""
+    other = copy(heads)
+    other.kept_ids = chosen_tokens(trained_on, header, size).astype(np.int64)
+    module, shared, answers = opened(unseen, header, other, every=True)
+    return figures(replay(module, shared, answers.held_out))
 
 
 def figures(result: Replayed) -> dict[str, Any]:

@@ -288,6 +288,43 @@ def acceptance(result: Result) -> str:
     return table(["drafter", "nodes at most", "nodes a pass", "tokens a pass", *subtasks], rows)
 
 
+def heads_quality(result: Result) -> str:
+    """Trained heads by replay: lengths on Spec-Bench and on held-out answers, and acceptance by position."""
+    rows = []
+    for found in result["results"].values():
+        chain = found["spec_bench"]["chain"]
+        lengths = [found["spec_bench"][form]["mean_acceptance_length"] for form in ("chain", "tree")] + [
+            found["held_out"][form]["mean_acceptance_length"] for form in ("chain", "tree")
+        ]
+        loops = [found[where]["mean_acceptance_length"] for where in ("spec_bench_looping", "looping")]
+        rates = " ".join(f"{rate:.2f}" for rate in chain["acceptance_by_position"])
+        rows.append(
+            [f"`{found['kind']}`", f"{found['tokens'] / 1000:.0f}k", *(f"{value:.2f}" for value in lengths), rates,
+             *(f"{value:.2f}" for value in loops)]
+        )  # fmt: skip
+    head = ["heads", "trained on", "Spec-Bench, chain", "tree", "held out, chain", "tree", "by position"]
+    shown = table([*head, "loops of Spec-Bench", "held-out loops"], rows)
+    parts = [shown, _by_subtask(result["results"])]
+    if rows := [
+        [f"`{found['kind']}`", str(size), f"{replayed['mean_acceptance_length']:.3f}"]
+        for found in result["results"].values()
+        for size, replayed in found["rows"].items()
+    ]:
+        parts.append(table(["heads", "rows of the LM head", "Spec-Bench, chain"], rows))
+    return "\n\n".join(parts)
+
+
+def _by_subtask(results: dict[str, Any]) -> str:
+    """Chains on Spec-Bench, by subtask."""
+    subtasks = list(next(iter(results.values()))["subtasks"])
+    rows = [
+        [f"`{found['kind']}`", f"{found['tokens'] / 1000:.0f}k",
+         *(f"{found['subtasks'][name]['mean_acceptance_length']:.2f}" for name in subtasks)]
+        for found in results.values()
+    ]  # fmt: skip
+    return table(["heads", "trained on", *subtasks], rows)
+
+
 def head_time(result: Result) -> str:
     """The least milliseconds of each computation."""
     columns = ["medusa_step", "hydra_token_1", "hydra_token_4", "prefix_1", "prefix_8"]
@@ -372,6 +409,7 @@ def replay_trees(result: Result) -> str:
 
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "mean acceptance length of drafters alone": acceptance,
+    "acceptance of trained heads by replay": heads_quality,
     "drafted answers against plain ones": lossless,
     "edgespec's plain decoding against llama-cpp-python's Llama": overhead,
     "cost of drafting from the conversation": drafting,

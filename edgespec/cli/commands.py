@@ -84,6 +84,10 @@ def generate(**options: Any) -> None:
     help="Save the conversation under this name, and continue it next time.",
 )
 @click.option("--memory", is_flag=True, help="Let n-gram drafters learn from earlier chats.")
+@click.option(
+    "--learn", is_flag=True,
+    help="Keep the answers on this machine, for edgespec heads train --from-use. edgespec heads forget removes them.",
+)
 @click.option("--private", is_flag=True, help="Save nothing: no history, no memory, no prefix cache.")
 @click.pass_context
 def chat(ctx: click.Context, /, **options: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from edgespec.cli.heads_collect import collect
-from edgespec.cli.heads_files import assemble, convert, info
+from edgespec.cli.heads_files import assemble, convert, forget, info
 from edgespec.cli.heads_train import evaluate, train
 
 
@@ -20,3 +20,4 @@ heads.add_command(evaluate)
 heads.add_command(assemble)
 heads.add_command(convert)
 heads.add_command(info)
+heads.add_command(forget)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,12 +14,16 @@ from edgespec.cli.progress import AnswerProgress
 from edgespec.cli.terminal import echo
 from edgespec.gguf.validate import Header
 from edgespec.heads.collect import Collected, Collecting, Moment, collect_answers, collect_recorded, recorded_pairs
+from edgespec.heads.used import UsedAnswers
 from edgespec.hub.resolve import resolve
 from edgespec.system import cpu
 from edgespec.system.jsonl import read_objects
 from edgespec.system.prompts import identified, read_prompts
 from edgespec.system.texts import counted
 from edgespec.vocabtrim.answers import AnswerSettings
+
+_LONGEST_USED = 4096
+"""Tokens of a prompt with its answer beyond which an answer of a user's chats is left out."""
 
 
 def run(options: dict[str, Any]) -> None:
@@ -48,6 +53,27 @@ def run(options: dict[str, Any]) -> None:
         echo(f"{counted(total.too_long, 'prompt')} left out: too long for {options['ctx']} tokens (--ctx)", err=True)
     echo(f"{options['out']}: {counted(total.answers, 'answer')}, {total.tokens} tokens with their prompts; "
          f"{total.looping} of the answers repeat themselves, and are left out of training")  # fmt: skip
+
+
+def used_states(used: UsedAnswers, header: Header, options: dict[str, Any]) -> Path:
+    """The folder with what the target computes at the answers that were kept of its use. Raises InvalidRequest."""
+    pairs = used.pairs()
+    longest = min(_LONGEST_USED, max(len(pair.tokens) + len(pair.answer) for pair in pairs))
+    wanted = Collecting(AnswerSettings(n_ctx=longest), threads=options["threads"] or cpu.default_threads())
+    model = LlamaModel(header.part.path)
+    progress = AnswerProgress()
+
+    def show(moment: Moment) -> None:
+        progress(moment.stage, moment.done, moment.total, moment.tokens, moment.share)
+
+    folder = used.states_of(pairs)
+    try:
+        with message_when_stopped(lambda: "the same command continues"):
+            collect_recorded(model, header, pairs, folder, wanted, show)
+    finally:
+        progress.finish()
+        model.close()
+    return folder
 
 
 def _collect(

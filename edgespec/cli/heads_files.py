@@ -1,4 +1,4 @@
-"""The commands `edgespec heads info`, `assemble` and `convert`. `heads_filing` does them, imported when they run."""
+"""The commands `edgespec heads info`, `assemble`, `convert` and `forget`. What they do is in `heads_filing`."""
 
 # ruff: noqa: PLC0415 - imports where they are needed, as in edgespec.cli.commands
 # fmt: off
@@ -74,3 +74,11 @@ def convert(**options: Any) -> None:
     from edgespec.cli.heads_filing import convert as run
 
     run(options)
+
+
+@click.command()
+def forget() -> None:
+    """Remove the answers that edgespec chat --learn kept, of all models."""
+    from edgespec.cli.heads_filing import forget as run
+
+    run()

@@ -1,4 +1,4 @@
-"""`edgespec heads info`, `assemble` and `convert`: say what a file of heads holds, and make heads that can run."""
+"""`edgespec heads info`, `assemble`, `convert` and `forget`: say what files hold, make heads that can run, clear up."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from edgespec.errors import InvalidRequest, UnsupportedModel
 from edgespec.gguf.eagle3 import read_eagle3
 from edgespec.gguf.reader import walk
 from edgespec.gguf.validate import Header, read_header
+from edgespec.heads import used
 from edgespec.heads.assemble import assemble as assemble_heads
 from edgespec.heads.assemble import runnable_path
 from edgespec.heads.checkpoint import Checkpoint
@@ -149,3 +150,8 @@ def _lines(value: dict[str, Any]) -> list[str]:
     if isinstance(measured, dict) and isinstance(chain := measured.get("chain"), dict):
         lines.append(f"held-out answers: mean acceptance length {chain.get('mean_acceptance_length')}")
     return lines
+
+
+def forget() -> None:
+    """Remove what was kept of the user's chats."""
+    echo(f"removed {used.forget(used.used_folder(cpu.data_directory())) / 1e6:.1f} MB of answers")

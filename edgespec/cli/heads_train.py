@@ -23,8 +23,9 @@ def _device_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@click.argument("data", type=_FILE, metavar="DATA")
+@click.argument("data", type=_FILE, metavar="[DATA]", required=False)
 @model_option
+@click.option("--from-use", is_flag=True, help="Train on the answers that edgespec chat --learn kept, instead of DATA.")
 @click.option(
     "--kind", type=click.Choice(["medusa", "hydra", "hydra++", "eagle3"]), required=True, help="Kind of heads.",
 )
@@ -46,7 +47,7 @@ def _device_option(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--epochs", type=click.IntRange(1), metavar="N", help="Most passes over the answers. Default: by kind.")
 @click.option("--learning-rate", type=click.FloatRange(0, 1, min_open=True), metavar="F",
               help="Highest learning rate. Default: by kind.")
-@click.option("--batch", type=click.IntRange(1), metavar="N", help="Answer tokens of a step. Default: 1024.")
+@click.option("--batch", type=click.IntRange(1), metavar="N", help="Answer tokens of a step. Default: 512.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="Random seed.")
 @click.option(
     "--type", type=click.Choice(["q8_0", "q4_0", "f16"]), default="q8_0", show_default=True,
@@ -60,6 +61,7 @@ def train(**options: Any) -> None:
     """Train heads for MODEL on DATA, the answers that edgespec heads collect recorded.
 
     The answers to a twentieth of the prompts are held out to measure by. Ctrl-C stops; the same command continues.
+    With --from-use, --start names the heads that learn more.
     """
     from edgespec.cli.heads_training import train as run
 
@@ -72,6 +74,9 @@ def train(**options: Any) -> None:
 @model_option
 @click.option(
     "--nodes", type=click.IntRange(1, 64), metavar="N", help="Replay with draft trees of N nodes, too.",
+)
+@click.option(
+    "--all", "every", is_flag=True, help="Replay all answers, not only the held-out ones: the heads never saw DATA.",
 )
 @click.option("--json", "as_object", is_flag=True, help="Print one JSON object instead of text.")
 @_device_option

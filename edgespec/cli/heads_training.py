@@ -8,8 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
+
 from edgespec import __version__
 from edgespec.backend.load_check import check_loads
+from edgespec.cli.heads_collecting import used_states
 from edgespec.cli.interrupt import message_when_stopped
 from edgespec.cli.progress import AnswerProgress
 from edgespec.cli.terminal import echo, write
@@ -17,6 +20,7 @@ from edgespec.errors import InvalidRequest, OutputError
 from edgespec.gguf.validate import Header
 from edgespec.heads.dataset import HeadData
 from edgespec.heads.format import read_heads
+from edgespec.heads.used import UsedAnswers, used_folder
 from edgespec.hub.resolve import keep_list_path, resolve
 from edgespec.system import cpu
 from edgespec.system.files import check_writable
@@ -25,11 +29,14 @@ from edgespec.vocabtrim.keep_list import load_keep_list
 _EPOCHS = {"medusa": 10, "hydra": 10, "hydra++": 8, "eagle3": 8}
 """Epochs by kind; training stops before where held-out answers show no progress."""
 
-_LEARNING_RATES = {"medusa": 3e-3, "hydra": 3e-3, "hydra++": 1e-3, "eagle3": 1e-3}
+_LEARNING_RATES = {"medusa": 3e-3, "hydra": 3e-3, "hydra++": 2e-3, "eagle3": 1e-2}
+"""By kind; EAGLE-3's is of another optimizer. docs/decisions/0036-training-heads.md has what was compared."""
 
 
 def train(options: dict[str, Any]) -> None:
     """Train heads, write their learned part, and print what held-out answers show."""
+    if (options["data"] is None) != options["from_use"]:
+        raise click.UsageError("give either DATA, a folder of edgespec heads collect, or --from-use")
     device = _prepared_device(options)
     from edgespec.heads.pipeline import Order  # noqa: PLC0415 - torch is there now
     from edgespec.heads.pipeline import train as train_heads  # noqa: PLC0415
@@ -40,7 +47,9 @@ def train(options: dict[str, Any]) -> None:
     plot = options["plot"]
     if plot is not None:
         _check_plot(plot, force=options["force"])
-    data, header = HeadData(options["data"]), _header(options)
+    header = _header(options)
+    used = UsedAnswers(used_folder(cpu.data_directory()), header.fingerprint, header.n_vocab)
+    data = HeadData(used_states(used, header, options) if options["from_use"] else options["data"])
     kind = options["kind"]
     training = Training(
         options["epochs"] or _EPOCHS[kind], options["learning_rate"] or _LEARNING_RATES[kind], seed=options["seed"]
@@ -56,6 +65,8 @@ def train(options: dict[str, Any]) -> None:
     with message_when_stopped(lambda: "the same command goes on from the last checkpoint, a minute ago at most"):
         history, measured = train_heads(data, header, order, out, device=device, progress=progress)
     progress.finish(history)
+    if options["from_use"]:
+        used.remove_states()
     if plot is not None:
         from edgespec.heads.plots import draw  # noqa: PLC0415 - it needs matplotlib
 
@@ -71,11 +82,13 @@ def evaluate(options: dict[str, Any]) -> None:
 
     heads = read_heads(options["heads"])
     data = HeadData(options["data"])
-    measured = replay_answers(data, _header(options), heads, nodes=options["nodes"], device=device)
+    measured = replay_answers(
+        data, _header(options), heads, nodes=options["nodes"], every=options["every"], device=device
+    )
     if options["as_object"]:
         write(json.dumps(measured.as_json()), nl=True)
     else:
-        echo(_measured_lines(measured))
+        echo(_measured_lines(measured, every=options["every"]))
 
 
 def _header(options: dict[str, Any]) -> Header:
@@ -104,9 +117,10 @@ def _check_plot(plot: Path, *, force: bool) -> None:
     check_writable(plot, replace=force)
 
 
-def _measured_lines(measured: Any) -> str:
+def _measured_lines(measured: Any, *, every: bool = False) -> str:
     """What a replay gave, in a line for each way of drafting."""
-    names = {"chain": "held-out answers, chains", "tree": "held-out answers, trees", "looping": "answers that loop"}
+    which = "all answers" if every else "held-out answers"
+    names = {"chain": f"{which}, chains", "tree": f"{which}, trees", "looping": "answers that loop"}
     lines = []
     for name, result in measured.as_json().items():
         rates = " ".join(f"{rate:.2f}" for rate in result["acceptance_by_position"])

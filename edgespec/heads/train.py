@@ -21,12 +21,12 @@ from torch import Tensor
 
 from edgespec.errors import InvalidRequest, OutputError
 from edgespec.heads.examples import Batch, Example, epoch_batches, limited, padded
-from edgespec.heads.modules import HeadsModule, taken
+from edgespec.heads.modules import Eagle3, HeadsModule, taken
 from edgespec.heads.replay import replay
 from edgespec.heads.shared import Shared
 from edgespec.system.files import replacing
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 """Version of the checkpoint files."""
 
 _POSITION_WEIGHT = 0.8
@@ -54,7 +54,7 @@ class Training:
 
     epochs: int
     learning_rate: float
-    batch: int = 1024
+    batch: int = 512
     weight_decay: float = 0.01
     patience: int = 2
     seed: int = 0
@@ -107,9 +107,7 @@ class Trainer:
         self._module, self._shared, self._settings = module.to(shared.device), shared, settings
         self._identity = f"{identity} {sorted(asdict(settings).items())}"
         self._checkpoint = checkpoint
-        self._optimizer = torch.optim.AdamW(
-            module.parameters(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay
-        )
+        self._optimizers = _optimizers(module, settings)
         self._state = _State()
         self._saved, self._interval = time.monotonic(), _CHECKPOINT_SECONDS
         if checkpoint is not None and checkpoint.exists():
@@ -144,18 +142,20 @@ class Trainer:
 
     def _step(self, batch: Batch, within_epoch: float) -> float:
         settings, state = self._settings, self._state
-        for group in self._optimizer.param_groups:
-            group["lr"] = settings.learning_rate * _schedule((state.epoch + within_epoch) / settings.epochs)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * _schedule((state.epoch + within_epoch) / settings.epochs)
         random = np.random.default_rng((settings.seed, state.epoch, state.batch))
         n_kept = self._shared.head.n_kept
         others = torch.from_numpy(random.choice(n_kept, min(_OTHER_TOKENS, n_kept), replace=False)).to(
             batch.tokens.device
         )
         loss = chain_loss(self._module, self._shared, batch, others)
-        self._optimizer.zero_grad()
+        self._module.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._module.parameters(), _LARGEST_GRADIENT)
-        self._optimizer.step()
+        for optimizer in self._optimizers:
+            optimizer.step()
         return float(loss.detach())
 
     def _end_epoch(self, loss: float, held_out: Sequence[Example]) -> None:
@@ -177,7 +177,7 @@ class Trainer:
             "format": CHECKPOINT_FORMAT,
             "identity": self._identity,
             "module": self._module.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "best": state.best,
             "history": [asdict(epoch) for epoch in state.history],
             **{name: getattr(state, name) for name in ("epoch", "batch", "loss", "tokens", "best_length")},
@@ -200,11 +200,26 @@ class Trainer:
         if identity != self._identity:
             raise InvalidRequest(f"{path}: a checkpoint of a training with other settings or data; {remedy}")
         self._module.load_state_dict(value["module"])
-        self._optimizer.load_state_dict(value["optimizer"])
+        for optimizer, saved in zip(self._optimizers, value["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         history = [Epoch(one["loss"], one["mean_length"], tuple(one["rates"])) for one in value["history"]]
         self._state = _State(
             value["epoch"], value["batch"], value["loss"], value["tokens"], history, value["best"], value["best_length"]
         )
+
+
+def _optimizers(module: HeadsModule, settings: Training) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of EAGLE-3, with steps of AdamW's size, and AdamW for all else.
+
+    Medusa's and Hydra's residual blocks begin at zero and stay small: whole-rank steps are worse for them.
+    """
+    matrices = [weight for weight in module.parameters() if weight.dim() == 2 and isinstance(module, Eagle3)]
+    others = [weight for weight in module.parameters() if all(weight is not matrix for matrix in matrices)]
+    rate, decay = settings.learning_rate, settings.weight_decay
+    optimizers: list[torch.optim.Optimizer] = []
+    if matrices:
+        optimizers.append(torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    return [*optimizers, torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=decay)]
 
 
 def chain_loss(module: HeadsModule, shared: Shared, batch: Batch, others: Tensor | None = None) -> Tensor:

@@ -19,13 +19,14 @@ from edgespec.cli.inputs import options_from_input
 from edgespec.cli.terminal import visible
 from edgespec.engine.saved_chats import ChatMemory, SavedChat
 from edgespec.errors import EdgespecError
+from edgespec.heads.used import used_folder
 from edgespec.system import cpu
 
 
 def run(ctx: click.Context, options: dict[str, Any]) -> None:
     """Run the chat until the user leaves, or until piped input ends."""
     if options["private"]:
-        for name in ("session", "memory"):
+        for name in ("session", "memory", "learn"):
             if options[name] and _on_command_line(ctx, name):
                 raise click.UsageError(f"--private keeps nothing: leave out --{name}")
             options[name] = None  # from the configuration file, for other chats
@@ -38,9 +39,10 @@ def run(ctx: click.Context, options: dict[str, Any]) -> None:
     if options["session"]:
         saved_chat_context = SavedChat(data / "sessions", options["session"])
     memory = ChatMemory(data / "memory") if options["memory"] else None
+    learning = used_folder(data) if options["learn"] else None
     with (
         saved_chat_context as saved_chat,
-        Controller(options, screen, saved=saved_chat, memory=memory) as controller,
+        Controller(options, screen, saved=saved_chat, memory=memory, learning=learning) as controller,
     ):
         if _on_command_line(ctx, "system") and controller.chat.system != options["system"]:
             controller.chat.system = options["system"]

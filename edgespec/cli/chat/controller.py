@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgespec import Chat, Engine, Session
@@ -14,6 +15,7 @@ from edgespec.cli.interrupt import cancelled_by_ctrl_c
 from edgespec.cli.report import DecisionLog, PromptProgress, print_stats
 from edgespec.engine.saved_chats import ChatMemory, SavedChat
 from edgespec.errors import ContextOverflow, UnsupportedModel
+from edgespec.heads.used import UsedAnswers
 
 
 class Attached(NamedTuple):
@@ -26,11 +28,17 @@ class Attached(NamedTuple):
 class Controller:
     """The state of a chat in the terminal. As a context manager it saves the chat and closes the engine at the end.
 
-    `options` are the command's; /set changes them.
+    `options` are the command's; /set changes them. `learning`: the folder of answers that heads may learn from.
     """
 
     def __init__(
-        self, options: dict[str, Any], screen: Screen, *, saved: SavedChat | None, memory: ChatMemory | None
+        self,
+        options: dict[str, Any],
+        screen: Screen,
+        *,
+        saved: SavedChat | None,
+        memory: ChatMemory | None,
+        learning: Path | None = None,
     ) -> None:
         self.options = options
         self.screen = screen
@@ -41,7 +49,7 @@ class Controller:
         self.last_seed = 0
         """The seed of the last answer; `sampling` may have changed since."""
         self.attached: list[Attached] = []
-        self._saved, self._memory = saved, memory
+        self._saved, self._memory, self._learning = saved, memory, learning
         self._chat_name = saved.name if saved else f"/{secrets.token_hex(8)}"  # no name of a session
         self._progress = PromptProgress()
         sampling_of(options)  # a wrong value is an error before the model is loaded
@@ -69,6 +77,7 @@ class Controller:
         self.attached.clear()
         self._print_answer(session)
         self._save_conversation()
+        self._learn_from(session)
 
     def say_instead(self, text: str) -> None:
         """Replace the last turn by `text` and its answer; unchanged where no answer starts. Raises EdgespecError."""
@@ -82,6 +91,7 @@ class Controller:
             if session is None or not session.emitted:
                 self.chat.restore(before, same_model=True)
         self._save_conversation()
+        self._learn_from(session)
 
     def _start_answer(self, message: str) -> Session:
         may_shift = self.options["context_shift"]
@@ -118,6 +128,13 @@ class Controller:
         self.screen.end(session, self.engine, self.options["max_tokens"])
         if self.options["stats"]:
             print_stats(session, self.engine, self.last_seed)
+
+    def _learn_from(self, session: Session) -> None:
+        """Keep an answer for heads to learn from."""
+        if self._learning is not None and self.engine.fingerprint:
+            tokens, count = list(session.tokens), len(session.emitted)
+            used = UsedAnswers(self._learning, self.engine.fingerprint, self.engine.model.vocabulary.size)
+            used.add(tokens[: len(tokens) - count], tokens[len(tokens) - count :])
 
     def _save_conversation(self) -> None:
         if self._saved:
