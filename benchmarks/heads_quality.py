@@ -24,10 +24,8 @@ from edgespec.gguf.validate import Header, read_header
 from edgespec.heads.dataset import HeadData
 from edgespec.heads.examples import Example
 from edgespec.heads.format import HeadsFile, read_heads
-from edgespec.heads.modules import HeadsModule
 from edgespec.heads.pipeline import chosen_tokens, data_digest, opened
 from edgespec.heads.replay import Replayed, replay
-from edgespec.heads.shared import Shared
 from edgespec.system.prompts import read_prompts
 
 WHAT = "acceptance of trained heads by replay"
@@ -71,7 +69,7 @@ def main(
     for path in (file for file in files if file.stem not in results):
         heads = read_heads(path)
         module, shared, answers = opened(trained_on, header, heads)
-        held_out = measured(module, shared, answers.held_out)
+        held_out = figures(replay(module, shared, answers.held_out))
         loops = figures(replay(module, shared, answers.looping))
         module, shared, answers = opened(unseen, header, heads, every=True)
         of_subtask: dict[str, list[Example]] = {}
@@ -81,7 +79,8 @@ def main(
             **described(heads, path),
             "held_out": held_out,
             "looping": loops,
-            "spec_bench": measured(module, shared, answers.held_out),
+            "spec_bench": figures(replay(module, shared, answers.held_out)),
+            "spec_bench_tree": figures(replay(module, shared, answers.held_out, NODES)),
             "spec_bench_looping": figures(replay(module, shared, answers.looping)),
             "subtasks": {name: figures(replay(module, shared, of_subtask[name])) for name in sorted(of_subtask)},
         }
@@ -104,12 +103,6 @@ def described(heads: HeadsFile, path: Path) -> dict[str, Any]:
     }
 
 
-def measured(module: HeadsModule, shared: Shared, examples: list[Example]) -> dict[str, Any]:
-    """Chains, and trees of NODES nodes."""
-    chain, tree = replay(module, shared, examples), replay(module, shared, examples, NODES)
-    return {"chain": figures(chain), "tree": figures(tree)}
-
-
 def of_rows(trained_on: HeadData, unseen: HeadData, header: Header, heads: HeadsFile, size: int) -> dict[str, Any]:
     """Chains with other rows of the LM head, which is the target's own and was not trained."""
     other = copy(heads)
@@ -125,15 +118,10 @@ def figures(result: Replayed) -> dict[str, Any]:
 
 def show(name: str, result: dict[str, Any]) -> None:
     """One line for people."""
-    rates = " ".join(f"{rate:.2f}" for rate in result["spec_bench"]["chain"]["acceptance_by_position"])
-    lengths = (
-        f"{where} {result[where]['chain']['mean_acceptance_length']:.3f}, tree "
-        f"{result[where]['tree']['mean_acceptance_length']:.3f}"
-        for where in ("spec_bench", "held_out")
-    )
-    print(
-        f"{name}: {result['kind']} of {result['tokens']} tokens; {'; '.join(lengths)}; Spec-Bench by position {rates}"
-    )
+    rates = " ".join(f"{rate:.2f}" for rate in result["spec_bench"]["acceptance_by_position"])
+    names = ("spec_bench", "spec_bench_tree", "held_out")
+    lengths = ", ".join(f"{where} {result[where]['mean_acceptance_length']:.3f}" for where in names)
+    print(f"{name}: {result['kind']} of {result['tokens']} tokens; {lengths}; by position {rates}", flush=True)
 
 
 if __name__ == "__main__":

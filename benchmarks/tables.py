@@ -292,17 +292,11 @@ def heads_quality(result: Result) -> str:
     """Trained heads by replay: lengths on Spec-Bench and on held-out answers, and acceptance by position."""
     rows = []
     for found in result["results"].values():
-        chain = found["spec_bench"]["chain"]
-        lengths = [found["spec_bench"][form]["mean_acceptance_length"] for form in ("chain", "tree")] + [
-            found["held_out"][form]["mean_acceptance_length"] for form in ("chain", "tree")
-        ]
-        loops = [found[where]["mean_acceptance_length"] for where in ("spec_bench_looping", "looping")]
-        rates = " ".join(f"{rate:.2f}" for rate in chain["acceptance_by_position"])
-        rows.append(
-            [f"`{found['kind']}`", f"{found['tokens'] / 1000:.0f}k", *(f"{value:.2f}" for value in lengths), rates,
-             *(f"{value:.2f}" for value in loops)]
-        )  # fmt: skip
-    head = ["heads", "trained on", "Spec-Bench, chain", "tree", "held out, chain", "tree", "by position"]
+        names = ("spec_bench", "spec_bench_tree", "held_out", "spec_bench_looping", "looping")
+        lengths = [f"{found[name]['mean_acceptance_length']:.2f}" for name in names]
+        rates = " ".join(f"{rate:.2f}" for rate in found["spec_bench"]["acceptance_by_position"])
+        rows.append([f"`{found['kind']}`", f"{found['tokens'] / 1000:.0f}k", *lengths[:3], rates, *lengths[3:]])
+    head = ["heads", "trained on", "Spec-Bench, chains", "trees of 16", "held-out answers, chains", "by position"]
     shown = table([*head, "loops of Spec-Bench", "held-out loops"], rows)
     parts = [shown, _by_subtask(result["results"])]
     if rows := [

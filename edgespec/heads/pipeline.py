@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from edgespec.errors import InvalidRequest, OutputError, UnsupportedModel
 from edgespec.gguf.validate import Header
 from edgespec.heads.dataset import HeadData, Recorded
-from edgespec.heads.examples import Example, held_out, limited, teacher_arrays
+from edgespec.heads.examples import Example, held_out, teacher_arrays
 from edgespec.heads.format import Belongs, HeadsFile, write_heads
 from edgespec.heads.learned import module_of, round_weights, spec_of, weights_of
 from edgespec.heads.modules import HeadsModule
@@ -41,6 +41,10 @@ class Answers:
     train: list[Example]
     held_out: list[Example]
     looping: list[Example]
+
+    def add(self, example: Example) -> None:
+        """Measure by this one too, apart where it loops."""
+        (self.looping if example.looping else self.held_out).append(example)
 
     def tokens(self) -> npt.NDArray[np.int64]:
         """The ids of all tokens that occur, prompts included."""
@@ -82,38 +86,53 @@ def chosen_tokens(
     return select_ids(ranking, forced_tokens(header.part), min(size, header.n_vocab))
 
 
-def read_answers(
-    data: HeadData, states: Sequence[str], kept: TokenIds, n_vocab: int, tokens: int | None, *, every: bool = False
-) -> Answers:
+def read_answers(data: HeadData, states: Sequence[str], kept: TokenIds, n_vocab: int, tokens: int | None) -> Answers:
     """The answers of a data set, with at most some `tokens` tokens to train on; loops are neither trained nor held out.
 
-    `every`: all of them are held out. Raises InvalidRequest where there are none to train on or none to measure by.
+    Raises InvalidRequest where there are none to train on or none to measure by.
     """
-    kept_index = np.full(n_vocab, len(kept), np.int32)
-    kept_index[kept] = np.arange(len(kept))
+    total = 0
     train: list[Example] = []
-    measured: list[Example] = []
-    looping: list[Example] = []
-    for example in _examples(data, states, kept_index, len(kept)):
-        if every or held_out(example.prompt):
-            (looping if example.looping else measured).append(example)
-        elif not example.looping:
+    measured = Answers([], [], [])
+
+    def wanted(answer: Recorded) -> bool:
+        return held_out(answer.prompt) or not (answer.looping or (tokens is not None and total >= tokens))
+
+    for example in _examples(data, states, kept, n_vocab, wanted):
+        if held_out(example.prompt):
+            measured.add(example)
+        else:
             train.append(example)
-    if not (train or every) or not measured:
+            total += len(example.answer)
+    if not train or not measured.held_out:
         raise InvalidRequest(
-            f"{data.directory}: {len(train)} answers to train on and {len(measured)} to measure by (a twentieth of the "
-            "prompts): collect more"
+            f"{data.directory}: {len(train)} answers to train on and {len(measured.held_out)} to measure by (a "
+            "twentieth of the prompts): collect more"
         )
-    return Answers(limited(train, tokens), measured, looping)
+    return Answers(train, measured.held_out, measured.looping)
+
+
+def _answers_to_measure(data: HeadData, states: Sequence[str], kept: TokenIds, n_vocab: int, *, every: bool) -> Answers:
+    """The held-out answers of a data set, or all of them. Raises InvalidRequest where there are none."""
+    measured = Answers([], [], [])
+    for example in _examples(data, states, kept, n_vocab, lambda answer: every or held_out(answer.prompt)):
+        measured.add(example)
+    if not measured.held_out:
+        which = "answer that does not loop" if every else "held-out answer (those to a twentieth of the prompts)"
+        raise InvalidRequest(f"{data.directory} has no {which} to measure by: collect more")
+    return measured
 
 
 def _examples(
-    data: HeadData, states: Sequence[str], kept_index: npt.NDArray[np.int32], n_kept: int
+    data: HeadData, states: Sequence[str], kept: TokenIds, n_vocab: int, wanted: Callable[[Recorded], bool]
 ) -> Iterator[Example]:
+    kept_index = np.full(n_vocab, len(kept), np.int32)
+    kept_index[kept] = np.arange(len(kept))
     for answer in data:
-        positions = np.flatnonzero(answer.is_answer)
-        if len(positions) >= 2 and positions[-1] == len(answer.tokens) - 1:
-            yield _example(answer, states, int(max(1, positions[0])) - 1, kept_index, n_kept)
+        if wanted(answer):
+            positions = np.flatnonzero(answer.is_answer)
+            if len(positions) >= 2 and positions[-1] == len(answer.tokens) - 1:
+                yield _example(answer, states, int(max(1, positions[0])) - 1, kept_index, len(kept))
 
 
 def _example(
@@ -242,7 +261,7 @@ def opened(
         )
     module = module_of(heads).to(device)
     kept: TokenIds = heads.kept_ids.astype(np.int32)
-    answers = read_answers(data, states, kept, header.n_vocab, None, every=every)
+    answers = _answers_to_measure(data, states, kept, header.n_vocab, every=every)
     return module, shared_with(TargetWeights(header), kept, answers.tokens(), device), answers
 
 
