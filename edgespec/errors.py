@@ -64,6 +64,10 @@ class ContextOverflow(EdgespecError):
     """Prompt and answer do not fit into the context."""
 
 
+class TooBusy(EdgespecError):
+    """Too many answers are in progress: the same request may be made later."""
+
+
 class EvaluationError(EdgespecError):
     """llama.cpp could not evaluate a batch."""
 

@@ -5,10 +5,14 @@ less time than one after the other. By how much is measured: the number of seque
 of the largest k / T(k), so that fewer go together where that is faster. Where more than k are in progress, those that
 are least far are stepped, so that in the end none is left to go alone. Sequences that begin alike share cells of the KV
 cache, so that what they have in common is prefilled once.
+
+A group that serves has no end: answers are added while others are decoded. Each begins as soon as a context is free.
+They take turns where not all go into a pass, and free contexts keep their cells for prompts that begin alike.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -40,15 +44,25 @@ class Outcome:
     error: EdgespecError | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting(Generic[C]):
+    """A job that has not begun. `tokens`: those of its first prompt, where they are known."""
+
+    index: int
+    job: Job[C]
+    tokens: Sequence[int] = ()
+
+
 @dataclass(slots=True)
 class _Slot(Generic[C]):
-    """A job in progress."""
+    """A job in progress. `stepped`: the number of the last pass that it took part in."""
 
     index: int
     context: C
     sessions: Iterator[Session]
     session: Session
     error: EdgespecError | None = None
+    stepped: int = 0
 
 
 def _no_block(index: int, session: Session, block: Block) -> None:
@@ -61,8 +75,8 @@ class Group(Generic[C]):
     The sessions are of `policy`, which plans the drafts of a pass together. `latency` is T(n) of n rows with the cells
     of all answers beside them, learned here. One context needs neither: its sessions plan for themselves.
     `share(context, other, length)` lets a context begin with the first tokens of another one; None where the model
-    cannot do that. `on_block(index, session, block)` sees every block. `lock` is held during each step. Not
-    thread-safe, except for `cancel`.
+    cannot do that. `on_block(index, session, block)` sees every block. `lock` is held during each step. `serving`: it
+    has no end, see above. Not thread-safe, except for `add` and `cancel`.
     """
 
     def __init__(
@@ -76,8 +90,13 @@ class Group(Generic[C]):
         on_block: Callable[[int, Session, Block], None] = _no_block,
         lock: AbstractContextManager[object] | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        serving: bool = False,
     ) -> None:
         self._free = list(contexts)
+        self._serving = serving
+        self._waiting: deque[_Waiting[C]] = deque()
+        self._indexes = itertools.count()
+        self._passes = 0
         self._evaluate = evaluate
         self._policy = policy
         self._latency = latency
@@ -97,38 +116,67 @@ class Group(Generic[C]):
 
     def run(self, jobs: Iterable[Job[C]]) -> Iterator[Outcome]:
         """The answers in the order in which they end. An error ends its own job only."""
-        waiting = deque(enumerate(jobs))
+        for job in jobs:
+            self.add(job)
         try:
             while True:
-                with self._lock:
-                    outcomes = self._round(waiting)
-                yield from outcomes
-                if not self._active and (not waiting or self._cancelled.is_set()):
+                yield from self.step()
+                if not self._active and (not self._waiting or self._cancelled.is_set()):
                     return
         finally:
-            for slot in self._active:  # after an exception, KeyboardInterrupt say
-                if not slot.session.finished:
-                    slot.session.abandon()
+            self.abandon()
 
-    def _round(self, waiting: deque[tuple[int, Job[C]]]) -> list[Outcome]:
+    def add(self, job: Job[C], tokens: Sequence[int] = ()) -> int:
+        """Let a job begin when there is room for it; returns its index. May be called from any thread.
+
+        `tokens`: those of its first prompt; a context that holds most of them takes it.
+        """
+        index = next(self._indexes)
+        self._waiting.append(_Waiting(index, job, tokens))
+        return index
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self._active and not self._waiting
+
+    def step(self) -> list[Outcome]:
         """Begin what there is time and room for, and step some sessions together once."""
+        with self._lock:
+            return self._round()
+
+    def abandon(self) -> None:
+        """End the answers in progress, after an exception that nobody here expects: KeyboardInterrupt, say."""
+        for slot in self._active:
+            if not slot.session.finished:
+                slot.session.abandon()
+
+    def _round(self) -> list[Outcome]:
+        waiting = self._waiting
         width = self._width(len(self._active) + min(len(waiting), len(self._free)))
         outcomes: list[Outcome] = []
         while waiting and self._free and not self._cancelled.is_set():
-            if len(self._active) >= width and len(waiting) > len(self._free):  # the last ones begin together
+            full = len(self._active) >= width and len(waiting) > len(self._free)  # the last ones begin together
+            if full and not self._serving:
                 break
-            outcomes += self._begin(*waiting.popleft())
+            outcomes += self._begin(waiting.popleft())
         if self._cancelled.is_set():
             width = len(self._active)  # none of them needs a pass
-        least_far = sorted(self._active, key=lambda slot: len(slot.session.emitted))
-        due = [slot for slot in least_far[:width] if not slot.session.finished and self._is_due(slot)]
+        due = [slot for slot in self._in_turn()[:width] if not slot.session.finished and self._is_due(slot)]
         if due:
+            self._passes += 1
+            for slot in due:
+                slot.stepped = self._passes
             self._pass(due)
         for slot in [slot for slot in self._active if slot.session.finished]:
             outcomes += self._next_session(slot)
-        if self._active and not waiting:
+        if self._active and not waiting and not self._serving:
             self._forget_left()
         return outcomes
+
+    def _in_turn(self) -> list[_Slot[C]]:
+        """The jobs in progress, those first that a pass is for: the least far, or who was stepped longest ago."""
+        return sorted(self._active, key=lambda slot: slot.stepped if self._serving else len(slot.session.emitted))
 
     def _width(self, most: int) -> int:
         """How many sequences to step together: the k of the largest k / T(k), where T(k) is known, or may be as small.
@@ -147,11 +195,11 @@ class Group(Generic[C]):
             return None
         return self._latency.for_context(sum(len(slot.session.tokens) for slot in self._active))
 
-    def _begin(self, index: int, job: Job[C]) -> list[Outcome]:
+    def _begin(self, waiting: _Waiting[C]) -> list[Outcome]:
         """Begin a job in a free context; an outcome where that fails."""
-        context = self._free.pop(0)
+        index, context = waiting.index, self._free.pop(self._place_for(waiting.tokens))
         try:
-            sessions = job(context)
+            sessions = waiting.job(context)
             session = next(sessions)
         except EdgespecError as error:
             self._free.insert(0, context)
@@ -159,11 +207,21 @@ class Group(Generic[C]):
         if not session.shifts:  # which moves cells, and not for one sequence alone
             self._share_prefix(context, session.tokens)
         self._left = [(other, tokens) for other, tokens in self._left if other is not context]
-        self._active.append(slot := _Slot(index, context, sessions, session))
+        self._active.append(slot := _Slot(index, context, sessions, session, stepped=self._passes))
         if self._cancelled.is_set():
             session.cancel()
         self._is_due(slot)  # its prefill comes first, so that the next one finds what they have in common
         return []
+
+    def _place_for(self, tokens: Sequence[int]) -> int:
+        """Which of the free contexts to take: one whose text goes on with `tokens`, else the one free for longest."""
+        best, place = 0, 0
+        for index, context in enumerate(self._free):
+            held = next((held for other, held in self._left if other is context), ())
+            known = min(common_prefix(held, tokens), context.cached(held))
+            if known > best and 2 * known >= len(held):  # else most of an earlier text would go
+                best, place = known, index
+        return place
 
     def _share_prefix(self, context: C, tokens: Sequence[int]) -> None:
         """Begin with the cells of the sequence that has most of `tokens` in front."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from edgespec.backend import LlamaContext, LlamaModel, Message, Prompt, evaluate_together, shared_contexts
 from edgespec.core import MAX_ROWS, Draft, Evaluation, Policy
@@ -163,45 +163,70 @@ class ManyAnswers:
         on_block: Callable[[int, Session, Block], None] = lambda index, session, block: None,
     ) -> None:
         self._engine, self._works = engine, works
-        own, policy = engine.context, engine.policy
         needs = sorted((work.tokens for work in works if work.tokens), reverse=True)[:parallel]
-        needs = needs[: _at_once(engine, needs)]
-        if len(needs) < 2 or engine.exact or not isinstance(policy, AdaptivePolicy):
-            self._contexts: list[LlamaContext] = []
-            self._policy: Policy = policy
-            self._group = Group([engine.context], _evaluate_alone, on_block=on_block, lock=engine.lock)
-            return
-        scaled = engine.model.n_ctx_before_scaling is not None
-        self._contexts = shared_contexts(
-            engine.model, len(needs), n_ctx=needs[0], total=max(sum(needs), own.n_ctx if scaled else 0),
-            threads=own.threads, trees=own.trees, kv_type=own.kv_type, flash_attention=own.flash_attention,
-        )  # fmt: skip
-        if not self._contexts[0].can_cut:
-            policy = AdaptivePolicy((), engine.latency)
-        if engine.joint_latency is None:
-            engine.joint_latency = _copied(engine.latency), _copied(engine.latency)
-        of_drafts, of_passes = engine.joint_latency
-        self._policy = planning = policy.with_latency(of_drafts)
-        self._group = Group(
-            self._contexts, evaluate_together, planning, of_passes, on_block=on_block, lock=engine.lock,
-            share=LlamaContext.share_prefix if engine.model.can_branch else None,
-        )  # fmt: skip
+        self._joint = joint_group(engine, needs, on_block=on_block)
 
     def outcomes(self) -> Iterator[Outcome]:
         """The answers as they are finished."""
-        return self._group.run([self._job(work) for work in self._works])
+        return self._joint.group.run([self._job(work) for work in self._works])
 
     def _job(self, work: Work) -> Callable[[LlamaContext], Iterator[Session]]:
-        return lambda context: work.sessions(Place(self._engine, context, self._policy))
+        return lambda context: work.sessions(Place(self._engine, context, self._joint.policy))
 
     def cancel(self) -> None:
         """End all answers after the forward pass in progress. May be called from any thread."""
-        self._group.cancel()
+        self._joint.group.cancel()
 
     def close(self) -> None:
         """Free the memory."""
-        for context in self._contexts[:1]:
+        self._joint.close()
+
+
+class Joint(NamedTuple):
+    """A group with what its answers are decoded in. `contexts` share one memory; none where there is the engine's."""
+
+    group: Group[LlamaContext]
+    policy: Policy
+    contexts: list[LlamaContext]
+
+    def close(self) -> None:
+        """Free the memory."""
+        for context in self.contexts[:1]:
             context.close()
+
+
+def joint_group(
+    engine: ManyEngine,
+    needs: Sequence[int],
+    *,
+    on_block: Callable[[int, Session, Block], None],
+    serving: bool = False,
+) -> Joint:
+    """A group for as many answers at once as fit into memory, which need so many tokens each, the largest first.
+
+    Where that is one, or the engine is exact, it uses the engine's own context. Raises UnsupportedModel.
+    """
+    own, policy = engine.context, engine.policy
+    needs = needs[: _at_once(engine, needs)]
+    if len(needs) < 2 or engine.exact or not isinstance(policy, AdaptivePolicy):
+        group = Group([own], _evaluate_alone, on_block=on_block, lock=engine.lock, serving=serving)
+        return Joint(group, policy, [])
+    scaled = engine.model.n_ctx_before_scaling is not None
+    contexts = shared_contexts(
+        engine.model, len(needs), n_ctx=needs[0], total=max(sum(needs), own.n_ctx if scaled else 0),
+        threads=own.threads, trees=own.trees, kv_type=own.kv_type, flash_attention=own.flash_attention,
+    )  # fmt: skip
+    if not contexts[0].can_cut:
+        policy = AdaptivePolicy((), engine.latency)
+    if engine.joint_latency is None:
+        engine.joint_latency = _copied(engine.latency), _copied(engine.latency)
+    of_drafts, of_passes = engine.joint_latency
+    planning = policy.with_latency(of_drafts)
+    group = Group(
+        contexts, evaluate_together, planning, of_passes, on_block=on_block, lock=engine.lock,
+        share=LlamaContext.share_prefix if engine.model.can_branch else None, serving=serving,
+    )  # fmt: skip
+    return Joint(group, planning, contexts)
 
 
 def _at_once(engine: ManyEngine, needs: Sequence[int]) -> int:

@@ -106,6 +106,7 @@ def group_of(
     seed: int = 0,
     on_block: Callable[[int, Session, Block], None] = lambda index, session, block: None,
     n_ctx: int = 4096,
+    serving: bool = False,
 ) -> Group[TableModel]:
     contexts = [TableModel(seed=seed, order=1, n_ctx=n_ctx) for _ in range(count)]
     if latency is None:
@@ -113,7 +114,7 @@ def group_of(
         latency.measure({n: 0.01 * flat(n) for n in range(1, 65)})
     return Group(
         contexts, machine.evaluate, policy, latency, share=TableModel.share_prefix, on_block=on_block,
-        clock=machine.clock,
+        clock=machine.clock, serving=serving,
     )  # fmt: skip
 
 
@@ -320,3 +321,63 @@ def test_an_interrupt_leaves_no_answer_open() -> None:
 
 def test_no_jobs_no_answers() -> None:
     assert list(group_of(Machine(), plain(), 2).run([])) == []
+
+
+def test_answers_are_added_while_others_are_decoded() -> None:
+    machine, policy = Machine(), plain()
+    group = group_of(machine, policy, 2, seed=4, serving=True)
+    assert group.idle and group.step() == []
+    outcomes: list[Outcome] = []
+    for number in range(5):
+        assert group.add(job_of([9, 1 + number], policy, max_tokens=12)) == number
+        outcomes += [*group.step(), *group.step(), *group.step()]
+    while not group.idle:
+        outcomes += group.step()
+    found = by_index(outcomes)
+    assert len(outcomes) == len(found) == 5
+    for number in range(5):
+        assert answered(found[number]).emitted == alone([9, 1 + number], 4, max_tokens=12).emitted
+
+
+def test_a_long_answer_is_not_starved_by_new_ones() -> None:
+    """One sequence goes into a pass. Answers that are always new would be least far for ever."""
+    machine, policy, latency = Machine(steep), plain(), LatencyModel(64)
+    latency.measure({n: 0.01 * steep(n) for n in range(1, 65)})
+    far: list[int] = []
+
+    def on_block(index: int, session: Session, block: Block) -> None:
+        if index == 0:
+            far.append(len(session.emitted))
+
+    group = group_of(machine, policy, 3, latency=latency, seed=4, on_block=on_block, serving=True)
+    group.add(job_of([9], policy, max_tokens=20))
+    rounds = 0
+    while not far or far[-1] < 20:
+        if rounds % 2 == 0:
+            group.add(job_of([5], policy, max_tokens=2))
+        group.step()
+        rounds += 1
+    assert rounds < 80
+
+
+def test_a_prompt_that_goes_on_with_a_text_takes_its_context() -> None:
+    machine, policy = Machine(), plain()
+    head = [1 + number % 30 for number in range(100)]
+    group = group_of(machine, policy, 2, seed=4, serving=True)
+
+    def answer(prompt: list[int]) -> Session:
+        group.add(job_of(prompt, policy, max_tokens=8), prompt)
+        outcomes: list[Outcome] = []
+        while not group.idle:
+            outcomes += group.step()
+        return answered(outcomes[0])
+
+    first = answer([*head, 1])
+    other = answer([2, 3, 4] * 20)
+    again = answer([*head, 1, *first.emitted, 7, 7])
+    assert (first.tally.cached_tokens, other.tally.cached_tokens) == (0, 0)
+    assert again.tally.cached_tokens >= len(head) + len(first.emitted)
+    onward = answer([*[2, 3, 4] * 20, *other.emitted, 7])
+    assert onward.tally.cached_tokens >= 60, "the third answer did not take the second one's context"
+    shared = answer([*head, 9, 9])
+    assert shared.tally.cached_tokens == 100, "what it has in common with a text that stays is shared"
