@@ -93,9 +93,8 @@ def main(
 def described(heads: HeadsFile, path: Path) -> dict[str, Any]:
     """What was trained, and on how much."""
     provenance = heads.spec.provenance
-    kind = "hydra++" if heads.spec.kind == "hydra" and heads.spec.layer is not None else heads.spec.kind
     return {
-        "kind": kind,
+        "kind": heads.spec.trained_as,
         "tokens": provenance["tokens"],
         "epochs": len(provenance["epochs"]),
         "kept": len(heads.kept_ids),

@@ -308,6 +308,16 @@ def heads_quality(result: Result) -> str:
     return "\n\n".join(parts)
 
 
+def heads_learning(result: Result) -> str:
+    """What heads learned from answers of one kind, and what that cost elsewhere."""
+    rows = [
+        [label, *(f"{result[when][kind]['mean_acceptance_length']:.2f}" for when in ("before", "after"))]
+        for kind, label in (("same_kind", "other questions about SQL"), ("others", "held-out answers to all else"))
+    ]
+    learned = f"after {result['learned_from']} tokens, {result['training']['epochs']} epochs"
+    return table([f"`{result['kind']}`, chains, on", "before", learned], rows)
+
+
 def _by_subtask(results: dict[str, Any]) -> str:
     """Chains on Spec-Bench, by subtask."""
     subtasks = list(next(iter(results.values()))["subtasks"])
@@ -404,6 +414,7 @@ def replay_trees(result: Result) -> str:
 RENDERERS: dict[str, Callable[[Result], str]] = {
     "mean acceptance length of drafters alone": acceptance,
     "acceptance of trained heads by replay": heads_quality,
+    "what heads learn from answers of one kind": heads_learning,
     "drafted answers against plain ones": lossless,
     "edgespec's plain decoding against llama-cpp-python's Llama": overhead,
     "cost of drafting from the conversation": drafting,

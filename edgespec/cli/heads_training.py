@@ -26,12 +26,6 @@ from edgespec.system import cpu
 from edgespec.system.files import check_writable
 from edgespec.vocabtrim.keep_list import load_keep_list
 
-_EPOCHS = {"medusa": 10, "hydra": 10, "hydra++": 8, "eagle3": 8}
-"""Epochs by kind; training stops before where held-out answers show no progress."""
-
-_LEARNING_RATES = {"medusa": 3e-3, "hydra": 3e-3, "hydra++": 2e-3, "eagle3": 1e-2}
-"""By kind; EAGLE-3's is of another optimizer. docs/decisions/0036-training-heads.md has what was compared."""
-
 
 def train(options: dict[str, Any]) -> None:
     """Train heads, write their learned part, and print what held-out answers show."""
@@ -40,7 +34,7 @@ def train(options: dict[str, Any]) -> None:
     device = _prepared_device(options)
     from edgespec.heads.pipeline import Order  # noqa: PLC0415 - torch is there now
     from edgespec.heads.pipeline import train as train_heads  # noqa: PLC0415
-    from edgespec.heads.train import Training  # noqa: PLC0415
+    from edgespec.heads.train import usual_training  # noqa: PLC0415
 
     out: Path = options["out"]
     check_writable(out, replace=options["force"])
@@ -51,11 +45,10 @@ def train(options: dict[str, Any]) -> None:
     used = UsedAnswers(used_folder(cpu.data_directory()), header.fingerprint, header.n_vocab)
     data = HeadData(used_states(used, header, options) if options["from_use"] else options["data"])
     kind = options["kind"]
-    training = Training(
-        options["epochs"] or _EPOCHS[kind], options["learning_rate"] or _LEARNING_RATES[kind], seed=options["seed"]
+    training = usual_training(
+        kind, more=options["start"] is not None, epochs=options["epochs"], learning_rate=options["learning_rate"]
     )
-    if options["batch"]:
-        training = replace(training, batch=options["batch"])
+    training = replace(training, seed=options["seed"], batch=options["batch"] or training.batch)
     order = Order(
         kind, training, options["size"], options["count"], options["tokens"],
         load_keep_list(keep_list_path(options["kept"])) if options["kept"] else None, options["type"], __version__,

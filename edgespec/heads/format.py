@@ -83,6 +83,11 @@ class HeadsSpec:
     layer: PrefixShape | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def trained_as(self) -> str:
+        """The kind as `heads train` has it: Hydra with prefix attention is hydra++."""
+        return "hydra++" if self.kind == "hydra" and self.layer is not None else self.kind
+
     def check(self, header: Header) -> None:
         """Raises UnsupportedModel, with the reason, where heads do not belong to the model of this header."""
         model, own = Belongs.of(header), self.target

@@ -276,10 +276,9 @@ def _check_start(start: HeadsFile, kind: str, header: Header, states: Sequence[s
     """Raises UnsupportedModel where training cannot go on from these heads."""
     start.spec.check(header)
     spec = start.spec
-    found = "hydra++" if spec.kind == "hydra" and spec.layer is not None else spec.kind
-    if found != kind or spec.states != tuple(layer_indices(states)):
+    if spec.trained_as != kind or spec.states != tuple(layer_indices(states)):
         raise UnsupportedModel(
-            f"{start.path}: {found} on the states of layers {list(spec.states) or LAST}, and {kind} on "
+            f"{start.path}: {spec.trained_as} on the states of layers {list(spec.states) or LAST}, and {kind} on "
             f"{', '.join(states)} was asked for: choose the same kind and the same states"
         )
 

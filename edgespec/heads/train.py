@@ -60,6 +60,19 @@ class Training:
     seed: int = 0
 
 
+_EPOCHS = {"medusa": 10, "hydra": 10, "hydra++": 8, "eagle3": 8}
+"""Epochs by kind; training stops before where held-out answers show no progress."""
+
+_LEARNING_RATES = {"medusa": 3e-3, "hydra": 3e-3, "hydra++": 2e-3, "eagle3": 1e-2}
+"""By kind; EAGLE-3's is of another optimizer. docs/decisions/0036-training-heads.md has what was compared."""
+
+
+def usual_training(kind: str, *, more: bool, epochs: int | None = None, learning_rate: float | None = None) -> Training:
+    """The settings for a kind of `start.KINDS`; `more`: for heads that are trained already, a third of the rate."""
+    usual = _LEARNING_RATES[kind] / 3 if more else _LEARNING_RATES[kind]
+    return Training(epochs or _EPOCHS[kind], learning_rate or usual)
+
+
 @dataclass(frozen=True, slots=True)
 class Epoch:
     """What an epoch gave: the mean loss in training, and the replay of held-out answers after it."""
