@@ -123,6 +123,23 @@ def by_size(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
         yield batch
 
 
+def by_positions(examples: Iterable[Example], most: int) -> Iterator[list[Example]]:
+    """Examples in the order given, as lists that take at most `most` positions when they are padded, prompts included.
+
+    A longer example is a list of its own.
+    """
+    batch: list[Example] = []
+    longest = 0
+    for example in examples:
+        longest = max(longest, len(example.tokens))
+        if batch and (len(batch) + 1) * longest > most:
+            yield batch
+            batch, longest = [], len(example.tokens)
+        batch.append(example)
+    if batch:
+        yield batch
+
+
 def padded(examples: Sequence[Example], n_kept: int, device: Any = "cpu") -> Batch:
     """The batch of these examples."""
     longest = max(len(example.tokens) for example in examples)

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from edgespec.heads.examples import Batch, Example, by_size, padded
+from edgespec.heads.examples import Batch, Example, by_positions, padded
 from edgespec.heads.modules import Chains, HeadsModule, Medusa
 from edgespec.heads.shared import Shared
 
-_BATCH = 8192
-"""Answer tokens that are replayed together."""
+_BATCH = 16_384
+"""Positions that are replayed together, prompts and padding included: their states take some hundred megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ def replay(module: HeadsModule, shared: Shared, examples: Iterable[Example], nod
 
     A tree has the nodes of largest probability under the heads.
     """
-    ordered = sorted(examples, key=lambda example: len(example.answer))
-    batches = (padded(part, shared.head.n_kept, shared.device) for part in by_size(ordered, _BATCH))
+    ordered = sorted(examples, key=lambda example: len(example.tokens))
+    batches = (padded(part, shared.head.n_kept, shared.device) for part in by_positions(ordered, _BATCH))
     count = module.shape.count
     tokens = passes = 0
     judged, accepted = torch.zeros(count, dtype=torch.long), torch.zeros(count, dtype=torch.long)

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from edgespec.errors import InvalidRequest, OutputError  # noqa: E402
 from edgespec.heads import train as training  # noqa: E402
-from edgespec.heads.examples import Example, by_size, epoch_batches, held_out, limited, padded  # noqa: E402
+from edgespec.heads.examples import Example, by_positions, by_size, epoch_batches, held_out, limited, padded  # noqa: E402
 from edgespec.heads.modules import new_module  # noqa: E402
 from edgespec.heads.replay import Replayed, replay  # noqa: E402
 from edgespec.heads.train import Moment, Trainer, Training, chain_loss  # noqa: E402
@@ -131,6 +131,15 @@ def test_batches_have_every_answer_once() -> None:
     assert all(sum(len(example.answer) for example in batch[:-1]) < 64 for batch in batches)
     assert epoch_batches(examples, 64, (0, 1)) != batches
     assert [len(part) for part in by_size(examples, 10**6)] == [100]
+
+
+def test_what_is_replayed_together_fits_into_memory_with_its_prompts() -> None:
+    examples: list[Example] = recorded(100, "medusa").examples
+    for most in (1, 50, 200, 10**6):
+        parts = list(by_positions(examples, most))
+        assert [one for part in parts for one in part] == examples
+        assert all(len(part) == 1 or len(part) * max(len(one.tokens) for one in part) <= most for part in parts)
+    assert len(parts) == 1
 
 
 def test_a_limit_takes_whole_answers_from_the_start() -> None:
