@@ -289,23 +289,34 @@ def acceptance(result: Result) -> str:
 
 
 def heads_quality(result: Result) -> str:
-    """Trained heads by replay: lengths on Spec-Bench and on held-out answers, and acceptance by position."""
-    rows = []
-    for found in result["results"].values():
-        names = ("spec_bench", "spec_bench_tree", "held_out", "spec_bench_looping", "looping")
-        lengths = [f"{found[name]['mean_acceptance_length']:.2f}" for name in names]
-        rates = " ".join(f"{rate:.2f}" for rate in found["spec_bench"]["acceptance_by_position"])
-        rows.append([f"`{found['kind']}`", f"{found['tokens'] / 1000:.0f}k", *lengths[:3], rates, *lengths[3:]])
-    head = ["heads", "trained on", "Spec-Bench, chains", "trees of 16", "held-out answers, chains", "by position"]
-    shown = table([*head, "loops of Spec-Bench", "held-out loops"], rows)
-    parts = [shown, _by_subtask(result["results"])]
-    if rows := [
-        [f"`{found['kind']}`", str(size), f"{replayed['mean_acceptance_length']:.3f}"]
-        for found in result["results"].values()
-        for size, replayed in found["rows"].items()
-    ]:
-        parts.append(table(["heads", "rows of the LM head", "Spec-Bench, chain"], rows))
-    return "\n\n".join(parts)
+    """Trained heads by replay: lengths, acceptance by position, chains by subtask and by rows of the LM head."""
+    every = sorted(result["results"].values(), key=lambda found: (found["kind"], found["tokens"]))
+    names = [[f"`{found['kind']}`", f"{found['tokens'] / 1000:.0f}k"] for found in every]
+    head = ["heads", "trained on"]
+
+    def lengths(of: Callable[[dict[str, Any]], Iterable[dict[str, Any]]]) -> list[list[str]]:
+        return [
+            [*name, *(f"{one['mean_acceptance_length']:.2f}" for one in of(found))]
+            for name, found in zip(names, every, strict=True)
+        ]
+
+    columns = {"spec_bench": "Spec-Bench, chains", "spec_bench_tree": "trees of 16", "held_out": "held-out, chains",
+               "spec_bench_looping": "loops of Spec-Bench", "looping": "held-out loops"}  # fmt: skip
+    rates = [[f"{rate:.2f}" for rate in found["spec_bench"]["acceptance_by_position"]] for found in every]
+    overall = lengths(lambda found: (found[column] for column in columns))
+    rows = [[*row, " ".join(by_position)] for row, by_position in zip(overall, rates, strict=True)]
+    subtasks = list(every[0]["subtasks"])
+    sizes = sorted({*(int(size) for size in every[0]["rows"]), every[0]["kept"]})
+    return "\n\n".join(
+        (
+            table([*head, *columns.values(), "Spec-Bench by position"], rows),
+            table([*head, *subtasks], lengths(lambda found: (found["subtasks"][name] for name in subtasks))),
+            table(
+                [*head, *(f"{size} rows" for size in sizes)],
+                lengths(lambda found: (found["rows"].get(str(size), found["spec_bench"]) for size in sizes)),
+            ),
+        )
+    )
 
 
 def heads_learning(result: Result) -> str:
@@ -316,17 +327,6 @@ def heads_learning(result: Result) -> str:
     ]
     learned = f"after {result['learned_from']} tokens, {result['training']['epochs']} epochs"
     return table([f"`{result['kind']}`, chains, on", "before", learned], rows)
-
-
-def _by_subtask(results: dict[str, Any]) -> str:
-    """Chains on Spec-Bench, by subtask."""
-    subtasks = list(next(iter(results.values()))["subtasks"])
-    rows = [
-        [f"`{found['kind']}`", f"{found['tokens'] / 1000:.0f}k",
-         *(f"{found['subtasks'][name]['mean_acceptance_length']:.2f}" for name in subtasks)]
-        for found in results.values()
-    ]  # fmt: skip
-    return table(["heads", "trained on", *subtasks], rows)
 
 
 def head_time(result: Result) -> str:
